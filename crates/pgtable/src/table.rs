@@ -1,0 +1,193 @@
+//! The interface of a table, whatever its format.
+
+use crate::IotlbGather;
+use core::fmt;
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_platform::AllocError;
+
+/// A table's format, as far as hardware must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TableFormat {
+    /// VMSAv8-64 stage 1 (Arm DDI 0487, D8).
+    #[doc(alias = "ARM_64_LPAE_S1")]
+    ArmLpaeStage1,
+    /// VMSAv8-64 stage 2, possibly with concatenated root tables.
+    #[doc(alias = "ARM_64_LPAE_S2")]
+    ArmLpaeStage2,
+}
+
+/// What hardware must know to walk a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableConfig {
+    /// The format.
+    pub format: TableFormat,
+    /// The smallest page: 4, 16 or 64 KiB.
+    pub granule: PageSize,
+    /// Width of input addresses in bits.
+    pub input_bits: u8,
+    /// Width of output addresses in bits.
+    pub output_bits: u8,
+    /// The level at which the walk starts (0..=3).
+    pub start_level: u8,
+    /// Where the root table is.
+    pub root: PhysAddr,
+    /// Whether hardware's walks snoop the CPU's caches.
+    pub coherent_walk: bool,
+}
+
+/// Why nothing, or only a part, was mapped. Whatever was mapped by the failing call has been removed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// IOVA, physical address or length is not a multiple of the smallest page.
+    Unaligned {
+        /// First address asked for.
+        iova: Iova,
+        /// Where it should have led.
+        phys: PhysAddr,
+        /// Bytes.
+        len: u64,
+    },
+    /// The range leaves the table's input addresses.
+    OutOfRange {
+        /// First address asked for.
+        iova: Iova,
+        /// Bytes.
+        len: u64,
+    },
+    /// The physical range leaves the output addresses.
+    PhysOutOfRange {
+        /// First physical address.
+        phys: PhysAddr,
+        /// Bytes.
+        len: u64,
+    },
+    /// Something is mapped there already.
+    #[doc(alias = "EEXIST")]
+    Occupied {
+        /// The first address in use.
+        iova: Iova,
+    },
+    /// Neither reading nor writing was allowed, or the format cannot express the protection.
+    BadProt {
+        /// What was asked for.
+        prot: Prot,
+    },
+    /// No memory for a table.
+    NoMemory(AllocError),
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned { iova, phys, len } => {
+                write!(
+                    f,
+                    "mapping {iova} to {phys} ({len:#x} bytes) is not a whole number of pages"
+                )
+            }
+            Self::OutOfRange { iova, len } => {
+                write!(f, "mapping {iova} ({len:#x} bytes) leaves the table's input range")
+            }
+            Self::PhysOutOfRange { phys, len } => {
+                write!(f, "mapping to {phys} ({len:#x} bytes) leaves the table's output range")
+            }
+            Self::Occupied { iova } => write!(f, "{iova} is mapped already"),
+            Self::BadProt { prot } => write!(f, "the format cannot express {prot:?}"),
+            Self::NoMemory(error) => write!(f, "no memory for a page table: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}
+
+impl From<AllocError> for MapError {
+    fn from(error: AllocError) -> Self {
+        Self::NoMemory(error)
+    }
+}
+
+/// Why nothing was unmapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmapError {
+    /// Start or length is not a multiple of the smallest page.
+    Unaligned {
+        /// First address.
+        iova: Iova,
+        /// Bytes.
+        len: u64,
+    },
+    /// The range leaves the table's input addresses.
+    OutOfRange {
+        /// First address.
+        iova: Iova,
+        /// Bytes.
+        len: u64,
+    },
+    /// Part of the range is not mapped.
+    NotMapped {
+        /// The first address without a mapping.
+        iova: Iova,
+    },
+    /// The range cuts a larger leaf.
+    SplitsLeaf {
+        /// Where the leaf begins.
+        leaf: Iova,
+        /// Its size.
+        size: PageSize,
+    },
+}
+
+impl fmt::Display for UnmapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned { iova, len } => {
+                write!(f, "unmapping {iova} ({len:#x} bytes) is not a whole number of pages")
+            }
+            Self::OutOfRange { iova, len } => {
+                write!(f, "unmapping {iova} ({len:#x} bytes) leaves the table's input range")
+            }
+            Self::NotMapped { iova } => write!(f, "{iova} is not mapped"),
+            Self::SplitsLeaf { leaf, size } => {
+                write!(f, "the range cuts the {size} page at {leaf}: unmap all of it")
+            }
+        }
+    }
+}
+
+impl core::error::Error for UnmapError {}
+
+/// An I/O address space as a table in memory. All methods may be called from several threads at once on disjoint ranges.
+///
+/// What a call with a range that another thread is changing at the same time does is unspecified but memory safe.
+pub trait PageTable: Send + Sync + fmt::Debug {
+    /// What hardware must know.
+    fn config(&self) -> TableConfig;
+
+    /// The leaf sizes it can use.
+    fn page_sizes(&self) -> PageSizes;
+
+    /// The input addresses it covers.
+    fn input_range(&self) -> IovaRange;
+
+    /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. Needs no invalidation: nothing was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; the table is as before the call.
+    fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<(), MapError>;
+
+    /// Removes the mappings of `[iova, iova + len)` and adds to `gather` what hardware may still hold. Never allocates.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`]; the table is as before the call.
+    fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError>;
+
+    /// Where `iova` leads now and what is allowed there.
+    #[doc(alias = "iova_to_phys")]
+    fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)>;
+
+    /// Table pages in use, the root included: back at its first value when everything has been unmapped and reclaimed.
+    fn table_pages(&self) -> usize;
+}

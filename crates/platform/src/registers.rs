@@ -1,0 +1,27 @@
+//! A block of device registers.
+
+/// Access to one block of memory-mapped registers, by byte offset. All accesses are little endian and happen in program order.
+///
+/// Every write to DMA memory before a register write is visible to the device when it sees that write (a driver calls
+/// [`DmaMemory::publish`](crate::DmaMemory::publish) where its platform needs more than that).
+pub trait Registers: Send + Sync + 'static {
+    /// Reads 32 bits at `offset`, a multiple of 4 inside the block.
+    fn read32(&self, offset: usize) -> u32;
+    /// Writes 32 bits at `offset`, a multiple of 4 inside the block.
+    fn write32(&self, offset: usize, value: u32);
+    /// Reads 64 bits at `offset`, a multiple of 8 inside the block. A platform without 64-bit accesses reads the low half first.
+    fn read64(&self, offset: usize) -> u64 {
+        u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
+    }
+    /// Writes 64 bits at `offset`, a multiple of 8 inside the block. A platform without 64-bit accesses writes the low half first.
+    fn write64(&self, offset: usize, value: u64) {
+        self.write32(offset, value as u32);
+        self.write32(offset + 4, (value >> 32) as u32);
+    }
+    /// Size of the block in bytes.
+    fn len(&self) -> usize;
+    /// Whether the block has no register.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

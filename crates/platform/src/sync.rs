@@ -1,0 +1,146 @@
+//! Mutual exclusion and sleeping, over what the platform offers.
+#![expect(unsafe_code, reason = "a mutex is an UnsafeCell behind a promise of exclusion")]
+
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+/// Which lock this is: a class shared by all locks of one kind, and a number that tells two of them apart.
+///
+/// An ordinary platform ignores it. The schedule explorer names locks by it in the pictures that it draws, and a lock checker can order by class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockLabel {
+    /// Kind, e.g. `"group"`.
+    pub class: &'static str,
+    /// Number within the kind.
+    pub index: u64,
+}
+
+impl LockLabel {
+    /// The label of lock `index` of `class`.
+    pub const fn new(class: &'static str, index: u64) -> Self {
+        Self { class, index }
+    }
+}
+
+impl fmt::Display for LockLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.class, self.index)
+    }
+}
+
+/// A lock that one thread of execution holds at a time. The convention is that of the `lock_api` crate's `RawMutex`, plus a label at birth.
+///
+/// # Safety
+///
+/// Between a return of [`lock`](Self::lock) (or of [`try_lock`](Self::try_lock) with `true`) and the matching [`unlock`](Self::unlock) no other
+/// caller may return from `lock`, and what was written before an `unlock` is visible after the next `lock` (acquire and release ordering).
+pub unsafe trait RawLock: Send + Sync + 'static {
+    /// A free lock.
+    fn new(label: LockLabel) -> Self;
+    /// Returns once the caller holds the lock.
+    fn lock(&self);
+    /// Takes the lock if it is free; says whether it did.
+    fn try_lock(&self) -> bool;
+    /// Gives the lock back.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the lock.
+    unsafe fn unlock(&self);
+}
+
+/// Sleeping until something happened, without losing a wake-up: read [`generation`](Self::generation), look at the condition, then
+/// [`wait`](Self::wait) with the generation that was read; a [`notify_all`](Self::notify_all) in between makes the wait return at once.
+pub trait RawEvent: Send + Sync + 'static {
+    /// An event nobody has signalled yet.
+    fn new(label: LockLabel) -> Self;
+    /// A number that every [`notify_all`](Self::notify_all) changes.
+    fn generation(&self) -> u64;
+    /// Returns once [`generation`](Self::generation) differs from `seen`.
+    fn wait(&self, seen: u64);
+    /// Changes the generation and wakes everybody.
+    fn notify_all(&self);
+}
+
+/// Data that is reached only while holding a lock of kind `L`.
+pub struct Mutex<T, L> {
+    raw: L,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: the data moves between threads only inside the exclusion that RawLock promises, so T: Send is enough.
+unsafe impl<T: Send, L: RawLock> Sync for Mutex<T, L> {}
+
+impl<T, L: RawLock> Mutex<T, L> {
+    /// `data` behind a fresh lock.
+    pub fn new(label: LockLabel, data: T) -> Self {
+        Self { raw: L::new(label), data: UnsafeCell::new(data) }
+    }
+
+    /// Waits for the lock and gives access to the data until the guard is dropped. Not recursive.
+    pub fn lock(&self) -> MutexGuard<'_, T, L> {
+        self.raw.lock();
+        MutexGuard { mutex: self }
+    }
+
+    /// Access to the data if nobody holds the lock now.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T, L>> {
+        self.raw.try_lock().then_some(MutexGuard { mutex: self })
+    }
+
+    /// The data, without locking: `&mut self` proves that nobody else can.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.data.get_mut()
+    }
+
+    /// The data, without the lock around it.
+    pub fn into_inner(self) -> T {
+        self.data.into_inner()
+    }
+}
+
+impl<T, L: RawLock> fmt::Debug for Mutex<T, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").finish_non_exhaustive()
+    }
+}
+
+/// Access to what a [`Mutex`] protects.
+///
+/// # Invariants
+///
+/// The thread that made it holds `mutex.raw`.
+#[must_use = "the lock is free again as soon as the guard is dropped"]
+pub struct MutexGuard<'a, T, L: RawLock> {
+    mutex: &'a Mutex<T, L>,
+}
+
+impl<T, L: RawLock> Deref for MutexGuard<'_, T, L> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: by the type's invariant the lock is held, so nobody has a `&mut` to the data.
+        unsafe { &*self.mutex.data.get() }
+    }
+}
+
+impl<T, L: RawLock> DerefMut for MutexGuard<'_, T, L> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: by the type's invariant the lock is held, and `&mut self` excludes another borrow through this guard.
+        unsafe { &mut *self.mutex.data.get() }
+    }
+}
+
+impl<T, L: RawLock> Drop for MutexGuard<'_, T, L> {
+    fn drop(&mut self) {
+        // SAFETY: by the type's invariant the lock is held; it is given back once, here.
+        unsafe { self.mutex.raw.unlock() }
+    }
+}
+
+impl<T: fmt::Debug, L: RawLock> fmt::Debug for MutexGuard<'_, T, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}

@@ -1,0 +1,153 @@
+//! What the machine's description says of a device: the core's input, whatever it was lowered from.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use portcullis_addr::{IovaRange, StreamId};
+
+/// A node of the firmware's description, by a number that the description's reader chose (devicetree: the node's index in the tree).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[doc(alias = "fwnode_handle")]
+pub struct FwNode(pub u32);
+
+impl fmt::Display for FwNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+/// One way in which a device's transactions reach an IOMMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FwStream {
+    /// The IOMMU's node.
+    pub iommu: FwNode,
+    /// The id on that IOMMU.
+    pub id: StreamId,
+    /// Bits of `id` that are ignored when streams are compared (SMMUv2 stream match mask); 0 for an exact id.
+    pub mask: u32,
+}
+
+impl FwStream {
+    /// The exact stream `id` on `iommu`.
+    pub const fn new(iommu: FwNode, id: StreamId) -> Self {
+        Self { iommu, id, mask: 0 }
+    }
+
+    /// Whether a transaction can match both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.iommu == other.iommu
+            && (self.id.raw() ^ other.id.raw()) & !(self.mask | other.mask) == 0
+    }
+}
+
+/// What firmware says of one device: which IOMMUs it is behind, with which ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[doc(alias = "iommu_fwspec")]
+pub struct FwSpec {
+    /// In the description's order, without duplicates.
+    pub streams: Vec<FwStream>,
+}
+
+impl FwSpec {
+    /// The distinct IOMMUs that are named, in order of first mention.
+    pub fn iommus(&self) -> Vec<FwNode> {
+        let mut nodes = Vec::new();
+        for stream in &self.streams {
+            if !nodes.contains(&stream.iommu) {
+                nodes.push(stream.iommu);
+            }
+        }
+        nodes
+    }
+}
+
+/// Which kind of domain a device needs, or gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[doc(alias = "IOMMU_DOMAIN_DMA")]
+pub enum DomainType {
+    /// Every access is refused and reported.
+    #[doc(alias = "IOMMU_DOMAIN_BLOCKED")]
+    Blocked,
+    /// Addresses pass unchanged: only where policy asks for it.
+    #[doc(alias = "IOMMU_DOMAIN_IDENTITY")]
+    Identity,
+    /// Translated; an unmap is finished when hardware has confirmed the invalidation.
+    #[doc(alias = "strict")]
+    Dma,
+}
+
+impl fmt::Display for DomainType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blocked => "blocked",
+            Self::Identity => "identity",
+            Self::Dma => "dma",
+        })
+    }
+}
+
+/// What must be true of a reserved range of a device's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReservedKind {
+    /// Mapped 1:1 before the device is attached and until its last detach (boot framebuffer; devicetree `iommu-addresses` equal to `reg`).
+    #[doc(alias = "IOMMU_RESV_DIRECT")]
+    Direct,
+    /// Never handed out.
+    #[doc(alias = "IOMMU_RESV_RESERVED")]
+    Reserved,
+}
+
+/// A range of a device's address space that is spoken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "iommu_resv_region")]
+pub struct ReservedRegion {
+    /// The range of IOVAs.
+    pub range: IovaRange,
+    /// What must be true of it.
+    pub kind: ReservedKind,
+}
+
+/// How a device reaches memory, as far as the description says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DmaPath {
+    /// The description names no IOMMU for it: bus addresses are physical addresses.
+    Direct,
+    /// Behind these streams. Must name at least one.
+    Translated(FwSpec),
+    /// The description is broken for this device: it stays blocked, with the reason.
+    Unusable(String),
+}
+
+/// One device of the machine, as described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceDescription {
+    /// The name that reports use (devicetree: full path; PCI functions: path of the host bridge and the requester id).
+    pub path: String,
+    /// How it reaches memory.
+    pub dma: DmaPath,
+    /// Whether it snoops the CPU's caches.
+    #[doc(alias = "dma-coherent")]
+    pub coherent: bool,
+    /// Width in bits of the addresses it can emit (1..=64), before a driver narrows it.
+    #[doc(alias = "dma_mask")]
+    pub address_bits: u8,
+    /// Ranges of its address space that are spoken for.
+    pub reserved: Vec<ReservedRegion>,
+    /// The kind of domain it must have; `None` for no preference.
+    #[doc(alias = "def_domain_type")]
+    pub required_domain: Option<DomainType>,
+}
+
+impl DeviceDescription {
+    /// A coherent 64-bit device at `path` with that DMA path and no special needs.
+    pub fn new(path: impl Into<String>, dma: DmaPath) -> Self {
+        Self {
+            path: path.into(),
+            dma,
+            coherent: true,
+            address_bits: 64,
+            reserved: Vec::new(),
+            required_domain: None,
+        }
+    }
+}
