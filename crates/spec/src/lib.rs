@@ -1,1 +1,15 @@
-//! spec
+//! Bit layouts of registers, queue entries and tables, as the documents print them.
+//!
+//! Scope: one module per document; [`smmuv3`] is Arm IHI 0070. Everything here is data: offsets, fields, numbers. No algorithm may move in. Every
+//! item cites its section, every field can be reached by name ([`Layout::fields`]), so that an independently typed table can be compared with it.
+//!
+//! Not supported: the Secure, Realm and Root register pages; fields of extensions that nobody here uses (MPAM ids, DPT, ECMDQ, MECID).
+//!
+//! Dependency rule: depends on nothing. A driver and the software model of its hardware share this crate and nothing else. `no_std`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod layout;
+pub mod smmuv3;
+
+pub use layout::{Code, Field, Layout, Register};
