@@ -1,6 +1,6 @@
 //! The interface of a table, whatever its format.
 
-use crate::IotlbGather;
+use crate::{Flushed, IotlbGather};
 use core::fmt;
 use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot};
 use portcullis_platform::AllocError;
@@ -170,7 +170,8 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// The input addresses it covers.
     fn input_range(&self) -> IovaRange;
 
-    /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. Needs no invalidation: nothing was there before.
+    /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. Needs no invalidation: nothing was there before, a
+    /// failing call has stored no leaf, and an empty table left over from earlier is filled, not replaced (see [`reclaim`](Self::reclaim)).
     ///
     /// # Errors
     ///
@@ -184,10 +185,36 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// [`UnmapError`]; the table is as before the call.
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError>;
 
+    /// Takes empty tables that lie wholly inside `[iova, iova + len)` out of the tree, so that a later [`map`](Self::map) can use larger leaves
+    /// there. The caller owns the whole range: nobody maps or unmaps inside meanwhile. Returns how many tables now wait in `gather`, which
+    /// must be flushed *before* the range is mapped again (Arm's break-before-make; a walk cache that still leads into the old table would
+    /// make the device fault). Never allocates.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError::Unaligned`], [`UnmapError::OutOfRange`]; nothing has changed.
+    fn reclaim(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<usize, UnmapError> {
+        let _ = (iova, len, gather);
+        Ok(0)
+    }
+
+    /// Gives the table pages of a gather back to their memory, now that its invalidation is confirmed. Pages of another table are leaked rather
+    /// than freed.
+    fn retire(&self, flushed: Flushed) {
+        drop(flushed);
+    }
+
+    /// Keeps the table pages of a gather whose invalidation was *not* confirmed until the table itself is dropped, and empties the gather.
+    /// The frames that the gather covered are the caller's to keep.
+    fn quarantine(&self, gather: &mut IotlbGather) {
+        drop(gather.confirm());
+    }
+
     /// Where `iova` leads now and what is allowed there.
     #[doc(alias = "iova_to_phys")]
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)>;
 
-    /// Table pages in use, the root included: back at its first value when everything has been unmapped and reclaimed.
+    /// Table pages in use, the root included (once, whatever its size): those in the tree and those that wait for an invalidation. Back at its
+    /// first value when everything has been unmapped, reclaimed and retired.
     fn table_pages(&self) -> usize;
 }

@@ -1,0 +1,199 @@
+//! Mapping: look at the whole range, take the memory, then store.
+
+use super::{IoPageTable, Slot, chain::FreeChain, entry_at};
+use crate::{Format, MapError};
+use core::sync::atomic::Ordering;
+use portcullis_addr::{Iova, PhysAddr, Prot};
+use portcullis_platform::DmaMemory;
+
+/// What is still to be mapped.
+#[derive(Clone, Copy)]
+struct Span {
+    iova: u64,
+    phys: u64,
+    len: u64,
+}
+
+impl Span {
+    fn skip(&mut self, bytes: u64) {
+        self.iova += bytes;
+        self.phys += bytes;
+        self.len -= bytes;
+    }
+}
+
+/// Leaves of one size side by side in one table, which may not exist yet.
+struct Run {
+    /// The first leaf's entry, or the empty entry above it where tables are missing.
+    slot: Slot,
+    level: u8,
+    shift: u32,
+    count: usize,
+}
+
+impl Run {
+    fn bytes(&self) -> u64 {
+        (self.count as u64) << self.shift
+    }
+}
+
+impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
+    pub(super) fn map_range(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        self.check_map(iova, phys, len)?;
+        let bits = F::leaf_bits(prot).ok_or(MapError::BadProt { prot })?;
+        let span = Span { iova: iova.raw(), phys: phys.raw(), len };
+        let run = self.next_run(span)?;
+        if run.slot.level == run.level && run.bytes() == len {
+            self.store_run(&run, bits, span.phys);
+            return Ok(());
+        }
+        self.map_many(span, bits)
+    }
+
+    fn check_map(&self, iova: Iova, phys: PhysAddr, len: u64) -> Result<(), MapError> {
+        let unit = self.config.granule.bytes() - 1;
+        if (iova.raw() | phys.raw() | len) & unit != 0 || len == 0 {
+            return Err(MapError::Unaligned { iova, phys, len });
+        }
+        if !self.check_input(iova, len) {
+            return Err(MapError::OutOfRange { iova, len });
+        }
+        let phys_end = phys.raw().checked_add(len);
+        if phys_end.is_none_or(|end| end > 1 << self.config.output_bits) {
+            return Err(MapError::PhysOutOfRange { phys, len });
+        }
+        Ok(())
+    }
+
+    /// Several tables, or tables that are missing. Nothing is stored where hardware could see it before all of the range is known to be free and
+    /// all memory is there.
+    fn map_many(&self, span: Span, bits: u64) -> Result<(), MapError> {
+        let missing = self.survey(span)?;
+        let mut pages = self.chain();
+        pages.reserve(missing)?;
+        let mut rest = span;
+        while rest.len > 0 {
+            match self.map_run(rest, bits, &mut pages) {
+                Ok(bytes) => rest.skip(bytes),
+                Err(error) => {
+                    // Only for a caller that broke the rule of disjoint ranges: somebody stored into ours after the survey.
+                    self.forget(span.iova, rest.iova - span.iova);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many tables the range lacks.
+    fn survey(&self, mut span: Span) -> Result<usize, MapError> {
+        // Per level the start of the last missing table that was counted: runs come in ascending order, so a table is met again only while it is last.
+        let mut counted = [u64::MAX; 8];
+        let mut missing = 0;
+        while span.len > 0 {
+            let run = self.next_run(span)?;
+            for level in run.slot.level..run.level {
+                let start = span.iova >> self.geometry.shift(level);
+                if core::mem::replace(&mut counted[usize::from(level)], start) != start {
+                    missing += 1;
+                }
+            }
+            span.skip(run.bytes());
+        }
+        Ok(missing)
+    }
+
+    /// Maps the first run of `span` and returns its bytes.
+    fn map_run(
+        &self,
+        span: Span,
+        bits: u64,
+        pages: &mut FreeChain<'_, F, M>,
+    ) -> Result<u64, MapError> {
+        loop {
+            let run = self.next_run(span)?;
+            if run.slot.level == run.level {
+                self.store_run(&run, bits, span.phys);
+                return Ok(run.bytes());
+            }
+            self.install(run.slot.address, pages)?;
+        }
+    }
+
+    /// The longest run of free entries of one table from the start of `span`, for the largest leaves that fit.
+    ///
+    /// A leftover table where a block would fit is used, with smaller leaves: replacing it would need an invalidation first.
+    fn next_run(&self, span: Span) -> Result<Run, MapError> {
+        let (mut level, mut shift) = self.geometry.best_level(span.iova | span.phys, span.len);
+        let mut len = span.len;
+        loop {
+            let slot = self.descend::<true>(span.iova, level);
+            let index = self.geometry.index(span.iova, level);
+            let room = self.geometry.entries(level) - index;
+            let wanted = usize::try_from(len >> shift).map_or(room, |count| count.min(room));
+            if slot.entry == 0 {
+                let here = slot.level == level;
+                let count = if here { self.free_entries(slot, wanted, span)? } else { wanted };
+                return Ok(Run { slot, level, shift, count });
+            }
+            if slot.level < level || self.is_last(level) || !F::is_table(slot.entry) {
+                return Err(MapError::Occupied { iova: Iova::new(span.iova) });
+            }
+            len = len.min(1 << shift);
+            level += 1;
+            shift -= self.geometry.index_bits();
+        }
+    }
+
+    /// How many entries from the empty `slot` on are empty too, at most `wanted`. A table ends the run; a leaf is an error.
+    fn free_entries(&self, slot: Slot, wanted: usize, span: Span) -> Result<usize, MapError> {
+        for offset in 1..wanted {
+            let entry = self.load_at(slot.address, offset);
+            if entry == 0 {
+                continue;
+            }
+            if !self.is_last(slot.level) && F::is_table(entry) {
+                return Ok(offset);
+            }
+            let iova = Iova::new(span.iova + ((offset as u64) << slot.shift));
+            return Err(MapError::Occupied { iova });
+        }
+        Ok(wanted)
+    }
+
+    fn store_run(&self, run: &Run, bits: u64, phys: u64) {
+        let first = F::leaf(bits, phys, self.is_last(run.level));
+        for offset in 0..run.count {
+            // Leaves of one run differ in their address field only, and the addresses are multiples of the leaf size.
+            let entry = first + ((offset as u64) << run.shift);
+            self.memory.store64(entry_at(run.slot.address, offset), entry);
+        }
+        self.memory.publish(run.slot.address, run.count * 8);
+    }
+
+    /// Puts a table into the entry at `address`, unless another thread has just done so.
+    fn install(&self, address: PhysAddr, pages: &mut FreeChain<'_, F, M>) -> Result<(), MapError> {
+        let page = pages.take()?;
+        self.memory.publish(page, self.geometry.table_bytes());
+        // Hardware that snoops sees the pointer as soon as any CPU does; otherwise it is settled below, or by whoever follows it before that.
+        let settled = if self.config.coherent_walk { F::SOFTWARE_BIT } else { 0 };
+        let entry = F::table(page) | settled;
+        if self.memory.compare_exchange64(address, 0, entry).is_err() {
+            pages.push(page);
+            return Ok(());
+        }
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        if settled == 0 {
+            self.settle(address, entry);
+        } else {
+            self.memory.publish(address, 8);
+        }
+        Ok(())
+    }
+}
