@@ -100,7 +100,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
 
     /// Frees the quarantine. Only for a table that no hardware walks any more.
     pub(super) fn free_quarantine(&mut self) {
-        self.free_list(core::mem::replace(self.quarantined.get_mut(), END));
+        let head = core::mem::replace(self.quarantined.get_mut(), END);
+        self.free_list(head);
     }
 
     /// Frees a list of pages that nobody else knows.
