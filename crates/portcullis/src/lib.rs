@@ -1,16 +1,65 @@
-//! The core of the IOMMU subsystem.
+//! The core of the IOMMU subsystem: which device reaches which memory, decided once, before its driver can see it.
+//!
+//! Scope: the registry of IOMMU instances by firmware node, devices and their drivers, deferral, groups, domains, and the [`DmaHandle`] that a
+//! driver's [`probe`](Driver::probe) receives. [`Subsystem`] is the entry point:
+//!
+//! 1. [`Subsystem::add_device`] takes a [`DeviceDescription`]; devices that hardware cannot tell apart land in one group.
+//! 2. A hardware driver brings an IOMMU up completely and hands it to [`Subsystem::register`]; only then does anybody see it.
+//! 3. [`Subsystem::bind`] gives a device a driver. If an IOMMU in front of the device is not there yet, the device waits for exactly that one.
+//! 4. Worker threads call [`Subsystem::run_deferred`] to retry what became ready.
+//!
+//! # What can be relied on
+//!
+//! - A driver's `probe` runs only when its device's DMA path is final, and the path does not change while it is bound: the [`DmaHandle`] is an
+//!   argument of `probe` and can be made only from a group whose domain is attached.
+//! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*.
+//! - A frame comes back from an unmap only when hardware confirmed the invalidation; otherwise it is quarantined.
+//! - A failed operation leaves every counter ([`Subsystem::counts`]) as before it.
+//!
+//! # Lock order
+//!
+//! `device` → `topology` → `group` → `node` → the locks of a hardware driver; `work` and `space` are leaves. `topology` is taken only to add or remove
+//! devices and nodes and to look a node up; binding and the DMA path never wait for it.
+//!
+//! # Not supported
+//!
+//! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; bounce buffers (a mapping that is not a whole
+//! number of pages exposes the rest of its first and last page to the device).
+//!
+//! # Dependency rule
+//!
+//! Uses `addr`, `platform`, `pgtable`, `iova` and a hash map. Knows no hardware and no firmware format. `no_std` + `alloc`, no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod description;
+mod device;
+mod dma;
+mod domain;
+mod driver;
+mod group;
+mod node;
 mod ops;
+mod probe;
+mod report;
+mod subsystem;
+mod topology;
+mod work;
 
 pub use description::{
     DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, ReservedKind, ReservedRegion,
 };
+pub use device::{Device, DeviceId, DeviceStage};
+pub use dma::{DmaBuffer, DmaDirection, DmaError, DmaHandle, DmaMapping, Reach};
+pub use driver::{BoundDriver, Driver, ProbeError};
+pub use node::NodeState;
 pub use ops::{
     AccessKind, Capabilities, Fault, FaultReason, IommuOps, OpsError, ReadyInstance, ReportedFault,
     SpaceRequest, SpaceTag, Stage, StreamTarget,
 };
+pub use probe::{BindError, BindOutcome};
+pub use report::{Counts, DeviceReport};
+pub use subsystem::{OwnerError, Policy, RegisterError, Subsystem, UnregisterError};
+pub use topology::AddDeviceError;

@@ -1,0 +1,353 @@
+//! Devices that hardware cannot tell apart: they share one domain, decided from all of them.
+
+use crate::description::{DeviceDescription, DmaPath, DomainType, FwNode, FwStream};
+use crate::device::{Device, DeviceId};
+use crate::domain::{Attachment, Domain};
+use crate::node::{IommuDevice, Need, Node};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+
+const OWNED_OUTSIDE: &str = "its group is owned from outside the kernel: release it first";
+
+/// A group's number in order of creation. Reports number groups by their members instead, so that arrival order does not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GroupId(pub(crate) u32);
+
+/// A device as its group knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) id: DeviceId,
+    pub(crate) description: Arc<DeviceDescription>,
+}
+
+impl Member {
+    pub(crate) fn streams(&self) -> &[FwStream] {
+        match &self.description.dma {
+            DmaPath::Translated(spec) => &spec.streams,
+            DmaPath::Direct | DmaPath::Unusable(_) => &[],
+        }
+    }
+}
+
+/// Who may use the group's devices.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// This many bound kernel drivers.
+    Kernel(usize),
+    /// One owner outside the kernel (VFIO style), by its token, with how often it claimed.
+    External(u64, usize),
+}
+
+/// What the group lock protects.
+pub(crate) struct GroupState<P: Platform> {
+    pub(crate) members: Vec<Member>,
+    /// The nodes of all members, each once.
+    pub(crate) nodes: Vec<Arc<Node<P>>>,
+    /// Set last, when every member's streams lead to the domain: there is no half of it to be seen.
+    pub(crate) attached: Option<Attachment<P>>,
+    pub(crate) owner: Owner,
+    merged_into: Option<Arc<IommuGroup<P>>>,
+}
+
+/// A group.
+#[doc(alias = "iommu_group")]
+pub(crate) struct IommuGroup<P: Platform> {
+    id: GroupId,
+    #[doc(alias = "group->mutex")]
+    state: Lock<P, GroupState<P>>,
+}
+
+/// Who waits when a node is not there yet.
+pub(crate) struct Waiter<P: Platform> {
+    pub(crate) device: Weak<Device<P>>,
+    /// The node in whose list the device stands already.
+    pub(crate) waits_in: Option<FwNode>,
+}
+
+/// Why a group has no domain.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotAttached {
+    /// The node's IOMMU is not there yet.
+    Waits(FwNode),
+    /// It will not come.
+    NodeFailed(FwNode, String),
+    /// Something is wrong with the group or its set-up failed.
+    Blocked(String),
+}
+
+impl<P: Platform> IommuGroup<P> {
+    pub(crate) fn new(id: GroupId) -> Self {
+        let state = GroupState {
+            members: Vec::new(),
+            nodes: Vec::new(),
+            attached: None,
+            owner: Owner::Kernel(0),
+            merged_into: None,
+        };
+        Self { id, state: Mutex::new(LockLabel::new("group", u64::from(id.0)), state) }
+    }
+
+    pub(crate) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Runs `f` under the lock of this group or of the one it was merged into.
+    pub(crate) fn with<R>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Arc<Self>, &mut GroupState<P>) -> R,
+    ) -> R {
+        let mut group = Arc::clone(self);
+        loop {
+            let next = {
+                let mut state = group.state.lock();
+                match &state.merged_into {
+                    None => return f(&group, &mut state),
+                    Some(next) => Arc::clone(next),
+                }
+            };
+            group = next;
+        }
+    }
+
+    /// The group that this one is part of now.
+    pub(crate) fn root(self: &Arc<Self>) -> Arc<Self> {
+        self.with(|group, _| Arc::clone(group))
+    }
+
+    /// Takes a member in, whose streams are at `nodes`. Whether an attached domain suits it is decided when it is used.
+    pub(crate) fn add_member(self: &Arc<Self>, member: Member, nodes: &[Arc<Node<P>>]) {
+        let mut state = self.state.lock();
+        state.members.push(member);
+        nodes.iter().for_each(|node| self.note_node(&mut state, node));
+    }
+
+    fn note_node(self: &Arc<Self>, state: &mut GroupState<P>, node: &Arc<Node<P>>) {
+        if !state.nodes.iter().any(|known| known.id == node.id) {
+            node.slot.lock().groups.push(Arc::downgrade(self));
+            state.nodes.push(Arc::clone(node));
+        }
+    }
+
+    /// Makes `groups`, in order of their ids and without duplicates, into the first of them. Called under the topology lock.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is in use: its domain may not change under a driver. Nothing has changed then.
+    pub(crate) fn merge(groups: &[Arc<Self>]) -> Result<(), String> {
+        let Some((first, rest)) = groups.split_first() else { return Ok(()) };
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let mut into = first.state.lock();
+        let mut others: Vec<_> = rest.iter().map(|group| group.state.lock()).collect();
+        let in_use = |state: &GroupState<P>| state.owner != Owner::Kernel(0);
+        if in_use(&into) || others.iter().any(|state| in_use(state)) {
+            return Err(String::from(
+                "its stream ids join groups that are in use: unbind their devices, then add it again",
+            ));
+        }
+        into.detach();
+        for state in &mut others {
+            state.detach();
+            into.members.append(&mut state.members);
+            for node in core::mem::take(&mut state.nodes) {
+                first.note_node(&mut into, &node);
+            }
+            state.merged_into = Some(Arc::clone(first));
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> GroupState<P> {
+    /// The group's domain; sets it up if the group has none. Whoever comes first does it, everybody else waits for the lock and finds it done.
+    pub(crate) fn ensure_attached(
+        &mut self,
+        default: DomainType,
+        waiter: Option<&Waiter<P>>,
+    ) -> Result<Arc<Domain<P>>, NotAttached> {
+        if let Some(attached) = &self.attached {
+            return Ok(Arc::clone(attached.domain()));
+        }
+        if let Owner::External(..) = self.owner {
+            return Err(NotAttached::Blocked(String::from(OWNED_OUTSIDE)));
+        }
+        let instances = self.find_instances(waiter)?;
+        let kind = self.choose_domain(default).map_err(NotAttached::Blocked)?;
+        let attached = Attachment::set_up(kind, instances, &self.members).map_err(|error| {
+            NotAttached::Blocked(format!("its IOMMU could not be set up: {error}"))
+        })?;
+        let domain = Arc::clone(attached.domain());
+        self.attached = Some(attached);
+        Ok(domain)
+    }
+
+    /// As [`Self::ensure_attached`], and makes sure that the domain covers `member`, who may have come after it was attached.
+    pub(crate) fn ensure_member(
+        &mut self,
+        default: DomainType,
+        member: DeviceId,
+        waiter: &Waiter<P>,
+    ) -> Result<Arc<Domain<P>>, NotAttached> {
+        let domain = self.ensure_attached(default, Some(waiter))?;
+        if self.attached.as_ref().is_some_and(|attached| attached.covers(member)) {
+            return Ok(domain);
+        }
+        if self.owner == Owner::Kernel(0) {
+            // Nobody uses the domain: decide it anew, with the late member's say.
+            self.detach();
+            return self.ensure_attached(default, Some(waiter));
+        }
+        self.join_late(member, domain.kind())?;
+        Ok(domain)
+    }
+
+    /// Lets a member in whose group is in use: it takes the domain as it is, or stays blocked.
+    fn join_late(&mut self, member: DeviceId, kind: DomainType) -> Result<(), NotAttached> {
+        let blocked = NotAttached::Blocked;
+        let late = self.members.iter().find(|other| other.id == member);
+        let late = late.ok_or_else(|| blocked(String::from("it is not in its group")))?;
+        if late.description.required_domain.is_some_and(|required| required != kind) {
+            return Err(blocked(format!("its group is in use with a {kind} domain")));
+        }
+        let attached = self.attached.as_mut().ok_or_else(|| blocked(String::from("no domain")))?;
+        attached.join(late).map_err(|error| {
+            blocked(format!("it could not join the domain that its group is using: {error}"))
+        })
+    }
+
+    fn find_instances(
+        &self,
+        waiter: Option<&Waiter<P>>,
+    ) -> Result<Vec<Arc<IommuDevice>>, NotAttached> {
+        let mut instances = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let enlist = waiter.filter(|waiter| waiter.waits_in != Some(node.id));
+            match node.need(enlist.map(|waiter| waiter.device.clone())) {
+                Need::Serves(instance) => instances.push(instance),
+                Need::Wait => return Err(NotAttached::Waits(node.id)),
+                Need::Failed(reason) => return Err(NotAttached::NodeFailed(node.id, reason)),
+            }
+        }
+        Ok(instances)
+    }
+
+    /// The one type that all members can live with.
+    fn choose_domain(&self, default: DomainType) -> Result<DomainType, String> {
+        let mut wanted: Option<(&Member, DomainType)> = None;
+        for member in &self.members {
+            let Some(kind) = member.description.required_domain else { continue };
+            match wanted {
+                Some((other, before)) if before != kind => {
+                    return Err(format!(
+                        "{} needs a {before} domain, {} a {kind} one, and they share a group",
+                        other.description.path, member.description.path
+                    ));
+                }
+                _ => wanted = Some((member, kind)),
+            }
+        }
+        Ok(wanted.map_or(default, |(_, kind)| kind))
+    }
+
+    /// Blocks all members' streams and gives the domain up.
+    pub(crate) fn detach(&mut self) {
+        if let Some(attached) = self.attached.take() {
+            attached.detach();
+        }
+    }
+
+    /// Takes a member out and returns its streams that nobody else in the group has. Touches no hardware: see [`Self::leave`].
+    pub(crate) fn remove_member(&mut self, id: DeviceId) -> Vec<FwStream> {
+        let Some(index) = self.members.iter().position(|member| member.id == id) else {
+            return Vec::new();
+        };
+        let member = self.members.remove(index);
+        let shared =
+            |stream: &FwStream| self.members.iter().any(|other| other.streams().contains(stream));
+        member.streams().iter().filter(|stream| !shared(stream)).copied().collect()
+    }
+
+    /// Takes a removed member's streams away from the domain, and the domain away with the last member.
+    pub(crate) fn leave(&mut self, id: DeviceId) {
+        if self.members.is_empty() {
+            self.detach();
+        } else if let Some(attached) = &mut self.attached {
+            attached.leave(id);
+        }
+    }
+
+    /// Gives the group to an owner outside the kernel: all its streams are blocked until that owner lets go. The same owner may claim again.
+    ///
+    /// # Errors
+    ///
+    /// `false` when a kernel driver is bound or another owner has it.
+    #[doc(alias = "iommu_group_claim_dma_owner")]
+    pub(crate) fn claim_external(&mut self, token: u64) -> bool {
+        match &mut self.owner {
+            Owner::External(owner, count) if *owner == token => *count += 1,
+            Owner::Kernel(0) => {
+                self.detach();
+                self.owner = Owner::External(token, 1);
+            }
+            Owner::Kernel(_) | Owner::External(..) => return false,
+        }
+        true
+    }
+
+    /// Undoes one claim; `false` when `token` has none.
+    #[doc(alias = "iommu_group_release_dma_owner")]
+    pub(crate) fn release_external(&mut self, token: u64) -> bool {
+        match &mut self.owner {
+            Owner::External(owner, count) if *owner == token => {
+                *count -= 1;
+                if *count == 0 {
+                    self.owner = Owner::Kernel(0);
+                }
+                true
+            }
+            Owner::Kernel(_) | Owner::External(..) => false,
+        }
+    }
+
+    /// Adds a bound kernel driver to the owners.
+    ///
+    /// # Errors
+    ///
+    /// When somebody outside the kernel owns the group.
+    #[doc(alias = "iommu_device_use_default_domain")]
+    pub(crate) fn acquire(&mut self) -> Result<(), NotAttached> {
+        match &mut self.owner {
+            Owner::Kernel(count) => {
+                *count += 1;
+                Ok(())
+            }
+            Owner::External(..) => Err(NotAttached::Blocked(String::from(OWNED_OUTSIDE))),
+        }
+    }
+
+    /// Takes one bound kernel driver from the owners; with the last one, what it left mapped is removed.
+    #[doc(alias = "iommu_device_unuse_default_domain")]
+    pub(crate) fn give_up(&mut self) {
+        if let Owner::Kernel(count) = &mut self.owner {
+            *count = count.saturating_sub(1);
+        }
+        if self.owner == Owner::Kernel(0)
+            && let Some(attached) = &self.attached
+            && !attached.domain().clear()
+        {
+            // The left-over mappings could not be confirmed gone: nothing of this address space may be used again.
+            self.detach();
+        }
+    }
+}
+
+impl<P: Platform> fmt::Debug for IommuGroup<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IommuGroup({})", self.id.0)
+    }
+}

@@ -1,0 +1,114 @@
+//! The registry of IOMMU instances (and other suppliers), one slot a firmware node, with who waits for it.
+
+use crate::description::FwNode;
+use crate::device::Device;
+use crate::group::IommuGroup;
+use crate::ops::IommuOps;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+
+/// One registered IOMMU.
+#[doc(alias = "iommu_device")]
+pub(crate) struct IommuDevice {
+    pub(crate) node: FwNode,
+    pub(crate) ops: Box<dyn IommuOps>,
+}
+
+impl fmt::Debug for IommuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IommuDevice({}, {})", self.node, self.ops.driver_name())
+    }
+}
+
+/// What stands at a node, as seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Nobody has registered yet: who needs it waits.
+    Absent,
+    /// An IOMMU serves.
+    Registered {
+        /// Its driver's word.
+        driver: &'static str,
+    },
+    /// A supplier that is not an IOMMU has been announced.
+    Announced,
+    /// It will not come, for this reason: who needs it is blocked. A later registration lifts that.
+    Failed(String),
+}
+
+pub(crate) enum SlotState {
+    Absent,
+    Registered(Arc<IommuDevice>),
+    /// Being unregistered: whoever comes now waits as for an absent one.
+    Closing(Arc<IommuDevice>),
+    Announced,
+    Failed(String),
+}
+
+pub(crate) struct Slot<P: Platform> {
+    pub(crate) state: SlotState,
+    /// How often something was registered or announced here.
+    pub(crate) arrivals: u64,
+    /// Devices whose bind needs this node; a registration or failure wakes each once.
+    pub(crate) waiters: Vec<Weak<Device<P>>>,
+    /// Groups with a stream here.
+    pub(crate) groups: Vec<Weak<IommuGroup<P>>>,
+}
+
+/// A firmware node that something may be registered for.
+pub(crate) struct Node<P: Platform> {
+    pub(crate) id: FwNode,
+    pub(crate) slot: Lock<P, Slot<P>>,
+}
+
+/// What [`Node::need`] found.
+pub(crate) enum Need {
+    /// It serves.
+    Serves(Arc<IommuDevice>),
+    /// Not there: the device is in the list of waiters now.
+    Wait,
+    /// It will not come; the device is in the list of waiters in case it does after all.
+    Failed(String),
+}
+
+impl<P: Platform> Node<P> {
+    pub(crate) fn new(id: FwNode) -> Self {
+        let slot =
+            Slot { state: SlotState::Absent, arrivals: 0, waiters: Vec::new(), groups: Vec::new() };
+        Self { id, slot: Mutex::new(LockLabel::new("node", u64::from(id.0)), slot) }
+    }
+
+    /// The instance, or a place in the list of waiters: decided under one lock, so a registration cannot slip in between.
+    pub(crate) fn need(&self, waiter: Option<Weak<Device<P>>>) -> Need {
+        let mut slot = self.slot.lock();
+        let answer = match &slot.state {
+            SlotState::Registered(instance) => return Need::Serves(Arc::clone(instance)),
+            SlotState::Announced => Need::Failed(String::from("the node it names is not an IOMMU")),
+            SlotState::Absent | SlotState::Closing(_) => Need::Wait,
+            SlotState::Failed(reason) => Need::Failed(reason.clone()),
+        };
+        slot.waiters.extend(waiter);
+        answer
+    }
+
+    pub(crate) fn state(&self) -> NodeState {
+        match &self.slot.lock().state {
+            SlotState::Absent => NodeState::Absent,
+            SlotState::Registered(instance) | SlotState::Closing(instance) => {
+                NodeState::Registered { driver: instance.ops.driver_name() }
+            }
+            SlotState::Announced => NodeState::Announced,
+            SlotState::Failed(reason) => NodeState::Failed(reason.clone()),
+        }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Node<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.id)
+    }
+}

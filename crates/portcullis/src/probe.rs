@@ -1,0 +1,254 @@
+//! One attempt to bind a device to its driver, and the way back.
+//!
+//! The attempt holds the device lock from beginning to end, so there is one at a time. The group lock is held while the domain is found or
+//! made, and given back before the driver runs.
+
+use crate::description::{DmaPath, FwNode};
+use crate::device::{Device, DeviceState, Phase};
+use crate::dma::{DmaHandle, Lease, Reach};
+use crate::driver::{Driver, ProbeError};
+use crate::group::{NotAttached, Waiter};
+use crate::node::SlotState;
+use crate::subsystem::Subsystem;
+use crate::work::Work;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::fmt;
+use portcullis_platform::Platform;
+
+/// How an attempt to bind ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindOutcome {
+    /// The driver is bound, and its device reaches memory this way until it is unbound.
+    Bound(Reach),
+    /// The supplier at the node is not there yet; its registration brings the next attempt.
+    #[doc(alias = "EPROBE_DEFER")]
+    Deferred(FwNode),
+    /// The device reaches nothing, for this reason.
+    Blocked(String),
+    /// The driver gave up, for this reason.
+    Failed(String),
+}
+
+/// Why no attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindError {
+    /// The device was removed.
+    Gone,
+    /// A driver is bound already.
+    AlreadyBound,
+    /// No driver is bound.
+    NotBound,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "the device was removed",
+            Self::AlreadyBound => "a driver is bound already: unbind it first",
+            Self::NotBound => "no driver is bound",
+        })
+    }
+}
+
+impl core::error::Error for BindError {}
+
+impl<P: Platform> Subsystem<P> {
+    /// Gives `device` the driver and tries to bind it now. If something it needs is missing, the attempt is repeated when that comes, by whoever calls
+    /// [`run_deferred`](Self::run_deferred).
+    ///
+    /// May be called from any number of threads, also while IOMMUs are being registered or unregistered. Waits for an attempt on the same device that is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Gone`], [`BindError::AlreadyBound`].
+    #[doc(alias = "really_probe")]
+    pub fn bind(
+        &self,
+        device: &Arc<Device<P>>,
+        driver: Arc<dyn Driver<P>>,
+    ) -> Result<BindOutcome, BindError> {
+        let mut state = device.state.lock();
+        match state.phase {
+            Phase::Gone => return Err(BindError::Gone),
+            Phase::Bound { .. } => return Err(BindError::AlreadyBound),
+            _ => {}
+        }
+        state.driver = Some(driver);
+        Ok(self.attempt(device, &mut state))
+    }
+
+    /// Takes the driver away from `device`: it is quiesced, what it left mapped is removed, and the device reaches nothing of it any more. Also withdraws a bind that is waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`].
+    #[doc(alias = "device_release_driver")]
+    pub fn unbind(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
+        let mut state = device.state.lock();
+        if let Phase::Gone = state.phase {
+            return Err(BindError::Gone);
+        }
+        if state.driver.is_none() {
+            return Err(BindError::NotBound);
+        }
+        Self::unbind_locked(device, &mut state);
+        Ok(())
+    }
+
+    /// Removes `device` from the machine, unbinding it first. Its streams are blocked; a group that it was alone in goes with it.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Gone`] when it was removed before.
+    #[doc(alias = "iommu_release_device")]
+    pub fn remove_device(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
+        let mut state = device.state.lock();
+        if let Phase::Gone = state.phase {
+            return Err(BindError::Gone);
+        }
+        Self::unbind_locked(device, &mut state);
+        state.phase = Phase::Gone;
+        self.topology().lock().remove(device);
+        if let Some(group) = device.group() {
+            group.with(|_, group| group.leave(device.id()));
+        }
+        Ok(())
+    }
+
+    /// One more attempt for a device that was woken.
+    pub(crate) fn retry(&self, device: &Arc<Device<P>>) {
+        let mut state = device.state.lock();
+        state.waits_in = None;
+        let waits = matches!(state.phase, Phase::Waiting(_) | Phase::Blocked(_));
+        if waits && state.driver.is_some() {
+            self.attempt(device, &mut state);
+        }
+    }
+
+    fn attempt(&self, device: &Arc<Device<P>>, state: &mut DeviceState<P>) -> BindOutcome {
+        let outcome = match self.final_path(device, state) {
+            Ok(lease) => self.probe_driver(device, state, lease),
+            Err(NotAttached::Waits(node)) => {
+                state.waits_in = Some(node);
+                BindOutcome::Deferred(node)
+            }
+            Err(NotAttached::NodeFailed(node, reason)) => {
+                state.waits_in = Some(node);
+                BindOutcome::Blocked(reason)
+            }
+            Err(NotAttached::Blocked(reason)) => BindOutcome::Blocked(reason),
+        };
+        match &outcome {
+            BindOutcome::Bound(_) => {}
+            BindOutcome::Deferred(node) => {
+                state.defers += 1;
+                state.phase = Phase::Waiting(*node);
+            }
+            BindOutcome::Blocked(reason) => state.phase = Phase::Blocked(reason.clone()),
+            BindOutcome::Failed(reason) => state.phase = Phase::Failed(reason.clone()),
+        }
+        outcome
+    }
+
+    /// Decides how the device reaches memory, completely. A device that the description puts behind an IOMMU never comes out of here with a direct path.
+    fn final_path(
+        &self,
+        device: &Arc<Device<P>>,
+        state: &DeviceState<P>,
+    ) -> Result<Arc<Lease<P>>, NotAttached> {
+        let description = device.description();
+        let domain = match (&description.dma, device.group()) {
+            (DmaPath::Direct, _) => None,
+            (DmaPath::Unusable(reason), _) => return Err(NotAttached::Blocked(reason.clone())),
+            (DmaPath::Translated(_), None) => {
+                return Err(NotAttached::Blocked(String::from("it has no group")));
+            }
+            (DmaPath::Translated(_), Some(group)) => Some(group.with(|_, group| {
+                let waiter = Waiter { device: Arc::downgrade(device), waits_in: state.waits_in };
+                let default = self.policy().default_domain;
+                let domain = group.ensure_member(default, device.id(), &waiter)?;
+                group.acquire()?;
+                Ok(domain)
+            })?),
+        };
+        Ok(Lease::new(self.platform(), description, domain))
+    }
+
+    fn probe_driver(
+        &self,
+        device: &Arc<Device<P>>,
+        state: &mut DeviceState<P>,
+        lease: Arc<Lease<P>>,
+    ) -> BindOutcome {
+        let Some(driver) = state.driver.clone() else {
+            return BindOutcome::Failed(String::from("it has no driver"));
+        };
+        state.probes += 1;
+        match driver.probe(device, DmaHandle::new(Arc::clone(&lease))) {
+            Ok(bound) => {
+                let reach = lease.reach();
+                state.phase = Phase::Bound { driver: bound, lease };
+                BindOutcome::Bound(reach)
+            }
+            Err(error) => {
+                lease.revoke();
+                give_group_up(device);
+                match error {
+                    ProbeError::Defer(node) => self.wait_for_supplier(device, state, node),
+                    ProbeError::Failed(reason) => {
+                        BindOutcome::Failed(format!("{}: {reason}", driver.name()))
+                    }
+                }
+            }
+        }
+    }
+
+    /// The driver asked for a supplier. If that came in the meantime the next attempt is queued at once, but only once for one registration:
+    /// a driver that defers on what is there would be probed for ever.
+    fn wait_for_supplier(
+        &self,
+        device: &Arc<Device<P>>,
+        state: &mut DeviceState<P>,
+        id: FwNode,
+    ) -> BindOutcome {
+        let node = self.node(id);
+        let mut slot = node.slot.lock();
+        match slot.state {
+            SlotState::Registered(_) | SlotState::Announced => {
+                if state.retried_for == Some((id, slot.arrivals)) {
+                    return BindOutcome::Failed(format!("it defers on {id}, which is there"));
+                }
+                state.retried_for = Some((id, slot.arrivals));
+                drop(slot);
+                self.work().push([Work::Retry(Arc::downgrade(device))]);
+            }
+            SlotState::Absent | SlotState::Closing(_) | SlotState::Failed(_) => {
+                if state.waits_in != Some(id) {
+                    slot.waiters.push(Arc::downgrade(device));
+                }
+            }
+        }
+        state.waits_in = Some(id);
+        BindOutcome::Deferred(id)
+    }
+
+    fn unbind_locked(device: &Arc<Device<P>>, state: &mut DeviceState<P>) {
+        state.driver = None;
+        let phase = core::mem::replace(&mut state.phase, Phase::Described);
+        if let Phase::Bound { mut driver, lease } = phase {
+            driver.remove();
+            // What the driver owns gives its mappings back while the handle is still good.
+            drop(driver);
+            lease.revoke();
+            give_group_up(device);
+        }
+    }
+}
+
+fn give_group_up<P: Platform>(device: &Device<P>) {
+    if let Some(group) = device.group() {
+        group.with(|_, group| group.give_up());
+    }
+}

@@ -1,0 +1,358 @@
+//! The subsystem: the entry point, registration and deferral.
+
+use crate::description::{DeviceDescription, DomainType, FwNode};
+use crate::device::Device;
+use crate::group::{GroupState, IommuGroup, Owner};
+use crate::node::{IommuDevice, Node, NodeState, SlotState};
+use crate::ops::{OpsError, ReadyInstance, ReportedFault};
+use crate::topology::{AddDeviceError, Topology};
+use crate::work::{Work, WorkQueue};
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
+
+/// What is left to choose where the description leaves a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The domain of a group none of whose devices needs a particular one.
+    pub default_domain: DomainType,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { default_domain: DomainType::Dma }
+    }
+}
+
+/// Why an instance was not taken; it is given back unharmed.
+#[derive(Debug)]
+pub struct RegisterError {
+    /// The node that has an instance already.
+    pub node: FwNode,
+    /// The instance that was to be registered.
+    pub instance: ReadyInstance,
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an instance is registered at {} already: unregister it first", self.node)
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+/// Why an instance is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnregisterError {
+    /// A device behind it is in use.
+    Busy {
+        /// One such device.
+        path: String,
+    },
+    /// Nothing is registered at the node.
+    NotRegistered(FwNode),
+    /// It is no longer registered, but hardware did not confirm that it stopped.
+    Unconfirmed(OpsError),
+}
+
+impl fmt::Display for UnregisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy { path } => write!(f, "{path} is in use: unbind it first"),
+            Self::NotRegistered(node) => write!(f, "nothing is registered at {node}"),
+            Self::Unconfirmed(error) => write!(f, "unregistered, but not known to be off: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for UnregisterError {}
+
+/// Why a group did not change its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerError {
+    /// A kernel driver is bound to one of its devices, or somebody else outside owns it.
+    Busy,
+    /// The token owns nothing here.
+    NotOwner,
+    /// The device has no group: it is behind no IOMMU.
+    NoGroup,
+}
+
+impl fmt::Display for OwnerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "the group is in use: unbind its devices first",
+            Self::NotOwner => "the group is not owned by this token",
+            Self::NoGroup => "the device is behind no IOMMU",
+        })
+    }
+}
+
+impl core::error::Error for OwnerError {}
+
+/// The IOMMU subsystem of one machine. All methods may be called from any number of threads.
+pub struct Subsystem<P: Platform> {
+    platform: Arc<P>,
+    policy: Policy,
+    topology: Lock<P, Topology<P>>,
+    work: WorkQueue<P>,
+}
+
+impl<P: Platform> Subsystem<P> {
+    /// A subsystem that knows no device yet.
+    pub fn new(platform: Arc<P>, policy: Policy) -> Self {
+        let topology = Mutex::new(LockLabel::new("topology", 0), Topology::new());
+        Self { platform, policy, topology, work: WorkQueue::new() }
+    }
+
+    /// The system it runs on.
+    pub fn platform(&self) -> &Arc<P> {
+        &self.platform
+    }
+
+    /// What was chosen at the start.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Takes a device in. It joins the group of the devices that it cannot be told apart from; if that would join groups that are in use, it stays blocked.
+    ///
+    /// # Errors
+    ///
+    /// [`AddDeviceError`] for a description that contradicts itself.
+    #[doc(alias = "device_add")]
+    pub fn add_device(
+        &self,
+        description: DeviceDescription,
+    ) -> Result<Arc<Device<P>>, AddDeviceError> {
+        self.topology.lock().add(description)
+    }
+
+    /// Makes an instance visible. It must serve already: reset, tables installed, all streams blocked.
+    ///
+    /// Exactly the devices that wait for `node` are queued for their next attempt, and every group behind it for its domain; whoever calls
+    /// [`run_deferred`](Self::run_deferred), or a client that arrives earlier, does the work. Costs O(waiters + groups behind the node).
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] where one is registered already.
+    #[doc(alias = "iommu_device_register")]
+    pub fn register(&self, node: FwNode, instance: ReadyInstance) -> Result<(), RegisterError> {
+        let node = self.node(node);
+        let waiters = {
+            let mut slot = node.slot.lock();
+            if let SlotState::Registered(_) | SlotState::Closing(_) = slot.state {
+                return Err(RegisterError { node: node.id, instance });
+            }
+            let instance = IommuDevice { node: node.id, ops: instance };
+            slot.state = SlotState::Registered(Arc::new(instance));
+            slot.arrivals += 1;
+            core::mem::take(&mut slot.waiters)
+        };
+        self.wake(&node, waiters);
+        Ok(())
+    }
+
+    /// Says that a supplier which is not an IOMMU (a clock, a regulator) is there, for drivers that [defer](crate::ProbeError::Defer) on it.
+    pub fn announce(&self, node: FwNode) {
+        self.settle(node, SlotState::Announced);
+    }
+
+    /// Says that nothing will be registered at `node`, and why. Who needs it is blocked with that reason; a later registration lifts it.
+    pub fn fail_node(&self, node: FwNode, reason: impl Into<String>) {
+        self.settle(node, SlotState::Failed(reason.into()));
+    }
+
+    fn settle(&self, node: FwNode, state: SlotState) {
+        let node = self.node(node);
+        let waiters = {
+            let mut slot = node.slot.lock();
+            if let SlotState::Registered(_) | SlotState::Closing(_) = slot.state {
+                return;
+            }
+            slot.arrivals += u64::from(matches!(state, SlotState::Announced));
+            slot.state = state;
+            core::mem::take(&mut slot.waiters)
+        };
+        self.work.push(waiters.into_iter().map(Work::Retry));
+    }
+
+    /// What stands at `node`.
+    pub fn node_state(&self, node: FwNode) -> NodeState {
+        self.node(node).state()
+    }
+
+    /// Takes an instance out and stops it: all groups behind it are blocked first. Devices that are bound later wait until it is registered again.
+    ///
+    /// # Errors
+    ///
+    /// [`UnregisterError::Busy`] while a device behind it is in use: everything is as before. [`UnregisterError::NotRegistered`].
+    /// [`UnregisterError::Unconfirmed`] when hardware did not confirm: it is out all the same.
+    #[doc(alias = "iommu_device_unregister")]
+    pub fn unregister(&self, node: FwNode) -> Result<(), UnregisterError> {
+        let node = self.node(node);
+        let (instance, groups) = {
+            let mut slot = node.slot.lock();
+            let SlotState::Registered(instance) = &slot.state else {
+                return Err(UnregisterError::NotRegistered(node.id));
+            };
+            let instance = Arc::clone(instance);
+            // From here on nobody new attaches; who is attaching now holds its group's lock, which is taken below.
+            slot.state = SlotState::Closing(Arc::clone(&instance));
+            slot.groups.retain(|group| group.strong_count() > 0);
+            (instance, slot.groups.clone())
+        };
+        let busy = groups.iter().filter_map(Weak::upgrade).find_map(|group| block_unused(&group));
+        let (state, outcome) = match busy {
+            Some(path) => (SlotState::Registered(instance), Err(UnregisterError::Busy { path })),
+            None => {
+                let stopped = instance.ops.shutdown().map_err(UnregisterError::Unconfirmed);
+                (SlotState::Absent, stopped)
+            }
+        };
+        let reopened = matches!(state, SlotState::Registered(_));
+        let waiters = {
+            let mut slot = node.slot.lock();
+            slot.state = state;
+            if reopened { core::mem::take(&mut slot.waiters) } else { Vec::new() }
+        };
+        if reopened {
+            self.wake(&node, waiters);
+        }
+        outcome
+    }
+
+    /// Gives the group of `device` to an owner outside the kernel, known by `token`: its streams are blocked until released. Counted: each claim needs a release.
+    ///
+    /// # Errors
+    ///
+    /// [`OwnerError::Busy`], [`OwnerError::NoGroup`].
+    #[doc(alias = "iommu_device_claim_dma_owner")]
+    pub fn claim_group(&self, device: &Device<P>, token: u64) -> Result<(), OwnerError> {
+        let group = device.group().ok_or(OwnerError::NoGroup)?;
+        let claimed = group.with(|_, group| group.claim_external(token));
+        claimed.then_some(()).ok_or(OwnerError::Busy)
+    }
+
+    /// Undoes one [`claim_group`](Self::claim_group).
+    ///
+    /// # Errors
+    ///
+    /// [`OwnerError::NotOwner`], [`OwnerError::NoGroup`].
+    #[doc(alias = "iommu_device_release_dma_owner")]
+    pub fn release_group(&self, device: &Device<P>, token: u64) -> Result<(), OwnerError> {
+        let group = device.group().ok_or(OwnerError::NoGroup)?;
+        let released = group.with(|_, group| group.release_external(token));
+        released.then_some(()).ok_or(OwnerError::NotOwner)
+    }
+
+    /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once.
+    #[doc(alias = "deferred_probe_work_func")]
+    pub fn run_deferred(&self) -> usize {
+        let mut done = 0;
+        while let Some(work) = self.work.pop() {
+            match work {
+                Work::Retry(device) => {
+                    if let Some(device) = device.upgrade() {
+                        self.retry(&device);
+                    }
+                }
+                Work::SetUpGroups(node) => self.set_up_groups(&node),
+            }
+            done += 1;
+        }
+        done
+    }
+
+    /// Runs deferred work until `finished` says so, sleeping while there is none. Call [`wake_workers`](Self::wake_workers) after `finished` changed.
+    pub fn serve_deferred(&self, finished: impl Fn() -> bool) {
+        loop {
+            let seen = self.work.arrived().generation();
+            self.run_deferred();
+            if finished() {
+                return;
+            }
+            self.work.arrived().wait(seen);
+        }
+    }
+
+    /// Lets every [`serve_deferred`](Self::serve_deferred) look at its condition again.
+    pub fn wake_workers(&self) {
+        self.work.arrived().notify_all();
+    }
+
+    /// Takes the faults that the instance at `node` recorded, gives each to the driver of the device that caused it and to `sink`, and returns how many hardware
+    /// lost. A driver whose device is being probed or unbound at that moment is passed over; `sink` is not.
+    pub fn drain_faults(
+        &self,
+        node: FwNode,
+        mut sink: impl FnMut(&ReportedFault, Option<&Arc<Device<P>>>),
+    ) -> u64 {
+        let instance = match &self.node(node).slot.lock().state {
+            SlotState::Registered(instance) | SlotState::Closing(instance) => Arc::clone(instance),
+            SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => return 0,
+        };
+        let mut faults = Vec::new();
+        let lost = instance.ops.drain_faults(&mut |fault| faults.push(fault));
+        for fault in faults {
+            let device = self.device_of(node, fault.stream);
+            if let Some(device) = &device {
+                device.deliver(&fault);
+            }
+            sink(&ReportedFault { iommu: node, fault }, device.as_ref());
+        }
+        lost
+    }
+
+    pub(crate) fn node(&self, id: FwNode) -> Arc<Node<P>> {
+        self.topology.lock().node(id)
+    }
+
+    pub(crate) fn topology(&self) -> &Lock<P, Topology<P>> {
+        &self.topology
+    }
+
+    pub(crate) fn work(&self) -> &WorkQueue<P> {
+        &self.work
+    }
+
+    fn wake(&self, node: &Arc<Node<P>>, waiters: Vec<Weak<Device<P>>>) {
+        let retries = waiters.into_iter().map(Work::Retry);
+        self.work.push(retries.chain([Work::SetUpGroups(Arc::clone(node))]));
+    }
+
+    /// Devices without a driver get their group's domain too: its reserved regions and isolation do not wait for a driver.
+    fn set_up_groups(&self, node: &Node<P>) {
+        let groups = node.slot.lock().groups.clone();
+        for group in groups.iter().filter_map(Weak::upgrade) {
+            // Whoever binds later learns the reason; nothing is lost by not keeping it here.
+            let _ = group.with(|_, state| {
+                if state.members.is_empty() {
+                    return Ok(());
+                }
+                state.ensure_attached(self.policy.default_domain, None).map(drop)
+            });
+        }
+    }
+}
+
+/// Detaches the group unless somebody uses it; then returns the path of a member.
+fn block_unused<P: Platform>(group: &Arc<IommuGroup<P>>) -> Option<String> {
+    group.with(|_, state: &mut GroupState<P>| {
+        if state.owner == Owner::Kernel(0) {
+            state.detach();
+            return None;
+        }
+        // A group that is owned from outside has no domain of ours to lose.
+        state.attached.as_ref()?;
+        Some(state.members.first()?.description.path.clone())
+    })
+}
+
+impl<P: Platform> fmt::Debug for Subsystem<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subsystem").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,381 @@
+//! The probe protocol, one thread at a time: what each call leaves behind.
+
+mod support;
+
+use portcullis::*;
+use portcullis_addr::{PhysAddr, PhysRange, StreamId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use support::*;
+
+fn register(sub: &Sub, node: FwNode) -> Arc<Books> {
+    let books = Books::new();
+    sub.register(node, Box::new(BookIommu(Arc::clone(&books)))).expect("nothing there yet");
+    books
+}
+
+fn page() -> PhysRange {
+    PhysRange::new(PhysAddr::new(0x8000_0000), 0x1000).expect("a page")
+}
+
+#[test]
+fn a_client_that_comes_first_waits_and_is_tried_once_more() {
+    let sub = subsystem();
+    let device = sub.add_device(behind("/usb", &[(A, 7)])).expect("added");
+    let driver = Arc::new(Keeper::default());
+    assert_eq!(sub.bind(&device, driver.clone()), Ok(BindOutcome::Deferred(A)));
+    assert_eq!(sub.run_deferred(), 0, "nothing became ready");
+    let books = register(&sub, A);
+    assert_eq!(device.stage(), DeviceStage::Waiting(A), "registration does not probe by itself");
+    sub.run_deferred();
+    assert_eq!(device.stage(), DeviceStage::Bound);
+    assert!(matches!(books.target(7), Some(StreamTarget::Space(_))));
+    let report = &sub.reports()[0];
+    assert_eq!((report.probes, report.defers), (1, 1));
+    assert_eq!(report.reach, Reach::Translated);
+    assert_eq!(sub.bind(&device, driver), Err(BindError::AlreadyBound));
+}
+
+#[test]
+fn a_client_that_comes_last_binds_at_once_and_groups_do_not_wait_for_drivers() {
+    let sub = subsystem();
+    let device = sub.add_device(behind("/usb", &[(A, 7)])).expect("added");
+    let books = register(&sub, A);
+    sub.run_deferred();
+    assert!(matches!(books.target(7), Some(StreamTarget::Space(_))), "attached without a driver");
+    let outcome = sub.bind(&device, Arc::new(Keeper::default()));
+    assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
+}
+
+#[test]
+fn direct_only_where_the_description_says_so() {
+    let sub = subsystem();
+    let direct = sub.add_device(DeviceDescription::new("/rtc", DmaPath::Direct)).expect("added");
+    let broken = DmaPath::Unusable("iommus: dangling phandle".into());
+    let broken = sub.add_device(DeviceDescription::new("/bad", broken)).expect("added");
+    let bind = |device| sub.bind(device, Arc::new(Keeper::default()));
+    assert_eq!(bind(&direct), Ok(BindOutcome::Bound(Reach::Direct)));
+    let reason = "iommus: dangling phandle".to_string();
+    assert_eq!(bind(&broken), Ok(BindOutcome::Blocked(reason)));
+    let nothing = DeviceDescription::new("/x", DmaPath::Translated(FwSpec::default()));
+    assert!(matches!(sub.add_device(nothing), Err(AddDeviceError::NoStreams { .. })));
+}
+
+#[test]
+fn a_device_of_two_iommus_waits_for_each_once_and_shares_one_space() {
+    let sub = subsystem();
+    let device = sub.add_device(behind("/gpu", &[(A, 1), (B, 2)])).expect("added");
+    let driver = Arc::new(Keeper::default());
+    assert_eq!(sub.bind(&device, driver.clone()), Ok(BindOutcome::Deferred(A)));
+    let a = register(&sub, A);
+    sub.run_deferred();
+    assert_eq!(device.stage(), DeviceStage::Waiting(B));
+    assert_eq!(a.target(1), None, "half a path is no path");
+    let b = register(&sub, B);
+    sub.run_deferred();
+    assert_eq!(device.stage(), DeviceStage::Bound);
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let mapping = handle.map(page(), DmaDirection::Both).expect("mapped");
+    for books in [&a, &b] {
+        let spaces = books.spaces.lock().expect("books");
+        let iova = portcullis_addr::Iova::new(mapping.device_address());
+        assert!(spaces.values().any(|table| table.translate(iova).is_some()));
+    }
+    handle.unmap(mapping).expect("unmapped");
+    assert_eq!(a.invalidations.load(Ordering::Relaxed), 1);
+    assert_eq!(b.invalidations.load(Ordering::Relaxed), 1);
+    assert_eq!(sub.reports()[0].defers, 2);
+}
+
+#[test]
+fn the_domain_is_decided_from_all_members_in_any_order() {
+    for first in [0, 1] {
+        let sub = subsystem();
+        let x = sub.add_device(behind("/x", &[(A, 5)])).expect("added");
+        let mut y = behind("/y", &[(A, 5)]);
+        y.required_domain = Some(DomainType::Identity);
+        let y = sub.add_device(y).expect("added");
+        let books = Books::new();
+        books.identity.store(true, Ordering::Relaxed);
+        sub.register(A, Box::new(BookIommu(Arc::clone(&books)))).expect("free");
+        for device in if first == 0 { [&x, &y] } else { [&y, &x] } {
+            let outcome = sub.bind(device, Arc::new(Keeper::default()));
+            assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Identity)));
+        }
+        let reports = sub.reports();
+        assert_eq!(reports[0].group, reports[1].group);
+    }
+}
+
+#[test]
+fn members_that_disagree_are_blocked_together() {
+    let sub = subsystem();
+    let mut x = behind("/x", &[(A, 5)]);
+    x.required_domain = Some(DomainType::Dma);
+    let mut y = behind("/y", &[(A, 5)]);
+    y.required_domain = Some(DomainType::Identity);
+    let (x, y) = (sub.add_device(x).expect("added"), sub.add_device(y).expect("added"));
+    let books = register(&sub, A);
+    for device in [&x, &y] {
+        let outcome = sub.bind(device, Arc::new(Keeper::default())).expect("tried");
+        let BindOutcome::Blocked(reason) = outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("/x") && reason.contains("/y"), "{reason}");
+    }
+    assert!(books.is_empty());
+}
+
+#[test]
+fn a_late_member_takes_the_domain_in_use_or_stays_blocked() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 5)])).expect("added");
+    register(&sub, A);
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    let mut y = behind("/y", &[(A, 5)]);
+    y.required_domain = Some(DomainType::Identity);
+    let y = sub.add_device(y).expect("added");
+    let outcome = sub.bind(&y, Arc::new(Keeper::default())).expect("tried");
+    assert!(matches!(outcome, BindOutcome::Blocked(_)), "{outcome:?}");
+    let z = sub.add_device(behind("/z", &[(A, 5), (A, 6)])).expect("added");
+    let outcome = sub.bind(&z, Arc::new(Keeper::default()));
+    assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
+}
+
+#[test]
+fn a_device_that_joins_two_groups_merges_them_or_is_refused() {
+    let sub = subsystem();
+    sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    sub.add_device(behind("/y", &[(A, 2)])).expect("added");
+    register(&sub, A);
+    sub.run_deferred();
+    sub.add_device(behind("/z", &[(A, 1), (A, 2)])).expect("added");
+    let groups: Vec<_> = sub.reports().into_iter().map(|report| report.group).collect();
+    assert_eq!(groups, [Some(0), Some(0), Some(0)]);
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    sub.add_device(behind("/y", &[(A, 2)])).expect("added");
+    register(&sub, A);
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    let z = sub.add_device(behind("/z", &[(A, 1), (A, 2)])).expect("added");
+    let outcome = sub.bind(&z, Arc::new(Keeper::default())).expect("tried");
+    assert!(matches!(outcome, BindOutcome::Blocked(_)), "{outcome:?}");
+}
+
+#[test]
+fn stream_masks_overlap() {
+    let sub = subsystem();
+    let mut x = behind("/x", &[]);
+    let stream = FwStream { iommu: A, id: StreamId::new(0x400), mask: 0xf };
+    x.dma = DmaPath::Translated(FwSpec { streams: vec![stream] });
+    sub.add_device(x).expect("added");
+    sub.add_device(behind("/y", &[(A, 0x407)])).expect("added");
+    sub.add_device(behind("/z", &[(A, 0x410)])).expect("added");
+    let groups: Vec<_> = sub.reports().into_iter().map(|report| report.group).collect();
+    assert_eq!(groups, [Some(0), Some(0), Some(1)]);
+    assert_eq!(sub.device_of(A, StreamId::new(0x40f)).expect("found").path(), "/x");
+}
+
+#[test]
+fn unregistering_is_refused_while_in_use_and_leaves_nothing_behind_otherwise() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    assert_eq!(sub.unregister(A), Err(UnregisterError::Busy { path: "/x".into() }));
+    assert!(matches!(books.target(1), Some(StreamTarget::Space(_))), "untouched");
+    sub.unbind(&x).expect("bound before");
+    assert_eq!(sub.unregister(A), Ok(()));
+    assert!(books.is_empty());
+    assert!(books.stopped.load(Ordering::Relaxed));
+    assert_eq!(sub.unregister(A), Err(UnregisterError::NotRegistered(A)));
+    let driver = Arc::new(Keeper::default());
+    assert_eq!(sub.bind(&x, driver), Ok(BindOutcome::Deferred(A)));
+    register(&sub, A);
+    sub.run_deferred();
+    assert_eq!(x.stage(), DeviceStage::Bound);
+}
+
+#[test]
+fn a_second_instance_at_a_node_is_given_back() {
+    let sub = subsystem();
+    register(&sub, A);
+    let error = sub.register(A, Box::new(BookIommu(Books::new()))).expect_err("taken");
+    assert_eq!(error.instance.driver_name(), "books");
+}
+
+#[test]
+fn a_node_that_failed_blocks_with_its_reason_until_it_comes_after_all() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("tried");
+    sub.fail_node(A, "no driver for example,iommu");
+    sub.run_deferred();
+    assert_eq!(x.stage(), DeviceStage::Blocked("no driver for example,iommu".into()));
+    register(&sub, A);
+    sub.run_deferred();
+    assert_eq!(x.stage(), DeviceStage::Bound);
+}
+
+#[test]
+fn unbind_voids_the_handle_and_removes_what_was_left_mapped() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let mapping = handle.map(page(), DmaDirection::ToDevice).expect("mapped");
+    assert_eq!(sub.counts().mappings, 1);
+    sub.unbind(&x).expect("bound");
+    assert_eq!(sub.counts().mappings, 0);
+    assert_eq!(books.invalidations.load(Ordering::Relaxed), 1);
+    assert_eq!(handle.unmap(mapping).expect_err("void"), DmaError::Revoked);
+    assert_eq!(handle.map(page(), DmaDirection::Both).expect_err("void"), DmaError::Revoked);
+    assert_eq!(sub.unbind(&x), Err(BindError::NotBound));
+}
+
+#[test]
+fn an_unconfirmed_unmap_is_quarantined_and_never_reused() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let first = handle.map(page(), DmaDirection::Both).expect("mapped");
+    let address = first.device_address();
+    books.mute.store(true, Ordering::Relaxed);
+    let error = handle.unmap(first).expect_err("unconfirmed");
+    assert!(matches!(error, DmaError::Quarantined { len: 0x1000, node: A, .. }), "{error}");
+    assert_eq!(sub.counts().quarantined, 0x1000);
+    let second = handle.map(page(), DmaDirection::Both).expect("mapped");
+    assert_ne!(second.device_address(), address);
+}
+
+#[test]
+fn removal_takes_streams_and_groups_with_it() {
+    let sub = subsystem();
+    let before = sub.counts();
+    let x = sub.add_device(behind("/x", &[(A, 1), (A, 2)])).expect("added");
+    let y = sub.add_device(behind("/y", &[(A, 2)])).expect("added");
+    let books = register(&sub, A);
+    sub.run_deferred();
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    sub.remove_device(&x).expect("there");
+    assert_eq!(books.target(1), None, "blocked");
+    assert!(matches!(books.target(2), Some(StreamTarget::Space(_))), "y has it too");
+    assert_eq!(sub.remove_device(&x), Err(BindError::Gone));
+    assert_eq!(sub.bind(&x, Arc::new(Keeper::default())), Err(BindError::Gone));
+    sub.remove_device(&y).expect("there");
+    assert!(books.is_empty());
+    assert_eq!(sub.counts(), before);
+    assert!(sub.device_of(A, StreamId::new(2)).is_none());
+}
+
+#[test]
+fn a_driver_may_wait_for_other_suppliers_but_not_for_ever() {
+    let clock = FwNode(40);
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    driver.needs.lock().expect("test").push(clock);
+    assert_eq!(sub.bind(&x, driver), Ok(BindOutcome::Deferred(clock)));
+    sub.announce(clock);
+    sub.run_deferred();
+    assert_eq!(x.stage(), DeviceStage::Bound);
+    sub.unbind(&x).expect("bound");
+    let stubborn = Arc::new(Keeper { always_needs: Some(clock), ..Keeper::default() });
+    sub.bind(&x, stubborn).expect("tried");
+    sub.run_deferred();
+    let DeviceStage::Failed(reason) = x.stage() else { panic!("{:?}", x.stage()) };
+    assert!(reason.contains("which is there"), "{reason}");
+}
+
+#[test]
+fn a_failing_probe_leaves_no_owner_and_no_mapping() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    driver.fail.store(true, Ordering::Relaxed);
+    let outcome = sub.bind(&x, driver.clone()).expect("tried");
+    assert_eq!(outcome, BindOutcome::Failed("keeper: no link".into()));
+    let handle = driver.handle.lock().expect("test").clone().expect("kept");
+    assert_eq!(handle.map(page(), DmaDirection::Both).expect_err("void"), DmaError::Revoked);
+    assert_eq!(sub.claim_group(&x, 9), Ok(()), "no owner is left");
+    assert_eq!(sub.release_group(&x, 9), Ok(()));
+    driver.fail.store(false, Ordering::Relaxed);
+    assert!(matches!(sub.bind(&x, driver), Ok(BindOutcome::Bound(_))));
+}
+
+#[test]
+fn ownership_is_exclusive_and_counted() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    sub.run_deferred();
+    assert_eq!(sub.claim_group(&x, 9), Ok(()));
+    assert_eq!(books.target(1), None, "blocked while owned outside");
+    assert_eq!(sub.claim_group(&x, 9), Ok(()));
+    assert_eq!(sub.claim_group(&x, 8), Err(OwnerError::Busy));
+    let outcome = sub.bind(&x, Arc::new(Keeper::default())).expect("tried");
+    assert!(matches!(outcome, BindOutcome::Blocked(_)), "{outcome:?}");
+    assert_eq!(sub.release_group(&x, 8), Err(OwnerError::NotOwner));
+    assert_eq!(sub.release_group(&x, 9), Ok(()));
+    assert!(matches!(sub.bind(&x, Arc::new(Keeper::default())), Ok(BindOutcome::Blocked(_))));
+    assert_eq!(sub.release_group(&x, 9), Ok(()));
+    assert!(matches!(sub.bind(&x, Arc::new(Keeper::default())), Ok(BindOutcome::Bound(_))));
+    assert_eq!(sub.claim_group(&x, 9), Err(OwnerError::Busy));
+}
+
+#[test]
+fn faults_reach_the_driver_of_the_device_that_caused_them() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let fault = |id| Fault {
+        stream: StreamId::new(id),
+        reason: FaultReason::Translation,
+        iova: None,
+        access: None,
+        stage: None,
+        raw: [0; 4],
+    };
+    books.faults.lock().expect("books").extend([fault(1), fault(99)]);
+    let mut seen = Vec::new();
+    sub.drain_faults(A, |fault, device| {
+        seen.push((fault.fault.stream.raw(), device.map(|device| device.path().to_string())));
+    });
+    assert_eq!(seen, [(1, Some("/x".into())), (99, None)]);
+    assert_eq!(driver.faults.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_failure_at_any_point_of_the_set_up_is_undone_and_the_retry_succeeds() {
+    for point in 0.. {
+        let sub = subsystem();
+        let x = sub.add_device(behind("/x", &[(A, 1), (B, 3)])).expect("added");
+        let y = sub.add_device(behind("/y", &[(A, 1)])).expect("added");
+        let (a, b) = (register(&sub, A), register(&sub, B));
+        let before = sub.counts();
+        a.fail_after.store(point, Ordering::Relaxed);
+        b.fail_after.store(point, Ordering::Relaxed);
+        let outcome = sub.bind(&x, Arc::new(Keeper::default())).expect("tried");
+        if matches!(outcome, BindOutcome::Bound(_)) {
+            assert!(point > 4, "create, bind, claim and attach at two IOMMUs can each fail");
+            break;
+        }
+        assert!(matches!(outcome, BindOutcome::Blocked(_)), "{outcome:?}");
+        assert!(a.is_empty() && b.is_empty(), "point {point} left something behind");
+        assert_eq!(sub.counts(), before);
+        a.fail_after.store(usize::MAX, Ordering::Relaxed);
+        b.fail_after.store(usize::MAX, Ordering::Relaxed);
+        for device in [&x, &y] {
+            let outcome = sub.bind(device, Arc::new(Keeper::default()));
+            assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A platform on the host and an IOMMU that keeps books instead of translating.
+#![expect(unreachable_pub, reason = "shared by the test files of this folder")]
+
+use portcullis::*;
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, StreamId};
+use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
+use portcullis_platform::host::{HostClock, HostEvent, HostLock};
+use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform, Timeout};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Memory that only hands out addresses: these tests move no data.
+#[derive(Debug, Default)]
+pub struct Addresses(AtomicU64);
+
+impl DmaMemory for Addresses {
+    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
+        let size = layout.size() as u64;
+        Ok(PhysAddr::new(0x8000_0000 + self.0.fetch_add(size, Ordering::Relaxed)))
+    }
+    fn free(&self, _: PhysAddr, _: PageLayout) {}
+    fn load64(&self, _: PhysAddr) -> u64 {
+        0
+    }
+    fn store64(&self, _: PhysAddr, _: u64) {}
+    fn compare_exchange64(&self, _: PhysAddr, old: u64, _: u64) -> Result<(), u64> {
+        if old == 0 { Ok(()) } else { Err(0) }
+    }
+    fn publish(&self, _: PhysAddr, _: usize) {}
+    fn refresh(&self, _: PhysAddr, _: usize) {}
+}
+
+#[derive(Debug)]
+pub struct Host {
+    memory: Arc<Addresses>,
+    clock: HostClock,
+}
+
+impl Platform for Host {
+    type Lock = HostLock;
+    type Event = HostEvent;
+    type Memory = Addresses;
+    type Clock = HostClock;
+    fn memory(&self) -> &Arc<Addresses> {
+        &self.memory
+    }
+    fn clock(&self) -> &HostClock {
+        &self.clock
+    }
+}
+
+pub type Sub = Subsystem<Host>;
+
+pub fn subsystem() -> Sub {
+    let host = Host { memory: Arc::default(), clock: HostClock::start() };
+    Subsystem::new(Arc::new(host), Policy::default())
+}
+
+/// A table that remembers ranges.
+#[derive(Debug, Default)]
+pub struct BookTable {
+    ranges: Mutex<BTreeMap<u64, (u64, u64)>>,
+}
+
+impl PageTable for BookTable {
+    fn config(&self) -> TableConfig {
+        TableConfig {
+            format: TableFormat::ArmLpaeStage1,
+            granule: PageSize::SIZE_4K,
+            input_bits: 48,
+            output_bits: 48,
+            start_level: 0,
+            root: PhysAddr::new(0),
+            coherent_walk: true,
+        }
+    }
+    fn page_sizes(&self) -> PageSizes {
+        PageSizes::of(&[PageSize::SIZE_4K])
+    }
+    fn input_range(&self) -> IovaRange {
+        IovaRange::new(Iova::new(0), 1 << 48).expect("48 bits")
+    }
+    fn map(&self, iova: Iova, phys: PhysAddr, len: u64, _: Prot) -> Result<(), MapError> {
+        let mut ranges = self.ranges.lock().expect("books");
+        let before = ranges.range(..iova.raw() + len).next_back();
+        if before.is_some_and(|(start, (_, size))| start + size > iova.raw()) {
+            return Err(MapError::Occupied { iova });
+        }
+        ranges.insert(iova.raw(), (phys.raw(), len));
+        Ok(())
+    }
+    fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
+        let mut ranges = self.ranges.lock().expect("books");
+        match ranges.get(&iova.raw()) {
+            Some((_, size)) if *size == len => ranges.remove(&iova.raw()),
+            _ => return Err(UnmapError::NotMapped { iova }),
+        };
+        gather.add_everything();
+        Ok(())
+    }
+    fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
+        let ranges = self.ranges.lock().expect("books");
+        let (start, (phys, len)) = ranges.range(..=iova.raw()).next_back()?;
+        (iova.raw() < start + len)
+            .then(|| (PhysAddr::new(phys + iova.raw() - start), Prot::READ | Prot::WRITE))
+    }
+    fn table_pages(&self) -> usize {
+        1
+    }
+}
+
+/// What the bookkeeping IOMMU has been told.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub claims: Mutex<BTreeMap<u32, (usize, Option<StreamTarget>)>>,
+    pub spaces: Mutex<BTreeMap<u32, Arc<dyn PageTable>>>,
+    pub next_tag: AtomicUsize,
+    pub invalidations: AtomicUsize,
+    pub stopped: AtomicBool,
+    /// Calls left before one fails; `usize::MAX` for never.
+    pub fail_after: AtomicUsize,
+    /// Whether invalidations stay unconfirmed.
+    pub mute: AtomicBool,
+    pub faults: Mutex<Vec<Fault>>,
+    pub identity: AtomicBool,
+}
+
+impl Books {
+    pub fn new() -> Arc<Self> {
+        let books = Self::default();
+        books.fail_after.store(usize::MAX, Ordering::Relaxed);
+        Arc::new(books)
+    }
+
+    pub fn target(&self, id: u32) -> Option<StreamTarget> {
+        self.claims.lock().expect("books").get(&id).and_then(|(_, target)| *target)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.claims.lock().expect("books").is_empty()
+            && self.spaces.lock().expect("books").is_empty()
+    }
+
+    fn may_fail(&self) -> Result<(), OpsError> {
+        let left = self.fail_after.load(Ordering::Relaxed);
+        if left == usize::MAX {
+            return Ok(());
+        }
+        self.fail_after.store(left.wrapping_sub(1).min(usize::MAX - 1), Ordering::Relaxed);
+        let layout = PageLayout::new(4096, 4096).expect("a page");
+        if left == 0 { Err(OpsError::NoMemory(AllocError { layout })) } else { Ok(()) }
+    }
+}
+
+/// The IOMMU's end of [`Books`].
+#[derive(Debug)]
+pub struct BookIommu(pub Arc<Books>);
+
+impl IommuOps for BookIommu {
+    fn driver_name(&self) -> &'static str {
+        "books"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
+            input_bits: 48,
+            output_bits: 48,
+            stream_id_bits: 16,
+            coherent_walk: true,
+            identity: self.0.identity.load(Ordering::Relaxed),
+        }
+    }
+    fn claim(&self, streams: &[StreamId]) -> Result<(), OpsError> {
+        self.0.may_fail()?;
+        let mut claims = self.0.claims.lock().expect("books");
+        for stream in streams {
+            claims.entry(stream.raw()).or_insert((0, None)).0 += 1;
+        }
+        Ok(())
+    }
+    fn release(&self, streams: &[StreamId]) {
+        let mut claims = self.0.claims.lock().expect("books");
+        for stream in streams {
+            let claim = claims.get_mut(&stream.raw()).expect("released but never claimed");
+            claim.0 -= 1;
+            if claim.0 == 0 {
+                claims.remove(&stream.raw());
+            }
+        }
+    }
+    fn create_table(&self, _: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
+        self.0.may_fail()?;
+        Ok(Arc::new(BookTable::default()))
+    }
+    fn bind_space(&self, table: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
+        self.0.may_fail()?;
+        let tag = self.0.next_tag.fetch_add(1, Ordering::Relaxed) as u32;
+        self.0.spaces.lock().expect("books").insert(tag, Arc::clone(table));
+        Ok(SpaceTag(tag))
+    }
+    fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
+        self.0.spaces.lock().expect("books").remove(&tag.0).expect("unbound but never bound");
+        Ok(())
+    }
+    fn attach(&self, streams: &[StreamId], target: StreamTarget) -> Result<(), OpsError> {
+        self.0.may_fail()?;
+        assert!(!self.0.stopped.load(Ordering::Relaxed), "attached to a stopped IOMMU");
+        let mut claims = self.0.claims.lock().expect("books");
+        for stream in streams {
+            claims.get_mut(&stream.raw()).expect("attached but never claimed").1 = Some(target);
+        }
+        Ok(())
+    }
+    fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
+        assert!(!gather.is_empty(), "an empty invalidation is wasted");
+        assert!(self.0.spaces.lock().expect("books").contains_key(&tag.0));
+        self.0.invalidations.fetch_add(1, Ordering::Relaxed);
+        if self.0.mute.load(Ordering::Relaxed) {
+            return Err(OpsError::Timeout { what: "sync", timeout: Timeout { after: 1 } });
+        }
+        Ok(())
+    }
+    fn drain_faults(&self, sink: &mut dyn FnMut(Fault)) -> u64 {
+        self.0.faults.lock().expect("books").drain(..).for_each(sink);
+        0
+    }
+    fn shutdown(&self) -> Result<(), OpsError> {
+        assert!(self.0.claims.lock().expect("books").is_empty(), "stopped with streams claimed");
+        self.0.stopped.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// A driver that keeps its handle where the test can reach it.
+#[derive(Default)]
+pub struct Keeper {
+    pub handle: Mutex<Option<DmaHandle<Host>>>,
+    pub faults: Arc<AtomicUsize>,
+    /// Nodes to defer on, last first.
+    pub needs: Mutex<Vec<FwNode>>,
+    pub always_needs: Option<FwNode>,
+    pub fail: AtomicBool,
+}
+
+pub struct Kept(Arc<AtomicUsize>);
+
+impl BoundDriver for Kept {
+    fn on_fault(&mut self, _: &Fault) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Driver<Host> for Keeper {
+    fn name(&self) -> &str {
+        "keeper"
+    }
+    fn probe(
+        &self,
+        _: &Device<Host>,
+        dma: DmaHandle<Host>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        if let Some(node) = self.always_needs.or_else(|| self.needs.lock().expect("test").pop()) {
+            return Err(ProbeError::Defer(node));
+        }
+        *self.handle.lock().expect("test") = Some(dma);
+        if self.fail.load(Ordering::Relaxed) {
+            return Err(ProbeError::Failed("no link".into()));
+        }
+        Ok(Box::new(Kept(Arc::clone(&self.faults))))
+    }
+}
+
+pub const A: FwNode = FwNode(1);
+pub const B: FwNode = FwNode(2);
+
+pub fn behind(path: &str, streams: &[(FwNode, u32)]) -> DeviceDescription {
+    let stream = |(node, id): &(FwNode, u32)| FwStream::new(*node, StreamId::new(*id));
+    let spec = FwSpec { streams: streams.iter().map(stream).collect() };
+    DeviceDescription::new(path, DmaPath::Translated(spec))
+}
