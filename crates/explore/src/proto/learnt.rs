@@ -1,0 +1,216 @@
+//! What the search has learnt about locks and fields, on which the reduction rests.
+//!
+//! A field is not declared to be protected; the search watches which locks are held at each access (the
+//! lock-set idea of Eraser, Savage and others, SOSP 1997) and calls an access a both mover while the facts
+//! allow it. When a fact changes in a way that reclassifies an access already taken, the search starts again
+//! with the new facts; they only ever get weaker, so this ends.
+
+use std::cell::Cell;
+
+/// Locks as a set: mutexes from bit 0, and from [`THREAD_BIT`] one bit that each thread "holds" always, so that
+/// a field used by one thread only needs no lock.
+pub(crate) type Locks = u64;
+
+/// The first of the bits that stand for threads.
+pub(crate) const THREAD_BIT: u32 = 48;
+
+/// What is known of one field.
+#[derive(Debug, Clone)]
+struct Facts {
+    /// Locks held at every read.
+    reads: Cell<Locks>,
+    /// Locks held at every write.
+    writes: Cell<Locks>,
+    written: Cell<bool>,
+    /// A property reads it.
+    observed: Cell<bool>,
+}
+
+/// All facts.
+#[derive(Debug)]
+pub(crate) struct Learnt {
+    fields: Vec<Facts>,
+    /// For each mutex, those taken while it was held, directly or by way of others.
+    below: Vec<Cell<Locks>>,
+    /// Mutexes whose state somebody looks at without taking them.
+    watched: Cell<Locks>,
+    changed: Cell<bool>,
+}
+
+impl Learnt {
+    pub(crate) fn new(fields: usize, mutexes: usize) -> Self {
+        let facts = Facts {
+            reads: Cell::new(Locks::MAX),
+            writes: Cell::new(Locks::MAX),
+            written: Cell::new(false),
+            observed: Cell::new(false),
+        };
+        Self {
+            fields: vec![facts; fields],
+            below: vec![Cell::new(0); mutexes],
+            watched: Cell::new(0),
+            changed: Cell::new(false),
+        }
+    }
+
+    /// Whether a fact has changed that an earlier classification relied on; asking resets it.
+    pub(crate) fn take_changed(&self) -> bool {
+        self.changed.replace(false)
+    }
+
+    /// A read of `field` with these locks held; whether it is a both mover.
+    pub(crate) fn read(&self, field: usize, held: Locks) -> bool {
+        let facts = &self.fields[field];
+        let (old, writes) = (facts.reads.get(), facts.writes.get());
+        let new = old & held;
+        if new != old {
+            facts.reads.set(new);
+            // Writes taken so far were both movers only while one lock covered reads and writes.
+            if facts.written.get() && old & writes != 0 && new & writes == 0 {
+                self.changed.set(true);
+            }
+        }
+        !facts.written.get() || held & writes != 0
+    }
+
+    /// A write of `field` with these locks held; whether it is a both mover.
+    pub(crate) fn write(&self, field: usize, held: Locks) -> bool {
+        let facts = &self.fields[field];
+        let old = facts.writes.get();
+        let new = old & held;
+        if new != old || !facts.written.get() {
+            facts.writes.set(new);
+            // Reads taken so far stay both movers if one lock covers all of them and all writes.
+            if facts.reads.get() & new == 0 && (facts.written.get() || facts.was_read()) {
+                self.changed.set(true);
+            }
+            facts.written.set(true);
+        }
+        !facts.observed.get() && facts.reads.get() & new != 0
+    }
+
+    /// A property reads `field`, so every write of it is visible.
+    pub(crate) fn observe(&self, field: usize) {
+        let facts = &self.fields[field];
+        if !facts.observed.replace(true) && facts.written.get() {
+            self.changed.set(true);
+        }
+    }
+
+    /// Whether some property reads `field`.
+    pub(crate) fn is_observed(&self, field: usize) -> bool {
+        self.fields[field].observed.get()
+    }
+
+    /// Somebody looks whether `mutex` is taken without waiting for it.
+    pub(crate) fn watch(&self, mutex: u32) {
+        let old = self.watched.get();
+        if old >> mutex & 1 == 0 {
+            self.watched.set(old | 1 << mutex);
+            self.changed.set(true);
+        }
+    }
+
+    /// Whether taking and giving back `mutex` is visible to others.
+    pub(crate) fn is_watched(&self, mutex: u32) -> bool {
+        self.watched.get() >> mutex & 1 == 1
+    }
+
+    /// `mutex` is asked for while `held` are held; whether others may take them in the reverse order.
+    pub(crate) fn nested(&self, mutex: u32, held: Locks) -> bool {
+        let outer = held & !(Locks::MAX << THREAD_BIT);
+        if outer == 0 {
+            return false;
+        }
+        let inner = self.below[mutex as usize].get() | 1 << mutex;
+        for (i, below) in self.below.iter().enumerate() {
+            let above = outer >> i & 1 == 1 || below.get() & outer != 0;
+            if above && below.get() | inner != below.get() {
+                below.set(below.get() | inner);
+                // A new pair in both orders turns an earlier plain acquisition into a boundary.
+                if (0..self.below.len()).any(|j| self.reversed(i, j)) {
+                    self.changed.set(true);
+                }
+            }
+        }
+        self.below[mutex as usize].get() & outer != 0 || outer >> mutex & 1 == 1
+    }
+
+    fn reversed(&self, i: usize, j: usize) -> bool {
+        self.below[i].get() >> j & 1 == 1 && self.below[j].get() >> i & 1 == 1
+    }
+}
+
+impl Facts {
+    fn was_read(&self) -> bool {
+        self.reads.get() != Locks::MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Locks = 1;
+    const B: Locks = 2;
+    const T0: Locks = 1 << THREAD_BIT;
+    const T1: Locks = 2 << THREAD_BIT;
+
+    #[test]
+    fn a_lock_that_covers_every_access_makes_both_movers() {
+        let learnt = Learnt::new(1, 2);
+        assert!(learnt.write(0, A | T0));
+        assert!(learnt.read(0, A | B | T1));
+        assert!(!learnt.take_changed());
+    }
+
+    #[test]
+    fn an_unlocked_read_makes_writes_racy_but_not_locked_reads() {
+        let learnt = Learnt::new(1, 2);
+        assert!(learnt.write(0, A | T0));
+        assert!(!learnt.read(0, T1));
+        assert!(learnt.take_changed());
+        assert!(!learnt.write(0, A | T0));
+        assert!(learnt.read(0, A | T1));
+        assert!(!learnt.take_changed());
+    }
+
+    #[test]
+    fn a_field_of_one_thread_needs_no_lock() {
+        let learnt = Learnt::new(1, 0);
+        assert!(learnt.write(0, T0) && learnt.read(0, T0));
+        assert!(!learnt.read(0, T1));
+        assert!(learnt.take_changed());
+    }
+
+    #[test]
+    fn the_first_write_reclassifies_unlocked_reads() {
+        let learnt = Learnt::new(1, 1);
+        assert!(learnt.read(0, T0) && learnt.read(0, T1));
+        assert!(!learnt.write(0, A | T0));
+        assert!(learnt.take_changed());
+        assert!(!learnt.read(0, T1));
+    }
+
+    #[test]
+    fn an_observed_field_is_written_visibly() {
+        let learnt = Learnt::new(1, 1);
+        assert!(learnt.write(0, A | T0));
+        learnt.observe(0);
+        assert!(learnt.take_changed());
+        assert!(!learnt.write(0, A | T0));
+    }
+
+    #[test]
+    fn reversed_orders_are_noticed_also_by_way_of_a_third_lock() {
+        let learnt = Learnt::new(0, 3);
+        assert!(!learnt.nested(0, T0));
+        assert!(!learnt.nested(1, 1 | T0));
+        assert!(!learnt.nested(2, 2 | T1));
+        assert!(!learnt.take_changed());
+        assert!(learnt.nested(0, 4 | T1));
+        assert!(learnt.take_changed());
+        assert!(learnt.nested(1, 1 | T0));
+        assert!(!learnt.take_changed());
+    }
+}

@@ -1,0 +1,386 @@
+//! A protocol as a model: table look-ups on a packed state.
+
+use super::builder::LOCK_MISUSE;
+use super::layout::{Layout, Packed};
+use super::learnt::THREAD_BIT;
+use super::node::{DORMANT, Node};
+use super::shared::{Access, Shared, View};
+use super::spec::Spec;
+use super::thread::Op;
+use super::{EndState, Facts, Protocol};
+use crate::search::{
+    Change, Fault, Label, Model, Mover, Property, PropertySet, StepReport, Steps, ThreadStatus,
+};
+
+/// A protocol with its state laid out in `W` words.
+pub(crate) struct Machine<'p, const W: usize> {
+    spec: &'p Spec,
+    facts: &'p Facts,
+    layout: Layout,
+    /// Whether a newly learnt fact ends the search.
+    relearn: bool,
+    has_predicates: bool,
+}
+
+/// What taking an operation gave.
+struct Taken {
+    observed: u64,
+    mover: Mover,
+    hits: PropertySet,
+}
+
+impl Taken {
+    fn new(observed: u64, mover: Mover) -> Self {
+        Self { observed, mover, hits: PropertySet::EMPTY }
+    }
+}
+
+impl<'p, const W: usize> Machine<'p, W> {
+    pub(crate) fn new(protocol: &'p Protocol, layout: Layout, relearn: bool) -> Self {
+        assert!(layout.words <= W);
+        let has_predicates = protocol.spec.properties.iter().any(|p| p.predicate.is_some());
+        Self { spec: &protocol.spec, facts: &protocol.facts, layout, relearn, has_predicates }
+    }
+
+    fn node(&self, state: &Packed<W>, thread: usize) -> u32 {
+        self.layout.nodes[thread].get(&state.0) as u32
+    }
+
+    fn access(&self, node: &Node) -> Access<'_> {
+        Access::new(self.spec, &self.layout, &self.facts.learnt, Some(node.held))
+    }
+
+    /// Takes `op` in `state`, which it changes, or says that it is blocked (`None`).
+    fn take(&self, words: &mut [u64; W], node: &Node, out: &mut Steps<Packed<W>>) -> Option<Taken> {
+        let learnt = &self.facts.learnt;
+        match node.op {
+            Op::Read(slot) => {
+                let value = self.layout.fields[usize::from(slot)].get(words);
+                Some(Taken::new(value, self.touch(node, slot, false, out)))
+            }
+            Op::Write(slot, value) => {
+                self.layout.fields[usize::from(slot)].set(words, value);
+                Some(Taken::new(0, self.touch(node, slot, true, out)))
+            }
+            Op::Lock(mutex) => {
+                let reversed = learnt.nested(mutex.into(), node.held);
+                let lock = self.layout.locks[usize::from(mutex)];
+                if lock.get(words) != 0 {
+                    return None;
+                }
+                lock.set(words, 1);
+                Some(Taken::new(0, self.acquired(mutex, reversed)))
+            }
+            Op::TryLock(mutex) => {
+                learnt.watch(mutex.into());
+                let lock = self.layout.locks[usize::from(mutex)];
+                let free = lock.get(words) == 0;
+                lock.set(words, 1);
+                Some(Taken::new(u64::from(free), Mover::Non))
+            }
+            Op::Unlock(mutex) => Some(self.unlock(words, node, mutex)),
+            Op::Start(thread) => {
+                self.start(words, thread, out);
+                Some(Taken::new(0, Mover::Non))
+            }
+            Op::Update(ref change) => {
+                let access = self.access(node);
+                let observed = change(&mut Shared { words, access: &access });
+                let mover = finish(&access, out);
+                Some(Taken { observed, mover, hits: access.hits.get() })
+            }
+            Op::Wait { ref ready, .. } => {
+                let access = self.access(node);
+                let ready = ready(&View { words, access: &access });
+                let mover = finish(&access, out);
+                ready.then(|| Taken::new(0, mover))
+            }
+            Op::Choose(_) | Op::Finished => None,
+        }
+    }
+
+    fn touch(&self, node: &Node, slot: u16, write: bool, out: &mut Steps<Packed<W>>) -> Mover {
+        let access = self.access(node);
+        access.touch(slot, write);
+        finish(&access, out)
+    }
+
+    fn acquired(&self, mutex: u8, reversed: bool) -> Mover {
+        match (self.facts.learnt.is_watched(mutex.into()), reversed) {
+            (true, _) => Mover::Non,
+            (false, true) => Mover::Boundary,
+            (false, false) => Mover::Right,
+        }
+    }
+
+    fn unlock(&self, words: &mut [u64; W], node: &Node, mutex: u8) -> Taken {
+        if node.held >> mutex & 1 == 0 {
+            let hits = PropertySet::of(LOCK_MISUSE.0.into());
+            return Taken { observed: 0, mover: Mover::Non, hits };
+        }
+        self.layout.locks[usize::from(mutex)].set(words, 0);
+        let watched = self.facts.learnt.is_watched(mutex.into());
+        Taken::new(0, if watched { Mover::Non } else { Mover::Left })
+    }
+
+    fn start(&self, words: &mut [u64; W], thread: u8, out: &mut Steps<Packed<W>>) {
+        let thread = usize::from(thread);
+        let slot = self.layout.nodes[thread];
+        if slot.get(words) != u64::from(DORMANT) {
+            let name = &self.spec.threads[thread].name;
+            out.fail(Fault::Model(format!("thread {name} is started twice")));
+            return;
+        }
+        slot.set(words, self.facts.first[thread].into());
+    }
+
+    /// Moves `thread` on from `node` after `taken`, and adds the state to `out`.
+    fn advance(
+        &self,
+        mut words: [u64; W],
+        thread: usize,
+        node: u32,
+        taken: &Taken,
+        out: &mut Steps<Packed<W>>,
+    ) {
+        match self.facts.child(self.spec, thread, node, taken.observed) {
+            Ok((child, hits)) => {
+                let slot = self.layout.nodes[thread];
+                if u64::from(child) > slot.max() {
+                    out.fail(Fault::Widen);
+                    return;
+                }
+                slot.set(&mut words, child.into());
+                out.add(Packed(words), taken.mover, hits.with(taken.hits));
+            }
+            Err(words) => out.fail(Fault::Model(words)),
+        }
+    }
+
+    fn hits_of(&self, state: &Packed<W>, at_end: bool) -> PropertySet {
+        if !self.has_predicates {
+            return PropertySet::EMPTY;
+        }
+        // What holds at an end is asked of a state that no step changes any more: nothing becomes visible by it.
+        let held = at_end.then_some(u64::MAX);
+        let access = Access::new(self.spec, &self.layout, &self.facts.learnt, held);
+        self.spec.hits(&View { words: &state.0, access: &access }, at_end)
+    }
+
+    fn held_names(&self, state: &Packed<W>, thread: usize) -> Vec<String> {
+        let nodes = self.facts.nodes[thread].borrow();
+        let held = nodes.get(self.node(state, thread)).held;
+        let names = self.spec.mutexes.iter().enumerate();
+        names.filter(|(i, _)| held >> i & 1 == 1).map(|(_, name)| name.clone()).collect()
+    }
+}
+
+/// The mover of an operation whose accesses are all done.
+fn finish<S>(access: &Access<'_>, out: &mut Steps<S>) -> Mover {
+    if let Some(words) = access.fault.take() {
+        out.fail(Fault::Model(words));
+    }
+    if access.both.get() { Mover::Both } else { Mover::Non }
+}
+
+impl<const W: usize> Model for Machine<'_, W> {
+    type State = Packed<W>;
+
+    fn initial(&self) -> Packed<W> {
+        let mut words = [0; W];
+        for (field, slot) in self.spec.fields.iter().zip(&self.layout.fields) {
+            if field.whole.is_none() {
+                slot.set(&mut words, field.init);
+            }
+        }
+        for (thread, slot) in self.layout.nodes.iter().enumerate() {
+            if !self.spec.threads[thread].dormant {
+                slot.set(&mut words, self.facts.first[thread].into());
+            }
+        }
+        Packed(words)
+    }
+
+    fn thread_count(&self) -> usize {
+        self.spec.threads.len()
+    }
+
+    fn step(&self, state: &Packed<W>, thread: usize, out: &mut Steps<Packed<W>>) {
+        let number = self.node(state, thread);
+        let mut words = state.0;
+        let nodes = self.facts.nodes[thread].borrow();
+        let node = nodes.get(number);
+        if let Op::Choose(n) = node.op {
+            drop(nodes);
+            for choice in 0..n {
+                let taken = Taken::new(choice.into(), Mover::Both);
+                self.advance(words, thread, number, &taken, out);
+            }
+            return;
+        }
+        let taken = self.take(&mut words, node, out);
+        drop(nodes);
+        if let Some(taken) = taken {
+            self.advance(words, thread, number, &taken, out);
+        }
+        if self.facts.learnt.take_changed() && self.relearn {
+            out.fail(Fault::Relearn);
+        }
+    }
+
+    fn status(&self, state: &Packed<W>, thread: usize) -> ThreadStatus {
+        let number = self.node(state, thread);
+        if number == DORMANT {
+            return ThreadStatus::Idle;
+        }
+        let nodes = self.facts.nodes[thread].borrow();
+        let node = nodes.get(number);
+        match node.op {
+            Op::Finished => ThreadStatus::Finished,
+            Op::Lock(mutex) if self.layout.locks[usize::from(mutex)].get(&state.0) != 0 => {
+                ThreadStatus::Blocked
+            }
+            Op::Wait { idle, ref ready } => {
+                let access = self.access(node);
+                match (ready(&View { words: &state.0, access: &access }), idle) {
+                    (true, _) => ThreadStatus::Runnable,
+                    (false, true) => ThreadStatus::Idle,
+                    (false, false) => ThreadStatus::Blocked,
+                }
+            }
+            _ => ThreadStatus::Runnable,
+        }
+    }
+
+    fn label(&self, state: &Packed<W>, thread: usize) -> Label {
+        let nodes = self.facts.nodes[thread].borrow();
+        let number = self.node(state, thread);
+        let node = nodes.get(number);
+        let (what, why) =
+            if number == DORMANT { ("not started".to_owned(), "") } else { self.words(node) };
+        Label {
+            thread: self.thread_name(thread),
+            functions: node.functions.clone(),
+            what,
+            why: why.to_owned(),
+        }
+    }
+
+    fn thread_name(&self, thread: usize) -> String {
+        self.spec.threads[thread].name.clone()
+    }
+
+    fn properties(&self) -> Vec<Property> {
+        self.spec.properties.iter().map(|p| p.property.clone()).collect()
+    }
+
+    fn hits(&self, state: &Packed<W>) -> PropertySet {
+        self.hits_of(state, false)
+    }
+
+    fn unmet(&self, state: &Packed<W>) -> PropertySet {
+        self.hits_of(state, true)
+    }
+
+    fn report(&self, before: &Packed<W>, thread: usize, after: &Packed<W>) -> StepReport {
+        let number = self.node(before, thread);
+        let mut report = StepReport {
+            changes: self.changes(before, after),
+            held: (0..self.thread_count()).map(|t| self.held_names(after, t)).collect(),
+            ..StepReport::default()
+        };
+        if let Some(observed) = self.observed(before, after, thread) {
+            let nodes = self.facts.nodes[thread].borrow();
+            report.notes = nodes.edge(number, observed).map_or_else(Vec::new, |e| e.notes.clone());
+            report.observed = match nodes.get(number).op {
+                Op::Read(slot) => Some(self.spec.value_name(slot.into(), observed)),
+                Op::Choose(_) | Op::TryLock(_) | Op::Update(_) => Some(observed.to_string()),
+                _ => None,
+            };
+        }
+        report
+    }
+}
+
+impl<const W: usize> Machine<'_, W> {
+    /// The same machine; facts that it learns do not end the search.
+    pub(crate) fn without_relearning(&self) -> Self {
+        Self { layout: self.layout.clone(), relearn: false, ..*self }
+    }
+
+    /// A state in words and numbers that do not depend on the order in which local states were met.
+    pub(crate) fn end_state(&self, state: &Packed<W>) -> EndState {
+        let place = |thread: usize| {
+            let label = self.label(state, thread);
+            let function = label.functions.join(" > ");
+            let why = label.why;
+            let held = self.held_names(state, thread).join(", ");
+            format!("{function}: {} ({why}) [{held}]", label.what)
+        };
+        EndState {
+            fields: self.layout.fields.iter().map(|slot| slot.get(&state.0)).collect(),
+            threads: (0..self.thread_count()).map(place).collect(),
+        }
+    }
+
+    /// An operation in words, and why it is done.
+    fn words<'n>(&self, node: &'n Node) -> (String, &'n str) {
+        let field = |slot: u16| self.spec.fields[usize::from(slot)].name.as_str();
+        let mutex = |m: u8| self.spec.mutexes[usize::from(m)].as_str();
+        let why = node.why.as_str();
+        match node.op {
+            Op::Read(slot) => (format!("read {}", field(slot)), why),
+            Op::Write(slot, value) => {
+                let value = self.spec.value_name(slot.into(), value);
+                (format!("{} = {value}", field(slot)), why)
+            }
+            Op::Lock(m) => (format!("lock {}", mutex(m)), why),
+            Op::TryLock(m) => (format!("try to lock {}", mutex(m)), why),
+            Op::Unlock(m) => (format!("unlock {}", mutex(m)), why),
+            Op::Choose(n) => (format!("one of {n}: {why}"), ""),
+            Op::Start(t) => (format!("start {}", self.spec.threads[usize::from(t)].name), why),
+            Op::Update(_) => (why.to_owned(), ""),
+            Op::Wait { .. } => (format!("wait: {why}"), ""),
+            Op::Finished => ("finished".to_owned(), ""),
+        }
+    }
+
+    fn changes(&self, before: &Packed<W>, after: &Packed<W>) -> Vec<Change> {
+        let fields = self.spec.fields.iter().zip(&self.layout.fields).enumerate();
+        fields
+            .filter_map(|(slot, (field, place))| {
+                let (old, new) = (place.get(&before.0), place.get(&after.0));
+                let by_bits = self
+                    .spec
+                    .fields
+                    .iter()
+                    .any(|f| f.whole.is_some_and(|w| usize::from(w) == slot));
+                (old != new && !by_bits).then(|| Change {
+                    field: field.name.clone(),
+                    before: self.spec.value_name(slot, old),
+                    after: self.spec.value_name(slot, new),
+                })
+            })
+            .collect()
+    }
+
+    /// What the step from `before` to `after` observed: that which leads to the same place.
+    fn observed(&self, before: &Packed<W>, after: &Packed<W>, thread: usize) -> Option<u64> {
+        let number = self.node(before, thread);
+        let nodes = self.facts.nodes[thread].borrow();
+        let node = nodes.get(number);
+        if let Op::Choose(n) = node.op {
+            let there = |c: &u64| {
+                nodes.child(number, *c).is_some_and(|(child, _)| child == self.node(after, thread))
+            };
+            return (0..u64::from(n)).find(there);
+        }
+        let mut words = before.0;
+        self.take(&mut words, node, &mut Steps::new()).map(|taken| taken.observed)
+    }
+}
+
+/// The thread's own bit in a set of locks.
+pub(crate) fn own_bit(thread: usize) -> u64 {
+    1 << (THREAD_BIT as usize + thread)
+}

@@ -1,0 +1,180 @@
+//! The shared state as a step or a property sees it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use super::layout::Layout;
+use super::learnt::{Learnt, Locks};
+use super::{Bit, Field, Guard, Mutex, PropertyId, Spec, ThreadId};
+use crate::search::PropertySet;
+
+/// What is asked of the facts at each access.
+pub(crate) struct Access<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) layout: &'a Layout,
+    pub(crate) learnt: &'a Learnt,
+    /// Locks held by the accessing thread; `None` for a property, which reads from outside.
+    pub(crate) held: Option<Locks>,
+    /// Whether every access so far is a both mover.
+    pub(crate) both: Cell<bool>,
+    pub(crate) hits: Cell<PropertySet>,
+    pub(crate) fault: RefCell<Option<String>>,
+}
+
+impl<'a> Access<'a> {
+    pub(crate) fn new(
+        spec: &'a Spec,
+        layout: &'a Layout,
+        learnt: &'a Learnt,
+        held: Option<Locks>,
+    ) -> Self {
+        Self {
+            spec,
+            layout,
+            learnt,
+            held,
+            both: Cell::new(true),
+            hits: Cell::new(PropertySet::EMPTY),
+            fault: RefCell::new(None),
+        }
+    }
+
+    /// A read (or write) of the field in slot `slot`.
+    pub(crate) fn touch(&self, slot: u16, write: bool) {
+        let spec = &self.spec.fields[usize::from(slot)];
+        let field = spec.whole.unwrap_or(slot);
+        let Some(held) = self.held else {
+            self.learnt.observe(field.into());
+            return;
+        };
+        let by_facts = if write {
+            self.learnt.write(field.into(), held)
+        } else {
+            self.learnt.read(field.into(), held)
+        };
+        let both = match self.spec.fields[usize::from(field)].guard {
+            Guard::Learnt => by_facts,
+            Guard::Racy => false,
+            Guard::Lock(mutex) if held >> mutex & 1 == 1 => {
+                !write || !self.learnt.is_observed(field.into())
+            }
+            Guard::Lock(mutex) => {
+                let lock = &self.spec.mutexes[usize::from(mutex)];
+                let words = format!("{} is used without {lock}, which protects it", spec.name);
+                self.fault.borrow_mut().get_or_insert(words);
+                false
+            }
+        };
+        self.both.set(self.both.get() && both);
+    }
+}
+
+/// The shared state, to be looked at.
+pub struct View<'a> {
+    pub(crate) words: &'a [u64],
+    pub(crate) access: &'a Access<'a>,
+}
+
+impl fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("words", &self.words).finish_non_exhaustive()
+    }
+}
+
+impl View<'_> {
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, field: Field) -> u64 {
+        self.access.touch(field.0, false);
+        self.access.layout.fields[usize::from(field.0)].get(self.words)
+    }
+
+    /// Whether a field is not 0.
+    #[must_use]
+    pub fn is_set(&self, field: Field) -> bool {
+        self.get(field) != 0
+    }
+
+    /// The value of a bit.
+    #[must_use]
+    pub fn bit(&self, bit: Bit) -> bool {
+        self.access.touch(bit.alias, false);
+        self.access.layout.fields[usize::from(bit.alias)].get(self.words) != 0
+    }
+
+    /// Whether somebody holds a mutex.
+    #[must_use]
+    pub fn is_locked(&self, mutex: Mutex) -> bool {
+        self.access.learnt.watch(mutex.0.into());
+        self.access.both.set(false);
+        self.access.layout.locks[usize::from(mutex.0)].get(self.words) != 0
+    }
+
+    /// Whether a thread was started (those that start by themselves: always).
+    #[must_use]
+    pub fn is_started(&self, thread: ThreadId) -> bool {
+        self.access.both.set(false);
+        self.access.layout.nodes[usize::from(thread.0)].get(self.words) != 0
+    }
+}
+
+/// The shared state, to be changed in one step.
+pub struct Shared<'a> {
+    pub(crate) words: &'a mut [u64],
+    pub(crate) access: &'a Access<'a>,
+}
+
+impl fmt::Debug for Shared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("words", &self.words).finish_non_exhaustive()
+    }
+}
+
+impl Shared<'_> {
+    /// The state as it is now.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View { words: self.words, access: self.access }
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, field: Field) -> u64 {
+        self.view().get(field)
+    }
+
+    /// Whether a field is not 0.
+    #[must_use]
+    pub fn is_set(&self, field: Field) -> bool {
+        self.get(field) != 0
+    }
+
+    /// Stores a value; one that does not fit is a fault of the model.
+    pub fn set(&mut self, field: Field, value: u64) {
+        self.access.touch(field.0, true);
+        let slot = self.access.layout.fields[usize::from(field.0)];
+        if value > slot.max() {
+            let words = format!("{value} does not fit into {}", self.access.spec.field_name(field));
+            self.access.fault.borrow_mut().get_or_insert(words);
+        }
+        slot.set(self.words, value);
+    }
+
+    /// The value of a bit.
+    #[must_use]
+    pub fn bit(&self, bit: Bit) -> bool {
+        self.view().bit(bit)
+    }
+
+    /// Changes one bit alone, as an atomic bit operation does.
+    pub fn set_bit(&mut self, bit: Bit, value: bool) {
+        self.access.touch(bit.alias, true);
+        self.access.layout.fields[usize::from(bit.alias)].set(self.words, u64::from(value));
+    }
+
+    /// The step violates (or, for `sometimes`, reaches) a property.
+    pub fn hit(&mut self, property: PropertyId) {
+        let set = PropertySet::of(property.0.into());
+        self.access.hits.set(self.access.hits.get().with(set));
+    }
+}

@@ -1,0 +1,192 @@
+//! Running a block: the steps of one thread that can be taken as one.
+
+use super::{Fault, Model, Mover, PropertySet, Steps};
+
+/// A block is `(right | both)* non? (left | both)*`: see the crate's reduction chapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing taken yet.
+    Start,
+    /// Only right and both movers so far.
+    Before,
+    /// A non-mover or a left mover was taken.
+    After,
+}
+
+impl Phase {
+    /// The phase after a step of this kind, or `None` if the block ends before it.
+    fn then(self, mover: Mover) -> Option<Self> {
+        match (self, mover) {
+            (Self::Start, Mover::Boundary) => Some(Self::Before),
+            (_, Mover::Boundary) | (Self::After, Mover::Right | Mover::Non) => None,
+            (Self::Start | Self::Before, Mover::Right | Mover::Both) => Some(Self::Before),
+            (Self::Start | Self::Before, Mover::Left | Mover::Non)
+            | (Self::After, Mover::Left | Mover::Both) => Some(Self::After),
+        }
+    }
+}
+
+/// A place at which a block ended.
+#[derive(Debug)]
+pub(crate) struct Arrival<S> {
+    pub(crate) state: S,
+    /// Properties hit on the way.
+    pub(crate) hits: PropertySet,
+}
+
+/// What a [`Runner`] remembers of the path it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Nothing,
+    /// The choices that lead to the arrival of this number.
+    Arrival(usize),
+    /// The choices that lead to the first hit of this property.
+    Hit(usize),
+}
+
+/// A block may be cut anywhere without harm, so an endless one is cut here.
+const LONGEST: usize = 10_000;
+
+/// Runs blocks; keeps its buffers between calls.
+pub(crate) struct Runner<S> {
+    pub(crate) arrivals: Vec<Arrival<S>>,
+    pub(crate) fault: Option<Fault>,
+    spare: Vec<Steps<S>>,
+    path: Vec<u16>,
+    want: Want,
+    wanted: Option<Vec<u16>>,
+}
+
+impl<S: Clone> Runner<S> {
+    pub(crate) fn new() -> Self {
+        Self {
+            arrivals: Vec::new(),
+            fault: None,
+            spare: Vec::new(),
+            path: Vec::new(),
+            want: Want::Nothing,
+            wanted: None,
+        }
+    }
+
+    /// Fills `arrivals` with the ends of the blocks of `thread` that begin in `state`.
+    pub(crate) fn run<M: Model<State = S>>(&mut self, model: &M, state: &S, thread: usize) {
+        self.arrivals.clear();
+        self.path.clear();
+        self.walk(model, state.clone(), thread, Phase::Start, PropertySet::EMPTY);
+    }
+
+    /// The choices of `thread` that lead from `state` to the arrival of this number.
+    pub(crate) fn path_to<M: Model<State = S>>(
+        &mut self,
+        model: &M,
+        state: &S,
+        thread: usize,
+        arrival: usize,
+    ) -> Option<Vec<u16>> {
+        self.find(model, state, thread, Want::Arrival(arrival))
+    }
+
+    /// The choices of `thread` that lead from `state` to the first hit of a property.
+    pub(crate) fn path_to_hit<M: Model<State = S>>(
+        &mut self,
+        model: &M,
+        state: &S,
+        thread: usize,
+        property: usize,
+    ) -> Option<Vec<u16>> {
+        self.find(model, state, thread, Want::Hit(property))
+    }
+
+    fn find<M: Model<State = S>>(
+        &mut self,
+        model: &M,
+        state: &S,
+        thread: usize,
+        want: Want,
+    ) -> Option<Vec<u16>> {
+        self.want = want;
+        self.run(model, state, thread);
+        self.want = Want::Nothing;
+        self.wanted.take()
+    }
+
+    fn walk<M: Model<State = S>>(
+        &mut self,
+        model: &M,
+        mut state: S,
+        thread: usize,
+        mut phase: Phase,
+        mut hits: PropertySet,
+    ) {
+        let mut steps = self.spare.pop().unwrap_or_default();
+        loop {
+            steps.clear();
+            model.step(&state, thread, &mut steps);
+            if steps.fault.is_some() {
+                self.fault = steps.fault.take();
+                break;
+            }
+            let next = combined(&steps).and_then(|mover| phase.then(mover));
+            match next {
+                Some(next) if self.path.len() < LONGEST => phase = next,
+                _ if phase == Phase::Start => break,
+                _ => {
+                    self.arrive(state, hits);
+                    break;
+                }
+            }
+            if steps.taken.len() > 1 {
+                self.branch(model, &mut steps, thread, phase, hits);
+                break;
+            }
+            let Some(only) = steps.taken.pop() else { break };
+            self.path.push(0);
+            hits = hits.with(only.hits).with(model.hits(&only.state));
+            self.look_for_hit(hits);
+            state = only.state;
+        }
+        self.spare.push(steps);
+    }
+
+    fn branch<M: Model<State = S>>(
+        &mut self,
+        model: &M,
+        steps: &mut Steps<S>,
+        thread: usize,
+        phase: Phase,
+        hits: PropertySet,
+    ) {
+        let length = self.path.len();
+        for (choice, taken) in steps.taken.drain(..).enumerate() {
+            self.path.push(choice as u16);
+            let hits = hits.with(taken.hits).with(model.hits(&taken.state));
+            self.look_for_hit(hits);
+            self.walk(model, taken.state, thread, phase, hits);
+            self.path.truncate(length);
+        }
+    }
+
+    fn arrive(&mut self, state: S, hits: PropertySet) {
+        if self.want == Want::Arrival(self.arrivals.len()) {
+            self.wanted = Some(self.path.clone());
+        }
+        self.arrivals.push(Arrival { state, hits });
+    }
+
+    fn look_for_hit(&mut self, hits: PropertySet) {
+        if let Want::Hit(property) = self.want
+            && self.wanted.is_none()
+            && hits.contains(property)
+        {
+            self.wanted = Some(self.path.clone());
+        }
+    }
+}
+
+/// How alternatives commute together: as each of them does, or not at all.
+fn combined<S>(steps: &Steps<S>) -> Option<Mover> {
+    let mut movers = steps.taken.iter().map(|t| t.mover);
+    let first = movers.next()?;
+    Some(if movers.all(|m| m == first) { first } else { Mover::Non })
+}
