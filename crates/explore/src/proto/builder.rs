@@ -1,7 +1,7 @@
 //! Declaring a protocol.
 
 use super::learnt::THREAD_BIT;
-use super::spec::{FieldSpec, Guard, PropertySpec, Spec, ThreadSpec};
+use super::spec::{FieldSpec, Guard, Predicate, PropertySpec, Spec, ThreadSpec};
 use super::{Bit, Field, Mutex, PropertyId, Protocol, Step, Thread, ThreadId, View};
 use crate::search::{Property, PropertyKind, PropertySet};
 
@@ -166,7 +166,7 @@ impl Builder {
         &mut self,
         name: impl Into<String>,
         kind: PropertyKind,
-        predicate: Option<Box<dyn Fn(&View<'_>) -> bool>>,
+        predicate: Option<Predicate>,
     ) -> PropertyId {
         let number = self.spec.properties.len();
         assert!(number < PropertySet::MAX, "at most {} properties", PropertySet::MAX);

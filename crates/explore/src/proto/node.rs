@@ -17,7 +17,7 @@ pub(crate) struct Node {
     pub(crate) held: Locks,
     /// Children by observation 0 to 3; 0 where not known. [`MARKED`] if the edge carries hits or notes.
     near: [u32; NEAR],
-    far: Option<Box<HashMap<u64, u32>>>,
+    far: HashMap<u64, u32>,
     pub(crate) functions: Vec<&'static str>,
     pub(crate) why: String,
     log: Rc<[u8]>,
@@ -50,7 +50,7 @@ impl Nodes {
             op: Op::Finished,
             held: 0,
             near: [0; NEAR],
-            far: None,
+            far: HashMap::new(),
             functions: Vec::new(),
             why: String::new(),
             log: Rc::from([]),
@@ -72,7 +72,7 @@ impl Nodes {
         let child = if observed < NEAR as u64 {
             from.near[observed as usize]
         } else {
-            from.far.as_ref().and_then(|far| far.get(&observed).copied()).unwrap_or(0)
+            from.far.get(&observed).copied().unwrap_or(0)
         };
         match child {
             0 => None,
@@ -120,7 +120,7 @@ impl Nodes {
         if observed < NEAR as u64 {
             from.near[observed as usize] = child;
         } else {
-            from.far.get_or_insert_default().insert(observed, child);
+            from.far.insert(observed, child);
         }
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Nodes {
                 op: pending.op,
                 held,
                 near: [0; NEAR],
-                far: None,
+                far: HashMap::new(),
                 functions: pending.functions,
                 why: pending.why,
                 log,

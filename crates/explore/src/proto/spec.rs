@@ -61,7 +61,7 @@ pub(crate) struct FieldSpec {
 }
 
 pub(crate) type Body = Box<dyn Fn(&mut Thread<'_>) -> Step<()>>;
-type Predicate = Box<dyn Fn(&View<'_>) -> bool>;
+pub(crate) type Predicate = Box<dyn Fn(&View<'_>) -> bool>;
 
 pub(crate) struct ThreadSpec {
     pub(crate) name: String,
