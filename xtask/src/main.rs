@@ -1,2 +1,69 @@
-//! xtask
-fn main() {}
+//! The project's chores: `cargo xtask <verb>`.
+//!
+//! - `test`: installs QEMU where it may, then runs every test.
+//! - `check`: formatting, lints, docs, arrows between crates, `no_std`, size budgets.
+//! - `deps`, `no-std`, `budgets`: one of those alone.
+//! - `install-qemu`: only the installation.
+
+mod budgets;
+mod deps;
+mod no_std;
+mod qemu;
+mod run;
+
+use run::{Outcome, cargo};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let verb = arguments.first().map(String::as_str);
+    let outcome = match verb {
+        Some("test") => test(&arguments[1..]),
+        Some("check") => check(),
+        Some("deps") => deps::check(),
+        Some("no-std") => no_std::check(),
+        Some("budgets") => budgets::check(),
+        Some("install-qemu") => qemu::install(),
+        _ => {
+            eprintln!("usage: cargo xtask test|check|deps|no-std|budgets|install-qemu");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask {}: {message}", verb.unwrap_or_default());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root folder.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Every test of the workspace; `extra` goes to `cargo test`.
+fn test(extra: &[String]) -> Outcome {
+    if let Err(reason) = qemu::install() {
+        if std::env::var_os("PORTCULLIS_REQUIRE_EXTERNAL").is_some_and(|value| value == "1") {
+            return Err(format!("QEMU is required here: {reason}"));
+        }
+        println!("QEMU: {reason}; the tests that need it will say SKIP");
+    }
+    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    arguments.extend(extra.iter().map(String::as_str));
+    cargo(&arguments, &[])
+}
+
+/// Everything that must hold besides the tests.
+fn check() -> Outcome {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    deps::check()?;
+    no_std::check()?;
+    budgets::check()
+}

@@ -1,0 +1,32 @@
+//! Links every library crate without the standard library: a crate that uses it brings a second panic handler and this does not link.
+#![no_std]
+
+// A crate that is only named in the manifest is not linked.
+use portcullis as _;
+use portcullis_addr as _;
+use portcullis_firmware as _;
+use portcullis_iova as _;
+use portcullis_pgtable as _;
+use portcullis_platform as _;
+use portcullis_smmuv3 as _;
+use portcullis_spec as _;
+
+use core::alloc::{GlobalAlloc, Layout};
+
+struct Nothing;
+
+// SAFETY: it never returns memory, which a caller must take as "out of memory".
+unsafe impl GlobalAlloc for Nothing {
+    unsafe fn alloc(&self, _: Layout) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+}
+
+#[global_allocator]
+static ALLOCATOR: Nothing = Nothing;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

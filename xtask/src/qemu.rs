@@ -1,0 +1,67 @@
+//! QEMU from Debian's packages, where this machine lets us.
+
+use crate::run::{Outcome, run};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = "qemu-system-aarch64";
+const SOURCES: &str = "/etc/apt/sources.list.d";
+
+/// Installs QEMU (version 10 where the release has it), unless it is there.
+pub(crate) fn install() -> Outcome {
+    if is_installed() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(format!(
+            "{PROGRAM} is not there, and neither is apt-get: install QEMU 7.2 or later"
+        ));
+    }
+    let codename = codename().unwrap_or_default();
+    let mut install = apt(&["install", "-y", "--no-install-recommends"]);
+    if codename == "bookworm" && add_backports().is_ok() {
+        install.args(["-t", "bookworm-backports"]);
+    }
+    install.arg("qemu-system-arm");
+    run(&mut apt(&["update", "-q"])).and_then(|()| run(&mut install)).map_err(|error| {
+        format!("could not install it ({error}); as root: apt-get install qemu-system-arm")
+    })
+}
+
+fn is_installed() -> bool {
+    Command::new(PROGRAM)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn apt(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn codename() -> Option<String> {
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    let line = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(line.trim_matches('"').to_string())
+}
+
+/// Debian 12's own QEMU is 7.2; its backports have 10. The mirror is the one that the machine uses already.
+fn add_backports() -> Outcome {
+    let target = format!("{SOURCES}/bookworm-backports.sources");
+    if Path::new(&target).exists() {
+        return Ok(());
+    }
+    let path = format!("{SOURCES}/debian.sources");
+    let sources = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let first = sources.split("\n\n").next().unwrap_or_default();
+    let lines = first.lines().map(|line| match line.strip_prefix("Suites:") {
+        Some(_) => "Suites: bookworm-backports",
+        None => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n") + "\n";
+    std::fs::write(&target, text).map_err(|error| format!("{target}: {error}"))
+}
