@@ -1,1 +1,49 @@
-//! firmware
+//! Firmware's description of a machine, read into what the core understands.
+//!
+//! Scope: a flattened devicetree (Devicetree Specification v0.4, chapter 5) goes in; one [`MachineDescription`] comes out: the
+//! IOMMUs, the devices behind them with their stream ids, reserved regions, memory, and [`Finding`]s about what is wrong with the
+//! description. The bindings read are `iommu/iommu.txt`, `pci/pci-iommu.txt`, `iommu/arm,smmu.yaml`, `iommu/arm,smmu-v3.yaml` and
+//! `reserved-memory/reserved-memory.yaml` of the Linux kernel tree.
+//!
+//! Two promises:
+//!
+//! - **A broken description ends blocked.** No malformed property makes a device *direct*: a device whose description cannot be
+//!   understood completely is [`portcullis::DmaPath::Unusable`], and a finding names the node, the property and the remedy. A device is direct
+//!   only where the description names no IOMMU for it, or where the IOMMU that it names is itself disabled: the `iommus` binding
+//!   allows that only for hardware that passes everything while it is off.
+//! - **Hostile bytes are harmless.** Depth, nodes and path lengths are bounded ([`devicetree::TreeLimits`]); time and memory are
+//!   linear in the input; nothing panics.
+//!
+//! Not supported: devicetree overlays; IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
+//! (the devices that it names are refused, never direct); `dma-ranges` offsets (a device without IOMMU is assumed to see memory
+//! 1:1); ACPI tables.
+//!
+//! Dependency rule: uses `portcullis-addr` and the core's description types, nothing else. It knows no driver and no hardware.
+//! `no_std` + `alloc`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+// Bytes from outside reach every line below: what could panic on them does not compile.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+extern crate alloc;
+
+pub mod devicetree;
+mod finding;
+mod groups;
+mod machine;
+mod pci;
+
+pub use devicetree::{ReadError, read_devicetree};
+pub use finding::{Finding, Severity, rule};
+pub use groups::sharing;
+pub use machine::{DescribedDevice, Interrupt, IommuKind, IommuNode, MachineDescription};
+pub use pci::{IommuMap, NotMapped, PciBus, PciFunction, RequesterId};

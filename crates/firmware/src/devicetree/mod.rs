@@ -1,0 +1,105 @@
+//! Devicetree.
+//!
+//! [`read_devicetree`] is all that most need. [`FlatTree`] reads the flattened format; a [`TreeBuilder`] takes a tree from any other
+//! parser; [`lower`] turns either into a [`MachineDescription`].
+
+mod address;
+mod device;
+mod flat;
+mod iommus;
+mod map;
+mod problem;
+mod reserved;
+mod streams;
+mod tree;
+
+pub use flat::{Block, FlatTree, MemoryReservation, ReadError};
+pub use tree::{Tree, TreeBuilder, TreeError, TreeLimits};
+
+use crate::groups;
+use crate::machine::MachineDescription;
+use address::Addresses;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use problem::Findings;
+use tree::Node;
+
+/// Reads the flattened devicetree `blob` (which may be padded behind) of a board to be called `board`.
+///
+/// Everything wrong *in* the description is a [`crate::Finding`] of the result.
+///
+/// # Errors
+///
+/// The bytes are no flattened devicetree, or one beyond [`TreeLimits`].
+///
+/// # Examples
+///
+/// ```
+/// let blob = include_bytes!("../../../../boards/portcullis-default.dtb");
+/// let machine = portcullis_firmware::read_devicetree(blob, "portcullis-default")?;
+/// assert!(machine.iommus.iter().any(|iommu| iommu.driver() == Some("smmuv3")));
+/// # Ok::<(), portcullis_firmware::ReadError>(())
+/// ```
+pub fn read_devicetree(blob: &[u8], board: &str) -> Result<MachineDescription, ReadError> {
+    let flat = FlatTree::new(blob)?;
+    let reservations = flat.reservations()?;
+    Ok(lower(&flat.tree()?, &reservations, board))
+}
+
+/// Lowers a tree, from whatever parser.
+pub fn lower(
+    tree: &Tree<'_>,
+    reservations: &[MemoryReservation],
+    board: &str,
+) -> MachineDescription {
+    let mut findings = Findings::default();
+    let mut addresses = Addresses::new(tree);
+    let mut iommus = iommus::read(tree, &addresses, &mut findings);
+    let above = iommus_above(tree, &iommus);
+    iommus::refuse_cycles(&mut iommus, &above, &mut findings);
+    let regions = reserved::Regions::read(tree, &mut findings);
+    let legacy = iommus::legacy_clients(tree, &iommus);
+    let devices = {
+        let mut reader = device::Reader {
+            tree,
+            iommus: &iommus,
+            regions: &regions,
+            legacy: &legacy,
+            addresses: &mut addresses,
+            findings: &mut findings,
+        };
+        tree.nodes().filter_map(|node| reader.read(node)).collect::<Vec<_>>()
+    };
+    groups::note_sharing(&devices, &iommus, |path, rule, message| {
+        findings.note(path, rule, message);
+    });
+    let memory = reserved::memory(tree, &mut findings);
+    let root = tree.nodes().next();
+    let model = root.and_then(|root| root.strings("model").next()).map(ToString::to_string);
+    MachineDescription {
+        board: String::from(board),
+        model: model.unwrap_or_default(),
+        compatible: root.map(|root| root.owned_strings("compatible")).unwrap_or_default(),
+        iommus,
+        devices,
+        memory,
+        reserved_memory: reserved::reserved_memory(tree, reservations),
+        findings: findings.into_sorted(),
+    }
+}
+
+/// For each IOMMU the indices of those that its own `iommus` names.
+fn iommus_above(tree: &Tree<'_>, iommus: &[crate::machine::IommuNode]) -> Vec<Vec<usize>> {
+    let index = |node| iommus.binary_search_by_key(&node, |iommu| iommu.node).ok();
+    let own = |node: Node<'_, '_>| {
+        let read = node.property("iommus").map(|value| streams::read(tree, iommus, value));
+        read.map(|streams| streams.iommus).unwrap_or_default()
+    };
+    iommus
+        .iter()
+        .map(|iommu| {
+            let named = tree.node(iommu.node).map(own).unwrap_or_default();
+            named.into_iter().filter_map(index).collect()
+        })
+        .collect()
+}

@@ -1,0 +1,172 @@
+//! Memory, and what is reserved of it or of a device's address space.
+
+use super::address::pairs;
+use super::flat::MemoryReservation;
+use super::iommus::bad_phandle;
+use super::problem::{Findings, Problem};
+use super::tree::{Node, Tree, cells};
+use crate::finding::rule;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+use portcullis::{FwNode, ReservedKind, ReservedRegion};
+use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange};
+
+/// The `iommu-addresses` of one region: device -> its reserved ranges.
+type ByDevice = BTreeMap<FwNode, Vec<ReservedRegion>>;
+
+/// All reserved regions that have `iommu-addresses`, by their node.
+pub(super) struct Regions {
+    regions: BTreeMap<FwNode, Result<ByDevice, Problem>>,
+}
+
+impl Regions {
+    /// Reads each region once, whoever refers to it.
+    pub(super) fn read(tree: &Tree<'_>, findings: &mut Findings) -> Self {
+        let mut regions = BTreeMap::new();
+        for node in tree.nodes() {
+            if let Some(value) = node.property("iommu-addresses") {
+                let read = iommu_addresses(tree, node, value, findings);
+                if let Err(problem) = &read {
+                    findings.refuse(node.enabled(), &node.path(), problem);
+                }
+                regions.insert(node.id(), read);
+            }
+        }
+        Self { regions }
+    }
+
+    /// What the regions in `memory-region` of `node` reserve of its address space.
+    pub(super) fn of(
+        &self,
+        tree: &Tree<'_>,
+        node: Node<'_, '_>,
+    ) -> Result<Vec<ReservedRegion>, Problem> {
+        let Some(value) = node.property("memory-region") else { return Ok(Vec::new()) };
+        let mut phandles = cells(value).ok_or_else(|| {
+            Problem::new(
+                rule::MEMORY_REGION,
+                format!("`memory-region` has {} bytes", value.len()),
+                "give it whole phandles",
+            )
+        })?;
+        phandles.sort_unstable();
+        phandles.dedup();
+        let mut reserved: Vec<ReservedRegion> = Vec::new();
+        for phandle in phandles {
+            let region = tree
+                .by_phandle(phandle)
+                .map_err(|error| bad_phandle(error, phandle, "`memory-region`"))?;
+            match self.regions.get(&region.id()) {
+                Some(Ok(devices)) => reserved.extend(devices.get(&node.id()).into_iter().flatten()),
+                Some(Err(problem)) => {
+                    let what = format!("`memory-region` names {}: {}", region.path(), problem.what);
+                    return Err(Problem::new(rule::IOMMU_ADDRESSES, what, "mend that region"));
+                }
+                None => {}
+            }
+        }
+        reserved.sort_by_key(|region| (region.range.start(), region.range.len()));
+        Ok(reserved)
+    }
+}
+
+/// (device, address, size) tuples; the cell counts are those of the bus that each device is on.
+fn iommu_addresses(
+    tree: &Tree<'_>,
+    region: Node<'_, '_>,
+    value: &[u8],
+    findings: &mut Findings,
+) -> Result<ByDevice, Problem> {
+    let memory = region.property("reg").and_then(|reg| pairs(reg, region.own_cells()));
+    let memory = memory.unwrap_or_default();
+    let malformed = |what: &str| {
+        let remedy = "give it tuples of device, address and size, in the cells of the device's bus";
+        Problem::new(rule::IOMMU_ADDRESSES, format!("`iommu-addresses` {what}"), remedy)
+    };
+    let cells = cells(value).ok_or_else(|| malformed("is not a whole number of cells"))?;
+    let mut rest = cells.as_slice();
+    let mut devices = ByDevice::new();
+    let (mut empty, mut moved) = (false, false);
+    while let Some((phandle, tuple)) = rest.split_first() {
+        let device = tree
+            .by_phandle(*phandle)
+            .map_err(|error| bad_phandle(error, *phandle, "`iommu-addresses`"))?;
+        let counts = device.own_cells();
+        let size_at = counts.address.min(3) as usize;
+        let end = size_at.saturating_add(counts.size.min(3) as usize);
+        let tuple_cells = tuple.get(..end).ok_or_else(|| malformed("ends within a tuple"))?;
+        rest = tuple.get(end..).unwrap_or_default();
+        let bytes: Vec<u8> = tuple_cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        let pair = pairs(&bytes, counts).and_then(|pairs| pairs.first().copied());
+        let (start, len) = pair.ok_or_else(|| malformed("names a device on a bus with impossible cell counts"))?;
+        if len == 0 {
+            empty = true;
+            continue;
+        }
+        let range = IovaRange::new(Iova::new(start), len)
+            .map_err(|error| malformed(&format!("cannot be: {error}")))?;
+        let direct = memory.iter().take(16).any(|pair| *pair == (start, len));
+        moved |= !direct && !memory.is_empty();
+        let kind = if direct { ReservedKind::Direct } else { ReservedKind::Reserved };
+        devices.entry(device.id()).or_default().push(ReservedRegion { range, kind });
+    }
+    remark(region, empty, moved, findings);
+    Ok(devices)
+}
+
+fn remark(region: Node<'_, '_>, empty: bool, moved: bool, findings: &mut Findings) {
+    if empty {
+        let what = "`iommu-addresses` has an entry of length 0, which reserves nothing";
+        let problem = Problem::new(rule::IOMMU_ADDRESSES_EMPTY, what, "remove it or give it its size");
+        findings.warn(&region.path(), &problem);
+    }
+    if moved {
+        let message =
+            "`iommu-addresses` differs from `reg`: those addresses are reserved, but not mapped to the region";
+        findings.note(&region.path(), rule::IOMMU_ADDRESSES_REMAPPED, message);
+    }
+}
+
+/// Main memory: `reg` of the enabled nodes with `device_type = "memory"`.
+pub(super) fn memory(tree: &Tree<'_>, findings: &mut Findings) -> Vec<PhysRange> {
+    let mut ranges = Vec::new();
+    let root = tree.nodes().next();
+    for node in root.into_iter().flat_map(Node::children) {
+        if !node.enabled() || node.property("device_type") != Some(b"memory\0") {
+            continue;
+        }
+        match node.property("reg").and_then(|reg| pairs(reg, node.own_cells())) {
+            // Boot firmware fills in a length of 0.
+            Some(pairs) => ranges.extend(pairs.into_iter().filter_map(range)),
+            None => {
+                let what = "`reg` is missing or not a whole number of address and size pairs";
+                let problem = Problem::new(rule::MEMORY, what, "give the memory node its `reg`");
+                findings.refuse(true, &node.path(), &problem);
+            }
+        }
+    }
+    ranges
+}
+
+/// Memory that must not be used: reservation entries and the children of `/reserved-memory` that say where they are.
+pub(super) fn reserved_memory(
+    tree: &Tree<'_>,
+    reservations: &[MemoryReservation],
+) -> Vec<PhysRange> {
+    let mut ranges: Vec<_> =
+        reservations.iter().filter_map(|entry| range((entry.start, entry.len))).collect();
+    let root = tree.nodes().next();
+    let parents = root.into_iter().flat_map(Node::children);
+    for parent in parents.filter(|node| node.name() == "reserved-memory") {
+        for region in parent.children().filter(|region| region.enabled()) {
+            let reg = region.property("reg").and_then(|reg| pairs(reg, region.own_cells()));
+            ranges.extend(reg.unwrap_or_default().into_iter().filter_map(range));
+        }
+    }
+    ranges
+}
+
+fn range((start, len): (u64, u64)) -> Option<PhysRange> {
+    PhysRange::new(PhysAddr::new(start), len).ok()
+}

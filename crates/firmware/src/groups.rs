@@ -1,0 +1,133 @@
+//! Which devices share a stream: hardware cannot tell them apart.
+
+use crate::finding::rule;
+use crate::machine::{DescribedDevice, IommuNode, MachineDescription};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use portcullis::{FwNode, FwStream};
+
+/// On an IOMMU with more different masks than this, all clients with a mask count as one set. Real descriptions have below 10.
+const MOST_MASKS: usize = 32;
+
+/// For each device of `machine` the number of its set, counted from 0 in order of first member: devices with one number share a stream,
+/// directly or through others. Devices without `iommus` (and buses with a map, whose functions the core groups) stand alone.
+pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
+    let sets = sets(&machine.devices);
+    let mut numbers = BTreeMap::new();
+    sets.iter()
+        .map(|root| {
+            let next = numbers.len();
+            *numbers.entry(*root).or_insert(next)
+        })
+        .collect()
+}
+
+/// Disjoint sets over device indices; the value is the set's lowest member.
+fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
+    let mut sets = Sets((0..devices.len()).collect());
+    let mut clients: BTreeMap<FwNode, Vec<(usize, FwStream)>> = BTreeMap::new();
+    for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.enabled) {
+        for stream in &device.streams {
+            clients.entry(stream.iommu).or_default().push((at, *stream));
+        }
+    }
+    for clients in clients.values() {
+        join_clients(&mut sets, clients);
+    }
+    (0..devices.len()).map(|at| sets.root(at)).collect()
+}
+
+/// Joins the devices among `clients` of one IOMMU whose streams overlap.
+fn join_clients(sets: &mut Sets, clients: &[(usize, FwStream)]) {
+    let mut masks: BTreeMap<u32, Vec<(usize, FwStream)>> = BTreeMap::new();
+    for client in clients {
+        masks.entry(client.1.mask).or_default().push(*client);
+    }
+    if masks.len() > MOST_MASKS {
+        let mut masked = clients.iter().filter(|(_, stream)| stream.mask != 0);
+        let first = masked.next().map_or(0, |(at, _)| *at);
+        masked.for_each(|(at, _)| sets.join(first, *at));
+        masks.retain(|mask, _| *mask == 0);
+    }
+    for (a, with_a) in &masks {
+        for (b, with_b) in masks.range(*a..) {
+            join_masks(sets, with_a, with_b, !(a | b));
+        }
+    }
+}
+
+/// Joins those that agree on all `bits` that are outside of both masks.
+fn join_masks(
+    sets: &mut Sets,
+    with_a: &[(usize, FwStream)],
+    with_b: &[(usize, FwStream)],
+    bits: u32,
+) {
+    let mut by_id: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (at, stream) in with_a {
+        by_id.entry(stream.id.raw() & bits).or_default().push(*at);
+    }
+    for (at, stream) in with_b {
+        if let Some(matching) = by_id.get_mut(&(stream.id.raw() & bits)) {
+            matching.iter().for_each(|other| sets.join(*other, *at));
+            // They are one set now; the next match needs only one of them.
+            matching.truncate(1);
+        }
+    }
+}
+
+struct Sets(Vec<usize>);
+
+impl Sets {
+    fn root(&mut self, at: usize) -> usize {
+        let mut at = at;
+        while let Some(parent) = self.0.get(at).copied().filter(|parent| *parent != at) {
+            let above = self.0.get(parent).copied().unwrap_or(parent);
+            // Halve the path on the way.
+            if let Some(slot) = self.0.get_mut(at) {
+                *slot = above;
+            }
+            at = above;
+        }
+        at
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        if let Some(slot) = self.0.get_mut(a.max(b)) {
+            *slot = a.min(b);
+        }
+    }
+}
+
+/// One note per set of several devices.
+pub(crate) fn note_sharing(
+    devices: &[DescribedDevice],
+    iommus: &[IommuNode],
+    mut note: impl FnMut(&str, &'static str, String),
+) {
+    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, root) in sets(devices).into_iter().enumerate() {
+        members.entry(root).or_default().push(at);
+    }
+    for set in members.values().filter(|set| set.len() > 1) {
+        let names: Vec<_> = set.iter().filter_map(|at| devices.get(*at)).collect();
+        let Some((first, others)) = names.split_first() else { continue };
+        let shown: Vec<_> =
+            others.iter().take(8).map(|device| device.description.path.as_str()).collect();
+        let more = others.len().saturating_sub(shown.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let iommu = first.streams.first().and_then(|stream| {
+            let at = iommus.binary_search_by_key(&stream.iommu, |iommu| iommu.node).ok()?;
+            iommus.get(at).map(|iommu| iommu.path.as_str())
+        });
+        let message = format!(
+            "`iommus` shares a stream of {} with {}{more}: they form one group",
+            iommu.unwrap_or("its IOMMU"),
+            shown.join(", ")
+        );
+        note(&first.description.path, rule::SHARED_STREAM, message);
+    }
+}
