@@ -1,0 +1,212 @@
+//! `bus->dma_configure` of the platform and the PCI bus, by devicetree and by ACPI
+//! (`drivers/of/device.c`, `drivers/iommu/of_iommu.c`, `drivers/acpi/scan.c`).
+
+use super::commit::Commit;
+use super::dd;
+use super::dma::arch_setup_dma_ops;
+use super::errno::{EPROBE_DEFER, Errno, OK};
+use super::iommu::owner::iommu_device_use_default_domain;
+use super::iommu::probe::{dev_iommu_free, iommu_probe_device};
+use super::kernel::{Client, Iommu, Kernel, Step, T};
+use super::property::Id;
+use super::world::{Bus, Firmware};
+
+/// Who calls `dma_configure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// `really_probe`, with `dev->driver` set and `device_lock` held.
+    Driver,
+    /// `iommu_init_device` since bcb81ac6ae3c: the registration walk, or `device_add`.
+    Walk,
+}
+
+/// `platform_dma_configure` / `pci_dma_configure`.
+pub(crate) fn dma_configure(
+    t: &mut T<'_>,
+    k: &Kernel,
+    x: Client,
+    caller: Caller,
+) -> Step<Errno> {
+    let (name, reads_once) = match k.world().bus {
+        Bus::Platform => ("platform_dma_configure", Commit::PlatformDriverOnce),
+        Bus::Pci => ("pci_dma_configure", Commit::PciDriverOnce),
+    };
+    t.func(name, |t| {
+        // Before b5c58b2fdc42 and in really_probe the driver is simply there.
+        let first = match caller {
+            Caller::Driver => 1,
+            Caller::Walk => t.read(k.client(x).driver, "drv = dev->driver")?,
+        };
+        let ret = match k.world().firmware {
+            Firmware::Dt => of_dma_configure_id(t, k, x)?,
+            Firmware::Acpi => acpi_dma_configure_id(t, k, x)?,
+        };
+        if ret != OK {
+            return Ok(ret);
+        }
+        let bound = match caller {
+            Caller::Walk if !k.has(reads_once) => {
+                let second = t.read(k.client(x).driver, "dev->driver again")?;
+                if first == 0 && second != 0 {
+                    return k.oops(t, Id::DriverReadTwice);
+                }
+                second
+            }
+            _ => first,
+        };
+        if bound != 0 { iommu_device_use_default_domain(t, k, x) } else { Ok(OK) }
+    })
+}
+
+/// `of_dma_configure_id`.
+fn of_dma_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("of_dma_configure_id", |t| {
+        let ret = of_iommu_configure(t, k, x)?;
+        if ret == EPROBE_DEFER {
+            return Ok(ret);
+        }
+        arch_setup_dma_ops(t, k, x, ret == OK)?;
+        Ok(OK)
+    })
+}
+
+/// `of_iommu_configure`: make the fwspec from `iommus`/`iommu-map`, then replay the probe.
+/// Returns success ("behind an IOMMU"), `EPROBE_DEFER`, or any other error ("behind none").
+fn of_iommu_configure(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("of_iommu_configure", |t| {
+        let Parsed { ret, replay } = parse(t, k, x)?;
+        if ret != OK || !replay {
+            return Ok(ret);
+        }
+        if !k.has(Commit::GroupTestLocked)
+            && t.read(k.client(x).iommu_group, "device_iommu_mapped(): no replay if so")? != 0
+        {
+            return Ok(OK);
+        }
+        iommu_probe_device(t, k, x)
+    })
+}
+
+/// `acpi_dma_configure_id` with `acpi_iommu_configure_id`.
+fn acpi_dma_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("acpi_dma_configure_id", |t| {
+        let ret = acpi_iommu_configure_id(t, k, x)?;
+        if ret == EPROBE_DEFER {
+            return Ok(ret);
+        }
+        arch_setup_dma_ops(t, k, x, ret == OK)?;
+        Ok(OK)
+    })
+}
+
+/// `acpi_iommu_configure_id`: the same with IORT; bcb81ac6ae3c took the replay away.
+fn acpi_iommu_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("acpi_iommu_configure_id", |t| {
+        let Parsed { ret, replay } = parse(t, k, x)?;
+        if ret != OK || !replay || k.has(Commit::ParseInWalk) {
+            return Ok(ret);
+        }
+        if !k.has(Commit::GroupTestLocked)
+            && t.read(k.client(x).iommu_group, "device_iommu_mapped(): no replay if so")? != 0
+        {
+            return Ok(OK);
+        }
+        iommu_probe_device(t, k, x)
+    })
+}
+
+/// What the first half of `of_iommu_configure` found.
+struct Parsed {
+    ret: Errno,
+    replay: bool,
+}
+
+/// The half of `of_iommu_configure` and `acpi_iommu_configure_id` under the probe lock.
+fn parse(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Parsed> {
+    let dev = k.client(x);
+    if k.has(Commit::FwspecLock) {
+        k.probe_lock(t)?;
+    }
+    let parsed = match t.read(dev.fwspec, "dev_iommu_fwspec_get(): parsed before?")? {
+        0 => parse_fresh(t, k, x)?,
+        EMPTY_FWSPEC => {
+            // 6.6 and before: a fwspec without ops is left over from a deferral.
+            t.write(dev.fwspec, 0, "iommu_fwspec_free: it has no ops, start again")?;
+            parse_fresh(t, k, x)?
+        }
+        _ => Parsed { ret: OK, replay: false },
+    };
+    if k.has(Commit::FwspecLock) {
+        k.probe_unlock(t)?;
+    }
+    Ok(parsed)
+}
+
+/// A fwspec made for an instance that is not there yet (before 6.12).
+const EMPTY_FWSPEC: u64 = 1;
+/// A fwspec that names its registered instance.
+const FWSPEC: u64 = 2;
+
+fn parse_fresh(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Parsed> {
+    let dev = k.client(x);
+    let token = k.has(Commit::FreeWholeDevIommu) || k.has(Commit::ParseInWalk);
+    let present = token && t.read(dev.iommu, "dev_iommu_present = dev->iommu")? != 0;
+    let mut ret = OK;
+    for s in k.iommus_named_by(x) {
+        ret = iommu_fwspec_init(t, k, x, s)?;
+        if ret != OK {
+            break;
+        }
+    }
+    if ret != OK && k.has(Commit::DmaOpsWithDomain) {
+        if !token || present {
+            t.write(dev.fwspec, 0, "error: iommu_fwspec_free")?;
+        } else if t.read(dev.iommu, "error: dev->iommu made here?")? != 0 {
+            dev_iommu_free(t, k, x)?;
+        }
+    }
+    Ok(Parsed { ret, replay: !(k.has(Commit::ParseInWalk) && present) })
+}
+
+/// `iommu_fwspec_init` and `of_xlate` for one entry of `iommus`.
+fn iommu_fwspec_init(t: &mut T<'_>, k: &Kernel, x: Client, s: Iommu) -> Step<Errno> {
+    t.func("iommu_fwspec_init", |t| {
+        let dev = k.client(x);
+        let listed = t.read(k.iommu(s).listed, "instance registered? [iommu_device_lock]")?;
+        if listed == 0 {
+            if !k.has(Commit::DmaOpsWithDomain) {
+                make_fwspec(t, k, x, EMPTY_FWSPEC)?;
+            }
+            return dd::driver_deferred_probe_check_state(t, k);
+        }
+        if k.has(Commit::ReadyFlag)
+            && t.read(dev.iommu, "dev->iommu: on the walk's own path?")? == 0
+            && t.read(k.iommu(s).ready, "iommu->ready?")? == 0
+        {
+            return dd::driver_deferred_probe_check_state(t, k);
+        }
+        make_fwspec(t, k, x, FWSPEC)?;
+        of_xlate(t, k, x)?;
+        Ok(OK)
+    })
+}
+
+/// Stores the fwspec in `dev->iommu`, which it makes if need be.
+fn make_fwspec(t: &mut T<'_>, k: &Kernel, x: Client, kind: u64) -> Step<()> {
+    let dev = k.client(x);
+    if t.read(dev.iommu, "dev_iommu_get(): dev->iommu there?")? == 0 {
+        t.write(dev.iommu, 1, "dev->iommu = kzalloc()")?;
+    }
+    t.write(dev.fwspec, kind, "dev->iommu->fwspec = fwspec")
+}
+
+/// `ops->of_xlate`: adds the stream ids; without a2e7e59a9426 the fwspec can be freed meanwhile.
+fn of_xlate(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    if k.has(Commit::FwspecLock) {
+        return Ok(());
+    }
+    if t.read(k.client(x).fwspec, "of_xlate: iommu_fwspec_add_ids(dev->iommu->fwspec)")? == 0 {
+        k.oops(t, Id::FwspecFreedInUse)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! The driver core, `drivers/base/dd.c`: binding, deferral, the worker that tries again.
+
+use core::ops::ControlFlow;
+
+use super::arm_smmu::arm_smmu_device_probe;
+use super::bus::{self, Caller};
+use super::client;
+use super::dma::arch_teardown_dma_ops;
+use super::errno::{EPROBE_DEFER, ETIMEDOUT, Errno, OK};
+use super::iommu::owner::iommu_device_unuse_default_domain;
+use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
+
+/// Bit 1 of `run`: the driver's probe has returned success (`driver_bound`).
+pub(crate) const BOUND: u64 = 2;
+
+/// `__driver_attach` / `device_attach`: one attempt under the device's lock.
+pub(crate) fn device_attach(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
+    t.func("device_attach", |t| {
+        t.lock(k.device_lock(dev), "")?;
+        if may_probe(t, k, dev)? {
+            driver_probe_device(t, k, dev)?;
+        }
+        t.unlock(k.device_lock(dev))?;
+        Ok(OK)
+    })?;
+    Ok(())
+}
+
+/// Neither bound already nor being removed.
+pub(crate) fn may_probe(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<bool> {
+    match dev {
+        Dev::Iommu(s) => Ok(t.read(k.iommu(s).bound, "dev->driver: bound already?")? == 0),
+        Dev::Client(x) => {
+            let dead = k.world_frees_devices()
+                && t.read(k.client(x).dead, "dev->p->dead: being removed?")? != 0;
+            Ok(!dead && t.read(k.client(x).run, "dev->driver: bound already?")? == 0)
+        }
+    }
+}
+
+/// `driver_probe_device`: an attempt, and what becomes of it when it defers.
+pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<Errno> {
+    t.func("driver_probe_device", |t| {
+        let count = k.trigger_count;
+        let before = t.read(count, "snapshot of deferred_trigger_count")?;
+        let ret = match dev {
+            Dev::Iommu(s) => really_probe_iommu(t, k, s)?,
+            Dev::Client(x) => really_probe(t, k, x)?,
+        };
+        if ret == EPROBE_DEFER {
+            driver_deferred_probe_add(t, k, dev)?;
+            if t.read(count, "did a trigger occur while probing?")? != before {
+                driver_deferred_probe_trigger(t, k)?;
+            }
+        }
+        Ok(ret)
+    })
+}
+
+/// `really_probe` of a client.
+pub(crate) fn really_probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("really_probe", |t| {
+        let dev = k.client(x);
+        if device_links_check_suppliers(t, k, x)? != OK {
+            return Ok(EPROBE_DEFER);
+        }
+        t.write(dev.driver, 1, "dev->driver = drv")?;
+        let ret = bus::dma_configure(t, k, x, Caller::Driver)?;
+        if ret != OK {
+            device_unbind_cleanup(t, k, x)?;
+            return Ok(ret);
+        }
+        client::probe(t, k, x)?;
+        t.write(dev.run, BOUND | client::RUNNING, "driver_bound: klist_add_tail")?;
+        driver_deferred_probe_trigger(t, k)?;
+        Ok(OK)
+    })
+}
+
+/// `device_links_check_suppliers`: arm-smmu v2 links its clients to itself; nothing else does here.
+fn device_links_check_suppliers(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    if !k.world_links_clients() {
+        return Ok(OK);
+    }
+    let s = k.iommu_of(x);
+    if t.read(k.client(x).linked, "a managed link to the SMMU?")? != 0
+        && t.read(k.iommu(s).bound, "is the supplier bound?")? == 0
+    {
+        return Ok(EPROBE_DEFER);
+    }
+    Ok(OK)
+}
+
+/// `device_unbind_cleanup`: `dev->iommu`, the fwspec and the group survive it.
+fn device_unbind_cleanup(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    arch_teardown_dma_ops(t, k, x)?;
+    t.write(k.client(x).driver, 0, "device_unbind_cleanup: dev->driver = NULL")
+}
+
+/// `device_release_driver`; the device's lock is held.
+pub(crate) fn device_release_driver(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    t.func("device_release_driver", |t| {
+        client::remove(t, k, x)?;
+        iommu_device_unuse_default_domain(t, k, x)?;
+        device_unbind_cleanup(t, k, x)?;
+        Ok(OK)
+    })?;
+    Ok(())
+}
+
+/// `really_probe` of an SMMU, then `driver_bound`.
+fn really_probe_iommu(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
+    t.func("really_probe", |t| {
+        let ret = arm_smmu_device_probe(t, k, s)?;
+        if ret != OK {
+            return Ok(ret);
+        }
+        t.write(k.iommu(s).bound, 1, "driver_bound: klist_add_tail to driver->klist_devices")?;
+        driver_deferred_probe_trigger(t, k)?;
+        Ok(OK)
+    })
+}
+
+/// `driver_deferred_probe_check_state`: defer, or give up once the timeout is over.
+pub(crate) fn driver_deferred_probe_check_state(t: &mut T<'_>, k: &Kernel) -> Step<Errno> {
+    if k.world_times_out()
+        && t.read(k.timed_out, "driver_deferred_probe_timeout over?")? != 0
+    {
+        t.note("dmesg: deferred probe timeout, ignoring dependency");
+        return Ok(ETIMEDOUT);
+    }
+    Ok(EPROBE_DEFER)
+}
+
+/// `driver_deferred_probe_add` [deferred_probe_mutex].
+fn driver_deferred_probe_add(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
+    let (pending, bit) = (k.pending, k.bit(dev));
+    t.update("driver_deferred_probe_add: pending list",  move |shared| {
+        let with_dev = shared.get(pending) | bit;
+        shared.set(pending, with_dev);
+        0
+    })?;
+    Ok(())
+}
+
+/// `driver_deferred_probe_del` [deferred_probe_mutex].
+pub(crate) fn driver_deferred_probe_del(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
+    let (pending, active, bit) = (k.pending, k.active, k.bit(dev));
+    t.update("driver_deferred_probe_del",  move |shared| {
+        shared.set(pending, shared.get(pending) & !bit);
+        shared.set(active, shared.get(active) & !bit);
+        0
+    })?;
+    Ok(())
+}
+
+/// `driver_deferred_probe_trigger` [deferred_probe_mutex]: everything pending is tried again.
+pub(crate) fn driver_deferred_probe_trigger(t: &mut T<'_>, k: &Kernel) -> Step<()> {
+    let (pending, active, count) = (k.pending, k.active, k.trigger_count);
+    t.update(
+        "driver_deferred_probe_trigger: count++, pending list becomes active", 
+        move |shared| {
+            shared.set(active, shared.get(active) | shared.get(pending));
+            shared.set(pending, 0);
+            shared.set(count, shared.get(count) + 1);
+            0
+        },
+    )?;
+    Ok(())
+}
+
+/// `deferred_probe_work_func`: one device of the active list after another, for ever.
+pub(crate) fn deferred_probe_work_func(t: &mut T<'_>, k: &Kernel) -> Step<()> {
+    t.repeat(|t| {
+        let active = k.active;
+        t.wait_idle("deferred_probe_work queued", move |s| s.get(active) != 0)?;
+        t.func("deferred_probe_work_func", |t| retry_one(t, k))?;
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+fn retry_one(t: &mut T<'_>, k: &Kernel) -> Step<()> {
+    let active = k.active;
+    let waiting = t.read(active, "deferred_probe_active_list")?;
+    let candidates: Vec<Dev> =
+        k.devices().into_iter().filter(|dev| waiting & k.bit(*dev) != 0).collect();
+    // The order on the list is the order in which they deferred, and any order can be.
+    let first = match candidates.len() {
+        0 => return Ok(()),
+        1 => 0,
+        n => t.choose(n as u16, "which device is first on the active list")? as usize,
+    };
+    let dev = candidates[first];
+    driver_deferred_probe_del(t, k, dev)?;
+    device_attach(t, k, dev)
+}

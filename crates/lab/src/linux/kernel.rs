@@ -1,0 +1,419 @@
+//! The shared state of a world: which fields, locks and devices there are, and the few helpers that
+//! every protocol function uses.
+
+use core::array;
+
+use portcullis_explore::proto::{Builder, Mutex, PropertyId};
+pub(crate) use portcullis_explore::proto::{Field, Step, Thread as T, View};
+
+use super::commit::Commit;
+use super::errno::Errno;
+use super::property::{self, Id};
+use super::protocol::Protocol;
+use super::world::{Driver, Event, Grouping, World};
+
+/// An IOMMU instance, counted from the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Iommu(pub(crate) usize);
+/// A client, counted from the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Client(pub(crate) usize);
+/// A group, counted from the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group(pub(crate) usize);
+
+/// A device of the driver core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dev {
+    /// An IOMMU instance.
+    Iommu(Iommu),
+    /// A client.
+    Client(Client),
+}
+
+/// A domain of a group, as its `domain` and `default_domain` fields name it; 0 is none.
+pub(crate) const DMA: u64 = 1;
+/// The identity domain: DMA addresses are physical addresses.
+pub(crate) const IDENTITY: u64 = 2;
+/// A second DMA domain, made although there was one (6.1 before 64c3873cb255).
+pub(crate) const DMA_AGAIN: u64 = 3;
+/// The blocking domain of an outside owner.
+pub(crate) const BLOCKED: u64 = 4;
+
+const DOMAINS: &[&str] = &["NULL", "DMA", "IDENTITY", "a second DMA", "BLOCKED"];
+
+/// Fields of an IOMMU instance.
+#[derive(Debug)]
+pub(crate) struct IommuFields {
+    /// On `iommu_device_list` (under `iommu_device_lock`, a leaf: one step each).
+    pub(crate) listed: Field,
+    /// `iommu->ready`.
+    pub(crate) ready: Field,
+    /// `driver_bound` is through: on `driver->klist_devices`.
+    pub(crate) bound: Field,
+    /// Per group: on the `group_list` on the stack of this instance's walk.
+    pub(crate) group_list: Vec<Field>,
+    lock: Mutex,
+}
+
+/// Fields of a client.
+#[derive(Debug)]
+pub(crate) struct ClientFields {
+    /// `dev->iommu` is allocated.
+    pub(crate) iommu: Field,
+    /// `dev->iommu->fwspec`: 0 none, 1 made for an unknown instance, 2 names its instance.
+    pub(crate) fwspec: Field,
+    /// `dev->iommu->priv`: `probe_device` has run.
+    pub(crate) private: Field,
+    /// `dev->iommu_group` is set.
+    pub(crate) iommu_group: Field,
+    /// The byte of `dma_iommu` (or `dma_ops`) and `dma_coherent`.
+    pub(crate) dma: Field,
+    /// The domain that the hardware uses for this device.
+    pub(crate) attached: Field,
+    /// `dev->driver`.
+    pub(crate) driver: Field,
+    /// Bit 0: the driver has mapped a buffer; bit 1: `driver_bound` is through.
+    pub(crate) run: Field,
+    /// How the first buffer was mapped.
+    pub(crate) seen_path: Field,
+    /// The domain attached then.
+    pub(crate) seen_domain: Field,
+    /// A managed device link to the SMMU.
+    pub(crate) linked: Field,
+    /// On the bus's list of devices.
+    pub(crate) on_bus: Field,
+    /// 1: `dev->p->dead`; 2: freed.
+    pub(crate) dead: Field,
+    lock: Mutex,
+}
+
+/// Fields of a group, all under `group->mutex`.
+#[derive(Debug)]
+pub(crate) struct GroupFields {
+    /// `group->mutex`.
+    pub(crate) mutex: Mutex,
+    /// `group->devices`, a bit per client.
+    pub(crate) members: Field,
+    /// `group->default_domain`.
+    pub(crate) default_domain: Field,
+    /// `group->domain`.
+    pub(crate) domain: Field,
+    /// The default domain has an IOVA space.
+    pub(crate) iova_ready: Field,
+    /// `group->owner_cnt`.
+    pub(crate) owner_cnt: Field,
+    /// `group->owner`.
+    pub(crate) owner: Field,
+    /// `group->entry` is linked: 1 + the instance whose walk did it.
+    pub(crate) entry: Field,
+}
+
+/// A protocol in a world: what the kernel functions work on.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    protocol: Protocol,
+    world: World,
+    iommus: Vec<IommuFields>,
+    clients: Vec<ClientFields>,
+    groups: Vec<GroupFields>,
+    /// `iommu_probe_device_lock`.
+    probe_lock: Mutex,
+    /// The deferred-probe pending list, a bit per device (under `deferred_probe_mutex`, a leaf).
+    pub(crate) pending: Field,
+    /// The deferred-probe active list.
+    pub(crate) active: Field,
+    /// `deferred_trigger_count`.
+    pub(crate) trigger_count: Field,
+    /// The deferred-probe timeout has fired.
+    pub(crate) timed_out: Field,
+    /// Some thread has died of an oops.
+    pub(crate) oopsed: Field,
+    checks: [Option<PropertyId>; property::PROPERTIES.len()],
+}
+
+impl Kernel {
+    /// Declares the state of `world` under `protocol`.
+    pub(crate) fn declare(b: &mut Builder, protocol: &Protocol, world: &World) -> Self {
+        let groups = match world.grouping {
+            Grouping::Own => world.clients,
+            Grouping::Shared | Grouping::Mixed => 1,
+        };
+        let devices = u32::try_from(world.iommus + world.clients).expect("a world is small");
+        let probe_lock = b.mutex("iommu_probe_device_lock");
+        let kernel = Self {
+            protocol: protocol.clone(),
+            iommus: (0..world.iommus).map(|s| declare_iommu(b, world, s, groups)).collect(),
+            clients: (0..world.clients).map(|x| declare_client(b, world, x)).collect(),
+            groups: (0..groups).map(|g| declare_group(b, g)).collect(),
+            probe_lock,
+            pending: b.field("deferred_probe_pending_list", devices),
+            active: b.field("deferred_probe_active_list", devices),
+            trigger_count: b.field("deferred_trigger_count", 6),
+            timed_out: b.field("driver_deferred_probe_timeout over", 1),
+            oopsed: b.field("oops", 1),
+            world: world.clone(),
+            checks: array::from_fn(|i| {
+                let info = &property::PROPERTIES[i];
+                property::is_checked_in_steps(info.id).then(|| b.checked(info.name))
+            }),
+        };
+        kernel.start(b);
+        kernel
+    }
+
+    /// The state at the start: instances that were bound before, and what their walks left behind.
+    fn start(&self, b: &mut Builder) {
+        let before = self.world.iommus - self.world.registering;
+        for iommu in &self.iommus[..before] {
+            b.init(iommu.listed, 1);
+            b.init(iommu.bound, 1);
+            b.init(iommu.ready, 1);
+        }
+        for x in self.clients().filter(|x| self.at_boot(*x)) {
+            b.init(self.client(x).on_bus, 1);
+        }
+        // Since bcb81ac6ae3c the walk of the first instance gives every client its group and domain.
+        if before > 0 && self.has(Commit::ParseInWalk) {
+            self.start_probed(b);
+        }
+    }
+
+    /// Clients that the walk of an earlier registration has probed.
+    fn start_probed(&self, b: &mut Builder) {
+        for g in self.groups() {
+            let members: Vec<Client> = self
+                .clients()
+                .filter(|x| self.at_boot(*x) && self.group_of(*x) == g)
+                .collect();
+            let bits = members.iter().fold(0, |bits, x| bits | 1 << x.0);
+            if bits == 0 {
+                continue;
+            }
+            let dom = if bits & self.identity_clients() != 0 { IDENTITY } else { DMA };
+            let group = self.group(g);
+            b.init(group.members, bits);
+            b.init(group.default_domain, dom);
+            b.init(group.domain, dom);
+            b.init(group.iova_ready, u64::from(dom == DMA));
+            for x in members {
+                let dev = self.client(x);
+                for (field, value) in [(dev.iommu, 1), (dev.fwspec, 2), (dev.private, 1)] {
+                    b.init(field, value);
+                }
+                b.init(dev.iommu_group, 1);
+                b.init(dev.attached, dom);
+                b.init(dev.dma, u64::from(dom == DMA));
+                b.init(dev.linked, u64::from(self.world.driver == Driver::V2));
+            }
+        }
+    }
+
+    fn at_boot(&self, x: Client) -> bool {
+        !(self.world.has(Event::Plug) && x.0 + 1 == self.world.clients)
+    }
+
+    /// Does the tree carry this commit?
+    pub(crate) fn has(&self, commit: Commit) -> bool {
+        self.protocol.has(commit)
+    }
+
+    /// The world.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// All clients, in the order of the bus.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = Client> + use<> {
+        (0..self.world.clients).map(Client)
+    }
+
+    /// All groups.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = Group> + use<> {
+        (0..self.groups.len()).map(Group)
+    }
+
+    /// All devices that can be deferred, in the order of [`Kernel::bit`].
+    pub(crate) fn devices(&self) -> Vec<Dev> {
+        let iommus = (0..self.world.iommus).map(|s| Dev::Iommu(Iommu(s)));
+        iommus.chain(self.clients().map(Dev::Client)).collect()
+    }
+
+    /// The bit of a device in the deferred lists.
+    pub(crate) fn bit(&self, dev: Dev) -> u64 {
+        match dev {
+            Dev::Iommu(s) => 1 << s.0,
+            Dev::Client(x) => 1 << (self.world.iommus + x.0),
+        }
+    }
+
+    /// The fields of an instance.
+    pub(crate) fn iommu(&self, s: Iommu) -> &IommuFields {
+        &self.iommus[s.0]
+    }
+
+    /// The fields of a client.
+    pub(crate) fn client(&self, x: Client) -> &ClientFields {
+        &self.clients[x.0]
+    }
+
+    /// The fields of a group.
+    pub(crate) fn group(&self, g: Group) -> &GroupFields {
+        &self.groups[g.0]
+    }
+
+    /// `device_lock` of a device.
+    pub(crate) fn device_lock(&self, dev: Dev) -> Mutex {
+        match dev {
+            Dev::Iommu(s) => self.iommus[s.0].lock,
+            Dev::Client(x) => self.clients[x.0].lock,
+        }
+    }
+
+    /// The group that `device_group` finds for a client.
+    pub(crate) fn group_of(&self, x: Client) -> Group {
+        Group(if self.groups.len() == 1 { 0 } else { x.0 })
+    }
+
+    /// The clients that can be members of a group.
+    pub(crate) fn members_possible(&self, g: Group) -> impl Iterator<Item = Client> + '_ {
+        self.clients().filter(move |x| self.group_of(*x) == g)
+    }
+
+    /// The instance that a client sits behind.
+    pub(crate) fn iommu_of(&self, _: Client) -> Iommu {
+        Iommu(0)
+    }
+
+    /// The instances that a client's `iommus` property names.
+    pub(crate) fn iommus_named_by(&self, x: Client) -> Vec<Iommu> {
+        let mut named = vec![self.iommu_of(x)];
+        if self.world.two_nodes {
+            named.push(Iommu(self.world.iommus - 1));
+        }
+        named
+    }
+
+    /// The clients that want an identity domain, a bit each.
+    pub(crate) fn identity_clients(&self) -> u64 {
+        match self.world.grouping {
+            Grouping::Mixed => 1 << (self.world.clients - 1),
+            Grouping::Own | Grouping::Shared => 0,
+        }
+    }
+
+    /// Clients come or go in this world.
+    pub(crate) fn world_moves_devices(&self) -> bool {
+        self.world.has(Event::Unplug) || self.world.has(Event::Plug)
+    }
+
+    /// `dev->iommu` of a probed client can be freed in this world.
+    pub(crate) fn world_frees_devices(&self) -> bool {
+        self.world.has(Event::Unplug) || self.world.has(Event::Unregister)
+    }
+
+    /// Groups can have an outside owner in this world.
+    pub(crate) fn world_has_owner(&self) -> bool {
+        self.world.has(Event::Vfio)
+    }
+
+    /// The SMMU driver links its clients to itself.
+    pub(crate) fn world_links_clients(&self) -> bool {
+        self.world.driver == Driver::V2
+    }
+
+    /// The deferred-probe timeout can fire in this world.
+    pub(crate) fn world_times_out(&self) -> bool {
+        self.world.has(Event::Timeout)
+    }
+
+    /// Takes `iommu_probe_device_lock`, in kernels that have it (01657bc14a39).
+    pub(crate) fn probe_lock(&self, t: &mut T<'_>) -> Step<()> {
+        if self.has(Commit::ProbeLock) { t.lock(self.probe_lock, "") } else { Ok(()) }
+    }
+
+    /// Gives `iommu_probe_device_lock` back.
+    pub(crate) fn probe_unlock(&self, t: &mut T<'_>) -> Step<()> {
+        if self.has(Commit::ProbeLock) { t.unlock(self.probe_lock) } else { Ok(()) }
+    }
+
+    /// The step that led here violates a property; the thread goes on.
+    pub(crate) fn violated(&self, t: &mut T<'_>, id: Id) {
+        let property = self.checks[id as usize].expect("a property that steps check");
+        t.check(property, false);
+        t.note(id.info().meaning);
+        if let Some(message) = id.message(&self.world) {
+            t.note(format!("dmesg: {message}"));
+        }
+    }
+
+    /// The kernel oopses: the thread dies and keeps its locks.
+    pub(crate) fn oops(&self, t: &mut T<'_>, id: Id) -> Step<Errno> {
+        t.write(self.oopsed, 1, "Oops")?;
+        self.violated(t, id);
+        let property = self.checks[id as usize].expect("a property that steps check");
+        t.die(property, "the thread dies here and keeps its locks")
+    }
+}
+
+fn declare_iommu(b: &mut Builder, world: &World, s: usize, groups: usize) -> IommuFields {
+    let name = world.iommu_name(s);
+    let yes_no = |b: &mut Builder, what: &str| {
+        let field = b.field(format!("{name}: {what}"), 1);
+        b.value_names(field, &["no", "yes"]);
+        field
+    };
+    IommuFields {
+        listed: yes_no(b, "on iommu_device_list"),
+        ready: yes_no(b, "iommu->ready"),
+        bound: yes_no(b, "on driver->klist_devices"),
+        group_list: (0..groups).map(|g| yes_no(b, &format!("group {g} on group_list"))).collect(),
+        lock: b.mutex(format!("device_lock({name})")),
+    }
+}
+
+fn declare_client(b: &mut Builder, world: &World, x: usize) -> ClientFields {
+    let name = world.client_name(x);
+    let named = |b: &mut Builder, what: &str, bits: u32, values: &[&str]| {
+        let field = b.field(format!("{name}: {what}"), bits);
+        b.value_names(field, values);
+        field
+    };
+    let pointer: &[&str] = &["NULL", "set"];
+    let path: &[&str] = &["direct", "iommu-dma", "direct, coherent", "iommu-dma, coherent"];
+    ClientFields {
+        iommu: named(b, "dev->iommu", 1, pointer),
+        fwspec: named(b, "fwspec", 2, &["NULL", "without ops", "set"]),
+        private: named(b, "dev->iommu->priv", 1, pointer),
+        iommu_group: named(b, "dev->iommu_group", 1, pointer),
+        dma: named(b, "DMA path", 2, path),
+        attached: named(b, "hardware domain", 3, DOMAINS),
+        driver: named(b, "dev->driver", 1, pointer),
+        run: named(b, "driver", 2, &["not running", "running", "bound", "bound"]),
+        seen_path: named(b, "first mapping", 2, &["none", "direct", "iommu-dma"]),
+        seen_domain: named(b, "domain at the first mapping", 3, DOMAINS),
+        linked: named(b, "device link to the SMMU", 1, &["no", "yes"]),
+        on_bus: named(b, "on the bus", 1, &["no", "yes"]),
+        dead: named(b, "device", 2, &["alive", "dead", "freed"]),
+        lock: b.mutex(format!("device_lock({name})")),
+    }
+}
+
+fn declare_group(b: &mut Builder, g: usize) -> GroupFields {
+    let mutex = b.mutex(format!("group {g} mutex"));
+    let named = |b: &mut Builder, what: &str, bits: u32, values: &[&str]| {
+        let field = b.field(format!("group {g}: {what}"), bits);
+        b.value_names(field, values);
+        field
+    };
+    GroupFields {
+        mutex,
+        members: named(b, "devices", 3, &["{}", "{0}", "{1}", "{0,1}", "{2}", "{0,2}", "{1,2}", "{0,1,2}"]),
+        default_domain: named(b, "default_domain", 3, DOMAINS),
+        domain: named(b, "domain", 3, DOMAINS),
+        iova_ready: named(b, "IOVA space", 1, &["none", "ready"]),
+        owner_cnt: named(b, "owner_cnt", 3, &[]),
+        owner: named(b, "owner", 1, &["none", "outside"]),
+        entry: named(b, "entry", 2, &["on no list", "on list 0", "on list 1", "on list 2"]),
+    }
+}

@@ -1,0 +1,106 @@
+//! Putting a protocol and a world together: the threads.
+
+use std::rc::Rc;
+
+use portcullis_explore::proto::{self, Builder};
+
+use super::client;
+use super::dd;
+use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
+use super::property;
+use super::protocol::Protocol;
+use super::world::{Event, World};
+
+/// The name of a protocol in a world, as it stands in schedules.
+///
+/// `linux/v6.6+b46064a18810~f188056352bc/i2r1c1.own.platform.dt.v3.a1`: applied commits after `+`,
+/// reverted ones after `~`.
+#[must_use]
+pub fn scenario(protocol: &Protocol, world: &World) -> String {
+    let mut name = format!("linux/{}", protocol.base());
+    for commit in protocol.applied() {
+        name.push('+');
+        name.push_str(commit.id());
+    }
+    for commit in protocol.reverted() {
+        name.push('~');
+        name.push_str(commit.id());
+    }
+    format!("{name}/{world}")
+}
+
+/// The protocol of a kernel tree in a world, ready to be explored.
+#[must_use]
+pub fn build(protocol: &Protocol, world: &World) -> proto::Protocol {
+    let mut b = Builder::new();
+    let kernel = Rc::new(Kernel::declare(&mut b, protocol, world));
+    property::declare(&mut b, &kernel);
+    declare_probes(&mut b, &kernel);
+    declare_events(&mut b, &kernel);
+    b.build(scenario(protocol, world))
+}
+
+/// A thread that runs a function of the kernel.
+fn thread(
+    b: &mut Builder,
+    kernel: &Rc<Kernel>,
+    name: String,
+    body: impl Fn(&mut T<'_>, &Kernel) -> Step<()> + 'static,
+) {
+    let k = Rc::clone(kernel);
+    b.thread(name, move |t| body(t, &k));
+}
+
+/// The probes of the registering IOMMUs, of the clients that are there at boot, and the worker.
+fn declare_probes(b: &mut Builder, kernel: &Rc<Kernel>) {
+    let world = kernel.world();
+    for s in world.iommus - world.registering..world.iommus {
+        thread(b, kernel, format!("probe {}", world.iommu_name(s)), move |t, k| {
+            dd::device_attach(t, k, Dev::Iommu(Iommu(s)))
+        });
+    }
+    for x in 0..world.clients {
+        let name = format!("probe {}", world.client_name(x));
+        if world.has(Event::Plug) && x + 1 == world.clients {
+            thread(b, kernel, name, move |t, k| client::device_add(t, k, Client(x)));
+        } else {
+            thread(b, kernel, name, move |t, k| {
+                dd::device_attach(t, k, Dev::Client(Client(x)))
+            });
+        }
+    }
+    thread(b, kernel, "deferred-probe worker".into(), dd::deferred_probe_work_func);
+}
+
+/// What else happens in the world.
+fn declare_events(b: &mut Builder, kernel: &Rc<Kernel>) {
+    let world = kernel.world();
+    if world.attempts > 1 {
+        let binds = world.attempts - 1;
+        thread(b, kernel, "another driver".into(), move |t, k| {
+            (0..binds).try_for_each(|_| client::another_driver_binds(t, k))
+        });
+    }
+    for event in world.events.iter().copied() {
+        let last = Client(world.clients - 1);
+        match event {
+            // A plugged client has its thread among the probes.
+            Event::Plug => {}
+            Event::Unplug => {
+                thread(b, kernel, "unplug".into(), |t, k| client::device_del(t, k, Client(0)));
+            }
+            Event::Unregister => {
+                thread(b, kernel, "unregister".into(), |t, k| client::unregister(t, k, Iommu(0)));
+            }
+            Event::Vfio => {
+                thread(b, kernel, "vfio".into(), move |t, k| client::vfio_claims(t, k, last));
+            }
+            Event::Rebind => {
+                thread(b, kernel, "rebind".into(), |t, k| client::rebind(t, k, Client(0)));
+            }
+            Event::Timeout => {
+                thread(b, kernel, "deferred-probe timeout".into(), client::deferred_probe_timeout);
+            }
+        }
+    }
+}
