@@ -1,0 +1,153 @@
+//! QEMU's Arm `virt` board with an SMMUv3, as this project uses it.
+//!
+//! Addresses are those of `base_memmap` and `extended_memmap` in QEMU's `hw/arm/virt.c`; what can be checked at the start is.
+
+mod machine;
+mod options;
+
+pub use machine::{SmmuLine, VirtMachine, disk_block};
+
+use crate::error::Error;
+use crate::find::{Installation, find};
+use std::time::Duration;
+
+/// Which stages of translation the SMMU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SmmuStages {
+    /// Whatever the newest board of this QEMU has (7.2: stage 1; 10.0: both).
+    Newest,
+    /// Only stage 1.
+    One,
+    /// Only stage 2.
+    Two,
+    /// Both.
+    Nested,
+}
+
+/// A PCI bus of a board under construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BusId(u8);
+
+impl BusId {
+    /// The root bus, the one behind the SMMU.
+    pub const ROOT: Self = Self(0);
+
+    /// Function 0 of `device` (0..=31; QEMU refuses others at the start) on this bus. Behind a conventional bridge begin with device 1.
+    pub const fn slot(self, device: u8) -> Slot {
+        Slot { bus: self, device }
+    }
+}
+
+/// A place on a PCI bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    bus: BusId,
+    device: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BridgeModel {
+    RootPort,
+    ExpressToConventional,
+    Conventional,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndpointModel {
+    Edu,
+    Nvme,
+    VirtioRng,
+}
+
+/// A `virt` board to be started: 64 MiB of RAM, an SMMUv3 in front of PCI, no CPU running.
+#[derive(Clone, Debug)]
+pub struct Virt {
+    stages: SmmuStages,
+    bridges: Vec<(BridgeModel, Slot)>,
+    endpoints: Vec<(EndpointModel, Slot)>,
+    bound: Option<Duration>,
+}
+
+impl Virt {
+    /// A board without endpoints.
+    pub fn new(stages: SmmuStages) -> Self {
+        Self { stages, bridges: Vec::new(), endpoints: Vec::new(), bound: None }
+    }
+
+    /// The board that `portcullis boot --on qemu` shows: an `edu` at 00:02.0, an NVMe disk at 00:03.0, an entropy source at 00:04.0, an `edu` behind a root port at
+    /// 00:05.0, and two `edu` behind a conventional bridge at 00:06.0, which the SMMU cannot tell apart.
+    pub fn demonstration() -> Self {
+        let mut virt = Self::new(SmmuStages::Newest);
+        let root = BusId::ROOT;
+        virt.edu(root.slot(2)).nvme(root.slot(3)).virtio_rng(root.slot(4));
+        let port = virt.root_port(root.slot(5));
+        let conventional = virt.express_to_conventional_bridge(root.slot(6));
+        virt.edu(port.slot(0)).edu(conventional.slot(1)).edu(conventional.slot(2));
+        virt
+    }
+
+    /// Puts an `edu` DMA engine there.
+    pub fn edu(&mut self, slot: Slot) -> &mut Self {
+        self.endpoint(EndpointModel::Edu, slot)
+    }
+
+    /// Puts an NVMe controller there, with a disk of 1 MiB whose contents [`disk_block`] tells.
+    pub fn nvme(&mut self, slot: Slot) -> &mut Self {
+        self.endpoint(EndpointModel::Nvme, slot)
+    }
+
+    /// Puts a modern virtio entropy source there, whose accesses go through the IOMMU.
+    pub fn virtio_rng(&mut self, slot: Slot) -> &mut Self {
+        self.endpoint(EndpointModel::VirtioRng, slot)
+    }
+
+    /// Puts a PCI Express root port there; the result is the bus below.
+    pub fn root_port(&mut self, slot: Slot) -> BusId {
+        self.bridge(BridgeModel::RootPort, slot)
+    }
+
+    /// Puts a bridge from PCI Express to conventional PCI there; the result is the bus below.
+    pub fn express_to_conventional_bridge(&mut self, slot: Slot) -> BusId {
+        self.bridge(BridgeModel::ExpressToConventional, slot)
+    }
+
+    /// Puts a conventional PCI-to-PCI bridge there; the result is the bus below.
+    pub fn conventional_bridge(&mut self, slot: Slot) -> BusId {
+        self.bridge(BridgeModel::Conventional, slot)
+    }
+
+    /// Bounds the wait for each answer of QEMU.
+    pub fn bound(&mut self, bound: Duration) -> &mut Self {
+        self.bound = Some(bound);
+        self
+    }
+
+    /// Starts it on the QEMU of this system, checks that the board is what this module thinks, and enumerates PCI. About 40 ms.
+    ///
+    /// # Errors
+    ///
+    /// What [`find()`] and [`start_on`](Self::start_on) say.
+    pub fn start(&self) -> Result<VirtMachine, Error> {
+        self.start_on(find()?)
+    }
+
+    /// As [`start`](Self::start), on a given QEMU.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::ErrorKind::Unsupported`] where it has no such SMMU or endpoint, [`crate::ErrorKind::Pci`] and [`crate::ErrorKind::Device`] where the board is not as expected, and all that [`crate::Launch::start`] says.
+    pub fn start_on(&self, installation: &Installation) -> Result<VirtMachine, Error> {
+        VirtMachine::start(self, installation)
+    }
+
+    fn endpoint(&mut self, model: EndpointModel, slot: Slot) -> &mut Self {
+        self.endpoints.push((model, slot));
+        self
+    }
+
+    fn bridge(&mut self, model: BridgeModel, slot: Slot) -> BusId {
+        self.bridges.push((model, slot));
+        // QEMU's 256 bus numbers bound this long before the type does: a board with more does not start.
+        BusId(u8::try_from(self.bridges.len()).unwrap_or(u8::MAX))
+    }
+}

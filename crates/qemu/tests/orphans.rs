@@ -1,0 +1,88 @@
+//! No QEMU outlives the process that started it, however that process ends.
+
+use portcullis_qemu::{SmmuStages, Virt, for_test};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the parent in a process of its own does: starts a board from a thread that ends, says its pid, and waits to be killed.
+#[test]
+#[ignore = "the other half of the tests below, run by them in a process of its own"]
+fn parent() {
+    let start = || Virt::new(SmmuStages::Newest).start().expect("board");
+    let machine = std::thread::spawn(start).join().expect("start");
+    machine.qemu().check().expect("alive although the thread that started it has ended");
+    println!("child {}", machine.qemu().pid());
+    if std::env::var_os("ABORT").is_some() {
+        std::process::abort();
+    }
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+fn start_parent(abort: bool) -> (Child, PathBuf) {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--ignored", "--exact", "parent", "--nocapture"]).stdout(Stdio::piped());
+    command.stderr(Stdio::null());
+    if abort {
+        command.env("ABORT", "1");
+    }
+    let mut parent = command.spawn().expect("this test again");
+    let lines = BufReader::new(parent.stdout.take().expect("piped")).lines();
+    let pid = lines
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.split_once("child ")?.1.trim().parse::<u32>().expect("a pid")));
+    let child = PathBuf::from(format!("/proc/{}/fd", pid.expect("the parent says its child")));
+    (parent, child)
+}
+
+fn assert_gone(child: &std::path::Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // A process that is dead but not yet reaped has no open files.
+    while std::fs::read_dir(child).is_ok_and(|mut files| files.next().is_some()) {
+        assert!(Instant::now() < deadline, "{} is still there", child.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_killed_parent_takes_its_machine_along() {
+    if for_test("a_killed_parent_takes_its_machine_along").is_none() {
+        return;
+    }
+    let (mut parent, child) = start_parent(false);
+    assert!(child.exists(), "alive while its parent is");
+    parent.kill().expect("SIGKILL");
+    parent.wait().expect("status");
+    assert_gone(&child);
+}
+
+#[test]
+fn an_aborting_parent_takes_its_machine_along() {
+    if for_test("an_aborting_parent_takes_its_machine_along").is_none() {
+        return;
+    }
+    let (mut parent, child) = start_parent(true);
+    parent.wait().expect("status");
+    assert_gone(&child);
+}
+
+#[test]
+fn a_dropped_machine_is_gone_at_once_with_its_log() {
+    if for_test("a_dropped_machine_is_gone_at_once_with_its_log").is_none() {
+        return;
+    }
+    let logs = || {
+        let prefix = format!("portcullis-qemu-{}-", std::process::id());
+        let entries = std::fs::read_dir(std::env::temp_dir()).expect("temporary directory");
+        entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+            .count()
+    };
+    let machine = Virt::new(SmmuStages::Newest).start().expect("board");
+    let child = PathBuf::from(format!("/proc/{}", machine.qemu().pid()));
+    assert!(child.exists() && logs() >= 1);
+    drop(machine);
+    assert!(!child.exists());
+}
