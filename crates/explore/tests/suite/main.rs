@@ -1,0 +1,6 @@
+//! The explorer as its users see it.
+
+mod comparison;
+mod models;
+mod reduction;
+mod seed_race;

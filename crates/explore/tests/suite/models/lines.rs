@@ -1,0 +1,365 @@
+//! The comparison model as tables of lines, so that a single line can be changed: as a protocol, and as a naive
+//! enumeration that shares no code with the explorer and remembers whole states.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use portcullis_explore::proto::{Builder, EndState, Protocol};
+
+/// One line. Fields and locks are numbers; `to` is a line of the same thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    Lock(usize),
+    Unlock(usize),
+    Set(usize, bool),
+    /// Reads the field; goes on at `to` if it has this value.
+    If(usize, bool, usize),
+    Goto(usize),
+    /// Waits until the field is clear.
+    AwaitClear(usize),
+    /// Clears these fields in one step.
+    ClearAll(usize, usize),
+    /// Reads the field, which must be set.
+    Check(usize),
+    /// Not a step.
+    Nothing,
+}
+
+/// A change of one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    Drop(usize),
+    /// Exchanges the line and the next.
+    Swap(usize),
+    /// The opposite value stored or asked for.
+    Invert(usize),
+    /// Another lock.
+    OtherLock(usize),
+}
+
+/// The threads' lines and the size of the shared state.
+#[derive(Debug, Clone)]
+pub(crate) struct Lines {
+    pub(crate) threads: Vec<Vec<Line>>,
+    clients: usize,
+    fields: usize,
+    locks: usize,
+}
+
+struct Fields {
+    clients: usize,
+}
+
+impl Fields {
+    fn published(m: usize) -> usize {
+        m
+    }
+    fn of(&self, d: usize, which: usize) -> usize {
+        2 + d + which * self.clients
+    }
+    fn group(&self, d: usize) -> usize {
+        self.of(d, 0)
+    }
+    fn domain(&self, d: usize) -> usize {
+        self.of(d, 1)
+    }
+    fn dma(&self, d: usize) -> usize {
+        self.of(d, 2)
+    }
+    fn deferred(&self, d: usize) -> usize {
+        self.of(d, 3)
+    }
+}
+
+const PROBE: usize = 0;
+
+impl Lines {
+    /// The model with its lines as they should be.
+    pub(crate) fn new(clients: usize, iommus: usize, fixed: bool) -> Self {
+        let f = Fields { clients };
+        let mut threads = vec![registrar(&f, clients, iommus)];
+        threads.extend((0..clients).map(|d| client(&f, d, iommus, fixed)));
+        Self { threads, clients, fields: 2 + 4 * clients, locks: 1 + clients }
+    }
+
+    /// The lines that a mutation can name: the registrar's, then those that all clients share.
+    pub(crate) fn count(&self) -> usize {
+        self.threads[0].len() + self.threads[1].len()
+    }
+
+    /// The model with one line changed (in every client, if it is a client's); `None` if that changes nothing.
+    pub(crate) fn mutated(&self, mutation: Mutation) -> Option<Self> {
+        let mut new = self.clone();
+        let (Mutation::Drop(at)
+        | Mutation::Swap(at)
+        | Mutation::Invert(at)
+        | Mutation::OtherLock(at)) = mutation;
+        let first = self.threads[0].len();
+        let (range, line) =
+            if at < first { (0..1, at) } else { (1..self.threads.len(), at - first) };
+        for thread in range {
+            let lines = &mut new.threads[thread];
+            match mutation {
+                Mutation::Drop(_) => lines[line] = Line::Nothing,
+                Mutation::Swap(_) if line + 1 < lines.len() => lines.swap(line, line + 1),
+                Mutation::Invert(_) => lines[line] = inverted(lines[line]),
+                Mutation::OtherLock(_) => lines[line] = other_lock(lines[line], self.locks),
+                _ => {}
+            }
+        }
+        (new.threads != self.threads).then_some(new)
+    }
+}
+
+fn inverted(line: Line) -> Line {
+    match line {
+        Line::Set(field, value) => Line::Set(field, !value),
+        Line::If(field, value, to) => Line::If(field, !value, to),
+        other => other,
+    }
+}
+
+fn other_lock(line: Line, locks: usize) -> Line {
+    match line {
+        Line::Lock(lock) => Line::Lock((lock + 1) % locks),
+        Line::Unlock(lock) => Line::Unlock((lock + 1) % locks),
+        other => other,
+    }
+}
+
+fn registrar(f: &Fields, clients: usize, iommus: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for m in 0..iommus {
+        let own = || (0..clients).filter(move |d| d % iommus == m);
+        lines.extend([Line::Lock(PROBE), Line::Set(Fields::published(m), true)]);
+        lines.push(Line::Unlock(PROBE));
+        for d in own() {
+            let after = lines.len() + 3;
+            lines.extend([Line::Lock(PROBE), Line::If(f.group(d), true, after)]);
+            lines.extend([Line::Set(f.group(d), true), Line::Unlock(PROBE)]);
+        }
+        for d in own() {
+            let after = lines.len() + 3;
+            lines.extend([Line::Lock(1 + d), Line::If(f.domain(d), true, after)]);
+            lines.extend([Line::Set(f.domain(d), true), Line::Unlock(1 + d)]);
+            lines.push(Line::Set(f.dma(d), true));
+        }
+        let deferred = Line::ClearAll(f.deferred(0), f.deferred(clients - 1));
+        lines.extend([Line::Lock(PROBE), deferred, Line::Unlock(PROBE)]);
+    }
+    lines
+}
+
+fn client(f: &Fields, d: usize, iommus: usize, fixed: bool) -> Vec<Line> {
+    let (group, domain, dma, deferred) = (f.group(d), f.domain(d), f.dma(d), f.deferred(d));
+    let (lock, early) = (1 + d, if fixed { 16 } else { 14 });
+    vec![
+        Line::Lock(PROBE),
+        Line::If(Fields::published(d % iommus), true, 6),
+        Line::Set(deferred, true),
+        Line::Unlock(PROBE),
+        Line::AwaitClear(deferred),
+        Line::Goto(0),
+        Line::If(group, true, early), // 6
+        Line::Set(group, true),
+        Line::Lock(lock),
+        Line::If(domain, true, 11),
+        Line::Set(domain, true),
+        Line::Set(dma, true), // 11
+        Line::Unlock(lock),
+        Line::Nothing,
+        Line::Unlock(PROBE), // 14
+        Line::Goto(22),
+        Line::Unlock(PROBE), // 16: the early return
+        Line::Lock(lock),
+        Line::If(domain, true, 20),
+        Line::Set(domain, true),
+        Line::Set(dma, true), // 20
+        Line::Unlock(lock),
+        Line::Check(dma), // 22
+    ]
+}
+
+/// Where a line leads without a step: past what is none.
+fn settle(lines: &[Line], mut at: usize) -> usize {
+    for _ in 0..=lines.len() {
+        match lines.get(at) {
+            Some(Line::Nothing) => at += 1,
+            Some(Line::Goto(to)) => at = *to,
+            _ => return at,
+        }
+    }
+    panic!("a loop without a step");
+}
+
+/// What a search found, in a form that both can give: violated properties, `sometimes` reached, and the end
+/// states: fields, and for each thread its line and the locks it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Findings {
+    pub(crate) violated: BTreeSet<String>,
+    pub(crate) reached: bool,
+    pub(crate) ends: BTreeSet<(Vec<u64>, Vec<String>)>,
+}
+
+// ---- As a protocol ----
+
+/// The lines as a protocol.
+pub(crate) fn protocol(lines: &Lines) -> Protocol {
+    let mut b = Builder::new();
+    let locks: Vec<_> = (0..lines.locks).map(|i| b.mutex(format!("L{i}"))).collect();
+    let fields: Vec<_> = (0..lines.fields).map(|i| b.field(format!("F{i}"), 1)).collect();
+    let right = b.checked("right DMA");
+    let shared = Rc::new((locks, fields));
+    for thread in &lines.threads {
+        let (lines, shared) = (thread.clone(), Rc::clone(&shared));
+        b.thread("thread", move |t| {
+            let (locks, fields) = &*shared;
+            t.fold(settle(&lines, 0), |t, at| {
+                let why = at.to_string();
+                let Some(&line) = lines.get(at) else { return Ok(ControlFlow::Break(())) };
+                let mut next = at + 1;
+                match line {
+                    Line::Lock(lock) => t.lock(locks[lock], &why)?,
+                    Line::Unlock(lock) => t.unlock(locks[lock])?,
+                    Line::Set(field, value) => t.write(fields[field], value, &why)?,
+                    Line::If(field, value, to) => {
+                        if t.is_set(fields[field], &why)? == value {
+                            next = to;
+                        }
+                    }
+                    Line::AwaitClear(field) => {
+                        let field = fields[field];
+                        t.wait_until(&why, move |v| !v.is_set(field))?;
+                    }
+                    Line::ClearAll(from, to) => {
+                        let all = fields[from..=to].to_vec();
+                        t.update(&why, move |s| all.iter().for_each(|&f| s.set(f, 0)))?;
+                    }
+                    Line::Check(field) => {
+                        let set = t.is_set(fields[field], &why)?;
+                        t.check(right, set);
+                    }
+                    Line::Goto(_) | Line::Nothing => {}
+                }
+                Ok(ControlFlow::Continue(settle(&lines, next)))
+            })
+        });
+    }
+    let (f, clients) = (Fields { clients: lines.clients }, lines.clients);
+    let pairs: Vec<_> = (0..clients).map(|d| (shared.1[f.dma(d)], shared.1[f.domain(d)])).collect();
+    let (first, all) = (pairs[0], pairs);
+    b.always("domain before DMA", move |v| !v.is_set(first.0) || v.is_set(first.1));
+    let last = all[clients - 1];
+    b.sometimes("domain without DMA", move |v| v.is_set(last.1) && !v.is_set(last.0));
+    b.eventually("all set up", move |v| all.iter().all(|p| v.is_set(p.0) && v.is_set(p.1)));
+    b.build("lines")
+}
+
+/// An end state of the protocol in the common form.
+pub(crate) fn common(end: &EndState) -> (Vec<u64>, Vec<String>) {
+    let threads = end.threads.iter().map(|place| {
+        let (_, held) = place.split_once('[').unwrap();
+        let at = match (place.contains("finished"), place.split_once('(')) {
+            (false, Some((_, rest))) => rest.split(')').next().unwrap(),
+            // A wait has its line in its words.
+            (false, None) => place.rsplit_once("wait: ").unwrap().1.split(' ').next().unwrap(),
+            (true, _) => "finished",
+        };
+        let at = place.rsplit_once("wait: ").map_or(at, |(_, w)| w.split(' ').next().unwrap());
+        format!("{at} [{held}")
+    });
+    (end.fields.clone(), threads.collect())
+}
+
+// ---- Naively ----
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Naive {
+    fields: Vec<bool>,
+    owners: Vec<Option<usize>>,
+    at: Vec<usize>,
+}
+
+/// Every state, by remembering whole states.
+pub(crate) fn enumerate(lines: &Lines) -> Findings {
+    let mut findings = Findings::default();
+    let initial = Naive {
+        fields: vec![false; lines.fields],
+        owners: vec![None; lines.locks],
+        at: lines.threads.iter().map(|l| settle(l, 0)).collect(),
+    };
+    let mut seen = HashSet::from([initial.clone()]);
+    let mut stack = vec![initial];
+    while let Some(state) = stack.pop() {
+        judge(lines, &state, &mut findings);
+        let mut moved = false;
+        for thread in 0..lines.threads.len() {
+            if let Some(next) = step(lines, &state, thread, &mut findings) {
+                moved = true;
+                if seen.insert(next.clone()) {
+                    stack.push(next);
+                }
+            }
+        }
+        if !moved {
+            end(lines, &state, &mut findings);
+        }
+    }
+    findings
+}
+
+fn judge(lines: &Lines, state: &Naive, findings: &mut Findings) {
+    let f = Fields { clients: lines.clients };
+    let last = lines.clients - 1;
+    if state.fields[f.dma(0)] && !state.fields[f.domain(0)] {
+        findings.violated.insert("domain before DMA".to_owned());
+    }
+    findings.reached |= state.fields[f.domain(last)] && !state.fields[f.dma(last)];
+}
+
+fn step(lines: &Lines, state: &Naive, thread: usize, findings: &mut Findings) -> Option<Naive> {
+    let mut new = state.clone();
+    let at = state.at[thread];
+    let mut next = at + 1;
+    match *lines.threads[thread].get(at)? {
+        Line::Lock(lock) if state.owners[lock].is_some() => return None,
+        Line::Lock(lock) => new.owners[lock] = Some(thread),
+        Line::Unlock(lock) if state.owners[lock] == Some(thread) => new.owners[lock] = None,
+        Line::Unlock(_) => {
+            findings.violated.insert("lock-misuse".to_owned());
+        }
+        Line::Set(field, value) => new.fields[field] = value,
+        Line::If(field, value, to) if state.fields[field] == value => next = to,
+        Line::If(..) | Line::Goto(_) | Line::Nothing => {}
+        Line::AwaitClear(field) if state.fields[field] => return None,
+        Line::AwaitClear(_) => {}
+        Line::ClearAll(from, to) => new.fields[from..=to].fill(false),
+        Line::Check(field) => {
+            if !state.fields[field] {
+                findings.violated.insert("right DMA".to_owned());
+            }
+        }
+    }
+    new.at[thread] = settle(&lines.threads[thread], next);
+    Some(new)
+}
+
+fn end(lines: &Lines, state: &Naive, findings: &mut Findings) {
+    let f = Fields { clients: lines.clients };
+    let finished = |t: usize| state.at[t] >= lines.threads[t].len();
+    if !(0..lines.threads.len()).all(finished) {
+        findings.violated.insert("deadlock".to_owned());
+    }
+    if !(0..lines.clients).all(|d| state.fields[f.dma(d)] && state.fields[f.domain(d)]) {
+        findings.violated.insert("all set up".to_owned());
+    }
+    let threads = (0..lines.threads.len()).map(|t| {
+        let owned = (0..lines.locks).filter(|&l| state.owners[l] == Some(t));
+        let held: Vec<String> = owned.map(|l| format!("L{l}")).collect();
+        let at = if finished(t) { "finished".to_owned() } else { state.at[t].to_string() };
+        format!("{at} [{}]", held.join(", "))
+    });
+    let fields = state.fields.iter().map(|&f| u64::from(f)).collect();
+    findings.ends.insert((fields, threads.collect()));
+}

@@ -1,0 +1,94 @@
+//! The reduction loses nothing: for every small world of the comparison model, buggy and fixed, and for every
+//! change of a single line of it, the reduced search, the full search and a naive enumeration that shares no
+//! code with them find the same violations and the same end states.
+
+use crate::models::lines::{Findings, Lines, Mutation, common, enumerate, protocol};
+use portcullis_explore::search::{Control, Strategy};
+
+fn explored(lines: &Lines, reduce: bool) -> (Findings, u64) {
+    let mut findings = Findings::default();
+    let mut control = Control { shortest_within: 0, ..Control::default() };
+    let outcome = protocol(lines)
+        .explore_with_ends(Strategy::Exhaustive { reduce }, &mut control, &mut |end| {
+            findings.ends.insert(common(end));
+        })
+        .unwrap();
+    assert!(outcome.exhaustive());
+    findings.violated = outcome.violations.iter().map(|v| v.property.clone()).collect();
+    findings.reached = outcome.reached[0].schedule.is_some();
+    (findings, outcome.states)
+}
+
+struct Tally {
+    compared: u32,
+    violated: u32,
+    states: u64,
+    reduced: u64,
+}
+
+fn compare(lines: &Lines, what: &str, tally: &mut Tally) {
+    let naive = enumerate(lines);
+    let (full, states) = explored(lines, false);
+    let (reduced, fewer) = explored(lines, true);
+    assert_eq!(full, naive, "full search of {what}");
+    assert_eq!(reduced, naive, "reduced search of {what}");
+    tally.compared += 1;
+    tally.violated += u32::from(!naive.violated.is_empty());
+    tally.states += states;
+    tally.reduced += fewer;
+}
+
+fn compare_all(worlds: &[(usize, usize)]) -> Tally {
+    let mut tally = Tally { compared: 0, violated: 0, states: 0, reduced: 0 };
+    for &(clients, iommus) in worlds {
+        for fixed in [false, true] {
+            let lines = Lines::new(clients, iommus, fixed);
+            compare(&lines, &format!("n{clients} m{iommus} {fixed}"), &mut tally);
+            for at in 0..lines.count() {
+                for mutation in [
+                    Mutation::Drop(at),
+                    Mutation::Swap(at),
+                    Mutation::Invert(at),
+                    Mutation::OtherLock(at),
+                ] {
+                    if let Some(mutant) = lines.mutated(mutation) {
+                        let what = format!("n{clients} m{iommus} fixed {fixed} {mutation:?}");
+                        compare(&mutant, &what, &mut tally);
+                    }
+                }
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn every_single_line_mutation_of_the_small_worlds() {
+    let tally = compare_all(&[(1, 1), (1, 2), (2, 1), (2, 2)]);
+    assert!(tally.compared > 300, "{}", tally.compared);
+    assert!(tally.violated > 100, "{}", tally.violated);
+    assert!(tally.reduced * 3 < tally.states, "{} of {}", tally.reduced, tally.states);
+}
+
+#[test]
+fn the_model_itself_up_to_four_clients() {
+    let mut tally = Tally { compared: 0, violated: 0, states: 0, reduced: 0 };
+    for (clients, iommus) in [(3, 1), (3, 2), (4, 1), (4, 2)] {
+        for fixed in [false, true] {
+            let lines = Lines::new(clients, iommus, fixed);
+            compare(&lines, &format!("n{clients} m{iommus} {fixed}"), &mut tally);
+        }
+    }
+    assert_eq!(tally.violated, 4);
+}
+
+/// Minutes; `cargo test --release -p portcullis-explore --test reduction -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn every_single_line_mutation_up_to_four_clients() {
+    let tally = compare_all(&[(3, 1), (3, 2), (4, 1), (4, 2)]);
+    println!(
+        "{} worlds, {} with violations; {} states, {} reduced",
+        tally.compared, tally.violated, tally.states, tally.reduced
+    );
+}
