@@ -34,7 +34,7 @@ pub struct Budget<'a> {
 impl Default for Budget<'_> {
     fn default() -> Self {
         Self {
-            strategy: Strategy::Exhaustive { reduce: true },
+            strategy: Strategy::Exhaustive { reduce: false },
             max_states: None,
             stop: None,
             shortest: true,
