@@ -28,7 +28,7 @@ pub(super) struct Reader<'r, 't, 'a> {
     pub(super) findings: &'r mut Findings,
 }
 
-impl<'t, 'a> Reader<'_, 't, 'a> {
+impl<'r, 't, 'a> Reader<'r, 't, 'a> {
     /// The device at `node`, if it is one that the core is to be told about.
     pub(super) fn read(&mut self, node: Node<'t, 'a>) -> Option<DescribedDevice> {
         let streams = node.property("iommus").map(|it| streams::read(self.tree, self.iommus, it));
@@ -46,11 +46,8 @@ impl<'t, 'a> Reader<'_, 't, 'a> {
         let bus = map.and_then(Result::ok).map(|map| map.bus);
         let dma = match (problem, &bus) {
             (Some(problem), _) => DmaPath::Unusable(problem.what),
-            (None, None) => self.path_of_streams(&template.path, &streams),
-            (None, Some(_)) if !streams.streams.is_empty() => {
-                self.path_of_streams(&template.path, &streams)
-            }
-            (None, Some(bus)) => bus.dma_path(&first_requester(bus)),
+            (None, Some(bus)) if streams.streams.is_empty() => bus.dma_path(&first_requester(bus)),
+            (None, _) => self.path_of_streams(node, &template.path, &streams),
         };
         let description = DeviceDescription { dma, ..template };
         let functions = match &bus {
@@ -109,7 +106,7 @@ impl<'t, 'a> Reader<'_, 't, 'a> {
         for problem in &problems {
             self.findings.refuse(node.enabled(), path, problem);
         }
-        if let Some(stream) = streams.duplicate {
+        if let Some(stream) = streams.duplicate.filter(|_| node.enabled()) {
             let message = format!("`iommus` names stream {} twice; it counts once", stream.id);
             self.findings.note(path, rule::DUPLICATE_STREAM, message);
         }
@@ -117,6 +114,9 @@ impl<'t, 'a> Reader<'_, 't, 'a> {
     }
 
     fn remark_map(&mut self, node: Node<'t, 'a>, path: &str, map: &map::Map) {
+        if let Some(iommu) = self.disabled(map.bus.maps().iter().map(|map| map.iommu)) {
+            self.note_disabled(node, path, "`iommu-map`", iommu);
+        }
         if let Some(index) = map.zero_length {
             let what = format!("`iommu-map` range {index} has length 0 and covers nothing");
             let remedy = "give it a length, or let boot firmware fill it in";
@@ -175,20 +175,41 @@ impl<'t, 'a> Reader<'_, 't, 'a> {
     }
 
     /// The path of a device without problems. Only here does one become direct.
-    fn path_of_streams(&mut self, path: &str, streams: &Streams) -> DmaPath {
-        let off = streams.iommus.iter().filter_map(|node| find(self.iommus, *node));
-        if let Some(iommu) = off.into_iter().find(|iommu| !iommu.enabled) {
-            let message = format!(
-                "`iommus` names {}, which is disabled: the device is not behind it and its DMA is direct",
-                iommu.path
-            );
-            self.findings.note(path, rule::IOMMU_DISABLED, message);
+    fn path_of_streams(
+        &mut self,
+        node: Node<'t, 'a>,
+        path: &str,
+        streams: &Streams,
+    ) -> DmaPath {
+        if let Some(iommu) = self.disabled(streams.iommus.iter().copied()) {
+            self.note_disabled(node, path, "`iommus`", iommu);
             return DmaPath::Direct;
         }
         if streams.streams.is_empty() {
             return DmaPath::Direct;
         }
         DmaPath::Translated(FwSpec { streams: streams.streams.clone() })
+    }
+
+    fn disabled(&self, mut named: impl Iterator<Item = FwNode>) -> Option<&'r IommuNode> {
+        let iommus = self.iommus;
+        named.find_map(|node| find(iommus, node).filter(|iommu| !iommu.enabled))
+    }
+
+    fn note_disabled(
+        &mut self,
+        node: Node<'t, 'a>,
+        path: &str,
+        property: &str,
+        iommu: &IommuNode,
+    ) {
+        if node.enabled() {
+            let message = format!(
+                "{property} names {}, which is disabled: what is described so is not behind it, its DMA is direct",
+                iommu.path
+            );
+            self.findings.note(path, rule::IOMMU_DISABLED, message);
+        }
     }
 
     /// The functions below a bus: those that the description lists, or the first that the map covers.
@@ -252,8 +273,9 @@ fn first_requester(bus: &PciBus) -> Vec<RequesterId> {
     lowest.map(RequesterId).into_iter().collect()
 }
 
-/// A PCI function's requester id: bits 23..8 of the first cell of its `reg` (PCI bus binding, section 4.1.1).
+/// A PCI function's requester id: bits 23..8 of the first of the five cells of its `reg` (IEEE 1275 PCI bus binding 2.1, section 2.2.1.1).
 fn requester_of(node: Node<'_, '_>) -> Option<RequesterId> {
-    let first = *cells(node.property("reg")?)?.first()?;
+    let cells = cells(node.property("reg")?).filter(|cells| cells.len() >= 5)?;
+    let first = *cells.first()?;
     (node.own_cells().address == 3).then_some(RequesterId((first >> 8) & 0xffff))
 }
