@@ -1,5 +1,7 @@
 //! Breadth-first search: every state once, the first way to each is a shortest one.
 
+use std::sync::atomic::Ordering;
+
 use super::block::Runner;
 use super::outcome::{Finds, Pulse};
 use super::queue::Queue;
@@ -234,7 +236,8 @@ impl<'m, M: Model> Breadth<'m, M> {
         world: &str,
         control: &mut Control<'_>,
     ) -> Result<Option<Breadth<'m, M>>, Broken> {
-        if self.finds.seen.is_empty() || control.shortest_within == 0 {
+        let stopped = control.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        if self.finds.seen.is_empty() || control.shortest_within == 0 || stopped {
             return Ok(None);
         }
         let mut second = Breadth::new(self.model, Mode::Full, self.finds.seen);

@@ -112,6 +112,53 @@ impl Lines {
     }
 }
 
+/// A small pseudo-random generator (xorshift64*), so that a failing program can be named by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n as u64) as usize
+    }
+}
+
+impl Lines {
+    /// A random program: two or three threads of a few lines over two locks and four fields, mostly with locks
+    /// properly nested, in any order.
+    pub(crate) fn random(seed: u64) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let threads = (0..2 + dice.below(2)).map(|_| random_thread(&mut dice)).collect();
+        Self { threads, clients: 1, fields: 6, locks: 2 }
+    }
+}
+
+fn random_thread(dice: &mut Dice) -> Vec<Line> {
+    let (length, mut held, mut lines) = (3 + dice.below(6), Vec::new(), Vec::new());
+    while lines.len() < length {
+        let field = 2 + dice.below(4);
+        let value = dice.below(3) > 0;
+        lines.push(match dice.below(12) {
+            0..3 if held.len() < 2 => {
+                let lock = dice.below(2);
+                held.push(lock);
+                Line::Lock(lock)
+            }
+            3..5 => held.pop().map_or(Line::Set(field, value), Line::Unlock),
+            5 if dice.below(4) == 0 => Line::Unlock(dice.below(2)),
+            6 | 7 => Line::If(field, value, lines.len() + 1 + dice.below(3)),
+            8 if dice.below(2) == 0 => Line::AwaitClear(field),
+            9 => Line::Check(field),
+            _ => Line::Set(field, value),
+        });
+    }
+    if dice.below(8) > 0 {
+        lines.extend(held.into_iter().rev().map(Line::Unlock));
+    }
+    lines
+}
+
 fn inverted(line: Line) -> Line {
     match line {
         Line::Set(field, value) => Line::Set(field, !value),
