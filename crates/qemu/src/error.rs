@@ -4,7 +4,6 @@ use crate::find::{NotFound, Version};
 use crate::pci::Bdf;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A failure, together with the last words of the QEMU concerned.
@@ -20,7 +19,6 @@ struct Inner {
 /// The end of what a QEMU wrote to its standard error.
 #[derive(Debug)]
 pub(crate) struct LastWords {
-    pub(crate) file: PathBuf,
     pub(crate) text: String,
     pub(crate) exit: Option<String>,
 }
@@ -142,7 +140,7 @@ impl fmt::Display for Error {
         if let Some(exit) = &words.exit {
             write!(f, "; {exit}")?;
         }
-        write!(f, "; its standard error ({}): {}", words.file.display(), words.text.trim_end())
+        write!(f, "; its standard error: {}", words.text.trim_end())
     }
 }
 

@@ -13,7 +13,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -80,9 +79,9 @@ impl Launch {
         let io = |what| move |error| ErrorKind::Io { what, error };
         let (qtest, qtest_end) = UnixStream::pair().map_err(io("making a socket pair"))?;
         let (qmp, qmp_end) = UnixStream::pair().map_err(io("making a socket pair"))?;
-        let log = Log::new().map_err(io("making a file for QEMU's standard error"))?;
+        let log = Log::new().map_err(io("making a memory file"))?;
         let mut command = self.command(&qtest_end, &qmp_end);
-        command.stderr(log.file.try_clone().map_err(io("sharing QEMU's standard error"))?);
+        command.stderr(log.0.try_clone().map_err(io("sharing QEMU's standard error"))?);
         self.files.extend([qtest_end.into(), qmp_end.into()]);
         let mut inherited: Vec<_> = self.files.iter().map(AsRawFd::as_raw_fd).collect();
         inherited.push(self.ram.file().as_raw_fd());
@@ -240,7 +239,7 @@ impl Process {
     fn last_words(&self) -> LastWords {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let exit = child.try_wait().ok().flatten().map(|status| format!("it ended ({status})"));
-        LastWords { file: self.log.path.clone(), text: self.log.tail(), exit }
+        LastWords { text: self.log.tail(), exit }
     }
 }
 
@@ -253,39 +252,44 @@ impl Drop for Process {
     }
 }
 
-/// QEMU's standard error, in a file of its own. Removed with its machine, except by a panic: after a failed test it is there to be read.
+/// QEMU's standard error, in a memory file of its own. When a panic drops its machine it is copied to a file that can be read afterwards.
 #[derive(Debug)]
-struct Log {
-    path: PathBuf,
-    file: File,
-}
+struct Log(File);
 
 impl Log {
     fn new() -> io::Result<Self> {
+        Ok(Self(sys::memory_file(c"portcullis-stderr", 0)?))
+    }
+
+    fn tail(&self) -> String {
+        let len = self.0.metadata().map_or(0, |metadata| metadata.len());
+        self.text(len.saturating_sub(TAIL), len)
+    }
+
+    fn text(&self, start: u64, end: u64) -> String {
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(0)];
+        // By position: the file's own position is QEMU's.
+        let read = self.0.read_at(&mut bytes, start).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..read]).into_owned()
+    }
+
+    fn keep(&self) {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("portcullis-qemu-{}-{number}.log", std::process::id());
         let path = std::env::temp_dir().join(name);
-        let mut options = File::options();
-        // Appending, so that our reads do not move QEMU's place; truncating, because a process id can come back.
-        let file = options.read(true).append(true).create(true).open(&path)?;
-        file.set_len(0)?;
-        Ok(Self { path, file })
-    }
-
-    fn tail(&self) -> String {
-        let len = self.file.metadata().map_or(0, |metadata| metadata.len());
-        let mut bytes = vec![0; usize::try_from(len.min(TAIL)).unwrap_or(0)];
-        let read = self.file.read_at(&mut bytes, len.saturating_sub(TAIL)).unwrap_or(0);
-        String::from_utf8_lossy(&bytes[..read]).into_owned()
+        let len = self.0.metadata().map_or(0, |metadata| metadata.len());
+        match std::fs::write(&path, self.text(0, len)) {
+            Ok(()) => eprintln!("QEMU's standard error is in {}", path.display()),
+            Err(error) => eprintln!("QEMU's standard error cannot be kept: {error}"),
+        }
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // A file that is gone already needs no removing.
-            let _ = std::fs::remove_file(&self.path);
+        if std::thread::panicking() {
+            self.keep();
         }
     }
 }
