@@ -1,0 +1,255 @@
+//! The reduction against plain enumeration, on many small random programs: the same traces, each once, and the same end states.
+
+use crate::dpor::Dpor;
+use crate::enumerate::Enumerate;
+use crate::execute::{Director, Ending, Executor};
+use crate::random::Rng;
+use crate::runtime::Failure;
+use crate::sync::{LabEvent, LabLock};
+use crate::world::World;
+use crate::{choose, step};
+use portcullis_platform::{LockLabel, Mutex, RawEvent, RawLock};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// A statement of a random program.
+#[derive(Clone, Debug)]
+enum Statement {
+    /// Hold a lock around the body.
+    Locked(usize, Vec<Statement>),
+    /// Hold a lock around the body if it is free.
+    Tried(usize, Vec<Statement>),
+    /// Read a variable into what the thread has seen.
+    Read(usize),
+    /// Write what the thread has seen into a variable.
+    Write(usize),
+    /// Read a generation, do the body, wait for a change unless the body saw an odd sum.
+    Await(Vec<Statement>),
+    Notify,
+    Choose,
+    Spawn(Vec<Statement>),
+}
+
+const VARIABLES: usize = 2;
+const LOCKS: usize = 2;
+
+/// Which statements a family of programs may use.
+#[derive(Clone, Copy, Debug)]
+struct Family {
+    tried: bool,
+    events: bool,
+    choices: bool,
+    spawns: bool,
+}
+
+fn statement(rng: &mut Rng, family: Family, depth: u32, left: &mut u32) -> Statement {
+    *left = left.saturating_sub(1);
+    let body = |rng: &mut Rng, left: &mut u32| {
+        let n = rng.below(3);
+        (0..n).map_while(|_| (*left > 0).then(|| statement(rng, family, depth + 1, left))).collect()
+    };
+    let at = rng.below(2) as usize;
+    match rng.below(if depth < 2 { 12 } else { 6 }) {
+        0..3 => Statement::Read(at),
+        3..5 => Statement::Write(at),
+        5 if family.choices => Statement::Choose,
+        6 if family.tried => Statement::Tried(at, body(rng, left)),
+        7 if family.events => Statement::Await(body(rng, left)),
+        8 if family.spawns && depth == 0 => Statement::Spawn(body(rng, left)),
+        5..7 if family.events => Statement::Notify,
+        7.. => Statement::Locked(at, body(rng, left)),
+        _ => Statement::Write(at),
+    }
+}
+
+struct Shared {
+    variables: RefCell<[u64; VARIABLES]>,
+    locks: Vec<LabLock>,
+    /// A second kind of lock use, through the typed mutex.
+    total: Mutex<u64, LabLock>,
+    event: LabEvent,
+    seen: RefCell<Vec<(usize, u64)>>,
+}
+
+fn run(shared: &Rc<Shared>, body: &[Statement], mine: &mut u64) {
+    for statement in body {
+        match statement {
+            Statement::Locked(lock, body) => {
+                shared.locks[*lock].lock();
+                run(shared, body, mine);
+                unlock(&shared.locks[*lock]);
+            }
+            Statement::Tried(lock, body) => {
+                if shared.locks[*lock].try_lock() {
+                    run(shared, body, mine);
+                    unlock(&shared.locks[*lock]);
+                } else {
+                    *mine = *mine * 31 + 7;
+                }
+            }
+            Statement::Read(variable) => {
+                step("variable", *variable as u64, "read", false);
+                *mine = *mine * 31 + shared.variables.borrow()[*variable];
+            }
+            Statement::Write(variable) => {
+                step("variable", *variable as u64, "write", true);
+                shared.variables.borrow_mut()[*variable] = *mine;
+            }
+            Statement::Await(body) => {
+                let generation = shared.event.generation();
+                run(shared, body, mine);
+                if *mine % 2 == 0 {
+                    shared.event.wait(generation);
+                    *mine += 1;
+                }
+            }
+            Statement::Notify => shared.event.notify_all(),
+            Statement::Choose => *mine = *mine * 31 + u64::from(choose(2)),
+            Statement::Spawn(body) => {
+                let (shared, body) = (Rc::clone(shared), body.clone());
+                crate::spawn("child", move || thread(&shared, 100, &body));
+            }
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "random programs use the raw seam, so that sections need not nest")]
+fn unlock(lock: &LabLock) {
+    // SAFETY: the only caller took it in the same thread.
+    unsafe { lock.unlock() }
+}
+
+fn thread(shared: &Rc<Shared>, id: usize, body: &[Statement]) {
+    let mut mine = id as u64 * 2;
+    run(shared, body, &mut mine);
+    let mut total = shared.total.lock();
+    *total = *total * 3 + mine;
+    shared.seen.borrow_mut().push((id, mine));
+}
+
+fn build(program: &[Vec<Statement>], result: &Rc<RefCell<String>>, w: &mut World) {
+    let label = |index| LockLabel::new("lock", index);
+    let shared = Rc::new(Shared {
+        variables: RefCell::default(),
+        locks: (0..LOCKS as u64).map(|lock| LabLock::new(label(lock))).collect(),
+        total: Mutex::new(LockLabel::new("total", 0), 0),
+        event: LabEvent::new(LockLabel::new("event", 0)),
+        seen: RefCell::default(),
+    });
+    for (id, body) in program.iter().enumerate() {
+        let (shared, body) = (Rc::clone(&shared), body.clone());
+        w.thread("thread", move || thread(&shared, id, &body));
+    }
+    let result = Rc::clone(result);
+    w.at_end("observed", move || {
+        let mut seen = shared.seen.take();
+        seen.sort_unstable();
+        let total = *shared.total.lock();
+        *result.borrow_mut() = format!("{seen:?} {:?} {total}", shared.variables.borrow());
+        Ok(())
+    });
+}
+
+/// What a search found: traces (by fingerprint) and end states, and how many complete runs it took.
+#[derive(Debug, Default)]
+struct Found {
+    traces: BTreeSet<u128>,
+    ends: BTreeSet<String>,
+    complete: u64,
+    runs: u64,
+}
+
+/// Runs `search` to its end; `None` when it takes more than `limit` runs.
+fn search<D: Director>(
+    program: &[Vec<Statement>],
+    search: &mut D,
+    advance: impl Fn(&mut D) -> bool,
+    limit: u64,
+) -> Option<Found> {
+    let mut executor = Executor::new(64 << 10, 1000);
+    executor.stop_at_failure = false;
+    executor.trace.hashing = true;
+    // Releases as operations everywhere, so that all searches speak of the same events.
+    executor.rt.release_points.set(format!("{program:?}").contains("Tried"));
+    let mut found = Found::default();
+    let result = Rc::new(RefCell::new(String::new()));
+    loop {
+        let ending = executor.execute(&|w| build(program, &result, w), search);
+        found.runs += 1;
+        if !matches!(ending, Ending::Pruned) {
+            found.complete += 1;
+            found.traces.insert(executor.trace.fingerprint_of_all());
+            found.ends.insert(match ending {
+                Ending::Complete => result.take(),
+                Ending::Failed(mut failures) => {
+                    failures.sort_by(|a, b| a.message.cmp(&b.message));
+                    let text =
+                        |failure: &Failure| format!("{}: {}", failure.property, failure.message);
+                    format!("Failed: {:?}", failures.iter().map(text).collect::<Vec<_>>())
+                }
+                ending => unreachable!("{ending:?}"),
+            });
+        }
+        if !search_on(search, &advance) {
+            return Some(found);
+        }
+        if found.runs >= limit {
+            return None;
+        }
+    }
+}
+
+fn search_on<D>(search: &mut D, advance: &impl Fn(&mut D) -> bool) -> bool {
+    advance(search)
+}
+
+fn check_family(family: Family, programs: u64, salt: u64) -> (u64, u64, u64) {
+    let (mut plain_runs, mut reduced_runs, mut stuck) = (0, 0, 0);
+    for seed in 0..programs {
+        let mut rng = Rng::new(seed << 8 | salt);
+        let threads = 2 + rng.below(2);
+        let mut left = 9;
+        let program: Vec<Vec<_>> = (0..threads)
+            .map(|_| {
+                (0..1 + rng.below(3)).map(|_| statement(&mut rng, family, 0, &mut left)).collect()
+            })
+            .collect();
+        let enumerate = |remember| Enumerate::new(None, remember);
+        let Some(plain) = search(&program, &mut enumerate(false), Enumerate::advance, 4_000) else {
+            continue;
+        };
+        let remembered =
+            search(&program, &mut enumerate(true), Enumerate::advance, u64::MAX).expect("no limit");
+        let reduced =
+            search(&program, &mut Dpor::default(), Dpor::advance, u64::MAX).expect("no limit");
+        assert_eq!(reduced.ends, plain.ends, "end states, seed {seed} of {family:?}: {program:#?}");
+        assert_eq!(remembered.ends, plain.ends, "remembering, seed {seed}: {program:#?}");
+        assert_eq!(reduced.traces, plain.traces, "traces, seed {seed} of {family:?}: {program:#?}");
+        assert_eq!(reduced.complete, reduced.traces.len() as u64, "a trace twice, seed {seed}");
+        plain_runs += plain.runs;
+        reduced_runs += reduced.runs;
+        stuck += u64::from(plain.ends.iter().any(|end| end.starts_with("Failed")));
+    }
+    (plain_runs, reduced_runs, stuck)
+}
+
+#[test]
+fn the_reduction_finds_every_trace_once_and_every_end() {
+    let simple = Family { tried: false, events: false, choices: false, spawns: false };
+    let families = [
+        (simple, 600),
+        (Family { events: true, ..simple }, 600),
+        (Family { choices: true, spawns: true, ..simple }, 400),
+        (Family { tried: true, ..simple }, 400),
+        (Family { tried: true, events: true, choices: true, spawns: true }, 600),
+    ];
+    for (salt, (family, programs)) in families.into_iter().enumerate() {
+        let (plain, reduced, stuck) = check_family(family, programs, salt as u64);
+        eprintln!(
+            "{family:?}: {plain} schedules, {reduced} runs with reduction, {stuck} get stuck"
+        );
+        assert!(reduced * 10 < plain, "{plain} schedules against {reduced} runs");
+        assert!(stuck > 0, "no program of {family:?} deadlocks: the comparison is too easy");
+    }
+}
