@@ -1,1 +1,63 @@
-//! machine
+//! The software machine: memory, a bus, register-level IOMMUs and devices that do DMA, built to punish.
+//!
+//! Scope: what a core and a driver need to run on ([`MachinePlatform`]), hardware that uses every freedom the architecture gives it ([`Policy`]) or is
+//! broken ([`Faults`]), and an [`Oracle`] that says what must not have happened. An [`SmmuV3`] keeps every entry and translation until a command covers
+//! it, reads entries in pieces, consumes commands late, and does not see what was not published; a page that was given back is poisoned, and whoever
+//! reaches it is noticed.
+//!
+//! ```
+//! use portcullis_addr::{Iova, PhysAddr, StreamId};
+//! use portcullis_machine::{DmaRequest, Expectation, Machine, Profile};
+//! use portcullis_platform::Registers;
+//! use portcullis_spec::smmuv3::{GBPA, gbpa};
+//!
+//! let machine = Machine::builder().ram(PhysAddr::new(0x8000_0000), 16 << 20).seed(1).build();
+//! let smmu = machine.add_smmuv3(Profile::qemu10());
+//! let disk = machine.add_client("disk", &smmu, StreamId::new(0x10));
+//!
+//! // Out of reset the SMMU lets everything pass: boot-time DMA is possible.
+//! assert!(machine.dma(disk.id(), DmaRequest::write(Iova::new(0x8000_0000), b"hello")).is_completed());
+//!
+//! // A driver's first act ends that. The machine is told what to expect, and would report the opposite.
+//! let registers = smmu.registers();
+//! registers.write32(GBPA.offset, (gbpa::ABORT.of(1) | gbpa::UPDATE.of(1)) as u32);
+//! while gbpa::UPDATE.is_set(registers.read32(GBPA.offset).into()) {}
+//! disk.expect(Expectation::Blocked);
+//! assert!(!machine.dma(disk.id(), DmaRequest::write(Iova::new(0x8000_0000), b"again")).is_completed());
+//! assert_eq!(machine.violations(), []);
+//! ```
+//!
+//! Locks: none of the machine's own is held during a [`StepHook`], an interrupt sink or a chunk callback, so each of them may use the machine. One
+//! instance's transactions exclude each other for the moment of the access itself, which is what makes a completed invalidation final.
+//!
+//! Not supported: Secure, Realm and Root register pages; EL2 and EL3 translation regimes (`IDR0.Hyp` is 0); AArch32 tables, 128-bit descriptors, `IDR5.DS`; ATS,
+//! PRI and ATOS; stalls (`STALL_MODEL` is "terminate"); hardware access flag and dirty state; MPAM; broadcast TLB maintenance; `GERROR.MSI_*_ABT_ERR`; the
+//! contiguous hint (such entries are cached one by one); memory attributes; event merging. Devices snoop the CPUs' caches, always.
+//!
+//! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. No `unsafe`.
+#![forbid(unsafe_code)]
+
+mod allocator;
+mod bus;
+mod clock;
+mod device;
+mod faults;
+mod hook;
+mod memory;
+mod oracle;
+mod platform;
+mod random;
+mod smmuv3;
+
+pub use bus::{DmaOutcome, DmaRequest, Machine, MachineBuilder, Port};
+pub use clock::{MachineClock, TimeSource};
+pub use device::{BUFFER_SIZE, Device, DeviceId, Expectation};
+pub use faults::{
+    ChunkOrder, ChunkPoint, CommandError, Consumption, Faults, Policy, ReadChunks, StoreOrder,
+    TlbPolicy,
+};
+pub use hook::{NoHook, StepHook};
+pub use memory::{POISON, PhysicalMemory, Usage};
+pub use oracle::{AccessKind, AccessRecord, Agent, Oracle, Passage, Violation};
+pub use platform::MachinePlatform;
+pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};

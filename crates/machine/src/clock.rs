@@ -1,0 +1,71 @@
+//! Time that moves only when somebody waits.
+
+use crate::hook::Hook;
+use crate::smmuv3::SmmuV3;
+use portcullis_platform::{Clock, Nanos};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+/// Where the time of a machine comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeSource {
+    /// Each [`Clock::relax`] moves time on by so many nanoseconds (at least 1); nothing else does. Runs repeat exactly.
+    Virtual {
+        /// Nanoseconds a look.
+        step: Nanos,
+    },
+    /// The host's monotonic clock, for boots on OS threads: a thread that the OS does not schedule must not see another's looks as its own time passing.
+    Host,
+}
+
+/// The machine's clock. Waiting also lets lazy hardware do a little of its work.
+#[derive(Debug)]
+pub struct MachineClock {
+    source: TimeSource,
+    started: Instant,
+    virtual_now: AtomicU64,
+    hook: Hook,
+    smmus: Arc<RwLock<Vec<Arc<SmmuV3>>>>,
+}
+
+impl MachineClock {
+    pub(crate) fn new(
+        source: TimeSource,
+        hook: Hook,
+        smmus: Arc<RwLock<Vec<Arc<SmmuV3>>>>,
+    ) -> Self {
+        Self { source, started: Instant::now(), virtual_now: AtomicU64::new(0), hook, smmus }
+    }
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> Nanos {
+        match self.source {
+            TimeSource::Virtual { .. } => self.virtual_now.load(Ordering::Acquire),
+            TimeSource::Host => {
+                u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    fn relax(&self) {
+        self.hook.step("clock", 0, "relax", false);
+        match self.source {
+            TimeSource::Virtual { step } => {
+                self.virtual_now.fetch_add(step.max(1), Ordering::AcqRel);
+            }
+            TimeSource::Host => std::thread::yield_now(),
+        }
+        let count = self.smmus.read().unwrap_or_else(PoisonError::into_inner).len();
+        for index in 0..count {
+            let smmu = {
+                let smmus = self.smmus.read().unwrap_or_else(PoisonError::into_inner);
+                smmus.get(index).map(Arc::clone)
+            };
+            if let Some(smmu) = smmu {
+                smmu.progress();
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Devices that do DMA: the thing an IOMMU is there for.
+
+use crate::bus::{DmaOutcome, DmaRequest, Machine, Port};
+use crate::oracle::AccessKind;
+use portcullis_addr::Iova;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+/// Number of a device on its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId(pub u32);
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "device {}", self.0)
+    }
+}
+
+/// What a test says of a device's DMA from now on; what contradicts it is a [`Violation`](crate::Violation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Expectation {
+    /// Nothing is claimed.
+    Anything = 0,
+    /// No access may reach memory.
+    Blocked = 1,
+    /// Accesses reach memory only through a translation.
+    Translated = 2,
+}
+
+/// Bytes of a device's own buffer.
+pub const BUFFER_SIZE: usize = 4096;
+
+/// A device with a buffer of its own ([`BUFFER_SIZE`] bytes), in the manner of QEMU's `edu`: software sees the buffer only by having the device copy it to memory.
+#[derive(Debug)]
+pub struct Device {
+    id: DeviceId,
+    name: String,
+    ports: Vec<Port>,
+    expectation: AtomicU8,
+    /// Ranges of input addresses, `[start, end]`, that are declared unmapped.
+    forbidden: RwLock<Vec<(u64, u64)>>,
+    buffer: Mutex<Box<[u8; BUFFER_SIZE]>>,
+}
+
+impl Device {
+    pub(crate) fn new(id: DeviceId, name: String, ports: Vec<Port>) -> Self {
+        Self {
+            id,
+            name,
+            ports,
+            expectation: AtomicU8::new(Expectation::Anything as u8),
+            forbidden: RwLock::new(Vec::new()),
+            buffer: Mutex::new(Box::new([0; BUFFER_SIZE])),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    /// The name that it was made with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How its transactions reach memory, in the order given; empty for a device behind no IOMMU.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Declares what its accesses must look like from now on.
+    pub fn expect(&self, expectation: Expectation) {
+        self.expectation.store(expectation as u8, Ordering::Release);
+    }
+
+    pub(crate) fn expectation(&self) -> Expectation {
+        match self.expectation.load(Ordering::Acquire) {
+            1 => Expectation::Blocked,
+            2 => Expectation::Translated,
+            _ => Expectation::Anything,
+        }
+    }
+
+    /// Declares `len` bytes from `start` unmapped: an access that still gets through there is a violation (P3). Say it when a strict unmap has returned.
+    pub fn forbid(&self, start: Iova, len: u64) {
+        let range = (start.raw(), start.raw().saturating_add(len.saturating_sub(1)));
+        self.forbidden.write().unwrap_or_else(PoisonError::into_inner).push(range);
+    }
+
+    /// Takes back every [`forbid`](Self::forbid) that overlaps `len` bytes from `start`. Say it before the range is mapped again.
+    pub fn permit(&self, start: Iova, len: u64) {
+        let last = start.raw().saturating_add(len.saturating_sub(1));
+        self.forbidden
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(first, end)| last < *first || *end < start.raw());
+    }
+
+    pub(crate) fn is_forbidden(&self, address: u64, len: u64) -> bool {
+        let last = address.saturating_add(len.saturating_sub(1));
+        self.forbidden
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|(first, end)| address <= *end && *first <= last)
+    }
+
+    /// Fills its buffer with bytes that depend on `seed`, so that what arrives somewhere can be recognised.
+    pub fn fill_buffer(&self, seed: u8) {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, byte) in buffer.iter_mut().enumerate() {
+            *byte = (index as u8).wrapping_mul(31).wrapping_add(seed);
+        }
+    }
+
+    /// Its buffer's bytes (a test's privilege: software cannot read them).
+    pub fn buffer(&self) -> Vec<u8> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner).to_vec()
+    }
+
+    /// Has the device copy `len` bytes between memory at `address` and its buffer at `offset`, through its first port.
+    ///
+    /// # Panics
+    ///
+    /// When the range does not lie in the buffer.
+    pub fn copy(
+        &self,
+        machine: &Machine,
+        kind: AccessKind,
+        address: Iova,
+        offset: usize,
+        len: usize,
+    ) -> DmaOutcome {
+        // A private copy, so that no lock is held while the access runs (a hook may switch to another thread of execution).
+        let mut bytes = self.buffer()[offset..offset + len].to_vec();
+        let outcome = match kind {
+            AccessKind::Read => machine.dma_of(self, DmaRequest::read(address, &mut bytes)),
+            AccessKind::Write => machine.dma_of(self, DmaRequest::write(address, &bytes)),
+        };
+        if kind == AccessKind::Read {
+            let done = outcome.bytes(len);
+            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            buffer[offset..offset + done].copy_from_slice(&bytes[..done]);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,308 @@
+//! The knobs: how unkind the hardware is within what the architecture permits ([`Policy`]), and what is broken about it ([`Faults`]).
+
+use portcullis_spec::smmuv3::cerror;
+use std::fmt;
+use std::sync::Arc;
+
+/// When commands are taken from the queue, and when they take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consumption {
+    /// All at once when the producer index is written; each takes effect at once (what QEMU does).
+    Eager,
+    /// As late as permitted: some when the consumer index is read or time passes, and what they invalidate is invalidated only when a CMD_SYNC is consumed.
+    Late {
+        /// At most so many a look (at least 1); how many exactly is drawn from the seed.
+        most: u32,
+    },
+}
+
+/// In which order the parts of an entry are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkOrder {
+    /// Lowest address first.
+    Ascending,
+    /// Highest address first.
+    Descending,
+    /// Drawn from the seed, anew for each entry.
+    Random,
+}
+
+/// Which chunk of an entry was just read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkPoint {
+    /// `"STE"` or `"CD"`.
+    pub structure: &'static str,
+    /// Physical address of the entry (of a CD behind stage 2: intermediate).
+    pub address: u64,
+    /// How many chunks of it have been read.
+    pub read: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+type BetweenChunks = Arc<dyn Fn(ChunkPoint) + Send + Sync>;
+
+/// How the 64 bytes of a stream table entry or context descriptor are read.
+#[derive(Clone)]
+pub struct ReadChunks {
+    pub(crate) bytes: usize,
+    pub(crate) order: ChunkOrder,
+    pub(crate) between: Option<BetweenChunks>,
+}
+
+impl ReadChunks {
+    /// In pieces of `bytes`: 8, 16, 32 or 64 (other numbers are taken as the next of these).
+    pub fn of(bytes: usize, order: ChunkOrder) -> Self {
+        Self { bytes: bytes.clamp(8, 64).next_power_of_two(), order, between: None }
+    }
+
+    /// Calls `act` after every chunk but the last, so that a test can store in between. The machine holds no lock then.
+    #[must_use]
+    pub fn between(mut self, act: impl Fn(ChunkPoint) + Send + Sync + 'static) -> Self {
+        self.between = Some(Arc::new(act));
+        self
+    }
+}
+
+impl fmt::Debug for ReadChunks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadChunks")
+            .field("bytes", &self.bytes)
+            .field("order", &self.order)
+            .field("between", &self.between.is_some())
+            .finish()
+    }
+}
+
+/// When hardware that snoops the caches sees software's stores. (Hardware that does not snoop sees them when they are published, always.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOrder {
+    /// At once, in order.
+    Immediate,
+    /// When they are published or a register is written; before that each may be seen or not, drawn from the seed, in any order.
+    Late,
+}
+
+/// What the TLB keeps. It never evicts by itself: what was cached stays until a command covers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlbPolicy {
+    /// Keep translations. Off, every access walks.
+    pub translations: bool,
+    /// Keep table descriptors (a walk then begins at the lowest cached table), so that a table freed with only a leaf invalidation is still walked.
+    pub tables: bool,
+    /// Keep stream table entries and context descriptors.
+    pub configuration: bool,
+    /// Keep them also when they are invalid, as §5.2.2 permits ("in any state"): whoever makes one valid must invalidate too.
+    pub invalid_configuration: bool,
+}
+
+impl TlbPolicy {
+    /// Everything is kept.
+    pub const HOARD: Self =
+        Self { translations: true, tables: true, configuration: true, invalid_configuration: true };
+    /// What QEMU keeps: translations and valid configuration.
+    pub const LIKE_QEMU: Self = Self {
+        translations: true,
+        tables: false,
+        configuration: true,
+        invalid_configuration: false,
+    };
+    /// Nothing is kept.
+    pub const NONE: Self = Self {
+        translations: false,
+        tables: false,
+        configuration: false,
+        invalid_configuration: false,
+    };
+}
+
+/// How the hardware uses its freedom. [`Policy::default`] is harsh but deterministic; [`Policy::like_qemu`] is what QEMU's model does.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// What is cached.
+    pub tlb: TlbPolicy,
+    /// How entries are read.
+    pub chunks: ReadChunks,
+    /// When commands are consumed.
+    pub consumption: Consumption,
+    /// When stores are seen.
+    pub store_order: StoreOrder,
+    /// How many reads of `CR0ACK`, `IRQ_CTRLACK` or `GBPA` it takes until a write is in effect; 0 for at once.
+    pub update_delay: u32,
+    /// Compare every TLB hit with the tables in memory and record [`Violation::StaleHit`](crate::Violation::StaleHit). Turn it off where a device works while its mappings change:
+    /// a hit between the store and the confirmed invalidation is no offence then.
+    pub verify_hits: bool,
+    /// Record [`Violation::ReusedFrame`](crate::Violation::ReusedFrame) when a hit lands in a page that was allocated after the translation was cached. Turn it
+    /// off where memory is mapped before it is allocated (identity mappings by tables).
+    pub verify_owners: bool,
+    /// How many accesses [`Oracle::accesses`](crate::Oracle::accesses) keeps.
+    pub accesses_kept: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            tlb: TlbPolicy::HOARD,
+            chunks: ReadChunks::of(8, ChunkOrder::Ascending),
+            consumption: Consumption::Late { most: 4 },
+            store_order: StoreOrder::Immediate,
+            update_delay: 1,
+            verify_hits: true,
+            verify_owners: true,
+            accesses_kept: 4096,
+        }
+    }
+}
+
+impl Policy {
+    /// What QEMU's SMMUv3 does: commands run when the producer index is written, entries are read whole, only valid configuration is cached.
+    pub fn like_qemu() -> Self {
+        Self {
+            tlb: TlbPolicy::LIKE_QEMU,
+            chunks: ReadChunks::of(64, ChunkOrder::Ascending),
+            consumption: Consumption::Eager,
+            update_delay: 0,
+            ..Self::default()
+        }
+    }
+
+    /// The same with other caches.
+    #[must_use]
+    pub fn tlb(mut self, tlb: TlbPolicy) -> Self {
+        self.tlb = tlb;
+        self
+    }
+
+    /// The same with another way to read entries.
+    #[must_use]
+    pub fn chunks(mut self, chunks: ReadChunks) -> Self {
+        self.chunks = chunks;
+        self
+    }
+
+    /// The same with another time of consumption.
+    #[must_use]
+    pub fn consumption(mut self, consumption: Consumption) -> Self {
+        self.consumption = consumption;
+        self
+    }
+
+    /// The same with another store order.
+    #[must_use]
+    pub fn store_order(mut self, order: StoreOrder) -> Self {
+        self.store_order = order;
+        self
+    }
+
+    /// The same with another [`update_delay`](Self::update_delay).
+    #[must_use]
+    pub fn update_delay(mut self, reads: u32) -> Self {
+        self.update_delay = reads;
+        self
+    }
+
+    /// The same with [`verify_hits`](Self::verify_hits) and [`verify_owners`](Self::verify_owners) set to `on`.
+    #[must_use]
+    pub fn verify(mut self, on: bool) -> Self {
+        self.verify_hits = on;
+        self.verify_owners = on;
+        self
+    }
+}
+
+/// Why a command is refused (`CMDQ_CONS.ERR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommandError {
+    /// CERROR_ILL.
+    Illegal,
+    /// CERROR_ABT.
+    FetchAbort,
+    /// CERROR_ATC_INV_SYNC.
+    AtcInvalidation,
+}
+
+impl CommandError {
+    /// The number that `CMDQ_CONS.ERR` shows.
+    pub const fn code(self) -> u32 {
+        (match self {
+            Self::Illegal => cerror::ILL,
+            Self::FetchAbort => cerror::ABT,
+            Self::AtcInvalidation => cerror::ATC_INV_SYNC,
+        }) as u32
+    }
+}
+
+/// What is broken about one IOMMU. Nothing by default; counts are from the moment of [`SmmuV3::inject`](crate::SmmuV3::inject), 1 for the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    pub(crate) stuck: Vec<(usize, Option<u64>)>,
+    pub(crate) gone_at_access: Option<u64>,
+    pub(crate) failing_commands: Vec<(u64, CommandError)>,
+    pub(crate) frozen_after: Option<u64>,
+    pub(crate) hang_sync: Option<u64>,
+    pub(crate) event_write_aborts: bool,
+    pub(crate) no_interrupts: bool,
+}
+
+impl Faults {
+    /// Nothing is broken.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The register at `offset` no longer takes writes.
+    #[must_use]
+    pub fn stick(mut self, offset: usize) -> Self {
+        self.stuck.push((offset, None));
+        self
+    }
+
+    /// The register at `offset` reads as `value` whatever was written.
+    #[must_use]
+    pub fn stick_at(mut self, offset: usize, value: u64) -> Self {
+        self.stuck.push((offset, Some(value)));
+        self
+    }
+
+    /// From register access number `nth` on the unit is gone: reads give all ones, writes do nothing, transactions are aborted.
+    #[must_use]
+    pub fn gone_at(mut self, nth: u64) -> Self {
+        self.gone_at_access = Some(nth);
+        self
+    }
+
+    /// Command number `nth` is refused with `error`, once.
+    #[must_use]
+    pub fn fail_command(mut self, nth: u64, error: CommandError) -> Self {
+        self.failing_commands.push((nth, error));
+        self
+    }
+
+    /// No command is consumed after `commands` more.
+    #[must_use]
+    pub fn freeze_after(mut self, commands: u64) -> Self {
+        self.frozen_after = Some(commands);
+        self
+    }
+
+    /// The CMD_SYNC number `nth` from now never completes, and so nothing after it either.
+    #[must_use]
+    pub fn hang_sync(mut self, nth: u64) -> Self {
+        self.hang_sync = Some(nth);
+        self
+    }
+
+    /// Every write of an event record is aborted.
+    #[must_use]
+    pub fn abort_event_writes(mut self) -> Self {
+        self.event_write_aborts = true;
+        self
+    }
+
+    /// Interrupts and messages get lost.
+    #[must_use]
+    pub fn drop_interrupts(mut self) -> Self {
+        self.no_interrupts = true;
+        self
+    }
+}

@@ -1,0 +1,294 @@
+//! What the machine saw: every access that reached memory and why, and everything that must not happen.
+
+use crate::device::DeviceId;
+use portcullis_addr::{PhysAddr, StreamId};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Who touched memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Agent {
+    /// Software, through [`DmaMemory`](portcullis_platform::DmaMemory).
+    Cpu,
+    /// IOMMU number `.0`, on its own behalf: the second field says for what (`"STE"`, `"descriptor"`, `"command"`, ...).
+    Iommu(u32, &'static str),
+    /// A device's data.
+    Device(DeviceId),
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("the CPU"),
+            Self::Iommu(index, what) => write!(f, "IOMMU {index} ({what})"),
+            Self::Device(device) => write!(f, "{device}"),
+        }
+    }
+}
+
+/// Direction of a device's access, as the device sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessKind {
+    /// Memory to device.
+    Read,
+    /// Device to memory.
+    Write,
+}
+
+impl fmt::Display for AccessKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// Why an access was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Passage {
+    /// The device is behind no IOMMU.
+    Direct,
+    /// The IOMMU is disabled and its global bypass lets everything through.
+    GlobalBypass,
+    /// The stream's configuration says bypass.
+    StreamBypass,
+    /// Translated; `cached` tells a TLB hit from a fresh walk.
+    Translated {
+        /// Address space tag of stage 1, if stage 1 took part.
+        asid: Option<u16>,
+        /// Tag of the virtual machine (0 without stage 2).
+        vmid: u16,
+        /// Whether the translation came from the TLB.
+        cached: bool,
+    },
+}
+
+impl fmt::Display for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("behind no IOMMU"),
+            Self::GlobalBypass => f.write_str("IOMMU disabled, global bypass"),
+            Self::StreamBypass => f.write_str("stream bypasses"),
+            Self::Translated { asid, vmid, cached } => {
+                write!(f, "translated (asid {asid:?}, vmid {vmid}, cached {cached})")
+            }
+        }
+    }
+}
+
+/// One access that reached memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessRecord {
+    /// The device.
+    pub device: DeviceId,
+    /// IOMMU number and stream id; `None` for a device behind none.
+    pub stream: Option<(u32, StreamId)>,
+    /// The address that the device emitted.
+    pub address: u64,
+    /// Where it landed.
+    pub physical: PhysAddr,
+    /// Bytes.
+    pub len: u32,
+    /// Direction.
+    pub kind: AccessKind,
+    /// Why it was let through.
+    pub passage: Passage,
+}
+
+/// Something that must not happen on a machine whose software keeps its promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Memory was reached that its owner had given back.
+    FreedMemory {
+        /// Who reached it.
+        by: Agent,
+        /// Where.
+        address: PhysAddr,
+        /// Direction as the agent sees it.
+        kind: AccessKind,
+    },
+    /// Software used an address outside memory, or one that is no multiple of 8.
+    OutsideMemory {
+        /// The address.
+        address: PhysAddr,
+    },
+    /// A block was given back twice.
+    DoubleFree {
+        /// The block.
+        address: PhysAddr,
+    },
+    /// An address was given back that is no block.
+    ForeignFree {
+        /// The address.
+        address: PhysAddr,
+    },
+    /// A block was given back with another layout than it was allocated with.
+    WrongLayout {
+        /// The block.
+        address: PhysAddr,
+        /// Bytes allocated.
+        allocated: usize,
+        /// Bytes given back.
+        freed: usize,
+    },
+    /// An access was let through by a cached translation that the tables in memory no longer contain (P3).
+    StaleHit(AccessRecord),
+    /// An access landed in memory that changed its owner after the translation was cached (P4).
+    ReusedFrame(AccessRecord),
+    /// An access was let through although the test had declared its device blocked (P2).
+    BlockedPassed(AccessRecord),
+    /// An access was let through untranslated although the test had declared its device translated (P1, P2).
+    Untranslated(AccessRecord),
+    /// An access was let through in a range that the test had declared unmapped (P3).
+    ForbiddenRange(AccessRecord),
+    /// The TLB holds two overlapping translations for one address: an entry was replaced by one of another size without break-before-make.
+    TlbConflict {
+        /// The IOMMU.
+        iommu: u32,
+        /// The input address.
+        address: u64,
+    },
+    /// A register was written while its enable bit guards it (IHI 0070, 6.3).
+    GuardedWrite {
+        /// The IOMMU.
+        iommu: u32,
+        /// The register's offset.
+        offset: usize,
+    },
+    /// A command's operands make its effect UNPREDICTABLE (IHI 0070, 4.4.1.1); the machine drops nothing for it.
+    UnpredictableCommand {
+        /// The IOMMU.
+        iommu: u32,
+        /// The command.
+        command: [u64; 2],
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FreedMemory { by, address, kind } => {
+                write!(f, "freed memory at {address} reached by {by} ({kind})")
+            }
+            Self::OutsideMemory { address } => {
+                write!(f, "software used {address}, which is no memory")
+            }
+            Self::DoubleFree { address } => write!(f, "block {address} given back twice"),
+            Self::ForeignFree { address } => write!(f, "{address} given back but never allocated"),
+            Self::WrongLayout { address, allocated, freed } => {
+                write!(f, "block {address} of {allocated} bytes given back as {freed} bytes")
+            }
+            Self::StaleHit(record) => write!(f, "stale translation used: {record}"),
+            Self::ReusedFrame(record) => write!(f, "frame of a new owner reached: {record}"),
+            Self::BlockedPassed(record) => write!(f, "blocked device let through: {record}"),
+            Self::Untranslated(record) => write!(f, "device passed its IOMMU: {record}"),
+            Self::ForbiddenRange(record) => write!(f, "unmapped range reached: {record}"),
+            Self::TlbConflict { iommu, address } => {
+                write!(f, "IOMMU {iommu}: two TLB entries for {address:#x}")
+            }
+            Self::GuardedWrite { iommu, offset } => {
+                write!(f, "IOMMU {iommu}: register {offset:#x} written while in use")
+            }
+            Self::UnpredictableCommand { iommu, command: [low, high] } => {
+                write!(f, "IOMMU {iommu}: command {low:#x} {high:#x} has an unpredictable scope")
+            }
+        }
+    }
+}
+
+impl fmt::Display for AccessRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, address, physical, len, kind, passage, .. } = self;
+        write!(f, "{device} {kind} {len} bytes at {address:#x} -> {physical}: {passage}")?;
+        match self.stream {
+            Some((iommu, stream)) => write!(f, " [IOMMU {iommu}, stream {stream}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Violations kept in full; more are only counted.
+const VIOLATIONS_KEPT: usize = 1024;
+
+/// The machine's memory of what happened.
+#[derive(Debug)]
+pub struct Oracle {
+    accesses_kept: usize,
+    accesses: Mutex<VecDeque<AccessRecord>>,
+    passed: AtomicU64,
+    refused: AtomicU64,
+    violations: Mutex<Vec<Violation>>,
+    violation_count: AtomicU64,
+}
+
+impl Oracle {
+    pub(crate) fn new(accesses_kept: usize) -> Self {
+        Self {
+            accesses_kept,
+            accesses: Mutex::new(VecDeque::new()),
+            passed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            violations: Mutex::new(Vec::new()),
+            violation_count: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn passed(&self, record: AccessRecord) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+        if self.accesses_kept > 0 {
+            let mut accesses = self.accesses.lock().unwrap_or_else(PoisonError::into_inner);
+            if accesses.len() == self.accesses_kept {
+                accesses.pop_front();
+            }
+            accesses.push_back(record);
+        }
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn violated(&self, violation: Violation) {
+        self.violation_count.fetch_add(1, Ordering::Relaxed);
+        let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
+        if violations.len() < VIOLATIONS_KEPT {
+            violations.push(violation);
+        }
+    }
+
+    /// The last accesses that reached memory, oldest first (as many as [`Policy::accesses_kept`](crate::Policy::accesses_kept)).
+    pub fn accesses(&self) -> Vec<AccessRecord> {
+        let accesses = self.accesses.lock().unwrap_or_else(PoisonError::into_inner);
+        accesses.iter().copied().collect()
+    }
+
+    /// Accesses that reached memory.
+    pub fn passed_count(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Accesses that were refused.
+    pub fn refused_count(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong, oldest first, at most the first 1,024.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often something went wrong.
+    pub fn violation_count(&self) -> u64 {
+        self.violation_count.load(Ordering::Relaxed)
+    }
+
+    /// Forgets the violations so far, for tests that provoke them.
+    pub fn take_violations(&self) -> Vec<Violation> {
+        self.violation_count.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *self.violations.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
