@@ -1,1 +1,147 @@
-//! drivers/smmuv3
+//! Driver for Arm's System MMU version 3: Arm IHI 0070, revision G.a ("§" below is a section of it). Non-secure interface.
+//!
+//! [`Smmu::bring_up`] takes a unit over in whatever state it is found, blocks all streams first, and returns an instance that serves: tables installed, every
+//! stream aborting. Through [`IommuOps`] the core then claims streams, names page tables, attaches, invalidates, and collects faults.
+//!
+//! - `identify`: id registers to [`Features`], refusal of what this driver cannot drive.
+//! - `probe`: reset, take-over, enabling, stopping.
+//! - `stream_table`, `context`: who is who: streams and address spaces.
+//! - `entry`: changes of entries that hardware reads at the same time.
+//! - `command_queue`, `invalidate`: commands, invalidations, recovery.
+//! - `event_queue`: faults.
+//!
+//! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`], [`STALLED_SYNC_BOUND`]). No lock is held while hardware is waited for. Locks: `smmu.cmdq`,
+//! `smmu.streams`, `smmu.asids`, `smmu.eventq`; none is taken inside another.
+//!
+//! # Not supported
+//!
+//! Secure, Realm and Root interfaces; big-endian or VMSAv8-32 tables; preset tables and queues; units that can only stall on faults (the stall model
+//! is otherwise off); addresses above 48 bits; substreams (PASID) and SVA; nested stages; ATS, PRI; dirty and access flag updates by hardware; broadcast TLB
+//! maintenance (`CR2.PTM` is set); MSIs and CMD_SYNC completion by message (interrupts are wired); enhanced command queues; MPAM; more than 2^25
+//! stream ids with a two-level stream table, 2^16 with a linear one (those beyond are refused here and aborted by hardware).
+//!
+//! Dependency rule: uses `addr`, `platform`, `spec`, `pgtable` and the interfaces of the core. Knows no other driver and no machine. `no_std` + `alloc`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod command;
+mod command_queue;
+mod context;
+mod entry;
+mod error;
+mod event_queue;
+mod identify;
+mod invalidate;
+mod memory;
+mod ops;
+mod probe;
+mod stream_table;
+mod unit;
+
+pub use command::Command;
+#[cfg(feature = "mutants")]
+pub use command_queue::CommandFilter;
+pub use command_queue::{STALLED_SYNC_BOUND, SYNC_BOUND};
+pub use error::BringUpError;
+pub use identify::Features;
+pub use ops::{Serviced, Statistics};
+pub use unit::REGISTER_BOUND;
+
+use crate::command_queue::CommandQueue;
+use crate::context::Spaces;
+use crate::event_queue::EventQueue;
+use crate::memory::Running;
+use crate::stream_table::StreamTable;
+use crate::unit::Unit;
+use core::fmt;
+#[cfg(doc)]
+use portcullis::IommuOps;
+use portcullis_platform::{Platform, Registers};
+
+/// How a unit is to be driven: what its registers do not say.
+#[derive(Clone)]
+pub struct Options {
+    /// Tells the locks of two units apart in reports.
+    pub index: u64,
+    /// What firmware says of coherency; overrides `IDR0.COHACC`.
+    #[doc(alias = "dma-coherent")]
+    pub coherent: Option<bool>,
+    /// log2 of the command queue's entries, cut to what the unit offers.
+    pub command_queue_log2: u8,
+    /// log2 of the event queue's entries, cut to what the unit offers.
+    pub event_queue_log2: u8,
+    /// Stream id bits to use, cut to what the unit offers.
+    pub stream_id_bits: u8,
+    /// Address spaces at the same time, cut to what the unit offers.
+    pub spaces: u32,
+    /// For tests that must fail: drops or alters commands.
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub filter: Option<CommandFilter>,
+}
+
+impl Default for Options {
+    /// 256 commands and 512 events (one and four pages of 4 KiB), everything else as the unit has it.
+    fn default() -> Self {
+        Self {
+            index: 0,
+            coherent: None,
+            command_queue_log2: 8,
+            event_queue_log2: 9,
+            stream_id_bits: 32,
+            spaces: u32::MAX,
+            #[cfg(feature = "mutants")]
+            filter: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("index", &self.index)
+            .field("coherent", &self.coherent)
+            .field("command_queue_log2", &self.command_queue_log2)
+            .field("event_queue_log2", &self.event_queue_log2)
+            .field("stream_id_bits", &self.stream_id_bits)
+            .field("spaces", &self.spaces)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One unit that serves.
+///
+/// Dropping it stops the unit; where the unit does not confirm that, everything that it may still read is leaked.
+#[doc(alias = "arm_smmu_device")]
+pub struct Smmu<P: Platform, R: Registers> {
+    unit: Unit<P, R>,
+    index: u64,
+    features: Features,
+    coherent: bool,
+    running: Running,
+    commands: CommandQueue<P>,
+    events: EventQueue<P>,
+    streams: StreamTable<P>,
+    spaces: Spaces<P>,
+}
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// What the unit can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smmu")
+            .field("index", &self.index)
+            .field("features", &self.features)
+            .field("commands", &self.commands)
+            .finish_non_exhaustive()
+    }
+}

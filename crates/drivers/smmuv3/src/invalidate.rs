@@ -1,0 +1,156 @@
+//! Turning what an unmap owes into TLB invalidations (§3.17, §4.4): one batch and exactly one CMD_SYNC a call.
+
+use crate::command::Command;
+use crate::context::Name;
+use portcullis_addr::Iova;
+use portcullis_pgtable::{FlushRange, IotlbGather};
+
+#[cfg(test)]
+#[path = "invalidate_tests.rs"]
+mod tests;
+
+/// Without range commands, more single addresses than this are answered by dropping the whole space: refilling its TLB entries costs less
+/// than sending so many commands.
+pub(crate) const MAX_SINGLE: u64 = 64;
+/// The most units that one range command covers: NUM has five bits (§4.4.1.1).
+const MAX_UNITS: u64 = 32;
+/// The largest exponent that SCALE can hold and that is any use in 48 bits.
+const MAX_SCALE: u32 = 31;
+
+/// The commands that a debt needs, without the CMD_SYNC.
+#[derive(Clone, Debug)]
+pub(crate) enum Invalidation {
+    /// Drop the whole space.
+    Space(Name),
+    /// One command per leaf.
+    Singles(Singles),
+    /// Range commands.
+    Ranges(Ranges),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Singles {
+    name: Name,
+    next: u64,
+    left: u64,
+    stride: u64,
+    leaf: bool,
+}
+
+/// Pieces of `units << scale` granules, the low bits of the length first.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranges {
+    name: Name,
+    next: u64,
+    /// In granules.
+    left: u64,
+    leaf: bool,
+    level: u64,
+}
+
+/// The cheapest commands that pay `gather`; `None` where nothing is owed.
+pub(crate) fn invalidation(name: Name, gather: &IotlbGather, ranges: bool) -> Option<Invalidation> {
+    if gather.is_empty() {
+        return None;
+    }
+    let Some(range) = gather.range() else { return Some(Invalidation::Space(name)) };
+    let stride = range.leaf.bytes();
+    let start = range.start.raw() & !(stride - 1);
+    let leaves = (range.last.raw() - start) / stride + 1;
+    let leaf = !range.tables_freed;
+    if ranges {
+        let scale = range.leaf.log2().saturating_sub(name.granule().size.log2());
+        let level = if leaf { level(&range, name) } else { 0 };
+        return Some(match leaves.checked_shl(u32::from(scale)) {
+            Some(left) if left >> scale == leaves => {
+                Invalidation::Ranges(Ranges { name, next: start, left, leaf, level })
+            }
+            _ => Invalidation::Space(name),
+        });
+    }
+    Some(if leaves > MAX_SINGLE {
+        Invalidation::Space(name)
+    } else {
+        Invalidation::Singles(Singles { name, next: start, left: leaves, stride, leaf })
+    })
+}
+
+/// The level at which leaves of the range's size stand: each level above 3 resolves three bits less than the granule has (Arm DDI 0487, D8.2).
+fn level(range: &FlushRange, name: Name) -> u64 {
+    let granule = name.granule().size;
+    let above = u64::from(range.leaf.log2().saturating_sub(granule.log2()));
+    3u64.saturating_sub(above / u64::from(granule.log2() - 3))
+}
+
+impl Invalidation {
+    /// How many commands [`next`](Iterator::next) will give.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Space(_) => 1,
+            Self::Singles(singles) => singles.left as usize,
+            // At most one per five bits of the length, so counting them costs next to nothing.
+            Self::Ranges(ranges) => ranges.clone().count(),
+        }
+    }
+
+    /// The commands.
+    pub(crate) fn commands(self) -> impl Iterator<Item = Command> {
+        let (space, singles, ranges) = match self {
+            Self::Space(name) => (Some(whole(name)), None, None),
+            Self::Singles(singles) => (None, Some(singles), None),
+            Self::Ranges(ranges) => (None, None, Some(ranges)),
+        };
+        space.into_iter().chain(singles.into_iter().flatten()).chain(ranges.into_iter().flatten())
+    }
+}
+
+/// Drops everything of a space.
+pub(crate) fn whole(name: Name) -> Command {
+    if name.stage2 { Command::tlbi_vmid(name.id) } else { Command::tlbi_asid(name.id) }
+}
+
+fn address(name: Name, at: u64, leaf: bool) -> Command {
+    let at = Iova::new(at);
+    if name.stage2 {
+        Command::tlbi_ipa(name.id, at, leaf)
+    } else {
+        Command::tlbi_va(name.id, at, leaf)
+    }
+}
+
+impl Iterator for Singles {
+    type Item = Command;
+
+    fn next(&mut self) -> Option<Command> {
+        self.left = self.left.checked_sub(1)?;
+        let command = address(self.name, self.next, self.leaf);
+        self.next = self.next.wrapping_add(self.stride);
+        Some(command)
+    }
+}
+
+impl Iterator for Ranges {
+    type Item = Command;
+
+    fn next(&mut self) -> Option<Command> {
+        if self.left == 0 {
+            return None;
+        }
+        // The low five bits of what is left, from its lowest set bit on: the next piece then has a larger scale.
+        let scale = self.left.trailing_zeros().min(MAX_SCALE);
+        let low = (self.left >> scale) % MAX_UNITS;
+        let units = if low == 0 { MAX_UNITS } else { low };
+        let granules = units << scale;
+        let command = address(self.name, self.next, self.leaf);
+        // A range of one granule without a level hint is a reserved encoding (§4.4.1.1): the plain form means the same.
+        let command = if granules == 1 && self.level == 0 {
+            command
+        } else {
+            let granule = self.name.granule().command_code;
+            command.over(granule, units - 1, u64::from(scale), self.level)
+        };
+        self.next = self.next.wrapping_add(granules << self.name.granule().size.log2());
+        self.left -= granules;
+        Some(command)
+    }
+}

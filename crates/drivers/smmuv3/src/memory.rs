@@ -1,0 +1,76 @@
+//! Memory that the unit reads or writes on its own: freed only when the unit has confirmed that it stopped.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
+use portcullis_addr::PhysAddr;
+use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout};
+
+/// Whether the unit may access memory; shared by everything that it was told of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Running(Arc<AtomicBool>);
+
+impl Running {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, running: bool) {
+        self.0.store(running, Ordering::Release);
+    }
+}
+
+/// Pages that the unit has been, or will be, told of. Dropped while the unit runs they are leaked, which costs memory but no correctness.
+#[derive(Debug)]
+pub(crate) struct HardwarePages<M: DmaMemory> {
+    /// Always there until the drop.
+    pages: Option<DmaPages<M>>,
+    memory: Arc<M>,
+    address: PhysAddr,
+    running: Running,
+}
+
+impl<M: DmaMemory> HardwarePages<M> {
+    /// `bytes` of zeroes on their natural boundary, at addresses below `2^address_bits`, visible to hardware.
+    pub(crate) fn new(
+        memory: &Arc<M>,
+        running: &Running,
+        bytes: usize,
+        address_bits: u8,
+    ) -> Result<Self, AllocError> {
+        let layout = PageLayout::naturally_aligned(bytes).expect("no structure here is empty");
+        let pages = DmaPages::new(memory, layout)?;
+        let address = pages.address();
+        if (address.raw() + (bytes as u64 - 1)) >> address_bits != 0 {
+            return Err(AllocError { layout });
+        }
+        memory.publish(address, bytes);
+        let memory = Arc::clone(memory);
+        Ok(Self { pages: Some(pages), memory, address, running: running.clone() })
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<M> {
+        &self.memory
+    }
+
+    pub(crate) fn address(&self) -> PhysAddr {
+        self.address
+    }
+
+    /// The address of byte `offset`.
+    pub(crate) fn at(&self, offset: u64) -> PhysAddr {
+        PhysAddr::new(self.address.raw() + offset)
+    }
+
+    /// Gives the pages back although the unit runs: for pages that it can no longer reach.
+    pub(crate) fn release(mut self) {
+        self.pages = None;
+    }
+}
+
+impl<M: DmaMemory> Drop for HardwarePages<M> {
+    fn drop(&mut self) {
+        if self.running.is_set() {
+            core::mem::forget(self.pages.take());
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! One unit's registers, its platform, and bounded waits on it.
+
+use crate::error::BringUpError;
+use alloc::sync::Arc;
+use portcullis::OpsError;
+use portcullis_platform::{Nanos, Platform, Registers, wait_for};
+use portcullis_spec::Register;
+use portcullis_spec::smmuv3 as spec;
+
+/// Longest wait for a control register to take effect (CR0ACK, IRQ_CTRLACK, GBPA.Update): 100 ms.
+pub const REGISTER_BOUND: Nanos = 100_000_000;
+
+/// What a missing unit reads as.
+const GONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Unit<P: Platform, R> {
+    platform: Arc<P>,
+    registers: R,
+}
+
+impl<P: Platform, R: Registers> Unit<P, R> {
+    /// Checks that the block can be an SMMUv3 at all; writes nothing.
+    pub(crate) fn new(platform: Arc<P>, registers: R) -> Result<Self, BringUpError> {
+        if registers.len() < spec::BLOCK_SIZE {
+            return Err(BringUpError::BlockTooSmall { len: registers.len() });
+        }
+        let unit = Self { platform, registers };
+        if unit.read(spec::IDR0) == GONE {
+            return Err(BringUpError::Gone { register: spec::IDR0.name });
+        }
+        Ok(unit)
+    }
+
+    pub(crate) fn platform(&self) -> &Arc<P> {
+        &self.platform
+    }
+
+    pub(crate) fn clock(&self) -> &P::Clock {
+        self.platform.clock()
+    }
+
+    pub(crate) fn read(&self, register: Register) -> u32 {
+        self.registers.read32(register.offset)
+    }
+
+    pub(crate) fn write(&self, register: Register, value: u32) {
+        self.registers.write32(register.offset, value);
+    }
+
+    pub(crate) fn write64(&self, register: Register, value: u64) {
+        self.registers.write64(register.offset, value);
+    }
+
+    /// Reads a register that never legally reads as all ones while the unit serves.
+    pub(crate) fn read_live(&self, register: Register) -> Result<u32, OpsError> {
+        match self.read(register) {
+            GONE => Err(OpsError::Hardware {
+                what: "the SMMU's registers read as all ones: it is gone",
+                status: u64::from(GONE),
+            }),
+            value => Ok(value),
+        }
+    }
+
+    /// Waits until `register`, under `mask`, reads `wanted`.
+    pub(crate) fn await_value(
+        &self,
+        register: Register,
+        mask: u32,
+        wanted: u32,
+    ) -> Result<(), BringUpError> {
+        let mut found = 0;
+        let waited = wait_for(self.clock(), REGISTER_BOUND, || {
+            found = self.read(register);
+            found == GONE || found & mask == wanted
+        });
+        if found == GONE {
+            return Err(BringUpError::Gone { register: register.name });
+        }
+        waited.map_err(|timeout| BringUpError::Stuck {
+            register: register.name,
+            wanted,
+            found,
+            timeout,
+        })
+    }
+}
