@@ -1,0 +1,142 @@
+//! What hardware can read between any two stores. `TestMemory` itself refuses a valid entry that turns into another valid one in every test.
+
+use super::{RW, Stage1, TestMemory, params, walker};
+use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
+use portcullis_pgtable::{
+    ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, PageTable, TableError, TableFormat,
+    TableParams,
+};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+const MIB: u64 = 1 << 20;
+
+/// After every single store, walks addresses of the range in both views: each leads where it led before, where it shall lead, or nowhere.
+#[test]
+fn every_intermediate_state_is_old_new_or_nothing() {
+    let memory = TestMemory::new();
+    let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
+    let (config, looks) = (table.config(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&looks);
+    let (start, shift) = (2 * MIB - 2 * 4096, 64 * MIB);
+    let places = [start, 2 * MIB - 4096, 2 * MIB, 3 * MIB, 4 * MIB, 4 * MIB + 4096];
+    memory.watch(move |memory, _, _, _| {
+        let snooped = |address| memory.snooped(address);
+        let published = |address| memory.published(address);
+        for read in [&snooped as walker::Read<'_>, &published] {
+            for place in places {
+                if let Ok(leaf) = walker::Walker::new(config, read).walk(place) {
+                    assert_eq!(leaf.translate(place), place + shift);
+                    assert!(leaf.readable && leaf.writable);
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let len = 2 * MIB + 4 * 4096;
+    for _ in 0..2 {
+        table.map(Iova::new(start), PhysAddr::new(start + shift), len, RW).expect("free");
+        let mut gather = IotlbGather::new();
+        table.unmap(Iova::new(start), len, &mut gather).expect("mapped");
+        table.retire(gather.confirm());
+        super::debts::reclaim_all(&table);
+    }
+    assert!(looks.load(Ordering::Relaxed) > 500, "{looks:?}");
+}
+
+/// The instant between a table's installation by one CPU and its publication: another CPU maps through the new pointer. On return of its map,
+/// hardware that does not snoop must find the mapping. The watcher plays the other CPU.
+fn second_cpu_in_the_window<F: Format>() -> bool {
+    let memory = TestMemory::new();
+    let table = IoPageTable::<F, _>::new(&memory, params(PageSize::SIZE_4K, 39, 40));
+    let table = Arc::new(table.expect("supported"));
+    let (shared, once) = (Arc::new(OnceLock::new()), AtomicBool::new(false));
+    let visible = Arc::new(AtomicBool::new(false));
+    assert!(shared.set(Arc::downgrade(&table)).is_ok());
+    let (seen, config) = (Arc::clone(&visible), table.config());
+    memory.watch(move |memory, _, old, new| {
+        if old == 0 && new & 3 == 3 && !once.swap(true, Ordering::SeqCst) {
+            let table: &std::sync::Weak<IoPageTable<F, TestMemory>> =
+                shared.get().expect("set before the first map");
+            let table = table.upgrade().expect("alive");
+            table.map(Iova::new(4096), PhysAddr::new(0x9000), 4096, RW).expect("free");
+            let published = |address| memory.published(address);
+            let found = walker::Walker::new(config, &published).walk(4096);
+            seen.store(found.is_ok_and(|leaf| leaf.phys == 0x9000), Ordering::SeqCst);
+        }
+    });
+    table.map(Iova::new(0), PhysAddr::new(0x8000), 4096, RW).expect("free");
+    assert!(walker::both(&memory, table.config(), 0).is_ok_and(|leaf| leaf.phys == 0x8000));
+    visible.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_follower_publishes_the_pointer_it_follows() {
+    assert!(second_cpu_in_the_window::<ArmLpaeStage1>());
+}
+
+/// The planted bug: the "published" bit is one that every entry has, so nobody settles what another CPU installed.
+#[test]
+fn the_window_is_found_when_nobody_settles() {
+    assert!(!second_cpu_in_the_window::<Forgetful>());
+}
+
+#[derive(Debug)]
+enum Forgetful {}
+
+impl Format for Forgetful {
+    const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
+    const SOFTWARE_BIT: u64 = 1;
+
+    fn geometry(params: &TableParams) -> Result<Geometry, TableError> {
+        ArmLpaeStage1::geometry(params)
+    }
+    fn leaf_bits(prot: Prot) -> Option<u64> {
+        ArmLpaeStage1::leaf_bits(prot)
+    }
+    fn leaf(bits: u64, phys: u64, last_level: bool) -> u64 {
+        ArmLpaeStage1::leaf(bits, phys, last_level)
+    }
+    fn table(table: PhysAddr) -> u64 {
+        ArmLpaeStage1::table(table)
+    }
+    fn is_table(entry: u64) -> bool {
+        ArmLpaeStage1::is_table(entry)
+    }
+    fn is_leaf(entry: u64, last_level: bool) -> bool {
+        ArmLpaeStage1::is_leaf(entry, last_level)
+    }
+    fn address(entry: u64) -> u64 {
+        ArmLpaeStage1::address(entry)
+    }
+    fn prot(leaf: u64) -> Prot {
+        ArmLpaeStage1::prot(leaf)
+    }
+}
+
+/// Costs that a batch may have: one publication a run of leaves, no walk a page.
+#[test]
+fn a_batch_is_one_run() {
+    let memory = TestMemory::new();
+    let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
+    let publishes = || memory.publishes.load(Ordering::SeqCst);
+    table.map(Iova::new(0), PhysAddr::new(4096), 4096, RW).expect("free");
+    let before = publishes();
+    table.map(Iova::new(4096), PhysAddr::new(0x10_0000), 510 * 4096, RW).expect("free");
+    assert_eq!(publishes() - before, 1);
+    let mut gather = IotlbGather::new();
+    table.unmap(Iova::new(0), 511 * 4096, &mut gather).expect("mapped");
+    assert_eq!(publishes() - before, 2);
+}
+
+/// The memory's own check is a check: a block that takes a page's place in one store is refused.
+#[test]
+#[should_panic(expected = "without a not-present entry between")]
+fn a_valid_entry_cannot_become_another() {
+    use portcullis_platform::DmaMemory;
+    let memory = TestMemory::new();
+    let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
+    table.map(Iova::new(0), PhysAddr::new(0x4000_0000), 1 << 30, RW).expect("free");
+    let root = table.config().root;
+    memory.store64(root, ArmLpaeStage1::leaf(0, 0x8000_0000, false));
+}
