@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
-use portcullis_iova::IovaError;
+use portcullis_iova::AllocateError;
 use portcullis_pgtable::{MapError, UnmapError};
 use portcullis_platform::{AllocError, DmaPages, PageLayout, Platform};
 
@@ -67,7 +67,9 @@ pub enum DmaError {
         bits: u8,
     },
     /// No address is free below the device's limit, or the allocator refused.
-    Iova(IovaError),
+    Iova(AllocateError),
+    /// The address space's allocator could not be set up: too little memory, or reserved ranges leave nothing.
+    Window(&'static str),
     /// The table refused.
     Map(MapError),
     /// The table refused.
@@ -102,6 +104,7 @@ impl fmt::Display for DmaError {
                 write!(f, "the device emits {bits} address bits and cannot reach {last}")
             }
             Self::Iova(error) => write!(f, "{error}"),
+            Self::Window(what) => write!(f, "no address space to hand out: {what}"),
             Self::Map(error) => write!(f, "{error}"),
             Self::Unmap(error) => write!(f, "{error}"),
             Self::Quarantined { iova, len, node, error } => write!(
@@ -116,12 +119,6 @@ impl fmt::Display for DmaError {
 }
 
 impl core::error::Error for DmaError {}
-
-impl From<IovaError> for DmaError {
-    fn from(error: IovaError) -> Self {
-        Self::Iova(error)
-    }
-}
 
 /// What binds a handle to one bind of one driver.
 pub(crate) struct Lease<P: Platform> {

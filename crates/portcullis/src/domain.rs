@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, Prot, StreamId};
-use portcullis_iova::IovaAllocator;
+use portcullis_iova::{IovaAllocator, IovaRequest};
 use portcullis_pgtable::{IotlbGather, MapError, PageTable};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
@@ -82,7 +82,9 @@ impl<P: Platform> Domain<P> {
         prot: Prot,
     ) -> Result<Iova, DmaError> {
         let table = self.table.as_ref().ok_or(DmaError::NotTranslated)?;
-        let iova = self.with_window(table, |window| window.allocate(len, limit))??;
+        let request = IovaRequest::new(len).up_to(limit);
+        let range = self.with_window(table, |window| window.allocate(request))?;
+        let iova = range.map_err(DmaError::Iova)?.start();
         if let Err(error) = table.map(iova, phys, len, prot) {
             self.give_back(iova, len);
             return Err(DmaError::Map(error));
@@ -134,8 +136,8 @@ impl<P: Platform> Domain<P> {
 
     fn give_back(&self, iova: Iova, len: u64) {
         if let Some(window) = &mut *self.window.lock() {
-            let freed = window.free(iova, len);
-            debug_assert!(freed.is_ok(), "a live range was not known: {freed:?}");
+            let freed = IovaRange::new(iova, len).is_ok_and(|range| window.free(range).is_ok());
+            debug_assert!(freed, "a live range was not known: {iova} + {len:#x}");
         }
     }
 
@@ -147,9 +149,14 @@ impl<P: Platform> Domain<P> {
         let mut window = self.window.lock();
         if window.is_none() {
             let granule = table.config().granule;
-            let mut fresh = IovaAllocator::new(table.input_range(), granule)?;
-            for region in &self.reserved {
-                fresh.reserve(region.range)?;
+            let fresh = IovaAllocator::new(granule, table.input_range());
+            let mut fresh = fresh.map_err(|_| DmaError::Window("no memory for the allocator"))?;
+            // Address 0 is what a driver that forgot to set its address register emits.
+            let zero = IovaRange::new(Iova::new(0), granule.bytes()).ok();
+            for range in self.reserved.iter().map(|region| region.range).chain(zero) {
+                fresh
+                    .reserve(range)
+                    .map_err(|_| DmaError::Window("a reserved range could not be kept"))?;
             }
             *window = Some(fresh);
         }
