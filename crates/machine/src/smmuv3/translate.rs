@@ -415,9 +415,9 @@ impl<'a> Transit<'a> {
                     between(ChunkPoint { structure, address, read, of });
                 }
             }
-            for word in chunk * words..(chunk + 1) * words {
-                let at = address + 8 * word as u64;
-                entry[word] = self.word(at, structure).map_err(|_| address)?;
+            let first = chunk * words;
+            for (word, value) in (first as u64..).zip(&mut entry[first..first + words]) {
+                *value = self.word(address + 8 * word, structure).map_err(|_| address)?;
             }
         }
         Ok(entry)

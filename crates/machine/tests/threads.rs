@@ -1,0 +1,124 @@
+//! Many threads at once: no access survives the invalidation that covers it, whatever was under way.
+
+mod rig;
+
+use portcullis_addr::{Iova, PhysAddr, StreamId};
+use portcullis_machine::{
+    DmaRequest, Machine, MachinePlatform, Policy, Profile, TimeSource, Violation,
+};
+use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::{Clock, DmaMemory, DmaPages, Platform};
+use rig::{ASID, LEAF, Rig};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const VA: u64 = 0x5000;
+
+/// Devices write without pause while their page is unmapped, invalidated and freed, and mapped again elsewhere. With the
+/// invalidation nobody is ever seen in freed memory; without it somebody is.
+fn storm(invalidate: bool) -> Vec<Violation> {
+    let policy = Policy { verify_hits: false, ..Policy::default() };
+    let mut rig = Rig::new(Profile::qemu10(), policy);
+    rig.stage1();
+    rig.map(rig.root, 0, VA, 0);
+    let leaf = rig.leaf_of(rig.root, 0, VA);
+    let stop = AtomicBool::new(false);
+    let landed = AtomicU64::new(0);
+    let machine = std::sync::Arc::clone(&rig.machine);
+    let device = std::sync::Arc::clone(&rig.device);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let request = DmaRequest::write(Iova::new(VA), b"storm");
+                    if machine.dma_of(&device, request).is_completed() {
+                        landed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let page = rig::layout(4096, 4096);
+        for _ in 0..60 {
+            let frame = rig.memory.allocate(page).expect("one page");
+            rig.put(leaf, &[frame.raw() | LEAF]);
+            let before = landed.load(Ordering::Relaxed);
+            for _ in 0..1000 {
+                if landed.load(Ordering::Relaxed) > before {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            rig.put(leaf, &[0]);
+            if invalidate {
+                rig.commands(&[[0x12 | ASID << 48, VA | 1]]);
+            }
+            rig.memory.free(frame, page);
+            // Time for the storm to find the freed frame, if it can.
+            (0..20).for_each(|_| std::thread::yield_now());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(landed.load(Ordering::Relaxed) > 50, "the storm blew");
+    machine.violations()
+}
+
+#[test]
+fn a_confirmed_invalidation_is_final() {
+    assert_eq!(storm(true), []);
+}
+
+#[test]
+fn without_it_freed_memory_is_reached() {
+    let found = storm(false);
+    assert!(found.iter().any(|v| matches!(v, Violation::FreedMemory { .. })));
+}
+
+#[test]
+fn units_work_side_by_side() {
+    let machine = rig::machine(Policy::default());
+    std::thread::scope(|scope| {
+        for index in 0..4u64 {
+            let machine = std::sync::Arc::clone(&machine);
+            scope.spawn(move || {
+                let mut rig = Rig::on(machine, Profile::qemu10());
+                rig.stage1();
+                for page in 0..200 {
+                    let frame = rig.page();
+                    rig.map(rig.root, 0, VA + page * 0x1000, frame | LEAF);
+                    let word = (index << 32 | page).to_le_bytes();
+                    assert!(rig.write(VA + page * 0x1000, &word).is_completed());
+                    assert_eq!(rig.get(frame), index << 32 | page);
+                    if page % 8 == 0 {
+                        rig.commands(&[[0x30, 0]]);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(machine.violations(), []);
+    assert_eq!(machine.oracle().passed_count(), 800);
+}
+
+#[test]
+fn it_is_a_platform() {
+    let machine =
+        Machine::builder().ram(PhysAddr::new(0x8000_0000), 1 << 20).time(TimeSource::Host).build();
+    let platform = MachinePlatform::<HostLock, HostEvent>::new(&machine);
+    let layout = portcullis_platform::PageLayout::naturally_aligned(0x3000).expect("not empty");
+    let pages = DmaPages::new(platform.memory(), layout).expect("room for 16 KiB");
+    assert!(pages.address().is_aligned(0x4000));
+    pages.store64(8, 5);
+    assert_eq!(platform.memory().load64(PhysAddr::new(pages.address().raw() + 8)), 5);
+    assert_eq!(machine.usage().live, 1);
+    drop(pages);
+    assert_eq!(machine.usage().live, 0);
+    let before = platform.clock().now();
+    while platform.clock().now() == before {
+        platform.clock().relax();
+    }
+    let free = machine.add_device("d", &[]);
+    assert!(free.ports().is_empty() && free.name() == "d");
+    assert!(machine.device(free.id()).is_some());
+    let smmu = machine.add_smmuv3(Profile::minimal());
+    let client = machine.add_client("c", &smmu, StreamId::new(1));
+    assert_eq!(client.ports()[0].stream, StreamId::new(1));
+}
