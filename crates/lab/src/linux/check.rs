@@ -30,15 +30,25 @@ pub struct Budget<'a> {
     pub shortest: bool,
 }
 
-/// Every schedule, with reduction, and the shortest schedule of each violation.
 impl Default for Budget<'_> {
+    /// Every schedule, with reduction, and the shortest schedule of each violation.
     fn default() -> Self {
         Self {
-            strategy: Strategy::Exhaustive { reduce: false },
+            strategy: Strategy::Exhaustive { reduce: true },
             max_states: None,
             stop: None,
             shortest: true,
         }
+    }
+}
+
+impl Budget<'_> {
+    /// Every schedule of `world`. Small worlds go without reduction: one search then gives the shortest
+    /// schedules at once. Worlds with more threads need the reduction for their memory's sake.
+    #[must_use]
+    pub fn for_world(world: &World) -> Self {
+        let reduce = world.clients + world.registering > 3;
+        Self { strategy: Strategy::Exhaustive { reduce }, ..Self::default() }
     }
 }
 

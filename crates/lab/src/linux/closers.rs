@@ -1,6 +1,7 @@
 //! "What closes it": which known commits make a world clean, found by checking.
 
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 
 use super::check::{Budget, CheckError, Report, Verdict, check};
 use super::commit::Commit;
@@ -41,75 +42,104 @@ impl fmt::Display for Change {
 /// What closes the violations of a world.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closers {
-    /// The smallest sets of changes that make the world clean: single ones, or pairs where no single
-    /// one does.
+    /// The smallest sets of changes that make the world clean, at most [`Closers::LARGEST`] changes each;
+    /// none if there is no such set.
     pub clean: Vec<Vec<Change>>,
     /// For each violated property, the single changes after which it is not violated any more (other
     /// properties may be).
     pub by_property: Vec<(Id, Vec<Change>)>,
 }
 
-/// Finds by checking what closes the violations in `report`; every candidate is explored to the end.
+impl Closers {
+    /// The most changes of a set.
+    pub const LARGEST: usize = 3;
+}
+
+/// A tree on the way to a clean one.
+struct Tree {
+    protocol: Protocol,
+    changes: Vec<Change>,
+    violated: Vec<Id>,
+}
+
+/// Finds by checking what closes the violations in `report`: every candidate is explored to the end. A
+/// change is pursued if it removes at least one violation of the tree that it is made to.
 ///
 /// # Errors
 /// As [`check`].
-pub fn closers(report: &Report, budget: Budget<'_>) -> Result<Closers, CheckError> {
-    let budget = Budget { shortest: false, ..budget };
-    let ids: Vec<Id> = report.violations.iter().filter_map(|found| found.id).collect();
-    let mut closers =
-        Closers { clean: Vec::new(), by_property: ids.iter().map(|id| (*id, Vec::new())).collect() };
-    let mut helpful = Vec::new();
-    for change in candidates() {
-        let Some(tree) = change.on(&report.protocol) else { continue };
-        let after = left(&tree, &report.world, budget)?;
-        for (id, changes) in &mut closers.by_property {
-            if !after.1.contains(id) {
-                changes.push(change);
+pub fn closers(report: &Report, stop: Option<&AtomicBool>) -> Result<Closers, CheckError> {
+    let violated: Vec<Id> = report.violations.iter().filter_map(|found| found.id).collect();
+    let by_property = violated.iter().map(|id| (*id, Vec::new())).collect();
+    let mut closers = Closers { clean: Vec::new(), by_property };
+    let start = Tree { protocol: report.protocol.clone(), changes: Vec::new(), violated };
+    let mut level = vec![start];
+    for _ in 0..Closers::LARGEST {
+        let mut next: Vec<Tree> = Vec::new();
+        for tree in &level {
+            for found in improved(tree, &report.world, stop)? {
+                closers.note_single(&found);
+                let known = |other: &Tree| same_set(&other.changes, &found.changes);
+                if !next.iter().any(known) {
+                    next.push(found);
+                }
             }
         }
-        if after.0 == Verdict::Clean {
-            closers.clean.push(vec![change]);
-        } else if ids.iter().any(|id| !after.1.contains(id)) {
-            helpful.push(change);
+        let clean = next.iter().filter(|tree| tree.violated.is_empty());
+        closers.clean = clean.map(|tree| tree.changes.clone()).collect();
+        if !closers.clean.is_empty() {
+            break;
         }
-    }
-    if closers.clean.is_empty() {
-        closers.clean = pairs(&report.protocol, &report.world, &helpful, budget)?;
+        level = next;
     }
     Ok(closers)
 }
 
-/// Pairs of helpful changes that make the world clean.
-fn pairs(
-    protocol: &Protocol,
-    world: &World,
-    helpful: &[Change],
-    budget: Budget<'_>,
-) -> Result<Vec<Vec<Change>>, CheckError> {
-    let mut clean = Vec::new();
-    for (i, first) in helpful.iter().enumerate() {
-        for second in &helpful[i + 1..] {
-            let Some(tree) = first.on(protocol).and_then(|tree| second.on(&tree)) else { continue };
-            if left(&tree, world, budget)?.0 == Verdict::Clean {
-                clean.push(vec![*first, *second]);
-            }
+impl Closers {
+    /// Remembers which of the first violations a single change closes.
+    fn note_single(&mut self, tree: &Tree) {
+        let [change] = tree.changes[..] else { return };
+        for (_, changes) in self.by_property.iter_mut().filter(|(id, _)| !tree.violated.contains(id)) {
+            changes.push(change);
         }
     }
-    Ok(clean)
 }
 
+/// The trees one change away that lack a violation of `tree`.
+fn improved(
+    tree: &Tree,
+    world: &World,
+    stop: Option<&AtomicBool>,
+) -> Result<Vec<Tree>, CheckError> {
+    // Verdicts only: the reduction is the cheaper way, the shortest schedules are not asked for.
+    let budget = Budget { shortest: false, stop, ..Budget::default() };
+    let mut found = Vec::new();
+    for change in candidates().filter(|change| !undoes(*change, &tree.changes)) {
+        let Some(protocol) = change.on(&tree.protocol) else { continue };
+        let report = check(&protocol, world, budget, &mut |_| {})?;
+        let violated: Vec<Id> = report.violations.iter().filter_map(|found| found.id).collect();
+        let decided = report.verdict != Verdict::Bounded;
+        if decided && tree.violated.iter().any(|id| !violated.contains(id)) {
+            let changes = tree.changes.iter().copied().chain([change]).collect();
+            found.push(Tree { protocol, changes, violated });
+        }
+    }
+    Ok(found)
+}
+
+/// Every commit, applied or reverted.
 fn candidates() -> impl Iterator<Item = Change> {
     let apply = COMMITS.iter().map(|info| Change::Apply(info.commit));
     apply.chain(COMMITS.iter().map(|info| Change::Revert(info.commit)))
 }
 
-/// The verdict on a tree, and what is violated in it.
-fn left(
-    protocol: &Protocol,
-    world: &World,
-    budget: Budget<'_>,
-) -> Result<(Verdict, Vec<Id>), CheckError> {
-    let report = check(protocol, world, budget, &mut |_| {})?;
-    let ids = report.violations.iter().filter_map(|found| found.id).collect();
-    Ok((report.verdict, ids))
+fn undoes(change: Change, made: &[Change]) -> bool {
+    let opposite = match change {
+        Change::Apply(commit) => Change::Revert(commit),
+        Change::Revert(commit) => Change::Apply(commit),
+    };
+    made.contains(&opposite)
+}
+
+fn same_set(a: &[Change], b: &[Change]) -> bool {
+    a.len() == b.len() && a.iter().all(|change| b.contains(change))
 }

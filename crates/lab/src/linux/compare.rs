@@ -1,6 +1,6 @@
 //! `lab compare`: the matrix of versions and worlds.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::thread;
 
@@ -51,15 +51,16 @@ pub fn comparison_worlds() -> Vec<(String, World)> {
     ]
 }
 
-/// Checks every protocol (default: every base version) in every world, on as many threads as the
-/// machine has cores. `progress` is called after each cell with the number done and the total.
+/// Checks every protocol (default: every base version) in every world, to the end, on as many threads as
+/// the machine has cores. `progress` is called after each cell with the number done and the total; after
+/// `stop` has become true the cells left are cut short and say so.
 ///
 /// # Errors
 /// As [`check`].
 pub fn compare(
     protocols: Option<Vec<Protocol>>,
     worlds: Vec<(String, World)>,
-    budget: Budget<'_>,
+    stop: Option<&AtomicBool>,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Matrix, CheckError> {
     let protocols =
@@ -75,6 +76,7 @@ pub fn compare(
                 break;
             }
             let (protocol, world) = (&protocols[i / worlds.len()], &worlds[i % worlds.len()].1);
+            let budget = Budget { stop, ..Budget::for_world(world) };
             let cell = check(protocol, world, budget, &mut |_| {}).map(|report| Cell { report });
             cells.lock().expect("no cell's check panics")[i] = Some(cell);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);

@@ -173,8 +173,9 @@ impl Kernel {
         for x in self.clients().filter(|x| self.at_boot(*x)) {
             b.init(self.client(x).on_bus, 1);
         }
-        // Since bcb81ac6ae3c the walk of the first instance gives every client its group and domain.
-        if before > 0 && self.has(Commit::ParseInWalk) {
+        // Since bcb81ac6ae3c the walk of the instances that a client names gives it group and domain.
+        let named = self.iommus_named_by(Client(0));
+        if named.iter().all(|s| s.0 < before) && self.has(Commit::ParseInWalk) {
             self.start_probed(b);
         }
     }

@@ -292,14 +292,15 @@ fn wronged(k: &Kernel, s: &View<'_>, x: Client) -> Option<Id> {
     let dev = k.client(x);
     let through_iommu = s.get(dev.dma) & dma::IOMMU_DMA != 0;
     let saw_iommu = s.get(dev.seen_path) == client::SAW_IOMMU;
+    let group = k.group(k.group_of(x));
     let (attached, seen) = (s.get(dev.attached), s.get(dev.seen_domain));
     if through_iommu != saw_iommu {
         Some(Id::SwitchedUnderDriver)
-    } else if !saw_iommu && attached == DMA {
+    } else if !saw_iommu && attached == DMA && s.get(group.entry) == 0 {
         Some(Id::WrongPathForGood)
     } else if saw_iommu && seen == 0 && attached == 0 {
         Some(Id::NotAttached)
-    } else if attached != seen && (saw_iommu || attached == BLOCKED || seen != 0) {
+    } else if attached != seen && (seen != 0 || attached == BLOCKED) {
         Some(Id::DomainReplaced)
     } else {
         None

@@ -1,0 +1,118 @@
+//! A client's driver that believes nothing: it has its device do DMA, and looks.
+
+use crate::ours::platform::LabPlatform;
+use portcullis::{BoundDriver, Device, DmaBuffer, DmaHandle, Driver, ProbeError, Reach};
+use portcullis_addr::Iova;
+use portcullis_machine::{DmaRequest, Machine};
+use portcullis_platform::DmaMemory;
+use portcullis_threads::{reached, violation};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// An address that no driver here ever maps.
+const NEVER_MAPPED: Iova = Iova::new(0xdead_0000);
+
+/// One device of the machine, as its driver and the world's checks see it.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) device: Arc<portcullis_machine::Device>,
+    /// A probe is running.
+    probing: AtomicBool,
+    /// A driver is bound.
+    bound: AtomicBool,
+}
+
+impl Endpoint {
+    /// `device` on `machine`, unbound.
+    pub fn new(machine: &Arc<Machine>, device: Arc<portcullis_machine::Device>) -> Self {
+        Self {
+            machine: Arc::clone(machine),
+            device,
+            probing: AtomicBool::new(false),
+            bound: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the device, left to itself, reaches memory through any of its ports.
+    pub fn escapes(&self) -> bool {
+        let base = self.machine.memory().base().raw();
+        (0..self.device.ports().len()).any(|port| {
+            [NEVER_MAPPED, Iova::new(base)].into_iter().any(|address| {
+                let request = DmaRequest::write(address, b"rogue").through(port);
+                self.machine.dma_of(&self.device, request).is_completed()
+            })
+        })
+    }
+
+    /// Has the device write through each port to `address`; whether all of it arrived in `buffer`.
+    fn reaches(&self, buffer: &DmaBuffer<LabPlatform>) -> bool {
+        let address = Iova::new(buffer.device_address());
+        (0..self.device.ports().len()).all(|port| {
+            let word = 0x1234_5678_0000_0000 + port as u64;
+            let bytes = word.to_le_bytes();
+            let request = DmaRequest::write(address, &bytes).through(port);
+            let landed = self.machine.dma_of(&self.device, request).is_completed();
+            let memory = buffer.pages().memory();
+            landed && memory.load64(buffer.pages().address()) == word
+        })
+    }
+}
+
+/// The driver of one device.
+#[derive(Clone, Debug)]
+pub struct Prober(pub Arc<Endpoint>);
+
+impl Prober {
+    fn probe_once(&self, dma: &DmaHandle<LabPlatform>) -> Result<Holder, ProbeError> {
+        if dma.reach() != Reach::Translated {
+            violation("P1", format!("probe runs with a {:?} DMA path", dma.reach()));
+        }
+        let buffer = dma.allocate(4096).map_err(|error| ProbeError::Failed(error.to_string()))?;
+        if !self.0.reaches(&buffer) {
+            violation("P1", "probe runs, and its device's DMA does not arrive");
+        }
+        Ok(Holder { endpoint: Arc::clone(&self.0), buffer })
+    }
+}
+
+impl Driver<LabPlatform> for Prober {
+    fn name(&self) -> &str {
+        "prober"
+    }
+
+    fn probe(
+        &self,
+        _device: &Device<LabPlatform>,
+        dma: DmaHandle<LabPlatform>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        if self.0.probing.swap(true, Ordering::Relaxed) {
+            violation("P1", "two probes of one device at once");
+        }
+        if self.0.bound.load(Ordering::Relaxed) {
+            violation("P1", "a bound device is probed again");
+        }
+        let outcome = self.probe_once(&dma);
+        self.0.probing.store(false, Ordering::Relaxed);
+        let holder = outcome?;
+        self.0.bound.store(true, Ordering::Relaxed);
+        reached("a driver is bound behind its IOMMU");
+        Ok(Box::new(holder))
+    }
+}
+
+/// What a bound driver holds.
+#[derive(Debug)]
+struct Holder {
+    endpoint: Arc<Endpoint>,
+    buffer: DmaBuffer<LabPlatform>,
+}
+
+impl BoundDriver for Holder {
+    fn remove(&mut self) {
+        if !self.endpoint.reaches(&self.buffer) {
+            violation("P1", "the DMA path changed while the driver was bound");
+        }
+        self.endpoint.bound.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,112 @@
+//! What must hold when everything has come to rest.
+
+use crate::ours::stage::{Stage, node};
+use crate::ours::world::World;
+use portcullis::{Counts, DeviceStage, NodeState};
+use portcullis_threads::observe;
+use std::sync::Arc;
+
+type Check = fn(&World, &Stage) -> Result<(), String>;
+
+/// In this order: the last ones take the world apart.
+const CHECKS: [(&str, Check); 6] = [
+    ("P2", unbound_devices_reach_nothing),
+    ("P6", what_became_ready_was_tried),
+    ("P9", the_picture_is_noted),
+    ("P6", what_is_ready_is_bound),
+    ("P7", nothing_is_left_behind),
+    ("machine", the_machine_saw_no_offence),
+];
+
+/// Adds the checks to an exploration's world.
+pub(crate) fn at_end(world: &World, stage: &Arc<Stage>, w: &mut portcullis_threads::World) {
+    for (property, check) in CHECKS {
+        let (world, stage) = (world.clone(), Arc::clone(stage));
+        w.at_end(property, move || check(&world, &stage));
+    }
+}
+
+fn unbound_devices_reach_nothing(_: &World, stage: &Stage) -> Result<(), String> {
+    for client in &stage.clients {
+        let at = client.device.stage();
+        if at != DeviceStage::Bound && client.endpoint.escapes() {
+            return Err(format!("{} is {at:?} and reaches memory", client.device.path()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether everything that a client needs is there.
+fn is_served(world: &World, stage: &Stage, index: usize) -> bool {
+    world.clients[index].iommus.iter().all(|&iommu| {
+        matches!(stage.sub.node_state(node(iommu)), NodeState::Registered { .. })
+    })
+}
+
+fn what_became_ready_was_tried(world: &World, stage: &Stage) -> Result<(), String> {
+    let counts = stage.sub.counts();
+    if counts.queued != 0 {
+        return Err(format!("{} items of deferred work were left undone", counts.queued));
+    }
+    for (index, client) in stage.clients.iter().enumerate() {
+        let at = client.device.stage();
+        if is_served(world, stage, index) && !matches!(at, DeviceStage::Bound | DeviceStage::Gone) {
+            return Err(format!("{} is {at:?}, and its IOMMUs serve", client.device.path()));
+        }
+    }
+    let quiet = world.events.is_empty() && world.rounds == 0 && !world.allocations_fail;
+    for report in stage.sub.reports().iter().filter(|_| quiet) {
+        if report.probes != 1 || report.defers as usize > report.iommus.len() {
+            let (probes, defers) = (report.probes, report.defers);
+            return Err(format!("{}: {probes} probes, {defers} deferrals", report.path));
+        }
+    }
+    Ok(())
+}
+
+/// Worlds in which the order of events must not show have one picture: a test compares what was observed.
+fn the_picture_is_noted(_: &World, stage: &Stage) -> Result<(), String> {
+    let reports = stage.sub.reports();
+    let lines = reports.iter().map(|report| {
+        let stage = &report.stage;
+        format!("{} {:?} {:?} {:?} {stage:?}", report.path, report.group, report.domain, report.reach)
+    });
+    observe(lines.collect::<Vec<_>>().join("; "));
+    Ok(())
+}
+
+/// What waits for an IOMMU that is out must be bound when that comes (back).
+fn what_is_ready_is_bound(world: &World, stage: &Stage) -> Result<(), String> {
+    for index in 0..world.iommus {
+        if stage.sub.node_state(node(index)) == NodeState::Absent {
+            stage.register(index);
+        }
+    }
+    stage.sub.run_deferred();
+    what_became_ready_was_tried(world, stage)
+}
+
+fn nothing_is_left_behind(world: &World, stage: &Stage) -> Result<(), String> {
+    for index in 0..stage.clients.len() {
+        stage.unbind(index);
+    }
+    for index in 0..world.iommus {
+        stage.sub.unregister(node(index)).map_err(|error| format!("IOMMU {index}: {error}"))?;
+    }
+    let counts = stage.sub.counts();
+    let expected = Counts { devices: counts.devices, groups: counts.groups, ..Counts::default() };
+    if counts != expected {
+        return Err(format!("after everything was given back: {counts:?}"));
+    }
+    match stage.machine.usage().live {
+        0 => unbound_devices_reach_nothing(world, stage),
+        live => Err(format!("{live} blocks of memory were never freed")),
+    }
+}
+
+fn the_machine_saw_no_offence(_: &World, stage: &Stage) -> Result<(), String> {
+    match stage.machine.violations().first() {
+        None => Ok(()),
+        Some(violation) => Err(violation.to_string()),
+    }
+}

@@ -1,0 +1,155 @@
+//! One machine with the shipped core and driver on it, and the threads' acts.
+
+use crate::ours::client::{Endpoint, Prober};
+use crate::ours::platform::{LabHook, LabPlatform};
+use crate::ours::world::World;
+use portcullis::{
+    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, Subsystem,
+    UnregisterError,
+};
+use portcullis_addr::{PhysAddr, StreamId};
+use portcullis_machine::{Machine, Policy, Port, Profile, SmmuV3, TlbPolicy};
+use portcullis_smmuv3::{Options, Smmu};
+use portcullis_threads::{reached, violation};
+use std::sync::Arc;
+
+/// Where the machine's RAM begins.
+const RAM: u64 = 0x8000_0000;
+
+/// A client as the core and as the machine know it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) device: Arc<Device<LabPlatform>>,
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+/// Everything that the threads of one execution share.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) machine: Arc<Machine>,
+    platform: Arc<LabPlatform>,
+    pub(crate) sub: Subsystem<LabPlatform>,
+    smmus: Vec<Arc<SmmuV3>>,
+    pub(crate) clients: Vec<Client>,
+}
+
+/// The firmware node of IOMMU number `index`.
+pub(crate) fn node(index: usize) -> FwNode {
+    FwNode(index as u32 + 1)
+}
+
+impl Stage {
+    /// A machine out of reset, its devices described, nothing registered.
+    pub(crate) fn new(world: &World) -> Self {
+        let tlb = TlbPolicy::HOARD;
+        let policy = Policy { tlb, accesses_kept: 0, verify_hits: false, ..Policy::like_qemu() };
+        let machine = Machine::builder()
+            .ram(PhysAddr::new(RAM), 16 << 20)
+            .policy(policy)
+            .hook(Arc::new(LabHook))
+            .build();
+        let profile = Profile { sid_bits: 6, reset_abort: true, two_level: false, ..Profile::qemu10() };
+        let smmus: Vec<_> = (0..world.iommus).map(|_| machine.add_smmuv3(profile.clone())).collect();
+        let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail));
+        let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
+        let mut stage = Self { machine, platform, sub, smmus, clients: Vec::new() };
+        for (index, client) in world.clients.iter().enumerate() {
+            stage.add_client(index, client);
+        }
+        stage
+    }
+
+    fn add_client(&mut self, index: usize, client: &crate::ours::world::Client) {
+        let stream = StreamId::new(client.stream);
+        let ports: Vec<_> = client
+            .iommus
+            .iter()
+            .map(|&iommu| Port { smmu: Arc::clone(&self.smmus[iommu]), stream })
+            .collect();
+        let device = self.machine.add_device(format!("client {index}"), &ports);
+        let streams = client.iommus.iter().map(|&iommu| FwStream::new(node(iommu), stream));
+        let spec = FwSpec { streams: streams.collect() };
+        let path = format!("/client@{index}");
+        let described = DeviceDescription::new(path, DmaPath::Translated(spec));
+        let device_of_core = self.sub.add_device(described).expect("a valid description");
+        let endpoint = Arc::new(Endpoint::new(&self.machine, device));
+        self.clients.push(Client { device: device_of_core, endpoint });
+    }
+
+    /// Brings IOMMU `index` up and registers it; once more after an allocation failed.
+    pub(crate) fn register(&self, index: usize) {
+        for attempt in 0.. {
+            let options = Options {
+                index: index as u64,
+                command_queue_log2: 4,
+                event_queue_log2: 4,
+                stream_id_bits: 6,
+                ..Options::default()
+            };
+            let registers = self.smmus[index].registers();
+            match Smmu::bring_up(Arc::clone(&self.platform), registers, options) {
+                Ok(smmu) => {
+                    if let Err(error) = self.sub.register(node(index), Box::new(smmu)) {
+                        violation("P7", format!("registration refused: {error}"));
+                    }
+                    return;
+                }
+                Err(_) if attempt == 0 && self.platform.has_failed() => {
+                    reached("a bring-up failed for want of memory");
+                }
+                Err(error) => return violation("P8", format!("bring-up failed: {error}")),
+            }
+        }
+    }
+
+    /// Takes IOMMU `index` out; whether that was possible.
+    pub(crate) fn unregister(&self, index: usize) -> bool {
+        match self.sub.unregister(node(index)) {
+            Ok(()) => {
+                reached("an IOMMU was unregistered");
+                true
+            }
+            Err(UnregisterError::Busy { .. } | UnregisterError::NotRegistered(_)) => false,
+            Err(error) => {
+                violation("P8", format!("unregistration: {error}"));
+                true
+            }
+        }
+    }
+
+    /// Asks for client `index`'s driver; once more after an allocation failed.
+    pub(crate) fn bind(&self, index: usize) {
+        let client = &self.clients[index];
+        if client.endpoint.escapes() {
+            violation("P2", format!("client {index} reaches memory before it has a driver"));
+        }
+        for attempt in 0.. {
+            let driver = Arc::new(Prober(Arc::clone(&client.endpoint)));
+            match self.sub.bind(&client.device, driver) {
+                Ok(BindOutcome::Bound(_)) => return reached("bound at once"),
+                Ok(BindOutcome::Deferred(_)) => return reached("deferred"),
+                Ok(_) if attempt == 0 && self.platform.has_failed() => {
+                    reached("a bind failed for want of memory");
+                }
+                Ok(outcome) => {
+                    return violation("P7", format!("client {index}: {outcome:?}"));
+                }
+                Err(_) => return reached("bind refused"),
+            }
+        }
+    }
+
+    /// Takes client `index`'s driver away, if it has one.
+    pub(crate) fn unbind(&self, index: usize) {
+        if self.sub.unbind(&self.clients[index].device).is_ok() {
+            reached("unbound");
+        }
+    }
+
+    /// Takes client `index` out of the machine.
+    pub(crate) fn unplug(&self, index: usize) {
+        if let Err(error) = self.sub.remove_device(&self.clients[index].device) {
+            violation("P7", format!("unplug of client {index}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The worlds: which threads run on which machine.
+
+use crate::ours::promises;
+use crate::ours::stage::Stage;
+use std::sync::Arc;
+
+/// A device of a world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The IOMMUs in front of it.
+    pub iommus: Vec<usize>,
+    /// Its stream id on each of them. Clients with the same id on the same IOMMU share a group.
+    pub stream: u32,
+}
+
+/// Something that happens beside registration and binding, each in a thread of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The client with that number is unplugged.
+    Unplug(usize),
+    /// The IOMMU with that number is unregistered.
+    Unregister(usize),
+}
+
+/// One world: a thread registers each IOMMU, a thread binds each client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct World {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// IOMMUs that are being registered.
+    pub iommus: usize,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// Whether deferred work is done by a thread of its own, rather than by whoever registered.
+    pub worker: bool,
+    /// What else happens.
+    pub events: Vec<Event>,
+    /// Whether each thread meets one failed allocation, anywhere.
+    pub allocations_fail: bool,
+    /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
+    pub rounds: usize,
+}
+
+fn client(iommus: &[usize], stream: u32) -> Client {
+    Client { iommus: iommus.to_vec(), stream }
+}
+
+impl World {
+    /// `iommus` IOMMUs and those clients, deferred work done by whoever registered, nothing else.
+    pub fn new(name: &'static str, iommus: usize, clients: Vec<Client>) -> Self {
+        Self {
+            name,
+            iommus,
+            clients,
+            worker: false,
+            events: Vec::new(),
+            allocations_fail: false,
+            rounds: 0,
+        }
+    }
+
+    /// The worlds that are explored without a bound.
+    pub fn exhaustive() -> Vec<Self> {
+        let one = |name| Self::new(name, 1, vec![client(&[0], 0x10)]);
+        vec![
+            one("a: registration and a client"),
+            Self { worker: true, ..one("b: the same and a worker") },
+            Self::new("c: two clients of one group", 1, vec![client(&[0], 0x10), client(&[0], 0x10)]),
+            Self::new("d: two IOMMUs, a client each", 2, vec![client(&[0], 0x10), client(&[1], 0x11)]),
+            Self { events: vec![Event::Unplug(0)], ..one("e: the client is unplugged") },
+            Self { events: vec![Event::Unregister(0)], ..one("f: the IOMMU is unregistered") },
+            Self { allocations_fail: true, ..one("g: allocations fail") },
+            Self::new("h: a client of two IOMMUs", 2, vec![client(&[0, 1], 0x10)]),
+        ]
+    }
+
+    /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.
+    pub fn storm(rounds: usize) -> Self {
+        let clients = (0..6).map(|index| match index {
+            5 => client(&[0, 1], 0x20),
+            4 => client(&[2], 0x12),
+            _ => client(&[index % 3], 0x10 + index as u32),
+        });
+        let mut world = Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
+        world.worker = true;
+        world.rounds = rounds;
+        world
+    }
+
+    /// Fills an exploration's world with the shipped code.
+    pub fn build(&self, w: &mut portcullis_threads::World) {
+        let stage = Arc::new(Stage::new(self));
+        for index in 0..self.iommus {
+            let (stage, worker, rounds) = (Arc::clone(&stage), self.worker, self.rounds);
+            w.thread(format!("iommu {index}"), move || {
+                stage.register(index);
+                for _ in 0..rounds {
+                    if stage.unregister(index) {
+                        stage.register(index);
+                    }
+                }
+                if !worker {
+                    stage.sub.run_deferred();
+                }
+            });
+        }
+        for index in 0..self.clients.len() {
+            let (stage, rounds) = (Arc::clone(&stage), self.rounds);
+            w.thread(format!("client {index}"), move || {
+                stage.bind(index);
+                for _ in 0..rounds {
+                    stage.unbind(index);
+                    stage.bind(index);
+                }
+            });
+        }
+        for &event in &self.events {
+            let stage = Arc::clone(&stage);
+            w.thread(format!("{event:?}"), move || match event {
+                Event::Unplug(index) => stage.unplug(index),
+                Event::Unregister(index) => _ = stage.unregister(index),
+            });
+        }
+        if self.worker {
+            let stage = Arc::clone(&stage);
+            w.daemon("worker", move || stage.sub.serve_deferred(|| false));
+        }
+        promises::at_end(self, &stage, w);
+    }
+}
