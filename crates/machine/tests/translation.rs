@@ -342,7 +342,8 @@ fn configurations_by_their_word() {
 /// Every field of a context descriptor that makes it illegal here, one at a time.
 #[test]
 fn illegal_context_descriptors() {
-    let bad: [(&str, fn(&mut [u64; 8])); 11] = [
+    type Spoil = fn(&mut [u64; 8]);
+    let bad: [(&str, Spoil); 11] = [
         ("V", |cd| cd[0] &= !(1 << 31)),
         ("AA64", |cd| cd[0] &= !(1 << 41)),
         ("A with TERM_MODEL", |cd| cd[0] &= !(1 << 46)),

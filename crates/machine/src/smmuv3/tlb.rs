@@ -96,7 +96,7 @@ pub(super) struct Leaf {
     pub(super) outer: Permissions,
     pub(super) level: u32,
     pub(super) granule: u32,
-    /// The memory's epoch when the walk began.
+    /// The memory's epoch after the descriptor was read: what it maps was allocated before.
     pub(super) epoch: u64,
 }
 

@@ -78,8 +78,6 @@ pub(super) struct Transit<'a> {
     /// A second look for the oracle: reads memory as the CPU sees it, uses and leaves no trace.
     silent: bool,
     used_cache: bool,
-    /// The memory's epoch at the start.
-    began: u64,
 }
 
 impl SmmuV3 {
@@ -198,7 +196,6 @@ impl<'a> Transit<'a> {
             descriptors: 0,
             silent,
             used_cache: false,
-            began: smmu.memory.epoch(),
         }
     }
 
@@ -285,7 +282,7 @@ impl<'a> Transit<'a> {
             outer: Permissions::ALL,
             level: page.level,
             granule: table.granule,
-            epoch: self.began,
+            epoch: self.smmu.memory.epoch(),
         };
         let Some(outer) = &stages.stage2 else {
             self.fills.push(Fill::Leaf { tag, size: page.size, address: input, leaf });
@@ -328,7 +325,7 @@ impl<'a> Transit<'a> {
                     outer: Permissions::ALL,
                     level: page.level,
                     granule: table.granule,
-                    epoch: self.began,
+                    epoch: self.smmu.memory.epoch(),
                 };
                 self.fills.push(Fill::Leaf { tag, size: page.size, address: input, leaf });
                 (page.size, leaf, None)
