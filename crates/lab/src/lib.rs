@@ -1,5 +1,6 @@
 //! The lab: every interleaving of the probe protocols, and what comes out of them.
 //!
-//! Depends on the explorer only; knows nothing of terminals. See [`linux`] for the kernels' protocols.
+//! Knows nothing of terminals. See [`linux`] for the kernels' protocols, [`ours`] for our own core and driver as shipped.
 
 pub mod linux;
+pub mod ours;

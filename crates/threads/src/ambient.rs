@@ -81,3 +81,8 @@ pub fn observe(what: impl Into<String>) {
         }
     });
 }
+
+/// The number of the calling thread of the code under test, from 0 in order of creation; `None` outside of one.
+pub fn current() -> Option<usize> {
+    try_with(|rt| rt.current.get()).filter(|&thread| thread != HOST).map(usize::from)
+}

@@ -17,7 +17,7 @@ mod tape;
 mod trace;
 mod world;
 
-pub use ambient::{choose, observe, reached, spawn, step, violation};
+pub use ambient::{choose, current, observe, reached, spawn, step, violation};
 pub use explorer::{Budget, Explorer, Progress, Replay, Strategy};
 pub use report::{LadderStep, Report, Violation};
 pub use schedule::{Decision, Schedule, ScheduleError};
