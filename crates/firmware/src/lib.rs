@@ -35,6 +35,8 @@
 )]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod devicetree;
 mod finding;

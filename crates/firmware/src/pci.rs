@@ -188,11 +188,7 @@ impl PciBus {
         requesters: &[RequesterId],
         template: &DeviceDescription,
     ) -> DeviceDescription {
-        DeviceDescription {
-            path: path.into(),
-            dma: self.dma_path(requesters),
-            ..template.clone()
-        }
+        DeviceDescription { path: path.into(), dma: self.dma_path(requesters), ..template.clone() }
     }
 }
 
@@ -219,8 +215,9 @@ mod tests {
 
     #[test]
     fn ranges_are_half_open_and_reach_the_top() {
-        let bus = PciBus::new(u32::MAX, alloc::vec![map(0xffff_0000, 0x10, 0x1_0000), map(8, 0, 8)])
-            .expect("no overlap");
+        let bus =
+            PciBus::new(u32::MAX, alloc::vec![map(0xffff_0000, 0x10, 0x1_0000), map(8, 0, 8)])
+                .expect("no overlap");
         assert_eq!(id(&bus, 7), None);
         assert_eq!(id(&bus, 8), Some(0));
         assert_eq!(id(&bus, 15), Some(7));
@@ -238,7 +235,8 @@ mod tests {
 
     #[test]
     fn overlap_names_both() {
-        let err = PciBus::new(u32::MAX, alloc::vec![map(8, 0, 8), map(0, 0, 9)]).expect_err("overlap");
+        let err =
+            PciBus::new(u32::MAX, alloc::vec![map(8, 0, 8), map(0, 0, 9)]).expect_err("overlap");
         assert_eq!((err.0.rid_base, err.1.rid_base), (0, 8));
         PciBus::new(u32::MAX, alloc::vec![map(8, 0, 8), map(0, 0, 8)]).expect("adjacent");
     }

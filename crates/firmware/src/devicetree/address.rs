@@ -184,10 +184,12 @@ fn read_dma_ranges(bus: Node<'_, '_>) -> Result<DmaRanges, Problem> {
             ),
         )
     };
-    let ranges = bus_ranges(bus, value).ok_or_else(|| malformed("is not a whole number of tuples"))?;
+    let ranges =
+        bus_ranges(bus, value).ok_or_else(|| malformed("is not a whole number of tuples"))?;
     let mut last = 0;
     for range in &ranges {
-        let beyond = range.len.checked_sub(1).ok_or_else(|| malformed("has a range of length 0"))?;
+        let beyond =
+            range.len.checked_sub(1).ok_or_else(|| malformed("has a range of length 0"))?;
         let (child, parent) = (range.child.checked_add(beyond), range.parent.checked_add(beyond));
         let child = child.filter(|_| parent.is_some());
         last = last.max(child.ok_or_else(|| malformed("has a range that ends beyond 2^64"))?);

@@ -32,8 +32,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
     /// The device at `node`, if it is one that the core is to be told about.
     pub(super) fn read(&mut self, node: Node<'t, 'a>) -> Option<DescribedDevice> {
         let streams = node.property("iommus").map(|it| streams::read(self.tree, self.iommus, it));
-        let map =
-            node.property("iommu-map").map(|it| map::read(self.tree, self.iommus, node, it));
+        let map = node.property("iommu-map").map(|it| map::read(self.tree, self.iommus, node, it));
         let legacy = self.legacy.binary_search_by_key(&node.id(), |(client, _)| *client).ok();
         let marked = node.has("portcullis,client");
         if streams.is_none() && map.is_none() && legacy.is_none() && !marked {
@@ -135,7 +134,10 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         if let Some(other) = named.iter().find(|iommu| iommu.enabled != first.enabled) {
             return Some(Problem::new(
                 rule::PARTLY_DISABLED,
-                format!("`iommus` names {} and {}, of which one is disabled", first.path, other.path),
+                format!(
+                    "`iommus` names {} and {}, of which one is disabled",
+                    first.path, other.path
+                ),
                 "enable both, or name only the enabled one",
             ));
         }
@@ -175,12 +177,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
     }
 
     /// The path of a device without problems. Only here does one become direct.
-    fn path_of_streams(
-        &mut self,
-        node: Node<'t, 'a>,
-        path: &str,
-        streams: &Streams,
-    ) -> DmaPath {
+    fn path_of_streams(&mut self, node: Node<'t, 'a>, path: &str, streams: &Streams) -> DmaPath {
         if let Some(iommu) = self.disabled(streams.iommus.iter().copied()) {
             self.note_disabled(node, path, "`iommus`", iommu);
             return DmaPath::Direct;
@@ -196,13 +193,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         named.find_map(|node| find(iommus, node).filter(|iommu| !iommu.enabled))
     }
 
-    fn note_disabled(
-        &mut self,
-        node: Node<'t, 'a>,
-        path: &str,
-        property: &str,
-        iommu: &IommuNode,
-    ) {
+    fn note_disabled(&mut self, node: Node<'t, 'a>, path: &str, property: &str, iommu: &IommuNode) {
         if node.enabled() {
             let message = format!(
                 "{property} names {}, which is disabled: what is described so is not behind it, its DMA is direct",
@@ -232,16 +223,17 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             if let Err(unmapped) = bus.stream(requester) {
                 let problem = Problem::new(
                     rule::RID_NOT_MAPPED,
-                    format!("`iommu-map` of {} does not cover requester id {requester}", template.path),
+                    format!(
+                        "`iommu-map` of {} does not cover requester id {requester}",
+                        template.path
+                    ),
                     "add a range for it; it stays blocked",
                 );
                 debug_assert_eq!(unmapped.requester, requester);
                 self.findings.warn(&path, &problem);
             }
-            let own = DeviceDescription {
-                coherent: self.addresses.coherent(below),
-                ..template.clone()
-            };
+            let own =
+                DeviceDescription { coherent: self.addresses.coherent(below), ..template.clone() };
             let description = bus.function(path, &[requester], &own);
             functions.push(PciFunction { requester, description });
         }

@@ -131,7 +131,10 @@ impl fmt::Display for ReadError {
                 write!(f, "unknown token {token:#x} at {offset:#x}")
             }
             Self::BadNameOffset { name, offset } => {
-                write!(f, "the property at {offset:#x} has its name at {name:#x}, outside of the strings block")
+                write!(
+                    f,
+                    "the property at {offset:#x} has its name at {name:#x}, outside of the strings block"
+                )
             }
             Self::NotText { offset } => write!(f, "the name at {offset:#x} is no text"),
             Self::Tree { error, offset } => write!(f, "{error} at {offset:#x}"),
@@ -212,7 +215,8 @@ impl<'a> FlatTree<'a> {
     pub fn reservations(&self) -> Result<alloc::vec::Vec<MemoryReservation>, ReadError> {
         let mut entries = alloc::vec::Vec::new();
         for at in (0..self.reservations.len()).step_by(16) {
-            let pair = (double(self.reservations, at), double(self.reservations, at.saturating_add(8)));
+            let pair =
+                (double(self.reservations, at), double(self.reservations, at.saturating_add(8)));
             match pair {
                 (Some(0), Some(0)) => return Ok(entries),
                 (Some(start), Some(len)) => entries.push(MemoryReservation { start, len }),

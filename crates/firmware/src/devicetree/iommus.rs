@@ -50,8 +50,7 @@ pub(super) fn read(
     tree: &Tree<'_>,
     addresses: &Addresses<'_, '_>,
     findings: &mut Findings,
-) -> Vec<IommuNode>
-{
+) -> Vec<IommuNode> {
     tree.nodes()
         .filter_map(|node| {
             let kind = kind_of(node);
@@ -240,7 +239,8 @@ pub(super) fn refuse_cycles(
     }
     for at in 0..iommus.len() {
         if unsettled.get(at).is_some_and(|count| *count > 0) {
-            let what = format!("`iommus` puts it behind itself: {}", round(iommus, above, &unsettled, at));
+            let what =
+                format!("`iommus` puts it behind itself: {}", round(iommus, above, &unsettled, at));
             refuse(iommus, at, &Problem::new(rule::IOMMU_CYCLE, what, "break the cycle"), findings);
         }
     }

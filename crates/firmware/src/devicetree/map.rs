@@ -144,7 +144,9 @@ fn check(tuple: &Tuple<'_>, rid_mask: u32, property: &str) -> Result<IommuMap, P
     if rid_base & !rid_mask != 0 {
         return Err(Problem::new(
             rule::IOMMU_MAP_MASK,
-            format!("{property} begins at {rid_base:#x}, which `iommu-map-mask` {rid_mask:#x} cuts"),
+            format!(
+                "{property} begins at {rid_base:#x}, which `iommu-map-mask` {rid_mask:#x} cuts"
+            ),
             "begin the range at an id that the mask leaves as it is",
         ));
     }

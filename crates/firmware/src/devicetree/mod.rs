@@ -17,12 +17,11 @@ pub use flat::{Block, FlatTree, MemoryReservation, ReadError};
 pub use tree::{Tree, TreeBuilder, TreeError, TreeLimits};
 
 use crate::groups;
-use crate::machine::MachineDescription;
+use crate::machine::{IommuNode, MachineDescription};
 use address::Addresses;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use problem::Findings;
-use tree::Node;
 
 /// Reads the flattened devicetree `blob` (which may be padded behind) of a board to be called `board`.
 ///
@@ -55,7 +54,7 @@ pub fn lower(
     let mut findings = Findings::default();
     let mut addresses = Addresses::new(tree);
     let mut iommus = iommus::read(tree, &addresses, &mut findings);
-    let above = iommus_above(tree, &iommus);
+    let above = iommus_above(tree, &mut iommus);
     iommus::refuse_cycles(&mut iommus, &above, &mut findings);
     let regions = reserved::Regions::read(tree, &mut findings);
     let legacy = iommus::legacy_clients(tree, &iommus);
@@ -88,18 +87,23 @@ pub fn lower(
     }
 }
 
-/// For each IOMMU the indices of those that its own `iommus` names.
-fn iommus_above(tree: &Tree<'_>, iommus: &[crate::machine::IommuNode]) -> Vec<Vec<usize>> {
-    let index = |node| iommus.binary_search_by_key(&node, |iommu| iommu.node).ok();
-    let own = |node: Node<'_, '_>| {
-        let read = node.property("iommus").map(|value| streams::read(tree, iommus, value));
-        read.map(|streams| streams.iommus).unwrap_or_default()
+/// For each IOMMU the indices of those that its own `iommus` names; one whose `iommus` is malformed becomes unusable, and the device
+/// reader says why.
+fn iommus_above(tree: &Tree<'_>, iommus: &mut [IommuNode]) -> Vec<Vec<usize>> {
+    let read = |iommu: &IommuNode| {
+        let value = tree.node(iommu.node)?.property("iommus")?;
+        Some(streams::read(tree, iommus, value))
     };
-    iommus
-        .iter()
-        .map(|iommu| {
-            let named = tree.node(iommu.node).map(own).unwrap_or_default();
-            named.into_iter().filter_map(index).collect()
-        })
-        .collect()
+    let own: Vec<_> = iommus.iter().map(read).collect();
+    let index = |node| iommus.binary_search_by_key(&node, |iommu| iommu.node).ok();
+    let above = own.iter().map(|streams| {
+        let named = streams.iter().flat_map(|streams| &streams.iommus);
+        named.filter_map(|node| index(*node)).collect()
+    });
+    let above = above.collect();
+    for (iommu, streams) in iommus.iter_mut().zip(own) {
+        let problem = streams.and_then(|streams| streams.problem);
+        iommu.unusable = iommu.unusable.take().or(problem.map(|problem| problem.what));
+    }
+    above
 }

@@ -99,7 +99,8 @@ fn iommu_addresses(
         rest = tuple.get(end..).unwrap_or_default();
         let bytes: Vec<u8> = tuple_cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
         let pair = pairs(&bytes, counts).and_then(|pairs| pairs.first().copied());
-        let (start, len) = pair.ok_or_else(|| malformed("names a device on a bus with impossible cell counts"))?;
+        let (start, len) =
+            pair.ok_or_else(|| malformed("names a device on a bus with impossible cell counts"))?;
         if len == 0 {
             empty = true;
             continue;
@@ -118,12 +119,12 @@ fn iommu_addresses(
 fn remark(region: Node<'_, '_>, empty: bool, moved: bool, findings: &mut Findings) {
     if empty {
         let what = "`iommu-addresses` has an entry of length 0, which reserves nothing";
-        let problem = Problem::new(rule::IOMMU_ADDRESSES_EMPTY, what, "remove it or give it its size");
+        let problem =
+            Problem::new(rule::IOMMU_ADDRESSES_EMPTY, what, "remove it or give it its size");
         findings.warn(&region.path(), &problem);
     }
     if moved {
-        let message =
-            "`iommu-addresses` differs from `reg`: those addresses are reserved, but not mapped to the region";
+        let message = "`iommu-addresses` differs from `reg`: those addresses are reserved, but not mapped to the region";
         findings.note(&region.path(), rule::IOMMU_ADDRESSES_REMAPPED, message);
     }
 }

@@ -304,10 +304,11 @@ impl<'a> Tree<'a> {
 
     /// All nodes in document order, the root first.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
-        self.nodes
-            .iter()
-            .zip(0u32..)
-            .map(|(record, index)| Node { tree: self, record, id: FwNode(index) })
+        self.nodes.iter().zip(0u32..).map(|(record, index)| Node {
+            tree: self,
+            record,
+            id: FwNode(index),
+        })
     }
 
     pub(crate) fn node(&self, id: FwNode) -> Option<Node<'_, 'a>> {

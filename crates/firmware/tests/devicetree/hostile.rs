@@ -1,0 +1,286 @@
+//! Bytes made to hurt: bounded time, bounded memory, no panic, and never a direct path where an IOMMU is named.
+
+use crate::made::{Dt, bridge, client, dt, root, smmu};
+use portcullis::DmaPath;
+use portcullis_firmware::devicetree::{TreeError, TreeLimits};
+use portcullis_firmware::{MachineDescription, ReadError, read_devicetree};
+use std::time::{Duration, Instant};
+
+/// Generous for a debug build on a loaded machine; a quadratic reader needs minutes.
+const BOUND: Duration = Duration::from_secs(20);
+
+const BEGIN: u32 = 1;
+const END: u32 = 2;
+const PROP: u32 = 3;
+
+/// A structure block written word by word, without the checks of a real writer.
+struct Raw {
+    structure: Vec<u8>,
+    strings: Vec<u8>,
+}
+
+impl Raw {
+    fn new() -> Self {
+        Self { structure: vec![], strings: b"a\0iommus\0phandle\0ranges\0compatible\0".to_vec() }
+    }
+
+    fn word(&mut self, word: u32) -> &mut Self {
+        self.structure.extend(word.to_be_bytes());
+        self
+    }
+
+    fn begin(&mut self, name: &[u8]) -> &mut Self {
+        self.word(BEGIN);
+        self.structure.extend(name);
+        self.structure.push(0);
+        self.pad()
+    }
+
+    fn pad(&mut self) -> &mut Self {
+        while !self.structure.len().is_multiple_of(4) {
+            self.structure.push(0);
+        }
+        self
+    }
+
+    fn property(&mut self, name: u32, value: &[u8]) -> &mut Self {
+        let len = u32::try_from(value.len()).expect("short");
+        self.word(PROP).word(len).word(name);
+        self.structure.extend(value);
+        self.pad()
+    }
+
+    fn blob(&self) -> Vec<u8> {
+        let structure = [self.structure.as_slice(), &9u32.to_be_bytes()].concat();
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).expect("short");
+        let (at, strings) = (56, 56 + len(&structure));
+        let total = strings + len(&self.strings);
+        let header =
+            [0xd00d_feed, total, at, strings, 40, 17, 16, 0, len(&self.strings), len(&structure)];
+        let mut blob: Vec<u8> = header.iter().flat_map(|word| u32::to_be_bytes(*word)).collect();
+        blob.extend([0; 16]);
+        blob.extend(structure);
+        blob.extend(&self.strings);
+        blob
+    }
+}
+
+fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    assert!(start.elapsed() < BOUND, "{what}: {:?}", start.elapsed());
+    result
+}
+
+fn tree_error(raw: &Raw) -> Option<TreeError> {
+    match timed("reading", || read_devicetree(&raw.blob(), "raw")) {
+        Err(ReadError::Tree { error, .. }) => Some(error),
+        _ => None,
+    }
+}
+
+#[test]
+fn depth_is_bounded() {
+    let nest = |levels: usize| {
+        let mut raw = Raw::new();
+        raw.begin(b"");
+        (1..levels).for_each(|_| {
+            raw.begin(b"n");
+        });
+        (0..levels).for_each(|_| {
+            raw.word(END);
+        });
+        raw
+    };
+    assert_eq!(tree_error(&nest(TreeLimits::DEPTH)), None);
+    assert_eq!(tree_error(&nest(TreeLimits::DEPTH + 1)), Some(TreeError::TooDeep));
+    assert_eq!(tree_error(&nest(500_000)), Some(TreeError::TooDeep));
+}
+
+#[test]
+fn nodes_are_bounded() {
+    let mut raw = Raw::new();
+    raw.begin(b"");
+    (0..TreeLimits::NODES).for_each(|_| {
+        raw.begin(b"n").word(END);
+    });
+    raw.word(END);
+    assert_eq!(tree_error(&raw), Some(TreeError::TooManyNodes));
+}
+
+#[test]
+fn names_are_bounded_and_printable() {
+    let named = |name: &[u8]| {
+        let mut raw = Raw::new();
+        raw.begin(b"").begin(name).word(END).word(END);
+        tree_error(&raw)
+    };
+    assert_eq!(named(&[b'x'; 255]), None);
+    assert_eq!(named(&[b'x'; 256]), Some(TreeError::NameTooLong(256)));
+    assert_eq!(named(b"a\x1b[2J"), Some(TreeError::NameByte(0x1b)));
+    assert_eq!(named(b"a/b"), Some(TreeError::NameByte(b'/')));
+    assert_eq!(named(b""), Some(TreeError::NameEmpty));
+    let mut raw = Raw::new();
+    raw.begin(b"");
+    (0..5).for_each(|_| {
+        raw.begin(&[b'x'; 255]);
+    });
+    assert_eq!(tree_error(&raw), Some(TreeError::PathTooLong(5 * 256)));
+}
+
+#[test]
+fn order_is_kept() {
+    let mut late = Raw::new();
+    late.begin(b"").begin(b"n").word(END).property(0, &[]).word(END);
+    assert_eq!(tree_error(&late), Some(TreeError::StrayProperty));
+    let mut outside = Raw::new();
+    outside.property(0, &[]);
+    assert_eq!(tree_error(&outside), Some(TreeError::StrayProperty));
+    let mut two = Raw::new();
+    two.begin(b"").word(END).begin(b"").word(END);
+    assert_eq!(tree_error(&two), Some(TreeError::SecondRoot));
+    let mut closed = Raw::new();
+    closed.begin(b"").word(END).word(END);
+    assert_eq!(tree_error(&closed), Some(TreeError::StrayEnd));
+    let mut open = Raw::new();
+    open.begin(b"").begin(b"n").word(END);
+    assert_eq!(tree_error(&open), Some(TreeError::Unclosed { levels: 1 }));
+    assert_eq!(tree_error(&Raw::new()), Some(TreeError::NoRoot));
+}
+
+/// One huge property on a parent, many children that look at it: what is worked out once must not be worked out again.
+#[test]
+fn shared_properties_are_read_once() {
+    let many = 20_000;
+    let pairs: Vec<u32> = (0..50_000).flat_map(|at| [at * 16, at * 16, 16]).collect();
+    let huge = |name: &str| {
+        dt("soc").cells("#address-cells", &[1]).cells("#size-cells", &[1]).cells(name, &pairs)
+    };
+    let clients = |parent: Dt| {
+        (0..many).fold(parent, |parent, at| parent.with(client(&format!("c@{at:x}"), &[1, at])))
+    };
+    let tree = root().with(smmu(1)).with(clients(huge("dma-ranges")));
+    let machine = timed("dma-ranges", || tree.read());
+    assert_eq!(machine.devices[0].description.address_bits, 20);
+    let iommus = (0..2_000).fold(huge("ranges"), |parent, at| {
+        parent.with(smmu(1).cells("reg", &[at * 16, 16]).cells("phandle", &[100 + at]))
+    });
+    let machine = timed("ranges", || root().with(iommus).read());
+    // Past the budget an IOMMU has no registers; it is refused, not trusted.
+    assert!(machine.iommus.iter().any(|it| it.registers.is_some()));
+    assert!(machine.iommus.iter().all(|it| it.registers.is_some() == it.unusable.is_none()));
+
+    let addresses: Vec<u32> = (0..many).flat_map(|at| [1000 + at, at * 0x1000, 0x1000]).collect();
+    let region = dt("fb").cells("phandle", &[20]).cells("iommu-addresses", &addresses);
+    let clients = (0..many).fold(root().with(smmu(1)), |parent, at| {
+        let client = client(&format!("c@{at:x}"), &[1, at]).cells("phandle", &[1000 + at]);
+        parent.with(client.cells("memory-region", &[20]))
+    });
+    let machine =
+        timed("iommu-addresses", || clients.with(dt("reserved-memory").with(region)).read());
+    assert!(machine.devices.iter().all(|it| it.description.reserved.len() == 1));
+}
+
+#[test]
+fn many_iommus_many_masks_and_many_ranges_stay_linear() {
+    let many = 20_000;
+    // A chain of IOMMUs, each behind the next; the last is broken, so all are.
+    let chain =
+        (1..many).fold(root(), |parent, at| parent.with(smmu(at).cells("iommus", &[at + 1, 0])));
+    let machine = timed("chain", || chain.with(smmu(many).without("reg")).read());
+    assert!(machine.iommus.iter().all(|it| it.unusable.is_some()));
+    // A ring of them.
+    let ring = (1..=many)
+        .fold(root(), |parent, at| parent.with(smmu(at).cells("iommus", &[at % many + 1, 0])));
+    let machine = timed("ring", || ring.read());
+    assert!(machine.iommus.iter().all(|it| it.unusable.is_some()));
+    let masks = (0..many).fold(root().with(crate::made::mmu500(1, 2)), |parent, at| {
+        parent.with(client(&format!("c@{at:x}"), &[1, at & 0xffff, (at * 7) & 0xffff]))
+    });
+    timed("masks", || masks.read());
+    let ranges: Vec<u32> = (0..100_000).rev().flat_map(|at| [at * 2, 1, at, 1]).collect();
+    let machine = timed("ranges", || root().with(smmu(1)).with(bridge(&ranges)).read());
+    assert!(machine.devices[0].bus.is_some());
+}
+
+/// xorshift64*, so that a failure can be had again.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("below a usize")
+    }
+}
+
+/// Words that parsers trip over.
+const WORDS: [u32; 14] =
+    [0, 1, 2, 3, 4, 5, 9, 0x10, 0xffff, 0x1_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_fff0, u32::MAX];
+
+fn mutate(blob: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..=random.below(6) {
+        let at = random.below(blob.len());
+        let word = at & !3;
+        match random.below(6) {
+            0 => blob[at] ^= 1 << random.below(8),
+            1 => blob[at] = u8::try_from(random.below(256)).expect("a byte"),
+            2 | 3 if word + 4 <= blob.len() => {
+                blob[word..word + 4]
+                    .copy_from_slice(&WORDS[random.below(WORDS.len())].to_be_bytes());
+            }
+            4 if word + 4 <= blob.len() => {
+                let from = random.below(blob.len() / 4 - 1) * 4;
+                blob.copy_within(from..from + 4, word);
+            }
+            _ if random.below(20) == 0 => blob.truncate(at.max(16)),
+            _ => {}
+        }
+    }
+}
+
+/// A path is direct only for a device that names no IOMMU at all, or only disabled ones.
+fn check_direct(machine: &MachineDescription) {
+    for device in machine.devices.iter().filter(|it| it.description.dma == DmaPath::Direct) {
+        let maps = device.bus.iter().flat_map(|bus| bus.maps());
+        let mut named = device.streams.iter().map(|it| it.iommu).chain(maps.map(|it| it.iommu));
+        assert!(named.all(|node| machine.iommu(node).is_some_and(|it| !it.enabled)));
+    }
+    for iommu in &machine.iommus {
+        assert!(iommu.driver().is_none() || iommu.registers.is_some() || iommu.unusable.is_some());
+    }
+}
+
+#[test]
+fn a_hundred_thousand_mutations_are_survived() {
+    let seeds: [&[u8]; 3] = [
+        include_bytes!("../../../../boards/portcullis-default.dtb"),
+        include_bytes!("../../../../boards/pci-topology.dtb"),
+        include_bytes!("../../../../boards/broken.dtb"),
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut read, mut refused, mut slowest) = (0, 0, Duration::ZERO);
+    for round in 0..100_000 {
+        let mut blob = seeds[round % seeds.len()].to_vec();
+        mutate(&mut blob, &mut random);
+        let start = Instant::now();
+        match read_devicetree(&blob, "mutated") {
+            Ok(machine) => {
+                check_direct(&machine);
+                read += 1;
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                refused += 1;
+            }
+        }
+        slowest = slowest.max(start.elapsed());
+    }
+    assert!(read > 10_000 && refused > 1_000, "{read} read, {refused} refused");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
