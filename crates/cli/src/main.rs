@@ -1,2 +1,120 @@
-//! crates/cli
-fn main() {}
+//! The `portcullis` command. See `portcullis --help`.
+
+mod args;
+
+use args::{Args, BenchCommand, BootArgs, Command, ShowArgs};
+use clap::{CommandFactory, Parser};
+use portcullis_cli::bench::probe;
+use portcullis_cli::boot::{self, BootOptions, SoftwareMachine};
+use portcullis_cli::style::Style;
+use portcullis_cli::{board, show};
+use portcullis_firmware::Severity;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+/// A promise is violated or a finding stands.
+const VIOLATED: u8 = 1;
+/// The command line, or a file that it names, cannot be used.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let command = args.command.unwrap_or(Command::Boot(args.boot));
+    let outcome = match command {
+        Command::Boot(args) => run_boot(&args),
+        Command::Show(args) => run_show(&args),
+        Command::Bench(args) => match args.what {
+            BenchCommand::Probe(args) => {
+                print(&probe::run(&args.into())).map(|()| ExitCode::SUCCESS)
+            }
+        },
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "portcullis",
+                &mut std::io::stdout(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => man(),
+    };
+    outcome.unwrap_or_else(|message| {
+        eprintln!("portcullis: {message}");
+        ExitCode::from(USAGE)
+    })
+}
+
+fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
+    let description = board::read(args.board.as_deref())?;
+    let options = BootOptions {
+        cpus: args.cpus(),
+        seed: args.seed,
+        order: args.order,
+        storm: args.repeat.is_some(),
+    };
+    let style = Style::of_stdout();
+    let held = match args.repeat {
+        Some(count) => {
+            let bar = progress_bar(count);
+            let summary = boot::repeat(&description, options, count, |done| bar.set_position(done));
+            bar.finish_and_clear();
+            let text = match args.json {
+                true => boot::summary_to_json(&summary) + "\n",
+                false => boot::render_summary(&summary, style),
+            };
+            print(&text)?;
+            summary.held()
+        }
+        None => {
+            let machine = SoftwareMachine::new(&description, args.seed);
+            let picture = boot::calm_picture(&description);
+            let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
+            let text = match args.json {
+                true => boot::to_json(&report) + "\n",
+                false => boot::render(&report, args.verbose, style),
+            };
+            print(&text)?;
+            report.held()
+        }
+    };
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::from(VIOLATED) })
+}
+
+fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
+    let description = board::read(Some(&args.board))?;
+    let style = Style::of_stdout();
+    let text = match args.json {
+        true => show::to_json(&description) + "\n",
+        false => show::render_human(&description, board::width(), style.is_colored()),
+    };
+    print(&text)?;
+    let stands = description.findings.iter().any(|finding| finding.severity == Severity::Error);
+    Ok(if stands { ExitCode::from(VIOLATED) } else { ExitCode::SUCCESS })
+}
+
+fn man() -> Result<ExitCode, String> {
+    let page = clap_mangen::Man::new(Args::command());
+    page.render(&mut std::io::stdout()).map_err(|error| error.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a bar on a terminal only.
+fn progress_bar(count: u64) -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let bar = indicatif::ProgressBar::new(count);
+    let style = indicatif::ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} boots, {per_sec}, {eta} left",
+    );
+    bar.with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+}
+
+/// Prints; a reader who has gone (a closed pipe) is no error.
+fn print(text: &str) -> Result<(), String> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}

@@ -102,6 +102,11 @@ mod tests {
         assert_eq!(*data.lock(), 4000);
         lock.lock();
         assert!(!lock.try_lock());
+        let held = data.lock();
+        assert!(data.try_lock().is_none());
+        assert!(data.try_lock().is_none(), "a failed attempt does not unlock what another holds");
+        drop(held);
+        assert!(data.try_lock().is_some());
         let event = HostEvent::new(LockLabel::new("test", 2));
         let seen = event.generation();
         event.notify_all();

@@ -86,7 +86,8 @@ impl<T, L: RawLock> Mutex<T, L> {
 
     /// Access to the data if nobody holds the lock now.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T, L>> {
-        self.raw.try_lock().then_some(MutexGuard { mutex: self })
+        // Lazily: a guard that is made and dropped without the lock would unlock somebody else's.
+        self.raw.try_lock().then(|| MutexGuard { mutex: self })
     }
 
     /// The data, without locking: `&mut self` proves that nobody else can.

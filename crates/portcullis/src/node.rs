@@ -95,6 +95,12 @@ impl<P: Platform> Node<P> {
         answer
     }
 
+    /// Takes a removed device out of the list of waiters. O(waiters).
+    pub(crate) fn forget_waiter(&self, device: &Arc<Device<P>>) {
+        let address = Arc::as_ptr(device);
+        self.slot.lock().waiters.retain(|waiter| !core::ptr::eq(waiter.as_ptr(), address));
+    }
+
     pub(crate) fn state(&self) -> NodeState {
         match &self.slot.lock().state {
             SlotState::Absent => NodeState::Absent,

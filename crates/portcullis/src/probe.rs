@@ -110,6 +110,9 @@ impl<P: Platform> Subsystem<P> {
         }
         Self::unbind_locked(device, &mut state);
         state.phase = Phase::Gone;
+        if let Some(node) = state.waits_in.take() {
+            self.node(node).forget_waiter(device);
+        }
         self.topology().lock().remove(device);
         if let Some(group) = device.group() {
             group.with(|_, group| group.leave(device.id()));

@@ -273,6 +273,17 @@ fn removal_takes_streams_and_groups_with_it() {
 }
 
 #[test]
+fn a_device_that_is_removed_while_it_waits_leaves_no_waiter() {
+    let sub = subsystem();
+    let before = sub.counts();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    sub.bind(&x, Arc::new(Keeper::default())).expect("tried");
+    assert_eq!(sub.counts().waiters, 1);
+    sub.remove_device(&x).expect("there");
+    assert_eq!(sub.counts(), before);
+}
+
+#[test]
 fn a_driver_may_wait_for_other_suppliers_but_not_for_ever() {
     let clock = FwNode(40);
     let sub = subsystem();

@@ -32,7 +32,7 @@ impl Paint {
 }
 
 /// `machine` as a page of at most `width` columns (as far as its paths allow), with or without colours.
-pub(crate) fn render_human(machine: &MachineDescription, width: usize, color: bool) -> String {
+pub fn render_human(machine: &MachineDescription, width: usize, color: bool) -> String {
     let paint = Paint { color };
     let mut out = headline(machine, paint);
     if !machine.iommus.is_empty() {
@@ -182,10 +182,7 @@ fn reserved(device: &DescribedDevice) -> String {
 }
 
 /// What becomes of the device's DMA, and why where that is not the usual.
-fn verdict(
-    machine: &MachineDescription,
-    device: &DescribedDevice,
-) -> (&'static str, &'static str) {
+fn verdict(machine: &MachineDescription, device: &DescribedDevice) -> (&'static str, &'static str) {
     if !device.enabled {
         return ("", "device disabled");
     }

@@ -84,7 +84,7 @@ struct Remark {
 }
 
 /// The document for `machine`.
-pub(crate) fn to_json(machine: &MachineDescription) -> Document {
+pub(super) fn document(machine: &MachineDescription) -> Document {
     Document {
         board: machine.board.clone(),
         model: machine.model.clone(),

@@ -1,0 +1,118 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use portcullis_cli::bench::probe::ProbeBench;
+use portcullis_cli::boot::Order;
+use std::path::PathBuf;
+
+/// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    /// What to do; `boot` on the built-in board when left out.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// Options of `boot`, for when no verb is given.
+    #[command(flatten)]
+    pub(crate) boot: BootArgs,
+}
+
+const EXAMPLES: &str = "Examples:
+  portcullis                                  boot the built-in board
+  portcullis boot board.dtb --order reverse   clients first, IOMMUs last
+  portcullis boot --repeat 10000              ten thousand boots, each with its own seed
+  portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
+Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a machine up, do real DMA through its IOMMUs, print what every device ended with.
+    Boot(BootArgs),
+    /// Who is behind which IOMMU, with which ids, in which group; and findings about the description.
+    Show(ShowArgs),
+    /// Measure.
+    Bench(BenchArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (troff).
+    Man,
+}
+
+/// Options of `boot`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BootArgs {
+    /// A flattened devicetree; the built-in board when left out.
+    pub(crate) board: Option<PathBuf>,
+    /// Threads that probe; as many as the machine has, at least 2, when left out.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    cpus: Option<u16>,
+    /// What every draw depends on.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Who arrives when.
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    pub(crate) order: Order,
+    /// Boot N times with different seeds, and summarise.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) repeat: Option<u64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say which races were met, too.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+impl BootArgs {
+    /// Threads to use.
+    pub(crate) fn cpus(&self) -> usize {
+        let machine = || std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        self.cpus.map_or_else(machine, usize::from)
+    }
+}
+
+/// Options of `show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    /// A flattened devicetree.
+    pub(crate) board: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) what: BenchCommand,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Probing: cost a device, deferrals, speed-up with two threads.
+    Probe(ProbeArgs),
+}
+
+/// Options of `bench probe`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProbeArgs {
+    /// Largest number of clients.
+    #[arg(long, default_value_t = 100_000)]
+    clients: usize,
+    /// Rounds of which the best counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+impl From<ProbeArgs> for ProbeBench {
+    fn from(args: ProbeArgs) -> Self {
+        Self { most_clients: args.clients, rounds: args.rounds }
+    }
+}

@@ -1,0 +1,4 @@
+//! `portcullis bench`: numbers, not verdicts.
+
+pub mod null;
+pub mod probe;

@@ -1,0 +1,110 @@
+//! An IOMMU that does nothing, or spins for as long as real set-up takes: what is left is the core's own cost.
+
+use portcullis::{Capabilities, Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, StreamId};
+use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// See the module.
+#[derive(Debug)]
+pub struct NullIommu {
+    /// How long each device's set-up spins.
+    pub set_up: Duration,
+    table: Arc<dyn PageTable>,
+}
+
+impl NullIommu {
+    /// One whose set-up of a device takes `set_up`.
+    pub fn new(set_up: Duration) -> Self {
+        Self { set_up, table: Arc::new(NullTable) }
+    }
+}
+
+/// Keeps a CPU busy for `time`.
+fn spin(time: Duration) {
+    if time.is_zero() {
+        return;
+    }
+    let start = Instant::now();
+    while start.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+impl IommuOps for NullIommu {
+    fn driver_name(&self) -> &'static str {
+        "null"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
+            input_bits: 48,
+            output_bits: 48,
+            stream_id_bits: 32,
+            coherent_walk: true,
+            identity: true,
+        }
+    }
+    fn claim(&self, _: &[StreamId]) -> Result<(), OpsError> {
+        Ok(())
+    }
+    fn release(&self, _: &[StreamId]) {}
+    fn create_table(&self, _: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
+        Ok(Arc::clone(&self.table))
+    }
+    fn bind_space(&self, _: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
+        Ok(SpaceTag(1))
+    }
+    fn unbind_space(&self, _: SpaceTag) -> Result<(), OpsError> {
+        Ok(())
+    }
+    fn attach(&self, _: &[StreamId], _: StreamTarget) -> Result<(), OpsError> {
+        spin(self.set_up);
+        Ok(())
+    }
+    fn invalidate(&self, _: SpaceTag, _: &IotlbGather) -> Result<(), OpsError> {
+        Ok(())
+    }
+    fn drain_faults(&self, _: &mut dyn FnMut(Fault)) -> u64 {
+        0
+    }
+    fn shutdown(&self) -> Result<(), OpsError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct NullTable;
+
+impl PageTable for NullTable {
+    fn config(&self) -> TableConfig {
+        TableConfig {
+            format: TableFormat::ArmLpaeStage1,
+            granule: PageSize::SIZE_4K,
+            input_bits: 48,
+            output_bits: 48,
+            start_level: 0,
+            root: PhysAddr::new(0),
+            coherent_walk: true,
+        }
+    }
+    fn page_sizes(&self) -> PageSizes {
+        PageSizes::of(&[PageSize::SIZE_4K])
+    }
+    fn input_range(&self) -> IovaRange {
+        IovaRange::new(Iova::new(0), 1 << 48).expect("48 bits fit")
+    }
+    fn map(&self, _: Iova, _: PhysAddr, _: u64, _: Prot) -> Result<(), MapError> {
+        Ok(())
+    }
+    fn unmap(&self, _: Iova, _: u64, _: &mut IotlbGather) -> Result<(), UnmapError> {
+        Ok(())
+    }
+    fn translate(&self, _: Iova) -> Option<(PhysAddr, Prot)> {
+        None
+    }
+    fn table_pages(&self) -> usize {
+        0
+    }
+}

@@ -1,0 +1,234 @@
+//! `portcullis bench probe`: what the probe protocol itself costs, and how it scales.
+
+use super::null::NullIommu;
+use crate::boot::Random;
+use portcullis::{
+    BoundDriver, Device, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
+    Policy, ProbeError, Subsystem,
+};
+use portcullis_addr::{PhysAddr, StreamId};
+use portcullis_platform::host::{HostClock, HostEvent, HostLock};
+use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeBench {
+    /// Largest number of clients of the scale runs.
+    pub most_clients: usize,
+    /// Rounds of which the best counts.
+    pub rounds: usize,
+}
+
+/// No memory: nothing is mapped here.
+#[derive(Debug)]
+struct NoMemory;
+
+impl DmaMemory for NoMemory {
+    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
+        Err(AllocError { layout })
+    }
+    fn free(&self, _: PhysAddr, _: PageLayout) {}
+    fn load64(&self, _: PhysAddr) -> u64 {
+        0
+    }
+    fn store64(&self, _: PhysAddr, _: u64) {}
+    fn compare_exchange64(&self, _: PhysAddr, _: u64, _: u64) -> Result<(), u64> {
+        Err(0)
+    }
+    fn publish(&self, _: PhysAddr, _: usize) {}
+    fn refresh(&self, _: PhysAddr, _: usize) {}
+}
+
+#[derive(Debug)]
+struct Host {
+    memory: Arc<NoMemory>,
+    clock: HostClock,
+}
+
+impl Platform for Host {
+    type Lock = HostLock;
+    type Event = HostEvent;
+    type Memory = NoMemory;
+    type Clock = HostClock;
+    fn memory(&self) -> &Arc<NoMemory> {
+        &self.memory
+    }
+    fn clock(&self) -> &HostClock {
+        &self.clock
+    }
+}
+
+struct FreeDriver;
+
+impl BoundDriver for FreeDriver {}
+
+impl Driver<Host> for FreeDriver {
+    fn name(&self) -> &str {
+        "free"
+    }
+    fn probe(
+        &self,
+        _: &Device<Host>,
+        _: DmaHandle<Host>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        Ok(Box::new(Self))
+    }
+}
+
+/// One run: who arrives in which order, and what came out.
+struct Run {
+    clients: usize,
+    iommus: usize,
+    threads: usize,
+    set_up: Duration,
+    /// Whether IOMMUs come first rather than anywhere.
+    iommus_first: bool,
+}
+
+struct Outcome {
+    elapsed: Duration,
+    most_defers: u32,
+    unbound: usize,
+}
+
+enum Arrival {
+    Iommu(FwNode),
+    Client(Arc<Device<Host>>),
+}
+
+impl Run {
+    fn measure(&self, seed: u64) -> Outcome {
+        let host = Host { memory: Arc::new(NoMemory), clock: HostClock::start() };
+        let subsystem = Subsystem::new(Arc::new(host), Policy::default());
+        let mut arrivals: Vec<Arrival> = self
+            .clients()
+            .map(|client| {
+                Arrival::Client(subsystem.add_device(client).expect("a sound description"))
+            })
+            .collect();
+        let mut random = Random::new(seed);
+        for last in (1..arrivals.len()).rev() {
+            arrivals.swap(last, random.below(last + 1));
+        }
+        for iommu in 0..self.iommus {
+            let at = if self.iommus_first { 0 } else { random.below(arrivals.len() + 1) };
+            arrivals.push(Arrival::Iommu(FwNode(iommu as u32)));
+            let last = arrivals.len() - 1;
+            arrivals.swap(at.min(last), last);
+        }
+        let driver: Arc<dyn Driver<Host>> = Arc::new(FreeDriver);
+        let start = Instant::now();
+        self.arrive(&subsystem, &arrivals, &driver);
+        let elapsed = start.elapsed();
+        let counts = subsystem.counts();
+        let most_defers = subsystem.reports().iter().map(|report| report.defers).max().unwrap_or(0);
+        Outcome { elapsed, most_defers, unbound: counts.devices - counts.bound }
+    }
+
+    fn clients(&self) -> impl Iterator<Item = DeviceDescription> + '_ {
+        (0..self.clients).map(|client| {
+            let iommu = FwNode((client % self.iommus) as u32);
+            let stream = FwStream::new(iommu, StreamId::new(client as u32));
+            let spec = FwSpec { streams: vec![stream] };
+            DeviceDescription::new(format!("/client@{client:06}"), DmaPath::Translated(spec))
+        })
+    }
+
+    fn arrive(
+        &self,
+        subsystem: &Subsystem<Host>,
+        arrivals: &[Arrival],
+        driver: &Arc<dyn Driver<Host>>,
+    ) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(arrival) = arrivals.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match arrival {
+                    Arrival::Iommu(node) => {
+                        let instance = Box::new(NullIommu::new(self.set_up));
+                        subsystem.register(*node, instance).expect("registered once");
+                        subsystem.run_deferred();
+                    }
+                    Arrival::Client(device) => {
+                        subsystem.bind(device, Arc::clone(driver)).expect("bound once");
+                    }
+                }
+            }
+            subsystem.run_deferred();
+        };
+        if self.threads == 1 {
+            return work();
+        }
+        std::thread::scope(|scope| (0..self.threads).for_each(|_| drop(scope.spawn(work))));
+    }
+
+    fn best(&self, rounds: usize) -> Outcome {
+        let outcomes = (0..rounds.max(1)).map(|round| self.measure(round as u64 + 1));
+        outcomes.min_by_key(|outcome| outcome.elapsed).expect("at least one round")
+    }
+}
+
+/// Measures and returns the tables as text.
+pub fn run(bench: &ProbeBench) -> String {
+    let mut out = scale_table(bench);
+    out.push('\n');
+    out += &second_thread(bench);
+    out.push('\n');
+    out += &speed_up_table(bench);
+    out
+}
+
+fn scale_table(bench: &ProbeBench) -> String {
+    let mut out = String::from(
+        "free set-up, one thread, random order of clients and IOMMUs\n\
+         clients  IOMMUs  ns a device  most deferrals of a device  not bound\n",
+    );
+    let sizes = [10, 100, 1000, 10_000, 100_000];
+    for clients in sizes.into_iter().filter(|clients| *clients <= bench.most_clients) {
+        for iommus in [1, 4, 16, 64] {
+            let run =
+                Run { clients, iommus, threads: 1, set_up: Duration::ZERO, iommus_first: false };
+            let outcome = run.best(bench.rounds);
+            let ns = outcome.elapsed.as_nanos() as f64 / clients as f64;
+            let _ = writeln!(
+                out,
+                "{clients:7}  {iommus:6}  {ns:11.0}  {:26}  {:9}",
+                outcome.most_defers, outcome.unbound
+            );
+        }
+    }
+    out
+}
+
+fn second_thread(bench: &ProbeBench) -> String {
+    let clients = bench.most_clients;
+    let run = |threads| {
+        let run = Run { clients, iommus: 4, threads, set_up: Duration::ZERO, iommus_first: false };
+        run.best(bench.rounds).elapsed.as_secs_f64()
+    };
+    format!(
+        "free set-up, {clients} clients behind 4 IOMMUs: a second thread makes it {:.2} times as fast\n",
+        run(1) / run(2)
+    )
+}
+
+fn speed_up_table(bench: &ProbeBench) -> String {
+    let mut out = String::from(
+        "20 us of set-up a device, 1000 clients\nIOMMUs  one thread  two threads  speed-up\n",
+    );
+    for iommus in [1, 4, 64] {
+        let set_up = Duration::from_micros(20);
+        let time = |threads| {
+            let run = Run { clients: 1000, iommus, threads, set_up, iommus_first: true };
+            run.best(bench.rounds).elapsed
+        };
+        let (one, two) = (time(1), time(2));
+        let ratio = one.as_secs_f64() / two.as_secs_f64();
+        let _ = writeln!(out, "{iommus:6}  {one:>10.2?}  {two:>11.2?}  {ratio:7.2}x");
+    }
+    out
+}

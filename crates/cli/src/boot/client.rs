@@ -1,0 +1,262 @@
+//! The driver that every client of a boot gets: it maps buffers, has its device use them, and checks what must be refused.
+
+use super::promises::Promises;
+use super::testbed::Endpoint;
+use portcullis::{
+    BoundDriver, Device, DmaDirection, DmaError, DmaHandle, DmaMapping, DmaPath, Driver, FwNode,
+    ProbeError, Reach, Subsystem,
+};
+use portcullis_addr::{PhysAddr, PhysRange};
+use portcullis_platform::{DmaMemory, DmaPages, PageLayout, Platform};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Bytes that a client moves each way.
+const LENGTH: usize = 256;
+const PAGE: usize = 64 << 10;
+const UNTOUCHED: u64 = 0x5555_5555_5555_5555;
+
+/// Every fault that any thread of the boot took from a queue: IOMMU, stream, page of the address.
+#[derive(Debug, Default)]
+pub(super) struct FaultLog(Mutex<HashSet<(FwNode, u32, u64)>>);
+
+impl FaultLog {
+    /// Takes what `node` has recorded.
+    fn collect<P: Platform>(&self, subsystem: &Subsystem<P>, node: FwNode) {
+        // The lock is held throughout, so a record is never between the queue and the log.
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        subsystem.drain_faults(node, |fault, _| {
+            let page = fault.fault.iova.map_or(u64::MAX, |iova| iova.raw() & !0xfff);
+            log.insert((fault.iommu, fault.fault.stream.raw(), page));
+        });
+    }
+
+    fn take(&self, node: FwNode, stream: u32, address: u64) -> bool {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.remove(&(node, stream, address & !0xfff))
+    }
+}
+
+/// What a client's driver shares with its boot.
+pub(super) struct ClientDriver<P: Platform> {
+    pub(super) subsystem: Weak<Subsystem<P>>,
+    pub(super) endpoint: Option<Arc<dyn Endpoint>>,
+    pub(super) promises: Arc<Promises>,
+    pub(super) faults: Arc<FaultLog>,
+    pub(super) record: Arc<ClientRecord>,
+    /// Devices of one group share addresses: what one has unmapped, the other may map. They take turns, or "refused" could not be checked.
+    pub(super) turn: Arc<Mutex<()>>,
+}
+
+/// What the driver found, for the report.
+#[derive(Debug, Default)]
+pub(super) struct ClientRecord {
+    /// How its device reached memory when the driver was bound, and the handle's view of it now.
+    pub(super) reach: Mutex<Option<Reach>>,
+    /// Whether every transfer did what it should; `None` before there was one.
+    pub(super) dma_ok: Mutex<Option<bool>>,
+    pub(super) bound: AtomicBool,
+}
+
+/// While it is bound, the driver keeps a buffer mapped and its handle.
+struct BoundClient<P: Platform> {
+    handle: DmaHandle<P>,
+    kept: Option<(DmaMapping, DmaPages<P::Memory>)>,
+    promises: Arc<Promises>,
+    record: Arc<ClientRecord>,
+    endpoint: Option<Arc<dyn Endpoint>>,
+}
+
+impl<P: Platform> BoundDriver for BoundClient<P> {
+    fn remove(&mut self) {
+        let at_bind = *self.record.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.handle.reach();
+        self.promises.check("P1", at_bind == Some(now), || {
+            format!("the DMA path changed from {at_bind:?} to {now:?} under a bound driver")
+        });
+        if let Some((mapping, pages)) = self.kept.take() {
+            let unmapped = self.handle.unmap(mapping);
+            if matches!(unmapped, Err(DmaError::Quarantined { .. })) {
+                core::mem::forget(pages);
+            }
+        }
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.expect_translated(false);
+        }
+        self.record.bound.store(false, Ordering::Release);
+    }
+}
+
+impl<P: Platform> Driver<P> for ClientDriver<P> {
+    fn name(&self) -> &str {
+        "dma-check"
+    }
+
+    fn probe(
+        &self,
+        device: &Device<P>,
+        dma: DmaHandle<P>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        let record = &self.record;
+        let already = record.bound.swap(true, Ordering::AcqRel);
+        let promises = &self.promises;
+        promises.check("P1", !already, || format!("{}: probed while bound", device.path()));
+        let reach = dma.reach();
+        let described = matches!(device.description().dma, DmaPath::Translated(_));
+        promises.check("P2", described == (reach != Reach::Direct), || {
+            format!("{}: described {}, got {reach:?}", device.path(), described_as(described))
+        });
+        *record.reach.lock().unwrap_or_else(PoisonError::into_inner) = Some(reach);
+        let outcome = {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            self.exercise(device, &dma).and_then(|()| keep_one(&dma))
+        };
+        let mut dma_ok = record.dma_ok.lock().unwrap_or_else(PoisonError::into_inner);
+        *dma_ok = Some(dma_ok.unwrap_or(true) && outcome.is_ok());
+        match outcome {
+            Ok(kept) => Ok(Box::new(BoundClient {
+                handle: dma,
+                kept: Some(kept),
+                promises: Arc::clone(promises),
+                record: Arc::clone(record),
+                endpoint: self.endpoint.clone(),
+            })),
+            Err(reason) => {
+                record.bound.store(false, Ordering::Release);
+                Err(ProbeError::Failed(reason))
+            }
+        }
+    }
+}
+
+fn described_as(translated: bool) -> &'static str {
+    if translated { "behind an IOMMU" } else { "behind none" }
+}
+
+/// A mapping that lives as long as the bind.
+fn keep_one<P: Platform>(dma: &DmaHandle<P>) -> Result<(DmaMapping, DmaPages<P::Memory>), String> {
+    let (pages, range) = buffer(dma)?;
+    let mapping = dma.map(range, DmaDirection::Both).map_err(|error| error.to_string())?;
+    Ok((mapping, pages))
+}
+
+fn buffer<P: Platform>(dma: &DmaHandle<P>) -> Result<(DmaPages<P::Memory>, PhysRange), String> {
+    let size = usize::try_from(dma.granule().max(4096)).unwrap_or(PAGE);
+    let layout = PageLayout::new(size, size).ok_or("a page has no size")?;
+    let pages =
+        DmaPages::new(dma.platform().memory(), layout).map_err(|error| error.to_string())?;
+    let range = PhysRange::new(pages.address(), size as u64).map_err(|error| error.to_string())?;
+    Ok((pages, range))
+}
+
+impl<P: Platform> ClientDriver<P> {
+    /// Real DMA both ways through every port, then the accesses that must be refused.
+    fn exercise(&self, device: &Device<P>, dma: &DmaHandle<P>) -> Result<(), String> {
+        let Some(endpoint) = &self.endpoint else { return Ok(()) };
+        endpoint.expect_translated(dma.reach() == Reach::Translated);
+        for port in 0..endpoint.ports() {
+            self.transfer(device, dma, &**endpoint, port)?;
+        }
+        Ok(())
+    }
+
+    fn transfer(
+        &self,
+        device: &Device<P>,
+        dma: &DmaHandle<P>,
+        endpoint: &dyn Endpoint,
+        port: usize,
+    ) -> Result<(), String> {
+        let text = |error: DmaError| error.to_string();
+        let ((source, from), (target, to)) = (buffer(dma)?, buffer(dma)?);
+        let memory = dma.platform().memory();
+        let pattern = |word: u64| from.start().raw() ^ word.wrapping_mul(0x0101_0101_0101_0101);
+        fill(&**memory, from.start(), pattern);
+        fill(&**memory, to.start(), |_| UNTOUCHED);
+        let read = dma.map(from, DmaDirection::ToDevice).map_err(text)?;
+        let write = dma.map(to, DmaDirection::FromDevice).map_err(text)?;
+        let (read_at, write_at) = (read.device_address(), write.device_address());
+        let length = dma.granule();
+        endpoint.permit(read_at, length);
+        endpoint.permit(write_at, length);
+        endpoint.copy(port, read_at, write_at, LENGTH);
+        let arrived = holds(&**memory, to.start(), pattern);
+        // The write side goes first: its old address must be refused while the read side still works.
+        fill(&**memory, to.start(), |_| UNTOUCHED);
+        if let Err(error) = dma.unmap(write) {
+            core::mem::forget(target);
+            return Err(error.to_string());
+        }
+        let refused = dma.reach() != Reach::Translated || {
+            endpoint.forbid(write_at, length);
+            endpoint.copy(port, read_at, write_at, LENGTH);
+            holds(&**memory, to.start(), |_| UNTOUCHED) && self.reported(device, port, write_at)
+        };
+        self.promises.check("P3", refused, || {
+            format!(
+                "{}: {write_at:#x} was still usable after its unmap, or not reported",
+                device.path()
+            )
+        });
+        if let Err(error) = dma.unmap(read) {
+            core::mem::forget(source);
+            return Err(error.to_string());
+        }
+        let refused_too = dma.reach() != Reach::Translated || {
+            endpoint.forbid(read_at, length);
+            endpoint.copy(port, read_at, write_at, 4);
+            self.reported(device, port, read_at)
+        };
+        self.promises.check("P3", refused_too, || {
+            format!("{}: {read_at:#x} was still readable after its unmap", device.path())
+        });
+        match (arrived, refused && refused_too) {
+            (true, true) => Ok(()),
+            (false, _) => Err(format!("DMA through port {port} did not arrive")),
+            (true, false) => Err(format!("port {port}: an unmapped address was not refused")),
+        }
+    }
+
+    /// Whether the refusal of the device's access to `address` through `port` was reported.
+    fn reported(&self, device: &Device<P>, port: usize, address: u64) -> bool {
+        let DmaPath::Translated(spec) = &device.description().dma else { return true };
+        let (Some(stream), Some(subsystem)) = (spec.streams.get(port), self.subsystem.upgrade())
+        else {
+            return false;
+        };
+        self.faults.collect(&subsystem, stream.iommu);
+        self.faults.take(stream.iommu, stream.id.raw(), address)
+    }
+}
+
+fn words() -> impl Iterator<Item = u64> {
+    0..(LENGTH / 8) as u64
+}
+
+fn fill<M: DmaMemory>(memory: &M, at: PhysAddr, value: impl Fn(u64) -> u64) {
+    for word in words() {
+        memory.store64(PhysAddr::new(at.raw() + word * 8), value(word));
+    }
+    memory.publish(at, LENGTH);
+}
+
+fn holds<M: DmaMemory>(memory: &M, at: PhysAddr, value: impl Fn(u64) -> u64) -> bool {
+    memory.refresh(at, LENGTH);
+    words().all(|word| memory.load64(PhysAddr::new(at.raw() + word * 8)) == value(word))
+}
+
+/// Has a device that should reach nothing try to write; whether memory stayed as it was.
+pub(super) fn is_shut_out<P: Platform>(platform: &Arc<P>, endpoint: &dyn Endpoint) -> bool {
+    let layout = PageLayout::new(4096, 4096).expect("a page");
+    let Ok(pages) = DmaPages::new(platform.memory(), layout) else { return true };
+    let memory = &**platform.memory();
+    let at = pages.address();
+    let other = PhysAddr::new(at.raw() + 2048);
+    fill(memory, at, |word| word);
+    fill(memory, other, |_| UNTOUCHED);
+    for port in 0..endpoint.ports() {
+        endpoint.copy(port, at.raw(), other.raw(), LENGTH);
+    }
+    holds(memory, other, |_| UNTOUCHED)
+}

@@ -1,0 +1,78 @@
+//! Many boots with different seeds: the same picture every time, and every kind of race met on the way.
+
+use super::promises::{Promises, Verdict};
+use super::races::{Counts, KINDS};
+use super::{BootOptions, Order, Picture, SoftwareMachine, boot};
+use portcullis_firmware::MachineDescription;
+use std::time::{Duration, Instant};
+
+/// What many boots came to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The board's name.
+    pub board: String,
+    /// Boots done.
+    pub boots: u64,
+    /// Threads that probed, each time.
+    pub cpus: usize,
+    /// The first seed; the others follow.
+    pub first_seed: u64,
+    /// How the promises fared over all of them.
+    pub promises: Vec<Verdict>,
+    /// How often which kind of meeting was seen.
+    pub races: Counts,
+    /// The first seed with which a promise was broken.
+    pub first_broken: Option<u64>,
+    /// Wall time.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// Whether every promise held in every boot.
+    pub fn held(&self) -> bool {
+        self.promises.iter().all(|verdict| verdict.broken == 0)
+    }
+}
+
+/// What a boot on one thread in the listed order ends with: what every other boot must end with too (P9).
+pub fn calm_picture(description: &MachineDescription) -> Picture {
+    let calm = BootOptions { cpus: 1, seed: 0, order: Order::Listed, storm: false };
+    boot(description, &SoftwareMachine::new(description, 0), calm, None).1
+}
+
+/// Boots `count` software machines after `description`, with seeds from `options.seed` on, and compares each picture with that of a boot on one thread in the listed order.
+/// `progress` is told after each.
+pub fn repeat(
+    description: &MachineDescription,
+    options: BootOptions,
+    count: u64,
+    mut progress: impl FnMut(u64),
+) -> Summary {
+    let start = Instant::now();
+    let expected = calm_picture(description);
+    let promises = Promises::default();
+    let mut races: Counts = [0; KINDS.len()];
+    let mut first_broken = None;
+    for done in 0..count {
+        let seed = options.seed.wrapping_add(done);
+        let machine = SoftwareMachine::with_preemption(description, seed);
+        let (report, _) =
+            boot(description, &machine, BootOptions { seed, ..options }, Some(&expected));
+        promises.absorb(&report.promises);
+        races.iter_mut().zip(report.races).for_each(|(sum, seen)| *sum += seen);
+        if !report.held() && first_broken.is_none() {
+            first_broken = Some(seed);
+        }
+        progress(done + 1);
+    }
+    Summary {
+        board: description.board.clone(),
+        boots: count,
+        cpus: options.cpus,
+        first_seed: options.seed,
+        promises: promises.verdicts(),
+        races,
+        first_broken,
+        elapsed: start.elapsed(),
+    }
+}

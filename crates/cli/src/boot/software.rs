@@ -1,0 +1,187 @@
+//! The software machine as a testbed: one register-level SMMUv3 a described one, one device a client.
+
+use super::plan::Random;
+use super::testbed::{Endpoint, Testbed};
+use portcullis::{DeviceDescription, DmaPath, FwNode, ReadyInstance};
+use portcullis_addr::{Iova, PhysAddr, StreamId};
+use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
+use portcullis_machine::{
+    Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
+    Profile, SmmuV3, StepHook, Violation,
+};
+use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_smmuv3::{Options, Smmu};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// RAM that is simulated at most; it costs only what is stored in it.
+const MOST_RAM: u64 = 4 << 30;
+
+type HostPlatform = MachinePlatform<HostLock, HostEvent>;
+
+/// A software machine built after a description.
+#[derive(Debug)]
+pub struct SoftwareMachine {
+    machine: Arc<Machine>,
+    platform: Arc<HostPlatform>,
+    smmus: HashMap<FwNode, Arc<SmmuV3>>,
+    devices: HashMap<String, Arc<Device>>,
+}
+
+impl SoftwareMachine {
+    /// The machine that `description` describes. IOMMUs of kinds that the software machine does not have are left out, and so are their clients.
+    pub fn new(description: &MachineDescription, seed: u64) -> Self {
+        Self::build(description, Machine::builder().seed(seed))
+    }
+
+    /// The same machine, but whoever touches a register may lose its CPU there, as the seed has it: on few or busy CPUs, threads would else hardly ever meet half way.
+    pub fn with_preemption(description: &MachineDescription, seed: u64) -> Self {
+        let hook = Preemption(AtomicU64::new(seed));
+        Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)))
+    }
+
+    fn build(description: &MachineDescription, builder: MachineBuilder) -> Self {
+        let ram = description.memory.iter().max_by_key(|range| range.len());
+        let (base, size) = ram.map_or((PhysAddr::new(0x4000_0000), MOST_RAM), |range| {
+            (range.start(), range.len().min(MOST_RAM))
+        });
+        // A mapping is changed by one thread while the device of another works: a hit in between is no offence, and `forbid` says when it is.
+        let policy = Policy { verify_hits: false, accesses_kept: 0, ..Policy::default() };
+        let machine = builder.ram(base, size).policy(policy).build();
+        let mut smmus = HashMap::new();
+        for iommu in description.iommus.iter().filter(|iommu| is_smmuv3(iommu)) {
+            let profile =
+                Profile { sid_bits: id_bits(description, iommu.node), ..Profile::server() };
+            smmus.insert(iommu.node, machine.add_smmuv3(profile));
+        }
+        let mut devices = HashMap::new();
+        for client in description.clients() {
+            if let Some(ports) = ports(client, &smmus) {
+                let path = client.path.clone();
+                devices.insert(path.clone(), machine.add_device(path, &ports));
+            }
+        }
+        let platform = Arc::new(MachinePlatform::new(&machine));
+        Self { machine, platform, smmus, devices }
+    }
+}
+
+/// Gives the CPU away at one step in eight.
+struct Preemption(AtomicU64);
+
+impl StepHook for Preemption {
+    fn step(&self, _: &'static str, _: u64, _: &'static str, _: bool) {
+        let draw = Random::new(self.0.fetch_add(1, Ordering::Relaxed)).next_u64();
+        if draw.is_multiple_of(8) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn is_smmuv3(iommu: &IommuNode) -> bool {
+    iommu.enabled && iommu.kind == IommuKind::SmmuV3
+}
+
+/// As many stream id bits as the clients need, at least 16.
+fn id_bits(description: &MachineDescription, node: FwNode) -> u8 {
+    let ids = description.clients().filter_map(|client| match &client.dma {
+        DmaPath::Translated(spec) => {
+            spec.streams.iter().filter(|stream| stream.iommu == node).map(|s| s.id.raw()).max()
+        }
+        DmaPath::Direct | DmaPath::Unusable(_) => None,
+    });
+    let largest = ids.max().unwrap_or(0);
+    u8::try_from(32 - largest.leading_zeros()).unwrap_or(32).max(16)
+}
+
+/// Where a client's transactions come in; `None` where an IOMMU that the machine does not have stands in between.
+fn ports(client: &DeviceDescription, smmus: &HashMap<FwNode, Arc<SmmuV3>>) -> Option<Vec<Port>> {
+    match &client.dma {
+        DmaPath::Direct => Some(Vec::new()),
+        DmaPath::Unusable(_) => None,
+        DmaPath::Translated(spec) => spec
+            .streams
+            .iter()
+            .map(|stream| {
+                let smmu = Arc::clone(smmus.get(&stream.iommu)?);
+                Some(Port { smmu, stream: StreamId::new(stream.id.raw()) })
+            })
+            .collect(),
+    }
+}
+
+impl Testbed for SoftwareMachine {
+    type Platform = HostPlatform;
+
+    fn platform(&self) -> &Arc<HostPlatform> {
+        &self.platform
+    }
+
+    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
+        let smmu = self.smmus.get(&iommu.node).ok_or("the machine has no such IOMMU")?;
+        let options = Options { index: u64::from(iommu.node.0), ..Options::default() };
+        match Smmu::bring_up(Arc::clone(&self.platform), smmu.registers(), options) {
+            Ok(smmu) => Ok(Box::new(smmu)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {
+        let device = Arc::clone(self.devices.get(path)?);
+        Some(Arc::new(SoftwareDevice { machine: Arc::clone(&self.machine), device }))
+    }
+
+    fn violations(&self) -> Vec<(&'static str, String)> {
+        let violations = self.machine.violations();
+        violations.iter().map(|violation| (promise_of(violation), violation.to_string())).collect()
+    }
+
+    fn live_allocations(&self) -> usize {
+        self.machine.usage().live
+    }
+}
+
+fn promise_of(violation: &Violation) -> &'static str {
+    match violation {
+        Violation::BlockedPassed(_) | Violation::Untranslated(_) => "P2",
+        Violation::StaleHit(_) | Violation::ForbiddenRange(_) => "P3",
+        Violation::TlbConflict { .. } | Violation::GuardedWrite { .. } => "P5",
+        Violation::UnpredictableCommand { .. } => "P3",
+        _ => "P4",
+    }
+}
+
+struct SoftwareDevice {
+    machine: Arc<Machine>,
+    device: Arc<Device>,
+}
+
+impl Endpoint for SoftwareDevice {
+    fn ports(&self) -> usize {
+        self.device.ports().len().max(1)
+    }
+
+    fn copy(&self, port: usize, from: u64, to: u64, len: usize) {
+        let mut bytes = vec![0; len];
+        let read = DmaRequest::read(Iova::new(from), &mut bytes).through(port);
+        if self.machine.dma_of(&self.device, read).is_completed() {
+            let write = DmaRequest::write(Iova::new(to), &bytes).through(port);
+            // Whether it arrived shows in memory, which is what counts.
+            let _ = self.machine.dma_of(&self.device, write);
+        }
+    }
+
+    fn expect_translated(&self, translated: bool) {
+        let all = if translated { Expectation::Translated } else { Expectation::Anything };
+        self.device.expect(all);
+    }
+
+    fn forbid(&self, start: u64, len: u64) {
+        self.device.forbid(Iova::new(start), len);
+    }
+
+    fn permit(&self, start: u64, len: u64) {
+        self.device.permit(Iova::new(start), len);
+    }
+}

@@ -1,0 +1,50 @@
+//! What a boot needs of the machine it runs on, so that one harness serves every platform.
+
+use portcullis::ReadyInstance;
+use portcullis_firmware::IommuNode;
+use portcullis_platform::Platform;
+use std::sync::Arc;
+
+/// A machine with IOMMUs to bring up and devices that do DMA.
+pub trait Testbed: Send + Sync {
+    /// The seams that the core and the drivers run on.
+    type Platform: Platform;
+
+    /// The platform.
+    fn platform(&self) -> &Arc<Self::Platform>;
+
+    /// Brings the IOMMU up with its driver: reset, tables installed, all streams blocked.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot serve, for people.
+    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String>;
+
+    /// The device that stands for `path`; `None` where the machine has none that can do DMA on its behalf.
+    fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>>;
+
+    /// What the machine itself saw go wrong: the promise concerned and what happened.
+    fn violations(&self) -> Vec<(&'static str, String)>;
+
+    /// Blocks of DMA memory that are handed out now.
+    fn live_allocations(&self) -> usize;
+}
+
+/// A device that can be told to do DMA.
+pub trait Endpoint: Send + Sync {
+    /// Its ways to memory: one for each stream of its description, in that order; 1 for a device behind no IOMMU.
+    fn ports(&self) -> usize;
+
+    /// Reads `len` bytes (4 to 1024, a multiple of 4) at device address `from` and writes them to device address `to`, both through `port`. What the IOMMU refuses does not happen; the
+    /// device need not notice.
+    fn copy(&self, port: usize, from: u64, to: u64, len: usize);
+
+    /// From now on nothing of the device may reach memory untranslated (`true`), or nothing is claimed (`false`).
+    fn expect_translated(&self, translated: bool);
+
+    /// From now on (until [`permit`](Self::permit)) nothing may be reached at `len` bytes from device address `start`.
+    fn forbid(&self, start: u64, len: u64);
+
+    /// Undoes [`forbid`](Self::forbid), before the range is mapped again.
+    fn permit(&self, start: u64, len: u64);
+}

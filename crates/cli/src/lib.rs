@@ -1,0 +1,9 @@
+//! What the `portcullis` command does, as a library, so that tests can call it.
+//!
+//! Scope: `boot`, `show`, `lab` and `bench`; `main.rs` only reads the command line. Sees every crate.
+
+pub mod bench;
+pub mod board;
+pub mod boot;
+pub mod show;
+pub mod style;
