@@ -99,8 +99,11 @@ impl<'m, M: Model> Breadth<'m, M> {
             Err(End::Fault(fault, state)) => {
                 // After `Relearn` and `Widen` blocks end elsewhere than they did, so there is no way back to
                 // walk; nobody looks at it either, for the search begins again.
-                let moves =
-                    if matches!(fault, Fault::Model(_)) { self.moves_to(state) } else { Vec::new() };
+                let moves = if matches!(fault, Fault::Model(_)) {
+                    self.moves_to(state)
+                } else {
+                    Vec::new()
+                };
                 Err(Broken { fault, schedule: Schedule::new(world, moves) })
             }
         }

@@ -10,3 +10,6 @@
 pub(crate) mod lines;
 pub(crate) mod packed;
 pub(crate) mod protocol;
+pub(crate) mod seed66;
+pub(crate) mod seed66_stateright;
+pub(crate) mod stateright;
