@@ -42,6 +42,11 @@ fn iommus_cases() -> Vec<Blocked> {
         platform("phandle -1", &[u32::MAX, 1], rule::DANGLING_PHANDLE),
         raw("0 bytes", &[], rule::IOMMUS_LENGTH),
         raw("not a multiple of 4 bytes", &[0, 0, 0, 1, 0, 0], rule::IOMMUS_LENGTH),
+    ]
+}
+
+fn combination_cases() -> Vec<Blocked> {
+    vec![
         Blocked {
             what: "two IOMMUs of different kinds",
             tree: root().with(smmu(1)).with(mmu500(2, 1)).with(client("usb@1000", &[1, 5, 2, 5])),
@@ -129,6 +134,11 @@ fn iommu_cases() -> Vec<Blocked> {
             rule::IOMMU_UNUSABLE,
             "`reg`",
         ),
+    ]
+}
+
+fn stacked_cases() -> Vec<Blocked> {
+    vec![
         of_iommu(
             "an IOMMU that names itself",
             smmu(1).cells("iommus", &[1, 0x20]),
@@ -227,21 +237,13 @@ fn map_cases() -> Vec<Blocked> {
     ]
 }
 
-fn address_cases() -> Vec<Blocked> {
-    let on_bus = |what, dma_ranges: &[u32]| Blocked {
-        what,
-        tree: root().with(smmu(1)).with(
-            dt("soc")
-                .cells("#address-cells", &[2])
-                .cells("#size-cells", &[1])
-                .cells("dma-ranges", dma_ranges)
-                .with(client("usb@1000", &[1, 5])),
-        ),
-        path: "/soc/usb@1000",
-        rule: rule::DMA_RANGES,
-        property: "`dma-ranges`",
-    };
-    let region = |what, addresses: &[u32], rule, property| Blocked {
+fn region(
+    what: &'static str,
+    addresses: &[u32],
+    rule: &'static str,
+    property: &'static str,
+) -> Blocked {
+    Blocked {
         what,
         tree: root()
             .with(smmu(1))
@@ -258,6 +260,22 @@ fn address_cases() -> Vec<Blocked> {
         path: "/usb@1000",
         rule,
         property,
+    }
+}
+
+fn address_cases() -> Vec<Blocked> {
+    let on_bus = |what, dma_ranges: &[u32]| Blocked {
+        what,
+        tree: root().with(smmu(1)).with(
+            dt("soc")
+                .cells("#address-cells", &[2])
+                .cells("#size-cells", &[1])
+                .cells("dma-ranges", dma_ranges)
+                .with(client("usb@1000", &[1, 5])),
+        ),
+        path: "/soc/usb@1000",
+        rule: rule::DMA_RANGES,
+        property: "`dma-ranges`",
     };
     vec![
         on_bus("three of four cells", &[0, 0, 0]),
@@ -293,7 +311,14 @@ fn address_cases() -> Vec<Blocked> {
 
 #[test]
 fn every_broken_description_ends_blocked() {
-    let cases = [iommus_cases(), iommu_cases(), map_cases(), address_cases()];
+    let cases = [
+        iommus_cases(),
+        combination_cases(),
+        iommu_cases(),
+        stacked_cases(),
+        map_cases(),
+        address_cases(),
+    ];
     for case in cases.into_iter().flatten() {
         let machine = case.tree.read();
         let broken = device(&machine, case.path);
