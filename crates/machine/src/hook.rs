@@ -31,8 +31,19 @@ impl Hook {
     }
 
     pub(crate) fn step(&self, object: &'static str, index: u64, what: &'static str, write: bool) {
+        self.step_named(object, index, || what, write);
+    }
+
+    /// As [`step`](Self::step), with a name that is looked up only when somebody listens.
+    pub(crate) fn step_named(
+        &self,
+        object: &'static str,
+        index: u64,
+        what: impl FnOnce() -> &'static str,
+        write: bool,
+    ) {
         if let Some(hook) = &self.0 {
-            hook.step(object, index, what, write);
+            hook.step(object, index, what(), write);
         }
     }
 }

@@ -48,6 +48,7 @@ mod oracle;
 mod platform;
 mod random;
 mod smmuv3;
+mod sparse;
 
 pub use bus::{DmaOutcome, DmaRequest, Machine, MachineBuilder, Port};
 pub use clock::{MachineClock, TimeSource};

@@ -2,51 +2,19 @@
 
 use crate::allocator::{Allocator, Block, FreeError, PAGE_SHIFT};
 use crate::oracle::{AccessKind, Agent, Oracle, Violation};
+pub(crate) use crate::sparse::View;
+use crate::sparse::{Chunk, Sparse};
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{AllocError, DmaMemory, PageLayout};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What freed memory is filled with. As a table entry it is valid and points nowhere, so whoever still walks it is noticed.
 pub const POISON: u64 = 0x6b6b_6b6b_6b6b_6b6b;
 
-const REGION_SHIFT: u32 = 21;
-const CHUNK_SHIFT: u32 = 14;
-const CHUNK_WORDS: usize = 1 << (CHUNK_SHIFT - 3);
-const CHUNKS: usize = 1 << (REGION_SHIFT - CHUNK_SHIFT);
-const CHUNK_PAGES: usize = 1 << (CHUNK_SHIFT - PAGE_SHIFT);
-
-/// Which of the two pictures of memory an agent sees. They differ only on a machine where some IOMMU does not snoop the caches, or where stores are
-/// made late ([`StoreOrder`](crate::StoreOrder)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum View {
-    /// What the CPUs' loads return: the last store.
-    Cpu,
-    /// What is at the point of coherency: the last store that was published.
-    Published,
-}
-
 /// Nothing answers at the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BusAbort;
-
-/// The published picture of a chunk, and which of its words the CPU has stored since.
-#[derive(Debug)]
-struct Shadow {
-    words: Box<[AtomicU64]>,
-    dirty: Box<[AtomicU64]>,
-    listed: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    words: Box<[AtomicU64]>,
-    shadow: OnceLock<Shadow>,
-    /// Per page: 0 never allocated, else `epoch << 1 | live`, the epoch of the last allocation or free.
-    pages: [AtomicU64; CHUNK_PAGES],
-}
-
-type Region = Box<[OnceLock<Chunk>]>;
 
 /// Counts of what was handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,11 +35,7 @@ pub struct Usage {
 /// CPU, IOMMU or device, leaves a [`Violation::FreedMemory`].
 #[derive(Debug)]
 pub struct PhysicalMemory {
-    base: u64,
-    size: u64,
-    regions: Box<[OnceLock<Region>]>,
-    /// Whether stores and publications are kept apart.
-    split: AtomicBool,
+    words: Sparse,
     dirty_chunks: Mutex<Vec<u64>>,
     allocator: Mutex<Allocator>,
     epoch: AtomicU64,
@@ -83,19 +47,11 @@ pub struct PhysicalMemory {
     oracle: Arc<Oracle>,
 }
 
-fn zeroed(words: usize) -> Box<[AtomicU64]> {
-    (0..words).map(|_| AtomicU64::new(0)).collect()
-}
-
 impl PhysicalMemory {
     /// RAM at `[base, base + size)`, both multiples of 4 KiB.
     pub(crate) fn new(base: u64, size: u64, oracle: Arc<Oracle>) -> Self {
-        let regions = size.div_ceil(1 << REGION_SHIFT);
         Self {
-            base,
-            size,
-            regions: (0..regions).map(|_| OnceLock::new()).collect(),
-            split: AtomicBool::new(false),
+            words: Sparse::new(base, size),
             dirty_chunks: Mutex::new(Vec::new()),
             allocator: Mutex::new(Allocator::new((size >> PAGE_SHIFT) as u32)),
             epoch: AtomicU64::new(0),
@@ -109,18 +65,17 @@ impl PhysicalMemory {
 
     /// First address.
     pub fn base(&self) -> PhysAddr {
-        PhysAddr::new(self.base)
+        PhysAddr::new(self.words.base())
     }
 
     /// Bytes.
     pub fn size(&self) -> u64 {
-        self.size
+        self.words.size()
     }
 
     /// Whether `len` bytes from `address` are RAM.
     pub fn contains(&self, address: PhysAddr, len: u64) -> bool {
-        let start = address.raw().wrapping_sub(self.base);
-        start < self.size && len <= self.size - start
+        self.words.contains(address.raw(), len)
     }
 
     /// Makes allocation number `nth` from now (1: the next) fail, and with `from_then_on` all after it too.
@@ -136,7 +91,7 @@ impl PhysicalMemory {
 
     /// What is handed out now.
     pub fn usage(&self) -> Usage {
-        let allocator = self.allocator();
+        let allocator = lock(&self.allocator);
         Usage {
             live: allocator.live_count(),
             live_bytes: allocator.live_bytes(),
@@ -147,7 +102,7 @@ impl PhysicalMemory {
 
     /// Every block that is handed out now, by address: what leaked, when nothing should be.
     pub fn live_blocks(&self) -> Vec<(PhysAddr, PageLayout)> {
-        let allocator = self.allocator();
+        let allocator = lock(&self.allocator);
         allocator.live().map(|(first, layout)| (self.address_of(first), layout)).collect()
     }
 
@@ -169,17 +124,18 @@ impl PhysicalMemory {
 
     /// From now on stores are seen by [`View::Published`] only after they were published.
     pub(crate) fn split_views(&self) {
-        self.split.store(true, Ordering::Release);
+        self.words.split();
     }
 
-    /// The number that the next allocation or free gets; a translation that is older than a page's owner is stale.
+    /// The number of the last allocation or free.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
     /// Whether the page at `address` was allocated anew after `epoch`.
     pub(crate) fn reallocated_since(&self, address: u64, epoch: u64) -> bool {
-        let state = self.page_state(address);
+        let Some((chunk, word)) = self.words.get(address) else { return false };
+        let state = chunk.page(word).load(Ordering::Acquire);
         state & 1 == 1 && state >> 1 > epoch
     }
 
@@ -190,26 +146,23 @@ impl PhysicalMemory {
         view: View,
         by: Agent,
     ) -> Result<u64, BusAbort> {
-        if !self.contains(PhysAddr::new(address), 8) {
+        if !self.words.contains(address, 8) {
             return Err(BusAbort);
         }
-        self.check_live(address, AccessKind::Read, by);
-        Ok(self.peek(address, view))
+        let Some((chunk, word)) = self.words.get(address) else { return Ok(0) };
+        self.check_live(chunk, word, address, AccessKind::Read, by);
+        Ok(chunk.load(word, view))
     }
 
     /// The word at `address` as `view` shows it, without any check; 0 outside memory. For the model's own second look.
     pub(crate) fn peek(&self, address: u64, view: View) -> u64 {
-        let Some((chunk, word)) = self.chunk(address) else { return 0 };
-        match (view, chunk.shadow.get()) {
-            (View::Published, Some(shadow)) => shadow.words[word].load(Ordering::Acquire),
-            _ => chunk.words[word].load(Ordering::Acquire),
-        }
+        self.words.get(address).map_or(0, |(chunk, word)| chunk.load(word, view))
     }
 
     /// A coherent agent may see a store before it was published: makes the word at `address` published.
     pub(crate) fn settle(&self, address: u64) {
-        if let Some((chunk, word)) = self.chunk(address) {
-            publish_word(chunk, word);
+        if let Some((chunk, word)) = self.words.get(address) {
+            chunk.publish(word);
         }
     }
 
@@ -221,17 +174,14 @@ impl PhysicalMemory {
         view: View,
         by: Agent,
     ) -> Result<(), BusAbort> {
-        if !self.contains(PhysAddr::new(address), 8) {
+        if !self.words.contains(address, 8) {
             return Err(BusAbort);
         }
-        self.check_live(address, AccessKind::Write, by);
-        let (chunk, word) = self.chunk_for_store(address);
-        match (view, chunk.shadow.get()) {
-            (View::Published, Some(shadow)) => shadow.words[word].store(value, Ordering::Release),
-            (View::Cpu, Some(_)) | (_, None) => {
-                chunk.words[word].store(value, Ordering::Release);
-                publish_word(chunk, word);
-            }
+        let (chunk, word) = self.words.get_or_make(address);
+        self.check_live(chunk, word, address, AccessKind::Write, by);
+        match view {
+            View::Published => chunk.store_around(word, value),
+            View::Cpu => chunk.store_through(word, value),
         }
         Ok(())
     }
@@ -243,7 +193,7 @@ impl PhysicalMemory {
         bytes: &mut [u8],
         by: Agent,
     ) -> Result<(), BusAbort> {
-        if !self.contains(PhysAddr::new(address), bytes.len() as u64) {
+        if !self.words.contains(address, bytes.len() as u64) {
             return Err(BusAbort);
         }
         self.each_page(address, bytes.len(), AccessKind::Read, by);
@@ -261,7 +211,7 @@ impl PhysicalMemory {
 
     /// A device (always coherent with the CPUs) writes bytes. Neighbouring bytes of a word keep what another thread stores meanwhile.
     pub(crate) fn dma_write(&self, address: u64, bytes: &[u8], by: Agent) -> Result<(), BusAbort> {
-        if !self.contains(PhysAddr::new(address), bytes.len() as u64) {
+        if !self.words.contains(address, bytes.len() as u64) {
             return Err(BusAbort);
         }
         self.each_page(address, bytes.len(), AccessKind::Write, by);
@@ -270,14 +220,8 @@ impl PhysicalMemory {
             let at = address + done as u64;
             let skip = (at & 7) as usize;
             let count = (8 - skip).min(bytes.len() - done);
-            let (chunk, word) = self.chunk_for_store(at & !7);
-            let merge = |old: u64| {
-                let mut new = old.to_le_bytes();
-                new[skip..skip + count].copy_from_slice(&bytes[done..done + count]);
-                Some(u64::from_le_bytes(new))
-            };
-            let _old = chunk.words[word].fetch_update(Ordering::AcqRel, Ordering::Acquire, merge);
-            publish_word(chunk, word);
+            let (chunk, word) = self.words.get_or_make(at & !7);
+            chunk.merge(word, skip, &bytes[done..done + count]);
             done += count;
         }
         Ok(())
@@ -285,70 +229,23 @@ impl PhysicalMemory {
 
     /// Publishes every store so far: what a register write does for hardware that snoops.
     pub(crate) fn publish_all(&self) {
-        if !self.split.load(Ordering::Acquire) {
+        if !self.words.is_split() {
             return;
         }
         let listed = std::mem::take(&mut *lock(&self.dirty_chunks));
         for address in listed {
-            let Some((chunk, _)) = self.chunk(address) else { continue };
-            if let Some(shadow) = chunk.shadow.get() {
-                shadow.listed.store(false, Ordering::Release);
+            if let Some((chunk, _)) = self.words.get(address) {
+                chunk.publish_all();
             }
-            (0..CHUNK_WORDS).for_each(|word| publish_word(chunk, word));
         }
-    }
-
-    fn allocator(&self) -> MutexGuard<'_, Allocator> {
-        lock(&self.allocator)
     }
 
     fn address_of(&self, page: u32) -> PhysAddr {
-        PhysAddr::new(self.base + (u64::from(page) << PAGE_SHIFT))
+        PhysAddr::new(self.words.base() + (u64::from(page) << PAGE_SHIFT))
     }
 
-    /// The chunk that holds `address` and the word's index in it; `None` outside RAM and where nothing was ever stored.
-    fn chunk(&self, address: u64) -> Option<(&Chunk, usize)> {
-        let offset = address.wrapping_sub(self.base);
-        if offset >= self.size {
-            return None;
-        }
-        let region = self.regions[(offset >> REGION_SHIFT) as usize].get()?;
-        let chunk = region[(offset >> CHUNK_SHIFT) as usize & (CHUNKS - 1)].get()?;
-        Some((chunk, (offset >> 3) as usize & (CHUNK_WORDS - 1)))
-    }
-
-    /// As [`chunk`](Self::chunk), made where it did not exist. `address` must be RAM.
-    fn chunk_for_store(&self, address: u64) -> (&Chunk, usize) {
-        let offset = address - self.base;
-        let region = self.regions[(offset >> REGION_SHIFT) as usize]
-            .get_or_init(|| (0..CHUNKS).map(|_| OnceLock::new()).collect());
-        let chunk = region[(offset >> CHUNK_SHIFT) as usize & (CHUNKS - 1)].get_or_init(|| Chunk {
-            words: zeroed(CHUNK_WORDS),
-            shadow: OnceLock::new(),
-            pages: Default::default(),
-        });
-        if self.split.load(Ordering::Acquire) {
-            chunk.shadow.get_or_init(|| Shadow {
-                words: chunk
-                    .words
-                    .iter()
-                    .map(|w| AtomicU64::new(w.load(Ordering::Acquire)))
-                    .collect(),
-                dirty: zeroed(CHUNK_WORDS / 64),
-                listed: AtomicBool::new(false),
-            });
-        }
-        (chunk, (offset >> 3) as usize & (CHUNK_WORDS - 1))
-    }
-
-    fn page_state(&self, address: u64) -> u64 {
-        self.chunk(address).map_or(0, |(chunk, word)| {
-            chunk.pages[word >> (PAGE_SHIFT - 3)].load(Ordering::Acquire)
-        })
-    }
-
-    fn check_live(&self, address: u64, kind: AccessKind, by: Agent) {
-        let state = self.page_state(address);
+    fn check_live(&self, chunk: &Chunk, word: usize, address: u64, kind: AccessKind, by: Agent) {
+        let state = chunk.page(word).load(Ordering::Acquire);
         if state != 0 && state & 1 == 0 {
             let address = PhysAddr::new(address);
             self.oracle.violated(Violation::FreedMemory { by, address, kind });
@@ -358,7 +255,10 @@ impl PhysicalMemory {
     fn each_page(&self, address: u64, len: usize, kind: AccessKind, by: Agent) {
         let last = address + (len as u64).saturating_sub(1);
         for page in address >> PAGE_SHIFT..=last >> PAGE_SHIFT {
-            self.check_live(address.max(page << PAGE_SHIFT), kind, by);
+            let at = address.max(page << PAGE_SHIFT);
+            if let Some((chunk, word)) = self.words.get(at) {
+                self.check_live(chunk, word, at, kind, by);
+            }
         }
     }
 
@@ -366,45 +266,36 @@ impl PhysicalMemory {
     fn turn(&self, block: Block, live: bool, fill: Option<u64>) {
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
         for page in block.first..block.first + block.pages {
-            let start = self.address_of(page).raw();
-            let (chunk, first) = self.chunk_for_store(start);
+            let (chunk, first) = self.words.get_or_make(self.address_of(page).raw());
             if let Some(value) = fill {
-                for word in first..first + (1 << (PAGE_SHIFT - 3)) {
-                    chunk.words[word].store(value, Ordering::Release);
-                    publish_word(chunk, word);
-                }
+                chunk.fill_page(first, value);
             }
-            let state = epoch << 1 | u64::from(live);
-            chunk.pages[first >> (PAGE_SHIFT - 3)].store(state, Ordering::Release);
+            chunk.page(first).store(epoch << 1 | u64::from(live), Ordering::Release);
         }
     }
 
-    /// Software's own accesses: reports what is no memory, and what was freed.
-    fn software(&self, address: PhysAddr, kind: AccessKind) -> bool {
-        if !self.contains(address, 8) || !address.is_aligned(8) {
+    /// Whether software may use the address at all.
+    fn is_word(&self, address: PhysAddr) -> bool {
+        let good = self.words.contains(address.raw(), 8) && address.is_aligned(8);
+        if !good {
             self.oracle.violated(Violation::OutsideMemory { address });
-            return false;
         }
-        self.check_live(address.raw(), kind, Agent::Cpu);
-        true
+        good
     }
 
-    fn stored(&self, chunk: &Chunk, word: usize, address: PhysAddr) {
-        if let Some(shadow) = chunk.shadow.get() {
-            shadow.dirty[word / 64].fetch_or(1 << (word % 64), Ordering::AcqRel);
-            if !shadow.listed.swap(true, Ordering::AcqRel) {
-                lock(&self.dirty_chunks).push(address.raw());
-            }
+    fn list(&self, address: PhysAddr, fresh: bool) {
+        if fresh {
+            lock(&self.dirty_chunks).push(address.raw());
         }
     }
 
     fn each_word(&self, address: PhysAddr, len: usize, act: impl Fn(&Chunk, usize)) {
-        if !self.split.load(Ordering::Acquire) {
+        if !self.words.is_split() {
             return;
         }
         let end = address.raw().saturating_add(len as u64);
         for at in (address.align_down(8).raw()..end).step_by(8) {
-            if let Some((chunk, word)) = self.chunk(at) {
+            if let Some((chunk, word)) = self.words.get(at) {
                 act(chunk, word);
             }
         }
@@ -415,29 +306,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn publish_word(chunk: &Chunk, word: usize) {
-    if let Some(shadow) = chunk.shadow.get() {
-        shadow.dirty[word / 64].fetch_and(!(1 << (word % 64)), Ordering::AcqRel);
-        shadow.words[word].store(chunk.words[word].load(Ordering::Acquire), Ordering::Release);
-    }
-}
-
-/// Pulls in what hardware wrote, unless the CPU has an unpublished store there.
-fn refresh_word(chunk: &Chunk, word: usize) {
-    if let Some(shadow) = chunk.shadow.get()
-        && shadow.dirty[word / 64].load(Ordering::Acquire) & 1 << (word % 64) == 0
-    {
-        chunk.words[word].store(shadow.words[word].load(Ordering::Acquire), Ordering::Release);
-    }
-}
-
 impl DmaMemory for PhysicalMemory {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let fail_at = self.fail_at.load(Ordering::Relaxed);
         let refused = fail_at != 0
             && (attempt == fail_at || attempt > fail_at && self.fail_on.load(Ordering::Relaxed));
-        let block = if refused { None } else { self.allocator().allocate(layout) };
+        let block = if refused { None } else { lock(&self.allocator).allocate(layout) };
         let Some(block) = block else {
             self.failures.fetch_add(1, Ordering::Relaxed);
             return Err(AllocError { layout });
@@ -447,66 +322,59 @@ impl DmaMemory for PhysicalMemory {
     }
 
     fn free(&self, address: PhysAddr, layout: PageLayout) {
-        let offset = address.raw().wrapping_sub(self.base);
-        if offset >= self.size || !address.is_aligned(1 << PAGE_SHIFT) {
+        if !self.words.contains(address.raw(), 1) || !address.is_aligned(1 << PAGE_SHIFT) {
             self.oracle.violated(Violation::ForeignFree { address });
             return;
         }
+        let page = (address.raw() - self.words.base()) >> PAGE_SHIFT;
         // Poisoned and marked before the lock is gone: the block may be handed out again right after.
-        let mut allocator = self.allocator();
-        match allocator.free((offset >> PAGE_SHIFT) as u32, layout) {
-            Ok(block) => self.turn(block, false, Some(POISON)),
-            Err(error) => {
-                drop(allocator);
-                self.oracle.violated(match error {
-                    FreeError::Foreign => Violation::ForeignFree { address },
-                    FreeError::Double => Violation::DoubleFree { address },
-                    FreeError::Layout(given) => Violation::WrongLayout {
-                        address,
-                        allocated: given.size(),
-                        freed: layout.size(),
-                    },
-                });
-            }
-        }
-    }
-
-    fn load64(&self, address: PhysAddr) -> u64 {
-        if !self.software(address, AccessKind::Read) {
-            return u64::MAX;
-        }
-        self.peek(address.raw(), View::Cpu)
-    }
-
-    fn store64(&self, address: PhysAddr, value: u64) {
-        if self.software(address, AccessKind::Write) {
-            let (chunk, word) = self.chunk_for_store(address.raw());
-            chunk.words[word].store(value, Ordering::Release);
-            self.stored(chunk, word, address);
-        }
-    }
-
-    fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
-        if !self.software(address, AccessKind::Write) {
-            return Err(u64::MAX);
-        }
-        let (chunk, word) = self.chunk_for_store(address.raw());
-        chunk.words[word]
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_old| self.stored(chunk, word, address))
-    }
-
-    fn publish(&self, address: PhysAddr, len: usize) {
-        // Only what was stored: cleaning a clean line writes nothing back.
-        self.each_word(address, len, |chunk, word| {
-            let dirty = |s: &Shadow| s.dirty[word / 64].load(Ordering::Acquire) >> (word % 64) & 1;
-            if chunk.shadow.get().is_some_and(|shadow| dirty(shadow) == 1) {
-                publish_word(chunk, word);
+        let mut allocator = lock(&self.allocator);
+        let error = match allocator.free(page as u32, layout) {
+            Ok(block) => return self.turn(block, false, Some(POISON)),
+            Err(error) => error,
+        };
+        drop(allocator);
+        self.oracle.violated(match error {
+            FreeError::Foreign => Violation::ForeignFree { address },
+            FreeError::Double => Violation::DoubleFree { address },
+            FreeError::Layout(given) => {
+                Violation::WrongLayout { address, allocated: given.size(), freed: layout.size() }
             }
         });
     }
 
+    fn load64(&self, address: PhysAddr) -> u64 {
+        if !self.is_word(address) {
+            return u64::MAX;
+        }
+        let Some((chunk, word)) = self.words.get(address.raw()) else { return 0 };
+        self.check_live(chunk, word, address.raw(), AccessKind::Read, Agent::Cpu);
+        chunk.load(word, View::Cpu)
+    }
+
+    fn store64(&self, address: PhysAddr, value: u64) {
+        if self.is_word(address) {
+            let (chunk, word) = self.words.get_or_make(address.raw());
+            self.check_live(chunk, word, address.raw(), AccessKind::Write, Agent::Cpu);
+            self.list(address, chunk.store(word, value));
+        }
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
+        if !self.is_word(address) {
+            return Err(u64::MAX);
+        }
+        let (chunk, word) = self.words.get_or_make(address.raw());
+        self.check_live(chunk, word, address.raw(), AccessKind::Write, Agent::Cpu);
+        self.list(address, chunk.exchange(word, old, new)?);
+        Ok(())
+    }
+
+    fn publish(&self, address: PhysAddr, len: usize) {
+        self.each_word(address, len, Chunk::publish_if_dirty);
+    }
+
     fn refresh(&self, address: PhysAddr, len: usize) {
-        self.each_word(address, len, refresh_word);
+        self.each_word(address, len, Chunk::refresh);
     }
 }

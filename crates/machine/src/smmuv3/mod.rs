@@ -263,7 +263,7 @@ impl SmmuV3 {
         write: bool,
         act: impl FnOnce(&mut State) -> T,
     ) -> Option<T> {
-        self.hook.step("smmu", u64::from(self.index), registers::name(offset), write);
+        self.hook.step_named("smmu", u64::from(self.index), || registers::name(offset), write);
         let mut state = self.lock();
         state.counters.register_accesses += 1;
         state.accesses_since += 1;
