@@ -36,7 +36,7 @@ impl Name {
         SpaceTag(u32::from(self.id) | stage | u32::from(self.granule) << GRANULE_SHIFT)
     }
 
-    fn of(tag: SpaceTag) -> Option<Self> {
+    pub(crate) fn of(tag: SpaceTag) -> Option<Self> {
         let granule = u8::try_from(tag.0 >> GRANULE_SHIFT).ok()?;
         let stage2 = tag.0 & STAGE_2 != 0;
         let known = usize::from(granule) < GRANULES.len();

@@ -18,7 +18,7 @@ use portcullis_spec::smmuv3::{cd, ste};
 
 #[cfg(test)]
 #[path = "entry_tests.rs"]
-mod tests;
+pub(crate) mod tests;
 
 /// An STE or a CD: eight 64-bit words.
 pub(crate) type Entry = [u64; 8];
@@ -49,9 +49,7 @@ pub(crate) struct Phase {
 impl Phase {
     /// The words of `to`, out of `candidates`, that differ from `from`.
     fn between(from: &Entry, to: &Entry, candidates: u8) -> Self {
-        let differs = |i: &usize| candidates >> i & 1 == 1 && from[*i] != to[*i];
-        let words = (0..8).filter(differs).fold(0, |bits, i| bits | 1 << i);
-        Self { words, values: *to }
+        Self { words: candidates & words(|i| from[i] ^ to[i]), values: *to }
     }
 
     /// Whether there is nothing to store, and so nothing to confirm.
@@ -74,28 +72,31 @@ const ALL: u8 = 0xff;
 /// How to get from what is in memory to `target`.
 pub(crate) fn plan(kind: &Kind, now: &Entry, target: &Entry) -> Plan {
     let (used_now, used_target) = ((kind.used)(now), (kind.used)(target));
-    let needed = core::array::from_fn(|i| used_target[i] & !used_now[i]);
-    let filled = fill(kind, now, &needed, target);
-    let differing = |i: &usize| (filled[*i] ^ target[*i]) & used_target[*i] & !kind.free[*i] != 0;
-    let critical: u8 = (0..8).filter(differing).fold(0, |bits, i| bits | 1 << i);
+    // Where bits that both entries look at differ.
+    let critical = words(|i| (now[i] ^ target[i]) & used_now[i] & used_target[i] & !kind.free[i]);
     if critical.count_ones() > 1 {
         return through_invalid(now, target);
     }
     // The critical word is stored once, whole: its ignored bits need no phase of their own.
+    let needed = !critical & words(|i| (now[i] ^ target[i]) & used_target[i] & !used_now[i]);
+    // If there must be a first phase it takes all that it can, so that perhaps there need not be a third.
+    let filled = if needed == 0 { *now } else { fill(kind, now, &used_now, target) };
     let first = Phase::between(now, &filled, !critical);
     let second = Phase::between(now, target, critical);
-    let mut after = filled;
-    if critical != 0 {
-        let word = critical.trailing_zeros() as usize;
-        after[word] = target[word];
-    }
+    let after =
+        core::array::from_fn(|i| if critical >> i & 1 == 1 { target[i] } else { filled[i] });
     Plan([first, second, Phase::between(&after, target, ALL)])
 }
 
-/// `now` with the bits of `needed`, which it ignores, taken from `target`; free bits follow where the word changes anyway.
-fn fill(kind: &Kind, now: &Entry, needed: &Entry, target: &Entry) -> Entry {
+/// The words for which `bits` gives any.
+fn words(bits: impl Fn(usize) -> u64) -> u8 {
+    (0..8).filter(|i| bits(*i) != 0).fold(0, |set, i| set | 1 << i)
+}
+
+/// `now` with the bits that it ignores taken from `target`; free bits follow where the word changes anyway.
+fn fill(kind: &Kind, now: &Entry, used: &Entry, target: &Entry) -> Entry {
     core::array::from_fn(|i| {
-        let filled = now[i] & !needed[i] | target[i] & needed[i];
+        let filled = now[i] & used[i] | target[i] & !used[i];
         if filled == now[i] { filled } else { filled & !kind.free[i] | target[i] & kind.free[i] }
     })
 }

@@ -114,11 +114,11 @@ impl<P: Platform> EventQueue<P> {
     }
 }
 
-/// What a record says. `blocked` tells whether a stream's entry is one that blocks it on purpose.
-pub(crate) fn decode(raw: Record, blocked: impl FnOnce(StreamId) -> bool) -> Fault {
+/// What a record says. `sound` tells whether a stream's entry is one that this driver writes, so that "bad" means "blocked on purpose".
+pub(crate) fn decode(raw: Record, sound: impl FnOnce(StreamId) -> bool) -> Fault {
     let stream = StreamId::new(record::STREAM_ID.read(&raw) as u32);
     let number = record::TYPE.read(&raw);
-    let reason = reason(number, || blocked(stream));
+    let reason = reason(number, || sound(stream));
     let addressed = has_address(number);
     let access = if record::RNW.read(&raw) != 0 { AccessKind::Read } else { AccessKind::Write };
     let stage = if record::S2.read(&raw) != 0 { Stage::Two } else { Stage::One };
@@ -132,10 +132,10 @@ pub(crate) fn decode(raw: Record, blocked: impl FnOnce(StreamId) -> bool) -> Fau
     }
 }
 
-fn reason(number: u64, blocked: impl FnOnce() -> bool) -> FaultReason {
+fn reason(number: u64, sound: impl FnOnce() -> bool) -> FaultReason {
     match number {
         number::F_STREAM_DISABLED | number::C_BAD_STREAMID => FaultReason::StreamBlocked,
-        number::C_BAD_STE if blocked() => FaultReason::StreamBlocked,
+        number::C_BAD_STE if sound() => FaultReason::StreamBlocked,
         number::C_BAD_STE
         | number::C_BAD_SUBSTREAMID
         | number::C_BAD_CD

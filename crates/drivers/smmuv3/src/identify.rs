@@ -110,17 +110,20 @@ pub(crate) fn address_size_code(bits: u8) -> Option<u64> {
 ///
 /// # Errors
 ///
-/// [`BringUpError::Refused`] with the register and field that this driver cannot live with.
+/// [`BringUpError::Refused`] with the register and field that this driver cannot live with; [`BringUpError::Gone`] where one reads as all ones.
 pub(crate) fn identify<P: Platform, R: Registers>(
     unit: &Unit<P, R>,
 ) -> Result<Features, BringUpError> {
-    let read = |register: Register| u64::from(unit.read(register));
+    let read = |register: Register| match unit.read(register) {
+        u32::MAX => Err(BringUpError::Gone { register: register.name }),
+        value => Ok(u64::from(value)),
+    };
     let id = Ids {
-        idr0: read(spec::IDR0),
-        idr1: read(spec::IDR1),
-        idr3: read(spec::IDR3),
-        idr5: read(spec::IDR5),
-        aidr: read(spec::AIDR),
+        idr0: read(spec::IDR0)?,
+        idr1: read(spec::IDR1)?,
+        idr3: read(spec::IDR3)?,
+        idr5: read(spec::IDR5)?,
+        aidr: read(spec::AIDR)?,
     };
     id.check_revision()?;
     id.check_formats()?;

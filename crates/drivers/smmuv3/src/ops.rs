@@ -18,6 +18,10 @@ use portcullis_pgtable::{
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv3::gerror;
 
+#[cfg(test)]
+#[path = "ops_tests.rs"]
+mod tests;
+
 /// What one look at the unit's interrupt sources found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Serviced {
@@ -64,7 +68,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             let taken = self.events.take(&self.unit);
             serviced.lost += u64::from(taken.overflowed);
             for record in taken.records() {
-                sink(decode(*record, |stream| self.streams.is_blocked(stream)));
+                sink(decode(*record, |stream| self.streams.is_sound(stream)));
                 serviced.faults += 1;
             }
             if taken.records().is_empty() {

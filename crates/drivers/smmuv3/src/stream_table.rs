@@ -133,13 +133,15 @@ impl<P: Platform> StreamTable<P> {
         self.bits
     }
 
-    /// Whether `stream` has no valid entry, as far as memory says.
-    pub(crate) fn is_blocked(&self, stream: StreamId) -> bool {
-        if !self.covers(stream) {
-            return true;
-        }
-        let entry = self.entry_address(stream);
-        entry.is_none_or(|entry| !ste::V.is_set(self.first.memory().load64(entry)))
+    /// Whether the entry of `stream` is one that this driver can have written: absent, invalid, or of a configuration that it uses. What hardware
+    /// reports as a bad entry was then met while the stream was blocked.
+    pub(crate) fn is_sound(&self, stream: StreamId) -> bool {
+        let address = if self.covers(stream) { self.entry_address(stream) } else { None };
+        let Some(address) = address else { return true };
+        let word = self.first.memory().load64(address);
+        let config = ste::CONFIG.get(word);
+        !ste::V.is_set(word)
+            || [ste::config::BYPASS, ste::config::S1, ste::config::S2].contains(&config)
     }
 
     /// Counts one claim of each stream, and makes room for the entries. Returns those that hardware must still confirm to be blocked.
@@ -233,7 +235,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Where the entry of a covered stream is; `None` while its second-level table does not exist.
-    fn entry_address(&self, stream: StreamId) -> Option<PhysAddr> {
+    pub(crate) fn entry_address(&self, stream: StreamId) -> Option<PhysAddr> {
         let id = u64::from(stream.raw());
         if !self.two_level {
             return Some(self.first.at(id * ste::BYTES as u64));

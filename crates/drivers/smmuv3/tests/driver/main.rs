@@ -1,4 +1,8 @@
-//! The driver on the software machine: ordinary life, broken hardware, planted bugs.
+//! The driver on the software machine: ordinary life, broken hardware, planted bugs, several threads.
 
 mod basic;
+mod broken;
+mod meddler;
+mod planted;
+mod threads;
 mod world;

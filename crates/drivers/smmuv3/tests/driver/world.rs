@@ -1,10 +1,11 @@
 //! A machine with one SMMUv3, a driver on it, and a device behind it.
 
+use crate::meddler::{Meddler, Rule};
 use portcullis::{Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
-    Device, DmaOutcome, DmaRequest, Expectation, Machine, MachinePlatform, Policy, Profile,
-    SmmuRegisters, SmmuV3, TimeSource,
+    Device, DmaOutcome, DmaRequest, Expectation, Machine, MachinePlatform, Policy, Profile, SmmuV3,
+    TimeSource,
 };
 use portcullis_pgtable::{IotlbGather, PageTable};
 use portcullis_platform::host::{HostEvent, HostLock};
@@ -13,7 +14,7 @@ use portcullis_smmuv3::{BringUpError, Options, Smmu};
 use std::sync::Arc;
 
 pub(crate) type Platform = MachinePlatform<HostLock, HostEvent>;
-pub(crate) type Driver = Smmu<Platform, SmmuRegisters>;
+pub(crate) type Driver = Smmu<Platform, Meddler>;
 
 pub(crate) const STREAM: StreamId = StreamId::new(0x10);
 pub(crate) const PAGE: u64 = 4096;
@@ -23,23 +24,27 @@ pub(crate) struct Board {
     pub(crate) machine: Arc<Machine>,
     pub(crate) unit: Arc<SmmuV3>,
     pub(crate) device: Arc<Device>,
+    /// Alters what the driver sends.
+    pub(crate) rule: Option<Rule>,
 }
 
 impl Board {
     pub(crate) fn new(profile: Profile, policy: Policy) -> Self {
-        Self::timed(profile, policy, TimeSource::Virtual { step: 1000 })
+        Self::timed(profile, policy, TimeSource::Virtual { step: 10_000 })
     }
 
     pub(crate) fn timed(profile: Profile, policy: Policy, time: TimeSource) -> Self {
         let machine = Machine::builder().seed(7).policy(policy).time(time).build();
         let unit = machine.add_smmuv3(profile);
         let device = machine.add_client("client", &unit, STREAM);
-        Self { machine, unit, device }
+        Self { machine, unit, device, rule: None }
     }
 
     pub(crate) fn bring_up(&self, options: Options) -> Result<Driver, BringUpError> {
         let platform = Arc::new(Platform::new(&self.machine));
-        Smmu::bring_up(platform, self.unit.registers(), options)
+        let registers = self.unit.registers();
+        let meddler = Meddler::new(registers, self.machine.memory(), self.rule.clone());
+        Smmu::bring_up(platform, meddler, options)
     }
 
     /// One page of ordinary memory.

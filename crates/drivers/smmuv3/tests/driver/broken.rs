@@ -1,0 +1,353 @@
+//! Every wait ends, every failure is reported, nothing opens, and what was broken works again once it is repaired.
+
+use crate::world::{ANY_TABLE, Board, PAGE, STREAM, World, small};
+use portcullis::{FaultReason, IommuOps, OpsError, StreamTarget};
+use portcullis_addr::{Iova, StreamId};
+use portcullis_machine::{CommandError, Expectation, Faults, Machine, Policy, Profile};
+use portcullis_platform::Clock;
+use portcullis_smmuv3::{BringUpError, Options, REGISTER_BOUND, STALLED_SYNC_BOUND, SYNC_BOUND};
+use portcullis_spec::Register;
+use portcullis_spec::smmuv3::{CR0ACK, GBPA, IRQ_CTRLACK};
+
+const IOVA: u64 = 0x10_0000;
+
+/// Runs `act` and gives the virtual time that it took.
+fn timed<T>(machine: &Machine, act: impl FnOnce() -> T) -> (T, u64) {
+    let start = machine.clock().now();
+    let result = act();
+    (result, machine.clock().now() - start)
+}
+
+#[test]
+fn a_stuck_register_is_named_and_the_wait_is_bounded() {
+    let stuck = |register: Register, value: u64| {
+        let board = Board::new(Profile::qemu10(), Policy::default());
+        let before = board.machine.usage().live;
+        board.unit.inject(Faults::none().stick_at(register.offset, value));
+        let (result, took) = timed(&board.machine, || board.bring_up(small()));
+        let error = result.expect_err("the unit does not answer");
+        assert!(
+            matches!(error, BringUpError::Stuck { register: name, .. } if name == register.name)
+        );
+        assert!(took <= 3 * REGISTER_BOUND, "{took} ns");
+        board.device.expect(Expectation::Blocked);
+        board.unit.inject(Faults::none());
+        let world = World::on(board, small());
+        world.attach();
+        (before, world)
+    };
+    // Never leaves 0: enabling the command queue fails; stopping reads as confirmed.
+    let (_, world) = stuck(CR0ACK, 0);
+    world.board.assert_clean();
+    // Reads as enabled for ever: refused before anything was allocated.
+    let (_, world) = stuck(CR0ACK, 1);
+    world.board.assert_clean();
+    stuck(IRQ_CTRLACK, 0).1.board.assert_clean();
+    stuck(GBPA, 1 << 31).1.board.assert_clean();
+    stuck(GBPA, 0).1.board.assert_clean();
+}
+
+#[test]
+fn the_messages_name_place_and_remedy() {
+    let board = Board::new(Profile::qemu10(), Policy::default());
+    board.unit.inject(Faults::none().stick_at(CR0ACK.offset, 0));
+    let error = board.bring_up(small()).expect_err("stuck");
+    let text = error.to_string();
+    assert!(text.contains("CR0ACK reads 0x0 instead of 0x8"), "{text}");
+    assert!(text.contains("100000 us"), "{text}");
+}
+
+#[test]
+fn a_unit_that_vanishes_at_any_register_access_is_noticed() {
+    let mut survived = false;
+    for nth in 1..2000 {
+        let board = Board::new(Profile::qemu10(), Policy::default());
+        board.unit.inject(Faults::none().gone_at(nth));
+        let (result, took) = timed(&board.machine, || board.bring_up(small()));
+        assert!(took <= SYNC_BOUND + 3 * REGISTER_BOUND);
+        match result {
+            Ok(driver) => {
+                survived = true;
+                std::mem::forget(driver);
+                break;
+            }
+            Err(BringUpError::Gone { .. }) => {}
+            Err(BringUpError::Commands(error)) => assert!(error.is_unconfirmed(), "{error}"),
+            Err(other) => panic!("access {nth}: {other}"),
+        }
+        assert!(!board.write(Iova::new(0x4000_0000)).is_completed());
+    }
+    assert!(survived, "no sweep is that long");
+}
+
+/// What the core does with a device, step by step; the first error ends it.
+fn life(world: &World, frame: portcullis_addr::PhysAddr) -> Result<(), OpsError> {
+    world.board.device.expect(Expectation::Anything);
+    world.driver.attach(&[STREAM], StreamTarget::Space(world.tag))?;
+    world.map(IOVA, frame);
+    assert!(world.board.write(Iova::new(IOVA)).is_completed());
+    world.unmap(IOVA)?;
+    world.driver.attach(&[STREAM], StreamTarget::Identity)?;
+    world.driver.attach(&[STREAM], StreamTarget::Blocked)
+}
+
+/// After whatever happened: the device is blocked, and everything works.
+fn assert_recovers(world: &World, frame: portcullis_addr::PhysAddr) {
+    world.board.unit.inject(Faults::none());
+    world.driver.drain_faults(&mut |_| ());
+    world.driver.attach(&[STREAM], StreamTarget::Blocked).expect("answers again");
+    world.board.device.expect(Expectation::Blocked);
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    world.attach();
+    let iova = IOVA + 16 * PAGE;
+    world.map(iova, frame);
+    assert!(world.board.write(Iova::new(iova)).is_completed());
+    world.unmap(iova).expect("answers again");
+    assert!(!world.board.write(Iova::new(iova)).is_completed());
+    world.board.assert_clean();
+}
+
+/// How often the sweeps below may fail a command: more than the life of a device has.
+const SWEEP: u64 = 40;
+
+#[test]
+fn each_refused_command_is_reported_once_and_the_rest_runs() {
+    for error in [CommandError::Illegal, CommandError::AtcInvalidation] {
+        let mut reported = 0;
+        for nth in 1..SWEEP {
+            let world = World::new(Profile::qemu10(), Policy::default(), small());
+            let frame = world.board.frame();
+            world.board.unit.inject(Faults::none().fail_command(nth, error));
+            let (outcome, took) = timed(&world.board.machine, || life(&world, frame.address()));
+            assert!(took < SYNC_BOUND / 10, "an error is not waited for");
+            if let Err(failed) = outcome {
+                let code = u64::from(error.code());
+                let refused = matches!(failed, OpsError::Hardware { status, .. } if status == code);
+                assert!(refused, "{failed}");
+                assert!(failed.is_unconfirmed());
+                reported += 1;
+                assert_eq!(world.driver.statistics().refused_commands, 1);
+            }
+            assert_recovers(&world, frame.address());
+        }
+        assert!(reported >= 10, "only {reported} commands were refused");
+    }
+}
+
+#[test]
+fn an_aborted_fetch_is_tried_again() {
+    for nth in 1..SWEEP {
+        let world = World::new(Profile::qemu10(), Policy::default(), small());
+        let frame = world.board.frame();
+        let faults = Faults::none().fail_command(nth, CommandError::FetchAbort);
+        world.board.unit.inject(faults);
+        life(&world, frame.address()).expect("the second fetch succeeds");
+        assert_eq!(world.driver.statistics().refused_commands, 0);
+        assert_recovers(&world, frame.address());
+    }
+}
+
+#[test]
+fn a_queue_that_stops_at_one_command_for_ever_is_given_up() {
+    for error in [CommandError::Illegal, CommandError::FetchAbort] {
+        let world = World::new(Profile::qemu10(), Policy::default(), small());
+        let mut faults = Faults::none();
+        for nth in 1..100 {
+            faults = faults.fail_command(nth, error);
+        }
+        world.board.unit.inject(faults);
+        let attach = || world.driver.attach(&[STREAM], StreamTarget::Space(world.tag));
+        let (outcome, took) = timed(&world.board.machine, attach);
+        assert!(outcome.expect_err("nothing runs").is_unconfirmed());
+        assert!(took < SYNC_BOUND);
+        assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    }
+}
+
+#[test]
+fn a_sync_that_never_completes_ends_and_quarantines() {
+    for nth in 1..12 {
+        let world = World::new(Profile::qemu10(), Policy::default(), small());
+        let frame = world.board.frame();
+        world.board.unit.inject(Faults::none().hang_sync(nth));
+        let (outcome, took) = timed(&world.board.machine, || life(&world, frame.address()));
+        if let Err(error) = outcome {
+            assert!(matches!(error, OpsError::Timeout { .. }), "{error}");
+            assert!(error.is_unconfirmed());
+            assert!(took <= SYNC_BOUND + 2 * STALLED_SYNC_BOUND + 1_000_000, "{took}");
+            // The next failure is quick: a hung unit does not hold everybody for a second each.
+            let unbind = || world.driver.unbind_space(world.tag);
+            let (outcome, took) = timed(&world.board.machine, unbind);
+            assert!(matches!(outcome, Err(OpsError::Timeout { .. })));
+            assert!(took <= 2 * STALLED_SYNC_BOUND);
+            // The tag is in quarantine: nothing attaches to it, and it counts as taken.
+            let unknown = Err(OpsError::UnknownSpace { tag: world.tag });
+            world.board.unit.inject(Faults::none());
+            let target = StreamTarget::Space(world.tag);
+            assert_eq!(world.driver.attach(&[STREAM], target), unknown);
+            assert_eq!(world.driver.statistics().spaces, 1);
+            world.driver.unbind_space(world.tag).expect("confirmed at last");
+            assert_eq!(world.driver.statistics().spaces, 0);
+        } else {
+            assert_recovers(&world, frame.address());
+        }
+    }
+}
+
+#[test]
+fn a_consumer_frozen_at_any_command_is_bounded_and_recovers() {
+    for commands in 0..SWEEP {
+        let world = World::new(Profile::qemu10(), Policy::default(), small());
+        let frame = world.board.frame();
+        world.board.unit.inject(Faults::none().freeze_after(commands));
+        let (outcome, took) = timed(&world.board.machine, || life(&world, frame.address()));
+        assert!(took <= SYNC_BOUND + 2 * STALLED_SYNC_BOUND + 1_000_000, "{took}");
+        if let Err(error) = outcome {
+            assert!(error.is_unconfirmed());
+            // More calls than the queue has room for: they fail, each within the short bound.
+            for _ in 0..20 {
+                let block = || world.driver.attach(&[STREAM], StreamTarget::Blocked);
+                let (outcome, took) = timed(&world.board.machine, block);
+                assert!(outcome.expect_err("frozen").is_unconfirmed());
+                assert!(took <= 4 * STALLED_SYNC_BOUND, "{took}");
+            }
+        }
+        assert_recovers(&world, frame.address());
+    }
+}
+
+#[test]
+fn a_release_that_was_not_confirmed_is_confirmed_by_the_next_claim() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    world.attach();
+    let frame = world.board.frame();
+    world.map(IOVA, frame.address());
+    assert!(world.board.write(Iova::new(IOVA)).is_completed());
+    world.board.device.expect(Expectation::Anything);
+    world.board.unit.inject(Faults::none().freeze_after(0));
+    world.driver.release(&[STREAM]);
+    assert!(world.driver.claim(&[STREAM]).expect_err("still frozen").is_unconfirmed());
+    let unknown = Err(OpsError::UnknownStream { id: STREAM });
+    assert_eq!(world.driver.attach(&[STREAM], StreamTarget::Blocked), unknown);
+    world.board.unit.inject(Faults::none());
+    world.driver.claim(&[STREAM]).expect("confirmed");
+    world.board.device.expect(Expectation::Blocked);
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    world.board.assert_clean();
+}
+
+#[test]
+fn lost_events_are_counted_and_the_next_one_is_reported() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    world.attach();
+    for round in 0..3 {
+        for n in 0..100 {
+            assert!(!world.board.write(Iova::new(IOVA + n * PAGE)).is_completed());
+        }
+        let mut seen = 0;
+        let lost = world.driver.drain_faults(&mut |fault| {
+            assert_eq!(fault.reason, FaultReason::Translation);
+            seen += 1;
+        });
+        assert!(lost > 0, "round {round}");
+        assert!((1..=8).contains(&seen), "round {round}: {seen} of a queue of 8");
+        assert!(!world.board.write(Iova::new(0x7777_0000)).is_completed());
+        let faults = world.faults();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].iova.map(|iova| iova.align_down(PAGE)), Some(Iova::new(0x7777_0000)));
+        // Somebody else's storm does not hold up a strict unmap.
+        let frame = world.board.frame();
+        world.map(IOVA, frame.address());
+        world.unmap(IOVA).expect("confirmed");
+    }
+    world.board.unit.inject(Faults::none().abort_event_writes());
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    assert_eq!(world.driver.drain_faults(&mut |_| panic!("none was written")), 1);
+    world.board.unit.inject(Faults::none());
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    assert_eq!(world.faults().len(), 1);
+}
+
+#[test]
+fn an_interrupt_at_any_time_does_no_harm() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    assert!(!world.driver.service(&mut |_| panic!("nothing happened")).is_ours());
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    assert!(world.driver.service(&mut |_| ()).is_ours());
+    world.driver.shutdown().expect("stopped");
+    assert!(!world.driver.service(&mut |_| panic!("stopped")).is_ours());
+    world.driver.shutdown().expect("twice is once");
+    let closed = world.driver.attach(&[STREAM], StreamTarget::Identity);
+    assert!(closed.expect_err("stopped").is_unconfirmed());
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+}
+
+#[test]
+fn no_allocation_may_fail_with_a_trace() {
+    let mut failures = 0;
+    for nth in 1.. {
+        let board = Board::new(Profile::large(), Policy::default());
+        let before = board.machine.usage().live;
+        board.machine.memory().fail_allocation(nth, false);
+        let result = bring_a_device_up(&board);
+        assert_eq!(board.machine.usage().live, before, "allocation {nth} left something");
+        board.device.expect(Expectation::Blocked);
+        assert!(!board.write(Iova::new(0x4000_0000)).is_completed());
+        board.machine.memory().stop_failing();
+        bring_a_device_up(&board).expect("the retry succeeds");
+        assert_eq!(board.machine.usage().live, before);
+        board.assert_clean();
+        if result.is_ok() {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures >= 6, "queues, table, second level, root, descriptor: {failures}");
+}
+
+/// Up, attached, and all the way down again; an error on the way undoes what was done.
+fn bring_a_device_up(board: &Board) -> Result<(), String> {
+    let driver = board.bring_up(small()).map_err(|error| error.to_string())?;
+    let text = |error: OpsError| error.to_string();
+    let live = board.machine.usage().live;
+    // Two second-level tables in one claim: the second failure must not leave the first.
+    let streams = [STREAM, StreamId::new(0x4_0000)];
+    if let Err(error) = driver.claim(&streams) {
+        assert_eq!(board.machine.usage().live, live, "a failed claim left something");
+        return Err(text(error));
+    }
+    let table = driver.create_table(&ANY_TABLE).map_err(text)?;
+    let tag = driver.bind_space(&table).map_err(text)?;
+    driver.attach(&streams, StreamTarget::Space(tag)).map_err(text)?;
+    driver.release(&streams);
+    driver.unbind_space(tag).map_err(text)?;
+    driver.shutdown().map_err(text)
+}
+
+#[test]
+fn what_the_driver_cannot_drive_is_refused_by_name_and_left_aborting() {
+    use portcullis_spec::smmuv3::{AIDR, IDR0, IDR1, IDR5};
+    let cases: [(Register, u64, &str); 9] = [
+        (AIDR, 0x10, "ArchMajorRev"),
+        (IDR0, 0xd44_1013 & !(3 << 2) | 1 << 2, "TTF"),
+        (IDR0, 0xd44_101b | 3 << 21, "TTENDIAN"),
+        (IDR0, 0xd44_1018, "S1P"),
+        (IDR0, 0xd44_101b & !(3 << 24) | 2 << 24, "STALL_MODEL"),
+        (IDR1, 0x273_0010 | 1 << 30, "TABLES_PRESET"),
+        (IDR1, 0x273_0010 | 1 << 29, "QUEUES_PRESET"),
+        (IDR1, 0x273_0021, "SIDSIZE"),
+        (IDR5, 0x4, "GRAN4K"),
+    ];
+    for (register, value, named) in cases {
+        let board = Board::new(Profile::qemu10(), Policy::default());
+        let before = board.machine.usage();
+        board.unit.inject(Faults::none().stick_at(register.offset, value));
+        let error = board.bring_up(Options::default()).expect_err("refused");
+        let BringUpError::Refused { register: at, field, .. } = error else { panic!("{error}") };
+        assert_eq!((at, field), (register.name, named));
+        assert_eq!(board.machine.usage(), before, "nothing was even allocated");
+        board.device.expect(Expectation::Blocked);
+        assert!(!board.write(Iova::new(0x4000_0000)).is_completed());
+        board.assert_clean();
+    }
+}
