@@ -218,6 +218,25 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
+    /// Says of `members` that they are led to a new domain, before they are.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn published_early(
+        kind: DomainType,
+        instances: Vec<Arc<IommuDevice>>,
+        members: &[Member],
+    ) -> Result<Self, SetUpError> {
+        let domain = Arc::new(make_domain(kind, &instances, members)?);
+        Ok(Self { domain, instances, joined: members.to_vec() })
+    }
+
+    /// Makes good on [`published_early`](Self::published_early).
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn finish_late(&mut self) {
+        for member in core::mem::take(&mut self.joined) {
+            let _ = self.join(&member);
+        }
+    }
+
     /// Leads one more member to the domain.
     pub(crate) fn join(&mut self, member: &Member) -> Result<(), SetUpError> {
         for index in 0..self.instances.len() {

@@ -4,6 +4,7 @@ use crate::description::{DeviceDescription, DmaPath, DomainType, FwNode, FwStrea
 use crate::device::{Device, DeviceId};
 use crate::domain::{Attachment, Domain};
 use crate::node::{IommuDevice, Need, Node};
+use crate::plant::{Plant, planted};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -51,6 +52,9 @@ pub(crate) struct GroupState<P: Platform> {
     pub(crate) attached: Option<Attachment<P>>,
     pub(crate) owner: Owner,
     merged_into: Option<Arc<IommuGroup<P>>>,
+    /// Somebody has begun to set the domain up (planted bugs only).
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) begun: bool,
 }
 
 /// A group.
@@ -87,6 +91,8 @@ impl<P: Platform> IommuGroup<P> {
             attached: None,
             owner: Owner::Kernel(0),
             merged_into: None,
+            #[cfg(feature = "planted-bugs")]
+            begun: false,
         };
         Self { id, state: Mutex::new(LockLabel::new("group", u64::from(id.0)), state) }
     }
@@ -220,12 +226,13 @@ impl<P: Platform> GroupState<P> {
         })
     }
 
-    fn find_instances(
+    pub(crate) fn find_instances(
         &self,
         waiter: Option<&Waiter<P>>,
     ) -> Result<Vec<Arc<IommuDevice>>, NotAttached> {
         let mut instances = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
+            let node = if planted(Plant::WrongInstance) { &self.nodes[0] } else { node };
             let enlist = waiter.filter(|waiter| waiter.waits_in != Some(node.id));
             match node.need(enlist.map(|waiter| waiter.device.clone())) {
                 Need::Serves(instance) => instances.push(instance),
@@ -237,7 +244,7 @@ impl<P: Platform> GroupState<P> {
     }
 
     /// The one type that all members can live with.
-    fn choose_domain(&self, default: DomainType) -> Result<DomainType, String> {
+    pub(crate) fn choose_domain(&self, default: DomainType) -> Result<DomainType, String> {
         let mut wanted: Option<(&Member, DomainType)> = None;
         for member in &self.members {
             let Some(kind) = member.description.required_domain else { continue };

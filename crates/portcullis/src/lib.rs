@@ -42,6 +42,7 @@ mod driver;
 mod group;
 mod node;
 mod ops;
+mod plant;
 mod probe;
 mod report;
 mod subsystem;
@@ -59,6 +60,8 @@ pub use ops::{
     AccessKind, Capabilities, Fault, FaultReason, IommuOps, OpsError, ReadyInstance, ReportedFault,
     SpaceRequest, SpaceTag, Stage, StreamTarget,
 };
+#[cfg(feature = "planted-bugs")]
+pub use plant::{Plant, plant};
 pub use probe::{BindError, BindOutcome};
 pub use report::{Counts, DeviceReport};
 pub use subsystem::{OwnerError, Policy, RegisterError, Subsystem, UnregisterError};

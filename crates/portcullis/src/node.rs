@@ -4,6 +4,7 @@ use crate::description::FwNode;
 use crate::device::Device;
 use crate::group::IommuGroup;
 use crate::ops::IommuOps;
+use crate::plant::{Plant, planted};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -91,7 +92,13 @@ impl<P: Platform> Node<P> {
             SlotState::Absent | SlotState::Closing(_) => Need::Wait,
             SlotState::Failed(reason) => Need::Failed(reason.clone()),
         };
-        slot.waiters.extend(waiter);
+        if planted(Plant::DeferWithoutKick) {
+            drop(slot);
+            slot = self.slot.lock();
+        }
+        if !(planted(Plant::StaleAfterFailedRegistration) && matches!(answer, Need::Failed(_))) {
+            slot.waiters.extend(waiter);
+        }
         answer
     }
 

@@ -76,6 +76,12 @@ impl<P: Platform> Subsystem<P> {
             _ => {}
         }
         state.driver = Some(driver);
+        #[cfg(feature = "planted-bugs")]
+        if crate::plant::planted(crate::plant::Plant::TwoProbes) {
+            drop(state);
+            let unlocked = crate::plant::probe::without_the_device_lock(self, device);
+            return Ok(unlocked.unwrap_or_else(|| self.attempt(device, &mut device.state.lock())));
+        }
         Ok(self.attempt(device, &mut state))
     }
 
@@ -156,7 +162,7 @@ impl<P: Platform> Subsystem<P> {
     }
 
     /// Decides how the device reaches memory, completely. A device that the description puts behind an IOMMU never comes out of here with a direct path.
-    fn final_path(
+    pub(crate) fn final_path(
         &self,
         device: &Arc<Device<P>>,
         state: &DeviceState<P>,
@@ -168,13 +174,19 @@ impl<P: Platform> Subsystem<P> {
             (DmaPath::Translated(_), None) => {
                 return Err(NotAttached::Blocked(String::from("it has no group")));
             }
-            (DmaPath::Translated(_), Some(group)) => Some(group.with(|_, group| {
+            (DmaPath::Translated(_), Some(group)) => {
                 let waiter = Waiter { device: Arc::downgrade(device), waits_in: state.waits_in };
                 let default = self.policy().default_domain;
-                let domain = group.ensure_member(default, device.id(), &waiter)?;
-                group.acquire()?;
-                Ok(domain)
-            })?),
+                #[cfg(feature = "planted-bugs")]
+                if let Some(domain) = crate::plant::attach::client(group, default, &waiter) {
+                    return Ok(Lease::new(self.platform(), description, domain?));
+                }
+                Some(group.with(|_, group| {
+                    let domain = group.ensure_member(default, device.id(), &waiter)?;
+                    group.acquire()?;
+                    Ok(domain)
+                })?)
+            }
         };
         Ok(Lease::new(self.platform(), description, domain))
     }

@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::group::{GroupState, IommuGroup, Owner};
 use crate::node::{IommuDevice, Node, NodeState, SlotState};
 use crate::ops::{OpsError, ReadyInstance, ReportedFault};
+use crate::plant::{Plant, planted};
 use crate::topology::{AddDeviceError, Topology};
 use crate::work::{Work, WorkQueue};
 use alloc::string::String;
@@ -149,7 +150,8 @@ impl<P: Platform> Subsystem<P> {
             let instance = IommuDevice { node: node.id, ops: instance };
             slot.state = SlotState::Registered(Arc::new(instance));
             slot.arrivals += 1;
-            core::mem::take(&mut slot.waiters)
+            let left = if planted(Plant::LeftOnList) { slot.waiters.clone() } else { Vec::new() };
+            core::mem::replace(&mut slot.waiters, left)
         };
         self.wake(&node, waiters);
         Ok(())
@@ -327,6 +329,10 @@ impl<P: Platform> Subsystem<P> {
     fn set_up_groups(&self, node: &Node<P>) {
         let groups = node.slot.lock().groups.clone();
         for group in groups.iter().filter_map(Weak::upgrade) {
+            #[cfg(feature = "planted-bugs")]
+            if crate::plant::attach::registration(&group, self.policy.default_domain) {
+                continue;
+            }
             // Whoever binds later learns the reason; nothing is lost by not keeping it here.
             let _ = group.with(|_, state| {
                 if state.members.is_empty() {
@@ -341,7 +347,7 @@ impl<P: Platform> Subsystem<P> {
 /// Detaches the group unless somebody uses it; then returns the path of a member.
 fn block_unused<P: Platform>(group: &Arc<IommuGroup<P>>) -> Option<String> {
     group.with(|_, state: &mut GroupState<P>| {
-        if state.owner == Owner::Kernel(0) {
+        if state.owner == Owner::Kernel(0) || planted(Plant::OpsChangedWhileBound) {
             state.detach();
             return None;
         }
