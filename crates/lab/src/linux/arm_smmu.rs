@@ -3,7 +3,7 @@
 use super::commit::Commit;
 use super::errno::{ENODEV, EPROBE_DEFER, Errno, OK};
 use super::iommu::register::iommu_device_register;
-use super::kernel::{Client, Iommu, Kernel, Step, T};
+use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
 use super::property::Id;
 use super::world::Driver;
 
@@ -12,7 +12,7 @@ pub(crate) fn arm_smmu_device_probe(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step
     t.func("arm_smmu_device_probe", |t| {
         let ret = iommu_device_register(t, k, s)?;
         if ret != OK {
-            k.violated(t, Id::RegistrationFailed);
+            k.violated(t, Dev::Iommu(s), Id::RegistrationFailed);
             if k.world().driver == Driver::V3 && !k.has(Commit::CleanSmmuV3Failure) {
                 t.note("the SMMU stays enabled with an empty stream table: all DMA is blocked");
             }
@@ -33,13 +33,11 @@ pub(crate) fn probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
             return match k.world().driver {
                 Driver::V3 => Ok(ENODEV),
                 Driver::V2 if defers_unbound(k) => {
-                    t.note(format!(
-                        "dmesg: {}: smmu dev has not bound yet",
-                        k.world().client_name(x.0)
-                    ));
+                    // dev_err_probe() logs a deferral at debug level only.
+                    t.note("deferral reason: smmu dev has not bound yet");
                     Ok(EPROBE_DEFER)
                 }
-                Driver::V2 => k.oops(t, Id::NullSmmu),
+                Driver::V2 => k.oops(t, Dev::Client(x), Id::NullSmmu),
             };
         }
         let (iommu, private) = (dev.iommu, dev.private);
@@ -55,8 +53,8 @@ pub(crate) fn probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
             },
         )?;
         match before {
-            2 => return k.oops(t, Id::NullDevIommu),
-            1 => k.violated(t, Id::ProbedTwice),
+            2 => return k.oops(t, Dev::Client(x), Id::NullDevIommu),
+            1 => k.violated(t, Dev::Client(x), Id::ProbedTwice),
             _ => {}
         }
         if k.world().driver == Driver::V2 {

@@ -7,7 +7,7 @@ use super::dma::arch_setup_dma_ops;
 use super::errno::{EPROBE_DEFER, Errno, OK};
 use super::iommu::owner::iommu_device_use_default_domain;
 use super::iommu::probe::{dev_iommu_free, iommu_probe_device};
-use super::kernel::{Client, Iommu, Kernel, Step, T};
+use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
 use super::property::Id;
 use super::world::{Bus, Firmware};
 
@@ -48,7 +48,7 @@ pub(crate) fn dma_configure(
             Caller::Walk if !k.has(reads_once) => {
                 let second = t.read(k.client(x).driver, "dev->driver again")?;
                 if first == 0 && second != 0 {
-                    return k.oops(t, Id::DriverReadTwice);
+                    return k.oops(t, Dev::Client(x), Id::DriverReadTwice);
                 }
                 second
             }
@@ -177,18 +177,26 @@ fn iommu_fwspec_init(t: &mut T<'_>, k: &Kernel, x: Client, s: Iommu) -> Step<Err
             if !k.has(Commit::DmaOpsWithDomain) {
                 make_fwspec(t, k, x, EMPTY_FWSPEC)?;
             }
-            return dd::driver_deferred_probe_check_state(t, k);
+            return unknown_instance(t, k, x);
         }
         if k.has(Commit::ReadyFlag)
             && t.read(dev.iommu, "dev->iommu: on the walk's own path?")? == 0
             && t.read(k.iommu(s).ready, "iommu->ready?")? == 0
         {
-            return dd::driver_deferred_probe_check_state(t, k);
+            return Ok(EPROBE_DEFER);
         }
         make_fwspec(t, k, x, FWSPEC)?;
         of_xlate(t, k, x)?;
         Ok(OK)
     })
+}
+
+/// The instance is not registered: wait for it, for ever (ACPI before 46b3df8eb9bd) or until the timeout.
+fn unknown_instance(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    if k.world().firmware == Firmware::Acpi && !k.has(Commit::DeferInFwspecInit) {
+        return Ok(EPROBE_DEFER);
+    }
+    dd::driver_deferred_probe_check_state(t, k, x)
 }
 
 /// Stores the fwspec in `dev->iommu`, which it makes if need be.
@@ -206,7 +214,7 @@ fn of_xlate(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
         return Ok(());
     }
     if t.read(k.client(x).fwspec, "of_xlate: iommu_fwspec_add_ids(dev->iommu->fwspec)")? == 0 {
-        k.oops(t, Id::FwspecFreedInUse)?;
+        k.oops(t, Dev::Client(x), Id::FwspecFreedInUse)?;
     }
     Ok(())
 }

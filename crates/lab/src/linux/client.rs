@@ -41,7 +41,7 @@ pub(crate) fn probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
             }
         })?;
         if mapped == 0 {
-            return k.oops(t, Id::NullIovaDomain);
+            return k.oops(t, Dev::Client(x), Id::NullIovaDomain);
         }
         Ok(OK)
     })?;
@@ -151,6 +151,7 @@ pub(crate) fn unregister(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<()> {
     t.wait_idle("the instance to be bound", move |shared| shared.get(bound) != 0)?;
     t.lock(lock, "")?;
     iommu_device_unregister(t, k, s)?;
+    t.write(bound, 0, "klist_remove from driver->klist_devices")?;
     t.unlock(lock)?;
     Ok(())
 }

@@ -122,11 +122,16 @@ fn really_probe_iommu(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
 }
 
 /// `driver_deferred_probe_check_state`: defer, or give up once the timeout is over.
-pub(crate) fn driver_deferred_probe_check_state(t: &mut T<'_>, k: &Kernel) -> Step<Errno> {
+pub(crate) fn driver_deferred_probe_check_state(
+    t: &mut T<'_>,
+    k: &Kernel,
+    x: Client,
+) -> Step<Errno> {
     if k.world_times_out()
         && t.read(k.timed_out, "driver_deferred_probe_timeout over?")? != 0
     {
-        t.note("dmesg: deferred probe timeout, ignoring dependency");
+        let name = k.world().client_name(x.0);
+        t.note(format!("dmesg: {name}: deferred probe timeout, ignoring dependency"));
         return Ok(ETIMEDOUT);
     }
     Ok(EPROBE_DEFER)

@@ -6,7 +6,7 @@
 
 use super::commit::Commit;
 use super::errno::{Errno, OK};
-use super::kernel::{Client, DMA, Kernel, Step, T};
+use super::kernel::{Client, DMA, Dev, Kernel, Step, T};
 use super::property::Id;
 
 /// Bit 0 of a client's `dma` field: DMA goes through iommu-dma.
@@ -98,7 +98,7 @@ fn setup_from_group(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
             }
         })?;
         if there == 0 && k.has(Commit::GroupTestLocked) {
-            return k.oops(t, Id::DomainFreedInUse);
+            return k.oops(t, Dev::Client(x), Id::DomainFreedInUse);
         }
         set_dma_iommu(t, k, x, true)?;
         Ok(OK)

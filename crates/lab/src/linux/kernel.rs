@@ -229,6 +229,11 @@ impl Kernel {
         (0..self.world.clients).map(Client)
     }
 
+    /// All IOMMU instances.
+    pub(crate) fn iommus(&self) -> impl Iterator<Item = Iommu> + use<> {
+        (0..self.world.iommus).map(Iommu)
+    }
+
     /// All groups.
     pub(crate) fn groups(&self) -> impl Iterator<Item = Group> + use<> {
         (0..self.groups.len()).map(Group)
@@ -236,8 +241,7 @@ impl Kernel {
 
     /// All devices that can be deferred, in the order of [`Kernel::bit`].
     pub(crate) fn devices(&self) -> Vec<Dev> {
-        let iommus = (0..self.world.iommus).map(|s| Dev::Iommu(Iommu(s)));
-        iommus.chain(self.clients().map(Dev::Client)).collect()
+        self.iommus().map(Dev::Iommu).chain(self.clients().map(Dev::Client)).collect()
     }
 
     /// The bit of a device in the deferred lists.
@@ -338,22 +342,32 @@ impl Kernel {
         if self.has(Commit::ProbeLock) { t.unlock(self.probe_lock) } else { Ok(()) }
     }
 
-    /// The step that led here violates a property; the thread goes on.
-    pub(crate) fn violated(&self, t: &mut T<'_>, id: Id) {
-        let property = self.checks[id as usize].expect("a property that steps check");
-        t.check(property, false);
+    /// The name of a device, as in a log.
+    pub(crate) fn name(&self, dev: Dev) -> &'static str {
+        match dev {
+            Dev::Iommu(s) => self.world.iommu_name(s.0),
+            Dev::Client(x) => self.world.client_name(x.0),
+        }
+    }
+
+    /// The step that led here violates a property, about `dev`; the thread goes on.
+    pub(crate) fn violated(&self, t: &mut T<'_>, dev: Dev, id: Id) {
+        t.check(self.checked(id), false);
         t.note(id.info().meaning);
-        if let Some(message) = id.message(&self.world) {
+        if let Some(message) = id.message(&self.world, self.name(dev)) {
             t.note(format!("dmesg: {message}"));
         }
     }
 
-    /// The kernel oopses: the thread dies and keeps its locks.
-    pub(crate) fn oops(&self, t: &mut T<'_>, id: Id) -> Step<Errno> {
+    /// The kernel oopses while it works on `dev`: the thread dies and keeps its locks.
+    pub(crate) fn oops(&self, t: &mut T<'_>, dev: Dev, id: Id) -> Step<Errno> {
         t.write(self.oopsed, 1, "Oops")?;
-        self.violated(t, id);
-        let property = self.checks[id as usize].expect("a property that steps check");
-        t.die(property, "the thread dies here and keeps its locks")
+        self.violated(t, dev, id);
+        t.die(self.checked(id), "the thread dies here and keeps its locks")
+    }
+
+    fn checked(&self, id: Id) -> PropertyId {
+        self.checks[id as usize].expect("a property that steps check")
     }
 }
 

@@ -141,11 +141,11 @@ impl Id {
         &PROPERTIES[self as usize]
     }
 
-    /// The line in the kernel's log that shows it, where the way itself always prints one. The line of
-    /// the report is not among them: it is printed earlier, and taken from the schedule.
+    /// The line in the kernel's log that shows it, where the way itself always prints one; `device` is
+    /// the name of the device concerned. The line of the report is not among them: it is printed earlier,
+    /// and taken from the schedule.
     #[must_use]
-    pub fn message(self, world: &World) -> Option<String> {
-        let client = world.client_name(0);
+    pub fn message(self, world: &World, device: &str) -> Option<String> {
         Some(match self {
             Self::NullSmmu | Self::NullDevIommu | Self::NullIovaDomain | Self::DriverReadTwice => {
                 "Unable to handle kernel NULL pointer dereference at virtual address".into()
@@ -153,15 +153,12 @@ impl Id {
             Self::FwspecFreedInUse => "BUG: KASAN: slab-use-after-free in iommu_fwspec_add_ids".into(),
             Self::DomainFreedInUse => "BUG: KASAN: slab-use-after-free in iommu_setup_dma_ops".into(),
             Self::LateProbeWarning => {
-                format!("{client}: late IOMMU probe at driver bind, something fishy here!")
+                format!("{device}: late IOMMU probe at driver bind, something fishy here!")
             }
-            Self::RegistrationFailed => {
-                let iommu = world.iommu_name(world.iommus - world.registering.min(world.iommus));
-                match world.driver {
-                    Driver::V2 => format!("arm-smmu {iommu}: Failed to register iommu"),
-                    Driver::V3 => format!("arm-smmu-v3 {iommu}: Failed to register iommu"),
-                }
-            }
+            Self::RegistrationFailed => match world.driver {
+                Driver::V2 => format!("arm-smmu {device}: Failed to register iommu"),
+                Driver::V3 => format!("arm-smmu-v3 {device}: Failed to register iommu"),
+            },
             _ => return None,
         })
     }
@@ -282,9 +279,15 @@ fn shows(k: &Kernel, s: &View<'_>, x: Client, id: Id) -> bool {
             s.get(dev.iommu_group) == 0
                 && s.get(dev.seen_domain) == 0
                 && s.get(k.iommu(k.iommu_of(x)).bound) != 0
+                && !some_instance_registers(k, s)
         }
         _ => wronged(k, s, x) == Some(id),
     }
+}
+
+/// Is a walk under way that may still find the device?
+fn some_instance_registers(k: &Kernel, s: &View<'_>) -> bool {
+    k.iommus().any(|i| s.get(k.iommu(i).listed) != 0 && s.get(k.iommu(i).bound) == 0)
 }
 
 /// How the DMA path or the domain of a running driver is wrong, if it is.

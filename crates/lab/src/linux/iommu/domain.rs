@@ -3,7 +3,7 @@
 use super::super::commit::Commit;
 use super::super::errno::{Errno, OK};
 use super::super::kernel::{
-    BLOCKED, Client, DMA, DMA_AGAIN, Field, Group, IDENTITY, Kernel, Step, T,
+    BLOCKED, Client, DMA, DMA_AGAIN, Dev, Field, Group, IDENTITY, Kernel, Step, T,
 };
 use super::super::property::Id;
 
@@ -39,7 +39,7 @@ pub(crate) fn iommu_setup_default_domain(t: &mut T<'_>, k: &Kernel, g: Group) ->
 fn attach_members(t: &mut T<'_>, k: &Kernel, g: Group, dom: u64) -> Step<()> {
     let group = k.group(g);
     if k.world_has_owner() && t.read(group.owner, "an outside owner?")? != 0 {
-        k.violated(t, Id::OwnerOverridden);
+        k.violated(t, first_member(k, g), Id::OwnerOverridden);
     }
     let attached: Vec<(Client, Field)> =
         k.members_possible(g).map(|x| (x, k.client(x).attached)).collect();
@@ -126,9 +126,14 @@ pub(crate) fn attach_blocking(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<()> {
 pub(crate) fn attach_default_again(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<()> {
     let dom = t.read(k.group(g).default_domain, "group->default_domain to go back to")?;
     if dom == 0 {
-        k.violated(t, Id::NoDomainToReturnTo);
+        k.violated(t, first_member(k, g), Id::NoDomainToReturnTo);
         return Ok(());
     }
     attach_members(t, k, g, dom)?;
     t.write(k.group(g).domain, dom, "group->domain = default domain again")
+}
+
+/// The device that speaks for a group in the log.
+fn first_member(k: &Kernel, g: Group) -> Dev {
+    k.members_possible(g).next().map_or(Dev::Client(Client(g.0)), Dev::Client)
 }

@@ -2,7 +2,7 @@
 
 use super::super::commit::Commit;
 use super::super::errno::{EBUSY, EPERM, EPROBE_DEFER, Errno, OK};
-use super::super::kernel::{Client, Group, Kernel, Step, T};
+use super::super::kernel::{Client, Dev, Group, Kernel, Step, T};
 use super::super::property::Id;
 use super::domain;
 
@@ -55,7 +55,7 @@ pub(crate) fn iommu_device_unuse_default_domain(t: &mut T<'_>, k: &Kernel, x: Cl
         t.lock(group.mutex, "")?;
         let count = t.read(group.owner_cnt, "WARN_ON(!group->owner_cnt)")?;
         if count == 0 {
-            k.violated(t, Id::OwnerUnderflow);
+            k.violated(t, Dev::Client(x), Id::OwnerUnderflow);
         } else {
             t.write(group.owner_cnt, count - 1, "owner_cnt--")?;
         }

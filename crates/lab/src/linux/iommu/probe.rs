@@ -2,7 +2,7 @@
 
 use super::super::commit::Commit;
 use super::super::errno::{ENODEV, EPROBE_DEFER, Errno, OK};
-use super::super::kernel::{Client, Group, Iommu, Kernel, Step, T};
+use super::super::kernel::{Client, Dev, Group, Iommu, Kernel, Step, T};
 use super::super::property::Id;
 use super::super::{arm_smmu, bus, dma};
 use super::domain::{self, iommu_setup_default_domain};
@@ -100,7 +100,7 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
         if k.has(Commit::ParseInWalk)
             && t.read(dev.driver, "dev->driver: late probe?")? != 0
         {
-            k.violated(t, Id::LateProbeWarning);
+            k.violated(t, Dev::Client(x), Id::LateProbeWarning);
         }
         Ok(OK)
     })
@@ -123,7 +123,7 @@ fn parse_firmware(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
         }
     }
     if t.read(dev.iommu, "dev->iommu->fwspec")? == 0 {
-        return k.oops(t, Id::NullDevIommu);
+        return k.oops(t, Dev::Client(x), Id::NullDevIommu);
     }
     if iommu_fwspec_ops(t, k, x)? != OK {
         dev_iommu_free(t, k, x)?;
@@ -279,7 +279,7 @@ fn defer_without_default_domain(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Er
 /// `ops->probe_finalize`, found through `dev->iommu->iommu_dev`.
 fn probe_finalize(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     if t.read(k.client(x).iommu, "dev_iommu_ops(dev)->probe_finalize")? == 0 {
-        k.oops(t, Id::NullDevIommu)?;
+        k.oops(t, Dev::Client(x), Id::NullDevIommu)?;
     }
     Ok(())
 }

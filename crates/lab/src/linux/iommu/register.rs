@@ -2,7 +2,8 @@
 
 use super::super::commit::Commit;
 use super::super::errno::{ENODEV, Errno, OK};
-use super::super::kernel::{Client, Group, Iommu, Kernel, Step, T};
+use super::super::kernel::{Client, Dev, Group, Iommu, Kernel, Step, T};
+use super::super::property::Id;
 use super::super::{dma, iommu};
 use super::probe::__iommu_probe_device;
 use super::release::iommu_release_device;
@@ -96,7 +97,7 @@ fn finish_group(t: &mut T<'_>, k: &Kernel, s: Iommu, g: Group) -> Step<Errno> {
 fn leave_group_list(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<()> {
     for g in k.groups() {
         if t.read(k.iommu(s).group_list[g.0], "return with the group still on the list?")? != 0 {
-            k.violated(t, super::super::property::Id::DanglingEntry);
+            k.violated(t, Dev::Iommu(s), Id::DanglingEntry);
         }
     }
     Ok(())

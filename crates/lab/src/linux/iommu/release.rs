@@ -2,7 +2,7 @@
 
 use super::super::commit::Commit;
 use super::super::errno::OK;
-use super::super::kernel::{Client, Kernel, Step, T};
+use super::super::kernel::{Client, Dev, Kernel, Step, T};
 use super::super::property::Id;
 use super::probe::dev_iommu_free;
 
@@ -34,7 +34,7 @@ fn __iommu_group_remove_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()>
         }
         deinit_device(t, k, x)?;
         if rest == 0 && t.read(group.entry, "kobject_put: the group is freed, on no list?")? != 0 {
-            k.violated(t, Id::DanglingEntry);
+            k.violated(t, Dev::Client(x), Id::DanglingEntry);
         }
         t.unlock(group.mutex)?;
         Ok(OK)
@@ -46,7 +46,7 @@ fn __iommu_group_remove_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()>
 fn free_domains(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let group = k.group(k.group_of(x));
     if t.read(group.owner_cnt, "WARN_ON(owner_cnt) of an empty group")? != 0 {
-        k.violated(t, Id::FreedWhileOwned);
+        k.violated(t, Dev::Client(x), Id::FreedWhileOwned);
     }
     t.write(group.default_domain, 0, "default domain freed")?;
     t.write(group.domain, 0, "group->domain = NULL")?;

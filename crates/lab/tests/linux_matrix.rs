@@ -1,0 +1,84 @@
+//! The matrix of `lab compare`, and what must hold of every cell.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use portcullis_explore::search::Strategy;
+use portcullis_lab::linux::{
+    BASES, Budget, PROPERTIES, Protocol, Verdict, check, compare, comparison_worlds, replay,
+};
+
+#[test]
+fn every_cell_is_exhausted_reaches_health_and_replays() {
+    let started = Instant::now();
+    let matrix = compare(None, comparison_worlds(), None, &|_, _| {}).unwrap();
+    assert!(started.elapsed().as_secs() < 300, "{:?}", started.elapsed());
+    assert_eq!(matrix.rows.len(), BASES.len());
+    for report in matrix.rows.iter().flatten().map(|cell| &cell.report) {
+        let here = format!("{} in {}", report.protocol, report.world);
+        assert!(report.explored.exhaustive, "{here}");
+        assert!(report.healthy.is_some(), "{here}: the model is vacuous");
+        let healthy = replay(report.healthy.as_ref().unwrap()).unwrap().2;
+        assert!(healthy.steps.iter().any(|step| step.reached == ["healthy-bound"]), "{here}");
+        for violation in &report.violations {
+            assert!(violation.shortest, "{here}: {}", violation.name);
+            let (protocol, world, trace) = replay(&violation.schedule).unwrap();
+            assert_eq!((&protocol, &world), (&report.protocol, &report.world));
+            assert!(trace.violated().contains(&violation.name), "{here}: {}", violation.name);
+        }
+    }
+}
+
+/// The reduction runs lock-protected blocks as one step; it must find the same violations.
+#[test]
+fn the_reduction_changes_no_verdict() {
+    for base in BASES {
+        for (name, world) in comparison_worlds() {
+            if world.clients > 1 && cfg!(debug_assertions) {
+                continue;
+            }
+            let protocol = Protocol::of(base.id);
+            let violated = |reduce| {
+                let strategy = Strategy::Exhaustive { reduce };
+                let budget = Budget { strategy, shortest: false, ..Budget::default() };
+                let report = check(&protocol, &world, budget, &mut |_| {}).unwrap();
+                assert!(report.explored.exhaustive);
+                let names: BTreeSet<&str> = report.violations.iter().map(|v| v.name).collect();
+                (names, report.explored.states)
+            };
+            let ((full, all), (reduced, fewer)) = (violated(false), violated(true));
+            assert_eq!(full, reduced, "{protocol}, {name}");
+            assert!(fewer < all, "{protocol}, {name}: {fewer} of {all} states");
+        }
+    }
+}
+
+/// A property that no kernel violates would be a check that checks nothing.
+#[test]
+fn every_property_is_violated_by_some_kernel() {
+    let mut worlds = comparison_worlds();
+    for world in ["i1r1c2.own.platform.dt.v2.a1", "i1r0c1.own.platform.dt.v3.a1.unregister",
+        "i2r1c1.own.platform.dt.v3.a1.unregister.rebind", "i1r1c1.own.platform.dt.v3.a1.rebind"]
+    {
+        worlds.push((world.to_owned(), world.parse().unwrap()));
+    }
+    let mut trees: Vec<Protocol> = BASES.iter().map(|base| Protocol::of(base.id)).collect();
+    trees.push(Protocol::parse::<&str>("v6.6", &[], &["f188056352bc"]).unwrap());
+    let matrix = compare(Some(trees), worlds, None, &|_, _| {}).unwrap();
+    let reports = matrix.rows.iter().flatten().map(|cell| &cell.report);
+    let seen: BTreeSet<&str> =
+        reports.flat_map(|report| report.violations.iter().map(|v| v.name)).collect();
+    let never: Vec<&str> =
+        PROPERTIES.iter().map(|info| info.name).filter(|name| !seen.contains(name)).collect();
+    assert!(never.is_empty(), "never violated: {never:?}");
+    assert!(!seen.contains("deadlock"));
+}
+
+#[test]
+fn a_stopped_comparison_says_that_it_is_bounded() {
+    let stop = std::sync::atomic::AtomicBool::new(true);
+    let trees = vec![Protocol::parse::<&str>("v6.6", &[], &["f188056352bc"]).unwrap()];
+    let matrix = compare(Some(trees), comparison_worlds(), Some(&stop), &|_, _| {}).unwrap();
+    assert!(matrix.rows[0].iter().all(|cell| !cell.report.explored.exhaustive));
+    assert!(matrix.rows[0].iter().any(|cell| cell.report.verdict == Verdict::Bounded));
+}
