@@ -18,7 +18,8 @@
 //! Secure, Realm and Root interfaces; big-endian or VMSAv8-32 tables; preset tables and queues; units that can only stall on faults (the stall model
 //! is otherwise off); addresses above 48 bits; substreams (PASID) and SVA; nested stages; ATS, PRI; dirty and access flag updates by hardware; broadcast TLB
 //! maintenance (`CR2.PTM` is set); MSIs and CMD_SYNC completion by message (interrupts are wired); enhanced command queues; MPAM; more than 2^25
-//! stream ids with a two-level stream table, 2^16 with a linear one (those beyond are refused here and aborted by hardware).
+//! stream ids with a two-level stream table, 2^16 with a linear one (those beyond are refused here and aborted by hardware); units with all registers in one
+//! page (Cavium CN99xx).
 //!
 //! Dependency rule: uses `addr`, `platform`, `spec`, `pgtable` and the interfaces of the core. Knows no other driver and no machine. `no_std` + `alloc`, no `unsafe`.
 #![no_std]

@@ -8,6 +8,8 @@ use portcullis_platform::Clock;
 use portcullis_smmuv3::{BringUpError, Options, REGISTER_BOUND, STALLED_SYNC_BOUND, SYNC_BOUND};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3::{CR0ACK, GBPA, IRQ_CTRLACK};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const IOVA: u64 = 0x10_0000;
 
@@ -280,6 +282,39 @@ fn an_interrupt_at_any_time_does_no_harm() {
     let closed = world.driver.attach(&[STREAM], StreamTarget::Identity);
     assert!(closed.expect_err("stopped").is_unconfirmed());
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+}
+
+#[test]
+fn interrupts_lead_to_the_faults_and_lost_ones_lose_nothing() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    let raised = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&raised);
+    world.board.unit.on_interrupt(move |_| _ = count.fetch_add(1, Ordering::Relaxed));
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    assert!(raised.load(Ordering::Relaxed) > 0, "wired interrupts are enabled");
+    assert_eq!(world.faults().len(), 1);
+    world.board.unit.inject(Faults::none().drop_interrupts());
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+    assert_eq!(world.faults().len(), 1, "whoever looks later still finds it");
+}
+
+/// A queue that stopped while nobody waits is repaired by the interrupt.
+#[test]
+fn an_error_interrupt_repairs_the_queue() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    let frame = world.board.frame();
+    world.attach();
+    // The unit hangs at a CMD_SYNC, so that its caller gives up; when it goes on, the next command is refused.
+    world.board.unit.inject(Faults::none().hang_sync(1));
+    assert!(world.driver.attach(&[STREAM], StreamTarget::Blocked).is_err());
+    world.board.unit.inject(Faults::none().fail_command(1, CommandError::Illegal));
+    world.board.machine.clock().relax();
+    for _ in 0..20 {
+        world.driver.service(&mut |_| ());
+        world.board.machine.clock().relax();
+    }
+    assert_eq!(world.driver.statistics().refused_commands, 1);
+    assert_recovers(&world, frame.address());
 }
 
 #[test]
