@@ -127,6 +127,9 @@ pub struct Policy {
     pub consumption: Consumption,
     /// When stores are seen.
     pub store_order: StoreOrder,
+    /// After each walk, fetch also the pages before and after, and the configuration of the neighbouring stream (its id with bit 0 flipped): who skips an invalidation
+    /// because "nothing ever used it" is wrong.
+    pub speculation: bool,
     /// How many reads of `CR0ACK`, `IRQ_CTRLACK` or `GBPA` it takes until a write is in effect; 0 for at once.
     pub update_delay: u32,
     /// Compare every TLB hit with the tables in memory and record [`Violation::StaleHit`](crate::Violation::StaleHit). Turn it off where a device works while its mappings change:
@@ -146,6 +149,7 @@ impl Default for Policy {
             chunks: ReadChunks::of(8, ChunkOrder::Ascending),
             consumption: Consumption::Late { most: 4 },
             store_order: StoreOrder::Immediate,
+            speculation: false,
             update_delay: 1,
             verify_hits: true,
             verify_owners: true,
@@ -191,6 +195,13 @@ impl Policy {
     #[must_use]
     pub fn store_order(mut self, order: StoreOrder) -> Self {
         self.store_order = order;
+        self
+    }
+
+    /// The same with [`speculation`](Self::speculation).
+    #[must_use]
+    pub fn speculation(mut self) -> Self {
+        self.speculation = true;
         self
     }
 

@@ -31,7 +31,7 @@
 //! instance's transactions exclude each other for the moment of the access itself, which is what makes a completed invalidation final.
 //!
 //! Not supported: Secure, Realm and Root register pages; EL2 and EL3 translation regimes (`IDR0.Hyp` is 0); AArch32 tables, 128-bit descriptors, `IDR5.DS`; ATS,
-//! PRI and ATOS; stalls (`STALL_MODEL` is "terminate"); hardware access flag and dirty state; MPAM; broadcast TLB maintenance; `GERROR.MSI_*_ABT_ERR`; the
+//! PRI and ATOS; stalls (`STALL_MODEL` is "terminate"); hardware access flag and dirty state; MPAM; broadcast TLB maintenance; the
 //! contiguous hint (such entries are cached one by one); memory attributes; event merging. Devices snoop the CPUs' caches, always.
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. No `unsafe`.

@@ -154,6 +154,15 @@ impl PhysicalMemory {
         Ok(chunk.load(word, view))
     }
 
+    /// A walk reads a word: also whether it lies in freed memory. The walk reports that itself, once it is known to count.
+    pub(crate) fn walk_load(&self, address: u64, view: View) -> Result<(u64, bool), BusAbort> {
+        if !self.words.contains(address, 8) {
+            return Err(BusAbort);
+        }
+        let Some((chunk, word)) = self.words.get(address) else { return Ok((0, false)) };
+        Ok((chunk.load(word, view), is_freed(chunk, word)))
+    }
+
     /// The word at `address` as `view` shows it, without any check; 0 outside memory. For the model's own second look.
     pub(crate) fn peek(&self, address: u64, view: View) -> u64 {
         self.words.get(address).map_or(0, |(chunk, word)| chunk.load(word, view))
@@ -245,8 +254,7 @@ impl PhysicalMemory {
     }
 
     fn check_live(&self, chunk: &Chunk, word: usize, address: u64, kind: AccessKind, by: Agent) {
-        let state = chunk.page(word).load(Ordering::Acquire);
-        if state != 0 && state & 1 == 0 {
+        if is_freed(chunk, word) {
             let address = PhysAddr::new(address);
             self.oracle.violated(Violation::FreedMemory { by, address, kind });
         }
@@ -300,6 +308,11 @@ impl PhysicalMemory {
             }
         }
     }
+}
+
+fn is_freed(chunk: &Chunk, word: usize) -> bool {
+    let state = chunk.page(word).load(Ordering::Acquire);
+    state != 0 && state & 1 == 0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

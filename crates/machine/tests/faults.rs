@@ -271,6 +271,10 @@ fn messages_are_stores() {
     assert!((0..4).any(|_| rig.r.read32(0x54) == 4));
     assert!(!rig.lands(VA));
     assert_eq!(rig.get(page + 8), 77);
+    // A message to nowhere.
+    rig.submit(&[[0x46 | 1 << 12, 0x70_0000_0000]]);
+    assert!(rig.drained(), "the command is done all the same");
+    assert_eq!(rig.r.read32(GERROR), 1 << 4);
 }
 
 #[test]

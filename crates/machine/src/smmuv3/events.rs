@@ -18,8 +18,8 @@ const FETCH_ADDRESS: Field = Field::new("FetchAddr", 247, 195);
 pub(super) enum Delivery {
     /// By wire.
     Line(InterruptLine),
-    /// By a write of 32 bits.
-    Message { address: u64, data: u32 },
+    /// By a write of 32 bits; the global error if that is aborted.
+    Message { address: u64, data: u32, error: u64 },
 }
 
 /// Why a transaction was refused, in the document's words.
@@ -164,7 +164,13 @@ impl State {
         self.deliveries.push(if address == 0 {
             Delivery::Line(line)
         } else {
-            Delivery::Message { address, data }
+            let error = match line {
+                InterruptLine::EventQueue => gerror::MSI_EVENTQ_ABT_ERR,
+                InterruptLine::PriQueue => gerror::MSI_PRIQ_ABT_ERR,
+                InterruptLine::CommandSync => gerror::MSI_CMDQ_ABT_ERR,
+                InterruptLine::GlobalError => gerror::MSI_GERROR_ABT_ERR,
+            };
+            Delivery::Message { address, data, error: error.mask() }
         });
     }
 }

@@ -89,6 +89,19 @@ struct State {
 ///
 /// It keeps every configuration entry and translation that it ever fetched until a command covers exactly that entry
 /// ([`TlbPolicy`](crate::TlbPolicy)), and is as late, as literal and as piecemeal as its [`Policy`] says.
+///
+/// Where it differs from QEMU's model (10.0) even with [`Policy::like_qemu`], and why:
+///
+/// | matter | here | QEMU |
+/// |---|---|---|
+/// | event for a full queue | lost, `EVENTQ_PROD.OVFLG` toggles (§7.4) | lost, `GERROR.EVENTQ_ABT_ERR`, no `OVFLG` |
+/// | event queue interrupt | when the queue stops being empty (§3.18) | with every record |
+/// | faults of one transfer | one for each page touched, and the transfer ends | one for each 4 bytes, and it goes on |
+/// | page 1 of the registers | its own | the same registers as page 0 |
+/// | a range TLBI with a start that its level hint forbids | UNPREDICTABLE: nothing is dropped, a violation is recorded (§4.4.1.1) | the range is dropped |
+/// | an unprivileged access to a privileged page (AP\[1\] clear) | F_PERMISSION (Arm ARM D8.4) | let through |
+/// | writes to registers that an enable bit guards | ignored and recorded as a violation (§6.3) | taken |
+/// | CMD_ATC_INV without ATS, CMD_RESUME and CMD_STALL_TERM without stalls | CERROR_ILL (§4.5.1, §4.7.1) | consumed |
 pub struct SmmuV3 {
     index: u32,
     profile: Profile,
@@ -225,12 +238,17 @@ impl SmmuV3 {
         Random::new(self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)).next_u64()
     }
 
-    /// Reads a word of memory for itself.
-    fn fetch(&self, address: u64, what: &'static str) -> Result<u64, BusAbort> {
+    /// With late stores, an unpublished one at `address` may be seen now.
+    fn maybe_settle(&self, address: u64) {
         let late = self.profile.coherent && self.policy.store_order == StoreOrder::Late;
         if late && self.draw() & 3 == 0 {
             self.memory.settle(address);
         }
+    }
+
+    /// Reads a word of a queue.
+    fn fetch(&self, address: u64, what: &'static str) -> Result<u64, BusAbort> {
+        self.maybe_settle(address);
         self.memory.hardware_load(address, self.view(), Agent::Iommu(self.index, what))
     }
 
@@ -242,10 +260,13 @@ impl SmmuV3 {
     fn deliver(&self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             match delivery {
-                Delivery::Message { address, data } => {
+                Delivery::Message { address, data, error } => {
                     let by = Agent::Iommu(self.index, "message");
-                    // An aborted message is lost; GERROR.MSI_*_ABT_ERR is not modelled.
-                    let _lost = self.memory.dma_write(address, &data.to_le_bytes(), by);
+                    if self.memory.dma_write(address, &data.to_le_bytes(), by).is_err() {
+                        self.lock().raise(error);
+                        let more = std::mem::take(&mut self.lock().deliveries);
+                        self.deliver(more);
+                    }
                 }
                 Delivery::Line(line) => {
                     let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -8,7 +8,7 @@ use super::walk::{Stage, Table};
 use super::{SmmuV3, State, context, stream};
 use crate::faults::{ChunkOrder, ChunkPoint};
 use crate::memory::{BusAbort, View};
-use crate::oracle::{AccessKind, Passage, Violation};
+use crate::oracle::{AccessKind, Agent, Passage, Violation};
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_spec::smmuv3::event::{class, number};
 use std::mem;
@@ -55,6 +55,14 @@ struct Target {
     passage: Passage,
     /// Of a TLB hit: the memory's epoch when the translation was made.
     made: Option<u64>,
+    /// log2 of the page.
+    size: u32,
+}
+
+impl Target {
+    fn unchanged(address: u64, passage: Passage) -> Self {
+        Self { physical: address, passage, made: None, size: 12 }
+    }
 }
 
 /// What a stage 2 translation gives.
@@ -75,6 +83,8 @@ pub(super) struct Transit<'a> {
     /// Bits of a StreamID below the level 1 descriptor that was read, where one was.
     pub(super) split: u32,
     pub(super) descriptors: u64,
+    /// What was found on the way, to be reported if the walk counts.
+    offences: Vec<Violation>,
     /// A second look for the oracle: reads memory as the CPU sees it, uses and leaves no trace.
     silent: bool,
     used_cache: bool,
@@ -110,7 +120,7 @@ impl SmmuV3 {
             let result = match outcome {
                 Ok(target) => {
                     state.counters.hits += u64::from(target.made.is_some());
-                    let Target { physical, passage, made } = target;
+                    let Target { physical, passage, made, .. } = target;
                     let reused = self.policy.verify_owners
                         && made.is_some_and(|at| self.memory.reallocated_since(physical, at));
                     land(Grant { physical, passage, stale, reused }).map_err(|_| Aborted)
@@ -125,7 +135,35 @@ impl SmmuV3 {
             let deliveries = mem::take(&mut state.deliveries);
             drop(state);
             self.deliver(deliveries);
+            if let Ok(Target { made: None, size, .. }) = outcome
+                && self.policy.speculation
+            {
+                self.speculate(stream, access, 1 << size);
+            }
             return result;
+        }
+    }
+
+    /// Fetches what nobody asked for: the pages before and after, and the configuration of the neighbouring stream (§3.14, §3.21.3). Faults leave no trace.
+    fn speculate(&self, stream: StreamId, access: &Access, size: u64) {
+        let neighbour = StreamId::new(stream.raw() ^ 1);
+        let address = access.address;
+        for (stream, address) in [
+            (stream, address.wrapping_sub(size)),
+            (stream, address.wrapping_add(size)),
+            (neighbour, address),
+        ] {
+            let (control, epoch) = {
+                let state = self.lock();
+                (state.control(), state.epoch)
+            };
+            let access = Access { address, kind: AccessKind::Read, ..*access };
+            let mut transit = Transit::new(self, control, stream, &access, false);
+            let _found = transit.run();
+            let mut state = self.lock();
+            if state.epoch == epoch {
+                self.keep(&mut state, &mut transit);
+            }
         }
     }
 
@@ -136,6 +174,7 @@ impl SmmuV3 {
 
     fn keep(&self, state: &mut State, transit: &mut Transit<'_>) {
         state.counters.descriptors += transit.descriptors;
+        transit.offences.drain(..).for_each(|offence| self.oracle.violated(offence));
         let tlb = self.policy.tlb;
         if transit.split != 0 {
             state.caches.set_split(transit.split);
@@ -194,6 +233,7 @@ impl<'a> Transit<'a> {
             fills: Vec::new(),
             split: 0,
             descriptors: 0,
+            offences: Vec::new(),
             silent,
             used_cache: false,
         }
@@ -202,7 +242,7 @@ impl<'a> Transit<'a> {
     fn run(&mut self) -> Result<Target, Refusal> {
         let address = self.subject.address;
         if !self.control.translates {
-            let target = Target { physical: address, passage: Passage::GlobalBypass, made: None };
+            let target = Target::unchanged(address, Passage::GlobalBypass);
             return if self.control.aborts_all { Err(Refusal::Silent) } else { Ok(target) };
         }
         let entry = self.stream_entry()?;
@@ -233,7 +273,8 @@ impl<'a> Transit<'a> {
                 let found = self.stage2(&stages, table, address, class::IN, self.subject.kind)?;
                 let cached = found.made.is_some();
                 let passage = Passage::Translated { asid: None, vmid: stages.vmid, cached };
-                Ok(Target { physical: found.physical, passage, made: found.made })
+                let (physical, size) = (found.physical, found.size);
+                Ok(Target { physical, passage, made: found.made, size })
             }
             (None, None) => self.bypass(Passage::StreamBypass),
         }
@@ -247,7 +288,7 @@ impl<'a> Transit<'a> {
             let fault = Fault { number, stage2: false, class: class::IN, other: 0 };
             return Err(Refusal::Translation(fault));
         }
-        Ok(Target { physical, passage, made: None })
+        Ok(Target::unchanged(physical, passage))
     }
 
     fn stage1(&mut self, stages: &Stages, context: &Context) -> Result<Target, Refusal> {
@@ -268,7 +309,7 @@ impl<'a> Transit<'a> {
                 self.permit(outer, leaf.outer, class::IN, leaf.intermediate | offset)?;
             }
             let physical = leaf.physical | offset;
-            return Ok(Target { physical, passage: passage(true), made: Some(leaf.epoch) });
+            return Ok(Target { physical, passage: passage(true), made: Some(leaf.epoch), size });
         }
         if table.disabled || !table.covers(input, upper) {
             return Err(table.refuse(number::F_TRANSLATION, class::IN, 0));
@@ -288,7 +329,7 @@ impl<'a> Transit<'a> {
             self.fills.push(Fill::Leaf { tag, size: page.size, address: input, leaf });
             self.permit(table, page.permissions, class::IN, input)?;
             let physical = page.output | input & ((1 << page.size) - 1);
-            return Ok(Target { physical, passage: passage(false), made: None });
+            return Ok(Target { physical, passage: passage(false), made: None, size: page.size });
         };
         self.permit(table, page.permissions, class::IN, input)?;
         let intermediate = page.output | input & ((1 << page.size) - 1);
@@ -298,7 +339,7 @@ impl<'a> Transit<'a> {
         leaf.intermediate = intermediate >> size << size;
         leaf.outer = found.permissions;
         self.fills.push(Fill::Leaf { tag, size, address: input, leaf });
-        Ok(Target { physical: found.physical, passage: passage(false), made: None })
+        Ok(Target { physical: found.physical, passage: passage(false), made: None, size })
     }
 
     /// Translates an intermediate address; `class` says of what.
@@ -376,21 +417,24 @@ impl<'a> Transit<'a> {
     }
 
     /// Reads one word of memory.
-    pub(super) fn word(&self, address: u64, what: &'static str) -> Result<u64, BusAbort> {
-        if !self.silent {
-            return self.smmu.fetch(address, what);
+    pub(super) fn word(&mut self, address: u64, what: &'static str) -> Result<u64, BusAbort> {
+        if self.silent {
+            return Ok(self.smmu.memory.walk_load(address, View::Cpu)?.0);
         }
-        let memory = &self.smmu.memory;
-        if memory.contains(PhysAddr::new(address), 8) {
-            Ok(memory.peek(address, View::Cpu))
-        } else {
-            Err(BusAbort)
+        self.smmu.maybe_settle(address);
+        let (word, freed) = self.smmu.memory.walk_load(address, self.smmu.view())?;
+        if freed {
+            let by = Agent::Iommu(self.smmu.index, what);
+            let (address, kind) = (PhysAddr::new(address), AccessKind::Read);
+            self.offences.push(Violation::FreedMemory { by, address, kind });
         }
+        Ok(word)
     }
 
     /// Reads an entry of 64 bytes, in pieces. On an abort, its address.
-    pub(super) fn entry(&self, structure: &'static str, address: u64) -> Result<[u64; 8], u64> {
-        let chunks = &self.smmu.policy.chunks;
+    pub(super) fn entry(&mut self, structure: &'static str, address: u64) -> Result<[u64; 8], u64> {
+        let smmu = self.smmu;
+        let chunks = &smmu.policy.chunks;
         let words = if self.silent { 8 } else { chunks.bytes / 8 };
         let count = 8 / words;
         let mut order: Vec<usize> = (0..count).collect();
