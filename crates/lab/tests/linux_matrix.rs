@@ -57,9 +57,12 @@ fn the_reduction_changes_no_verdict() {
 #[test]
 fn every_property_is_violated_by_some_kernel() {
     let mut worlds = comparison_worlds();
-    for world in ["i1r1c2.own.platform.dt.v2.a1", "i1r0c1.own.platform.dt.v3.a1.unregister",
-        "i2r1c1.own.platform.dt.v3.a1.unregister.rebind", "i1r1c1.own.platform.dt.v3.a1.rebind"]
-    {
+    for world in [
+        "i1r1c2.own.platform.dt.v2.a1",
+        "i1r0c1.own.platform.dt.v3.a1.unregister",
+        "i2r1c1.own.platform.dt.v3.a1.unregister.rebind",
+        "i1r1c1.own.platform.dt.v3.a1.rebind",
+    ] {
         worlds.push((world.to_owned(), world.parse().unwrap()));
     }
     let mut trees: Vec<Protocol> = BASES.iter().map(|base| Protocol::of(base.id)).collect();

@@ -28,7 +28,8 @@ impl Steer {
 
     fn thread(&self, name: &str) -> u16 {
         let names = self.model.thread_names();
-        let at = names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("{name} in {names:?}"));
+        let at =
+            names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("{name} in {names:?}"));
         u16::try_from(at).unwrap()
     }
 
@@ -88,7 +89,8 @@ impl Steer {
     fn finish(&mut self) -> End {
         loop {
             let trace = self.trace();
-            let Some(thread) = trace.status.iter().position(|s| *s == ThreadStatus::Runnable) else {
+            let Some(thread) = trace.status.iter().position(|s| *s == ThreadStatus::Runnable)
+            else {
                 return End::of(&trace);
             };
             self.moves.push(Move { thread: u16::try_from(thread).unwrap(), choice: 0 });
@@ -315,5 +317,27 @@ fn no_race_when_the_smmu_binds_first() {
         let end = steer.finish();
         assert!(end.is_healthy(), "{kernel}: {end:?}");
         assert_eq!(end.field(&format!("{NVME}: first mapping")), "iommu-dma");
+    }
+}
+
+/// Not run on a real kernel: the report's own five steps on 6.6 and on each patch proposed for it.
+#[test]
+fn the_report_s_own_schedule_on_v6_6_and_its_patches() {
+    let world = World::default();
+    let run = |apply: &[&str], revert: &[&str]| {
+        let (mut steer, p2) =
+            report_schedule(&protocol("v6.6", apply, revert), &world, true).unwrap();
+        let deferred = p2.iter().any(|step| step.label.why.contains("dev->driver = NULL"));
+        (deferred, steer.finish())
+    };
+    let (deferred, end) = run(&[], &[]);
+    assert!(!deferred && end.violated == ["wrong-path"], "{end:?}");
+    for patch in ["b46064a18810", "b46064a18810-6.6.y"] {
+        let (deferred, end) = run(&[patch], &[]);
+        assert!(deferred && end.is_healthy(), "{patch}: {end:?}");
+    }
+    for (apply, revert) in [(&["rfc-20241213"][..], &[][..]), (&[], &["f188056352bc"])] {
+        let (deferred, end) = run(apply, revert);
+        assert!(!deferred && end.is_healthy(), "{apply:?} {revert:?}: {end:?}");
     }
 }

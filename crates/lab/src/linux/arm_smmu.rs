@@ -42,7 +42,7 @@ pub(crate) fn probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
         }
         let (iommu, private) = (dev.iommu, dev.private);
         let before = t.update(
-            "dev_iommu_priv_set(): stream ids checked, configuration allocated", 
+            "dev_iommu_priv_set(): stream ids checked, configuration allocated",
             move |shared| {
                 if shared.get(iommu) == 0 {
                     return 2;

@@ -21,12 +21,7 @@ pub(crate) enum Caller {
 }
 
 /// `platform_dma_configure` / `pci_dma_configure`.
-pub(crate) fn dma_configure(
-    t: &mut T<'_>,
-    k: &Kernel,
-    x: Client,
-    caller: Caller,
-) -> Step<Errno> {
+pub(crate) fn dma_configure(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller) -> Step<Errno> {
     let (name, reads_once) = match k.world().bus {
         Bus::Platform => ("platform_dma_configure", Commit::PlatformDriverOnce),
         Bus::Pci => ("pci_dma_configure", Commit::PciDriverOnce),

@@ -281,7 +281,11 @@ fn parse_scenario(name: &str) -> Result<(Protocol, World), CheckError> {
     while let Some(sign) = changes.chars().next() {
         let rest = &changes[1..];
         let end = rest.find(['+', '~']).unwrap_or(rest.len());
-        if sign == '+' { apply.push(&rest[..end]) } else { revert.push(&rest[..end]) }
+        if sign == '+' {
+            apply.push(&rest[..end])
+        } else {
+            revert.push(&rest[..end])
+        }
         changes = &rest[end..];
     }
     let protocol = Protocol::parse(base, &apply, &revert).map_err(CheckError::Protocol)?;

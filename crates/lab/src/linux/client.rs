@@ -25,12 +25,11 @@ pub(crate) fn probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
         let (dma, attached, member) = (dev.dma, dev.attached, dev.iommu_group);
         let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
         let (default, iova) = (group.default_domain, group.iova_ready);
-        let mapped = t.update("dma_map_single(): the first DMA mapping",  {
+        let mapped = t.update("dma_map_single(): the first DMA mapping", {
             move |shared| {
                 let through_iommu = shared.get(dma) & IOMMU_DMA != 0;
-                let usable = shared.get(member) != 0
-                    && shared.get(default) != 0
-                    && shared.get(iova) != 0;
+                let usable =
+                    shared.get(member) != 0 && shared.get(default) != 0 && shared.get(iova) != 0;
                 if through_iommu && !usable {
                     return 0;
                 }
@@ -52,7 +51,7 @@ pub(crate) fn probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 pub(crate) fn remove(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let dev = k.client(x);
     let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
-    t.update("driver->remove: unmaps, stops",  move |shared| {
+    t.update("driver->remove: unmaps, stops", move |shared| {
         shared.set(run, 0);
         shared.set(seen_path, 0);
         shared.set(seen_domain, 0);

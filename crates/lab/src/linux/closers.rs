@@ -98,7 +98,9 @@ impl Closers {
     /// Remembers which of the first violations a single change closes.
     fn note_single(&mut self, tree: &Tree) {
         let [change] = tree.changes[..] else { return };
-        for (_, changes) in self.by_property.iter_mut().filter(|(id, _)| !tree.violated.contains(id)) {
+        for (_, changes) in
+            self.by_property.iter_mut().filter(|(id, _)| !tree.violated.contains(id))
+        {
             changes.push(change);
         }
     }

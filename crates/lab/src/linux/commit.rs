@@ -157,4 +157,3 @@ impl CommitSet {
         Self(self.0 & !(1 << commit as u32))
     }
 }
-

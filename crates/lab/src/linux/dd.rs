@@ -127,9 +127,7 @@ pub(crate) fn driver_deferred_probe_check_state(
     k: &Kernel,
     x: Client,
 ) -> Step<Errno> {
-    if k.world_times_out()
-        && t.read(k.timed_out, "driver_deferred_probe_timeout over?")? != 0
-    {
+    if k.world_times_out() && t.read(k.timed_out, "driver_deferred_probe_timeout over?")? != 0 {
         let name = k.world().client_name(x.0);
         t.note(format!("dmesg: {name}: deferred probe timeout, ignoring dependency"));
         return Ok(ETIMEDOUT);
@@ -140,7 +138,7 @@ pub(crate) fn driver_deferred_probe_check_state(
 /// `driver_deferred_probe_add` [deferred_probe_mutex].
 fn driver_deferred_probe_add(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
     let (pending, bit) = (k.pending, k.bit(dev));
-    t.update("driver_deferred_probe_add: pending list",  move |shared| {
+    t.update("driver_deferred_probe_add: pending list", move |shared| {
         let with_dev = shared.get(pending) | bit;
         shared.set(pending, with_dev);
         0
@@ -151,7 +149,7 @@ fn driver_deferred_probe_add(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
 /// `driver_deferred_probe_del` [deferred_probe_mutex].
 pub(crate) fn driver_deferred_probe_del(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
     let (pending, active, bit) = (k.pending, k.active, k.bit(dev));
-    t.update("driver_deferred_probe_del",  move |shared| {
+    t.update("driver_deferred_probe_del", move |shared| {
         shared.set(pending, shared.get(pending) & !bit);
         shared.set(active, shared.get(active) & !bit);
         0
@@ -163,7 +161,7 @@ pub(crate) fn driver_deferred_probe_del(t: &mut T<'_>, k: &Kernel, dev: Dev) -> 
 pub(crate) fn driver_deferred_probe_trigger(t: &mut T<'_>, k: &Kernel) -> Step<()> {
     let (pending, active, count) = (k.pending, k.active, k.trigger_count);
     t.update(
-        "driver_deferred_probe_trigger: count++, pending list becomes active", 
+        "driver_deferred_probe_trigger: count++, pending list becomes active",
         move |shared| {
             shared.set(active, shared.get(active) | shared.get(pending));
             shared.set(pending, 0);

@@ -27,7 +27,7 @@ fn store_bit(t: &mut T<'_>, k: &Kernel, x: Client, bit: u64, on: bool, why: &str
         let byte = t.read(dma, "load the byte of dma_coherent and dma_iommu")?;
         return t.write(dma, merged(byte), why);
     }
-    t.update(why,  move |shared| {
+    t.update(why, move |shared| {
         let byte = merged(shared.get(dma));
         shared.set(dma, byte);
         0
@@ -90,7 +90,7 @@ fn setup_from_group(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
             _ => return Ok(OK),
         }
         let (default, iova) = (group.default_domain, group.iova_ready);
-        let there = t.update("iommu_dma_init_domain: IOVA space ready",  {
+        let there = t.update("iommu_dma_init_domain: IOVA space ready", {
             move |shared| {
                 let there = shared.get(default) == DMA;
                 shared.set(iova, u64::from(there));

@@ -183,10 +183,8 @@ impl Kernel {
     /// Clients that the walk of an earlier registration has probed.
     fn start_probed(&self, b: &mut Builder) {
         for g in self.groups() {
-            let members: Vec<Client> = self
-                .clients()
-                .filter(|x| self.at_boot(*x) && self.group_of(*x) == g)
-                .collect();
+            let members: Vec<Client> =
+                self.clients().filter(|x| self.at_boot(*x) && self.group_of(*x) == g).collect();
             let bits = members.iter().fold(0, |bits, x| bits | 1 << x.0);
             if bits == 0 {
                 continue;
@@ -423,7 +421,12 @@ fn declare_group(b: &mut Builder, g: usize) -> GroupFields {
     };
     GroupFields {
         mutex,
-        members: named(b, "devices", 3, &["{}", "{0}", "{1}", "{0,1}", "{2}", "{0,2}", "{1,2}", "{0,1,2}"]),
+        members: named(
+            b,
+            "devices",
+            3,
+            &["{}", "{0}", "{1}", "{0,1}", "{2}", "{0,2}", "{1,2}", "{0,1,2}"],
+        ),
         default_domain: named(b, "default_domain", 3, DOMAINS),
         domain: named(b, "domain", 3, DOMAINS),
         iova_ready: named(b, "IOVA space", 1, &["none", "ready"]),

@@ -45,9 +45,7 @@ mod report_json;
 mod world;
 
 pub use base::{BASES, BaseId, BaseInfo};
-pub use check::{
-    Budget, CheckError, Explored, Report, Verdict, ViolationReport, check, replay,
-};
+pub use check::{Budget, CheckError, Explored, Report, Verdict, ViolationReport, check, replay};
 pub use closers::{Change, Closers, closers};
 pub use commit::{Commit, CommitInfo, CommitSet};
 pub use commit_table::COMMITS;

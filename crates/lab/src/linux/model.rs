@@ -64,9 +64,7 @@ fn declare_probes(b: &mut Builder, kernel: &Rc<Kernel>) {
         if world.has(Event::Plug) && x + 1 == world.clients {
             thread(b, kernel, name, move |t, k| client::device_add(t, k, Client(x)));
         } else {
-            thread(b, kernel, name, move |t, k| {
-                dd::device_attach(t, k, Dev::Client(Client(x)))
-            });
+            thread(b, kernel, name, move |t, k| dd::device_attach(t, k, Dev::Client(Client(x))));
         }
     }
     thread(b, kernel, "deferred-probe worker".into(), dd::deferred_probe_work_func);

@@ -150,8 +150,12 @@ impl Id {
             Self::NullSmmu | Self::NullDevIommu | Self::NullIovaDomain | Self::DriverReadTwice => {
                 "Unable to handle kernel NULL pointer dereference at virtual address".into()
             }
-            Self::FwspecFreedInUse => "BUG: KASAN: slab-use-after-free in iommu_fwspec_add_ids".into(),
-            Self::DomainFreedInUse => "BUG: KASAN: slab-use-after-free in iommu_setup_dma_ops".into(),
+            Self::FwspecFreedInUse => {
+                "BUG: KASAN: slab-use-after-free in iommu_fwspec_add_ids".into()
+            }
+            Self::DomainFreedInUse => {
+                "BUG: KASAN: slab-use-after-free in iommu_setup_dma_ops".into()
+            }
             Self::LateProbeWarning => {
                 format!("{device}: late IOMMU probe at driver bind, something fishy here!")
             }
@@ -239,15 +243,15 @@ pub(crate) fn declare(b: &mut Builder, kernel: &Rc<Kernel>) {
         let k = Rc::clone(kernel);
         let id = info.id;
         match id {
-            Id::NeverTriedAgain => b.eventually(info.name, move |s| {
-                s.get(k.pending) == 0 || s.is_set(k.oopsed)
-            }),
-            Id::CountLeaked => b.eventually(info.name, move |s| {
-                counts_match(&k, s) || s.is_set(k.oopsed)
-            }),
-            Id::GoneButListed => b.always(info.name, move |s| {
-                k.clients().all(|x| !is_gone_but_listed(&k, s, x))
-            }),
+            Id::NeverTriedAgain => {
+                b.eventually(info.name, move |s| s.get(k.pending) == 0 || s.is_set(k.oopsed))
+            }
+            Id::CountLeaked => {
+                b.eventually(info.name, move |s| counts_match(&k, s) || s.is_set(k.oopsed))
+            }
+            Id::GoneButListed => {
+                b.always(info.name, move |s| k.clients().all(|x| !is_gone_but_listed(&k, s, x)))
+            }
             _ => b.always(info.name, move |s| k.clients().all(|x| !shows(&k, s, x, id))),
         };
     }

@@ -59,10 +59,9 @@ impl fmt::Display for ProtocolError {
                 write!(f, "{commit} cannot be reverted from {base}: later code is built on it")?;
                 list(f, "; it can be reverted from", commit.info().reverts_from)
             }
-            Self::Needs(commit, needed) => write!(
-                f,
-                "{commit} needs {needed}; apply that too, or revert {commit} as well"
-            ),
+            Self::Needs(commit, needed) => {
+                write!(f, "{commit} needs {needed}; apply that too, or revert {commit} as well")
+            }
         }
     }
 }

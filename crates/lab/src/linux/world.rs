@@ -169,9 +169,9 @@ impl fmt::Display for WorldError {
             Self::TwoNodesNeedTwo => {
                 f.write_str("clients with two IOMMU nodes need a second IOMMU; give --iommus 2")
             }
-            Self::TwoNodesNeedDt => {
-                f.write_str("clients with two IOMMU nodes are described by a devicetree; give --firmware dt")
-            }
+            Self::TwoNodesNeedDt => f.write_str(
+                "clients with two IOMMU nodes are described by a devicetree; give --firmware dt",
+            ),
             Self::Name(name) => write!(f, "`{name}` is not the name of a world"),
         }
     }
@@ -255,7 +255,9 @@ impl World {
             (Firmware::Acpi, Driver::V3) => {
                 ["arm-smmu-v3.0.auto", "arm-smmu-v3.1.auto", "arm-smmu-v3.2.auto"]
             }
-            (Firmware::Acpi, Driver::V2) => ["arm-smmu.0.auto", "arm-smmu.1.auto", "arm-smmu.2.auto"],
+            (Firmware::Acpi, Driver::V2) => {
+                ["arm-smmu.0.auto", "arm-smmu.1.auto", "arm-smmu.2.auto"]
+            }
         };
         names[index.min(2)]
     }
@@ -286,9 +288,13 @@ impl World {
 /// `i2r1c1.own.platform.dt.v3.a1`, then `.two-nodes` and the events: the name inside schedules.
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { iommus, registering, clients, grouping, bus, firmware, driver, attempts, .. } =
-            self;
-        write!(f, "i{iommus}r{registering}c{clients}.{grouping}.{bus}.{firmware}.{driver}.a{attempts}")?;
+        let Self {
+            iommus, registering, clients, grouping, bus, firmware, driver, attempts, ..
+        } = self;
+        write!(
+            f,
+            "i{iommus}r{registering}c{clients}.{grouping}.{bus}.{firmware}.{driver}.a{attempts}"
+        )?;
         if self.two_nodes {
             f.write_str(".two-nodes")?;
         }

@@ -14,9 +14,8 @@ pub(crate) fn iommu_setup_default_domain(t: &mut T<'_>, k: &Kernel, g: Group) ->
         let group = k.group(g);
         let (members, default, iova) = (group.members, group.default_domain, group.iova_ready);
         let identity = k.identity_clients();
-        let dom = t.update(
-            "type from all members: group->default_domain = domain", 
-            move |shared| {
+        let dom =
+            t.update("type from all members: group->default_domain = domain", move |shared| {
                 let wanted = if shared.get(members) & identity != 0 { IDENTITY } else { DMA };
                 if shared.get(default) == wanted {
                     return 0;
@@ -24,8 +23,7 @@ pub(crate) fn iommu_setup_default_domain(t: &mut T<'_>, k: &Kernel, g: Group) ->
                 shared.set(default, wanted);
                 shared.set(iova, 0);
                 wanted
-            },
-        )?;
+            })?;
         if dom == 0 {
             return Ok(OK);
         }
@@ -44,20 +42,23 @@ fn attach_members(t: &mut T<'_>, k: &Kernel, g: Group, dom: u64) -> Step<()> {
     let attached: Vec<(Client, Field)> =
         k.members_possible(g).map(|x| (x, k.client(x).attached)).collect();
     let members = group.members;
-    t.update("attach_dev for each member: the hardware now translates through it", move |shared| {
-        for (x, field) in &attached {
-            if shared.get(members) >> x.0 & 1 != 0 {
-                shared.set(*field, dom);
+    t.update(
+        "attach_dev for each member: the hardware now translates through it",
+        move |shared| {
+            for (x, field) in &attached {
+                if shared.get(members) >> x.0 & 1 != 0 {
+                    shared.set(*field, dom);
+                }
             }
-        }
-    })?;
+        },
+    )?;
     Ok(())
 }
 
 /// `__iommu_device_set_domain` / `__iommu_attach_device`: one device follows the group; mutex held.
 pub(crate) fn attach_device(t: &mut T<'_>, k: &Kernel, x: Client, from: Field) -> Step<()> {
     let attached = k.client(x).attached;
-    t.update("attach_dev for this device",  move |shared| {
+    t.update("attach_dev for this device", move |shared| {
         let dom = shared.get(from);
         if dom != 0 {
             shared.set(attached, dom);

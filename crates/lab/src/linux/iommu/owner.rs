@@ -7,11 +7,7 @@ use super::super::property::Id;
 use super::domain;
 
 /// `iommu_device_use_default_domain`: a kernel driver is about to bind.
-pub(crate) fn iommu_device_use_default_domain(
-    t: &mut T<'_>,
-    k: &Kernel,
-    x: Client,
-) -> Step<Errno> {
+pub(crate) fn iommu_device_use_default_domain(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("iommu_device_use_default_domain", |t| {
         if t.read(k.client(x).iommu_group, "dev->iommu_group: none, nothing to claim")? == 0 {
             return Ok(OK);
@@ -29,20 +25,17 @@ fn claim_default(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<Errno> {
     let checked = k.has(Commit::DefaultDomainCheck) || k.has(Commit::DefaultDomainBackport);
     let (default, domain) = (group.default_domain, group.domain);
     let (count, owner) = (group.owner_cnt, group.owner);
-    t.update(
-        "refuse or owner_cnt++", 
-        move |shared| {
-            if checked && shared.get(default) == 0 {
-                return EPROBE_DEFER;
-            }
-            let foreign = shared.get(domain) != shared.get(default) || shared.get(owner) != 0;
-            if shared.get(count) != 0 && foreign {
-                return EBUSY;
-            }
-            shared.set(count, shared.get(count) + 1);
-            OK
-        },
-    )
+    t.update("refuse or owner_cnt++", move |shared| {
+        if checked && shared.get(default) == 0 {
+            return EPROBE_DEFER;
+        }
+        let foreign = shared.get(domain) != shared.get(default) || shared.get(owner) != 0;
+        if shared.get(count) != 0 && foreign {
+            return EBUSY;
+        }
+        shared.set(count, shared.get(count) + 1);
+        OK
+    })
 }
 
 /// `iommu_device_unuse_default_domain`: the driver is gone.

@@ -97,9 +97,7 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
             return Ok(ret);
         }
         t.write(dev.iommu_group, 1, "dev->iommu_group = group: published")?;
-        if k.has(Commit::ParseInWalk)
-            && t.read(dev.driver, "dev->driver: late probe?")? != 0
-        {
+        if k.has(Commit::ParseInWalk) && t.read(dev.driver, "dev->driver: late probe?")? != 0 {
             k.violated(t, Dev::Client(x), Id::LateProbeWarning);
         }
         Ok(OK)
@@ -138,10 +136,8 @@ fn iommu_fwspec_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
         if t.read(k.client(x).fwspec, "dev_iommu_fwspec_get()")? == 0 {
             return Ok(ENODEV);
         }
-        let listed = t.read(
-            k.iommu(k.iommu_of(x)).listed,
-            "iommu_ops_from_fwnode() [iommu_device_lock]",
-        )?;
+        let listed =
+            t.read(k.iommu(k.iommu_of(x)).listed, "iommu_ops_from_fwnode() [iommu_device_lock]")?;
         Ok(if listed != 0 { OK } else { ENODEV })
     })
 }
@@ -149,7 +145,7 @@ fn iommu_fwspec_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 /// `dev_iommu_free`: `dev->iommu` goes, and the fwspec with it.
 pub(crate) fn dev_iommu_free(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let dev = k.client(x);
-    t.update("dev_iommu_free(): dev->iommu = NULL, the fwspec goes with it",  {
+    t.update("dev_iommu_free(): dev->iommu = NULL, the fwspec goes with it", {
         let (iommu, fwspec, private) = (dev.iommu, dev.fwspec, dev.private);
         move |shared| {
             shared.set(iommu, 0);
@@ -164,7 +160,7 @@ pub(crate) fn dev_iommu_free(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 /// Adds the device to `group->devices`; the group's mutex is held.
 fn join_group(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let members = k.group(k.group_of(x)).members;
-    t.update("list_add_tail to group->devices",  move |shared| {
+    t.update("list_add_tail to group->devices", move |shared| {
         let with_x = shared.get(members) | 1 << x.0;
         shared.set(members, with_x);
         0
@@ -202,7 +198,7 @@ fn defer_domain(t: &mut T<'_>, k: &Kernel, g: Group, list: Option<Iommu>) -> Ste
     let on_list = k.iommu(s).group_list[g.0];
     let owner = s.0 as u64 + 1;
     t.update(
-        "no default domain: list_add_tail(&group->entry, group_list), domain deferred", 
+        "no default domain: list_add_tail(&group->entry, group_list), domain deferred",
         move |shared| {
             let free = shared.get(default) == 0 && shared.get(entry) == 0;
             if free {

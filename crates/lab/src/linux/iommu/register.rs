@@ -69,7 +69,7 @@ fn finish_group(t: &mut T<'_>, k: &Kernel, s: Iommu, g: Group) -> Step<Errno> {
         let group = k.group(g);
         t.lock(group.mutex, "")?;
         let (entry, on_list) = (group.entry, k.iommu(s).group_list[g.0]);
-        t.update("list_del_init(&group->entry)",  move |shared| {
+        t.update("list_del_init(&group->entry)", move |shared| {
             shared.set(entry, 0);
             shared.set(on_list, 0);
             0
