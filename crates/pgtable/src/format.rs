@@ -35,20 +35,23 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     fn prot(leaf: u64) -> Prot;
 }
 
-/// The shape of a tree: levels of Arm's numbering (the root is at `start_level`, the smallest pages are in tables of `last_level`).
+/// The shape of a tree.
+///
+/// Inside the engine a level is known by its *shift*, log2 of the bytes that one of its entries covers; Arm's level numbers (the smallest pages are in
+/// tables of level 3) are for hardware.
 ///
 /// # Invariants
 ///
-/// `start_level <= first_leaf_level <= last_level`; `root_entries` is a power of two;
-/// `shift(start_level)` plus log2 of `root_entries` is the width of input addresses.
+/// `leaf_shift <= first_leaf_shift <= root_shift`, all of them `leaf_shift` plus a multiple of `index_bits`; `root_entries` is a power of two;
+/// `root_shift` plus log2 of `root_entries` is the width of input addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    granule_log2: u8,
-    index_bits: u8,
-    start_level: u8,
-    first_leaf_level: u8,
-    last_level: u8,
+    leaf_shift: u32,
+    index_bits: u32,
+    first_leaf_shift: u32,
+    root_shift: u32,
     root_entries: usize,
+    last_level: u8,
 }
 
 impl Geometry {
@@ -64,26 +67,25 @@ impl Geometry {
         root_entries: usize,
     ) -> Option<Self> {
         let start_level = (last_level + 1).checked_sub(levels)?;
-        let sane = levels > 0 && first_leaf_level <= last_level && root_entries.is_power_of_two();
-        // INVARIANT: checked on the line above, and the highest leaf level is moved down to the root's.
+        let leaf_shift = u32::from(granule.log2());
+        let index_bits = leaf_shift - 3;
+        let above = last_level.checked_sub(first_leaf_level.max(start_level))?;
+        let sane = levels > 0 && root_entries.is_power_of_two();
+        // INVARIANT: the root lies `levels - 1` levels up, the highest leaves at most as high.
         sane.then_some(Self {
-            granule_log2: granule.log2(),
-            index_bits: granule.log2() - 3,
-            start_level,
-            first_leaf_level: first_leaf_level.max(start_level),
-            last_level,
+            leaf_shift,
+            index_bits,
+            first_leaf_shift: leaf_shift + index_bits * u32::from(above),
+            root_shift: leaf_shift + index_bits * u32::from(levels - 1),
             root_entries,
+            last_level,
         })
     }
 
-    /// Level of the root.
+    /// Level of the root, by Arm's numbers.
     pub fn start_level(&self) -> u8 {
-        self.start_level
-    }
-
-    /// Level of the tables that hold the smallest pages.
-    pub fn last_level(&self) -> u8 {
-        self.last_level
+        let depth = (self.root_shift - self.leaf_shift) / self.index_bits;
+        self.last_level - u8::try_from(depth).expect("at most as many levels as `last_level` + 1")
     }
 
     /// Entries of the root, a power of two; with concatenated roots all of them together.
@@ -93,49 +95,52 @@ impl Geometry {
 
     /// Leaf sizes of all levels.
     pub fn leaf_sizes(&self) -> PageSizes {
-        let bits = (self.first_leaf_level..=self.last_level).map(|level| 1 << self.shift(level));
-        PageSizes::from_bitmap(bits.fold(0, |set: u64, size: u64| set | size))
+        let shifts = (self.leaf_shift..=self.first_leaf_shift).step_by(self.index_bits as usize);
+        PageSizes::from_bitmap(shifts.fold(0, |set: u64, shift| set | 1 << shift))
     }
 
-    /// log2 of the bytes that one entry of a table of `level` covers.
-    pub(crate) fn shift(&self, level: u8) -> u32 {
-        u32::from(self.granule_log2)
-            + u32::from(self.index_bits) * u32::from(self.last_level - level)
+    /// The shift of the root's entries.
+    pub(crate) fn root_shift(&self) -> u32 {
+        self.root_shift
     }
 
-    /// Entries of a table of `level`.
-    pub(crate) fn entries(&self, level: u8) -> usize {
-        if level == self.start_level { self.root_entries } else { 1 << self.index_bits }
+    /// The shift of the smallest leaves.
+    pub(crate) fn leaf_shift(&self) -> u32 {
+        self.leaf_shift
     }
 
-    /// The index of the entry of a table of `level` that covers `iova`, an address inside the input range.
-    pub(crate) fn index(&self, iova: u64, level: u8) -> usize {
-        (iova >> self.shift(level)) as usize & (self.entries(level) - 1)
-    }
-
+    /// What a shift grows by from a level to the one above it.
     pub(crate) fn index_bits(&self) -> u32 {
-        u32::from(self.index_bits)
+        self.index_bits
+    }
+
+    /// Entries of a table whose entries have `shift`.
+    pub(crate) fn entries(&self, shift: u32) -> usize {
+        if shift == self.root_shift { self.root_entries } else { 1 << self.index_bits }
+    }
+
+    /// The index of the entry that covers `iova`, an address inside the input range, in a table whose entries have `shift`.
+    pub(crate) fn index(&self, iova: u64, shift: u32) -> usize {
+        (iova >> shift) as usize & (self.entries(shift) - 1)
     }
 
     /// Bytes of a table below the root.
     pub(crate) fn table_bytes(&self) -> usize {
-        1 << self.granule_log2
+        1 << self.leaf_shift
     }
 
-    /// The size of a leaf in a table of `level`, and whether the level has leaves.
-    pub(crate) fn leaf_size(&self, level: u8) -> PageSize {
-        let log2 = u8::try_from(self.shift(level)).ok().and_then(PageSize::from_log2);
-        log2.expect("an entry covers 2^12 to 2^63 bytes")
-    }
-
-    /// The highest level whose leaves divide `aligned` (the OR of both addresses) and are not above `len`, with its shift.
-    pub(crate) fn best_level(&self, aligned: u64, len: u64) -> (u8, u32) {
-        let mut level = self.first_leaf_level;
-        let mut shift = self.shift(level);
-        while level < self.last_level && (aligned & ((1 << shift) - 1) != 0 || len >> shift == 0) {
-            level += 1;
-            shift -= self.index_bits();
+    /// The shift of the largest leaves that divide `aligned` (the OR of both addresses) and are not above `len`.
+    pub(crate) fn best_shift(&self, aligned: u64, len: u64) -> u32 {
+        let mut shift = self.first_leaf_shift;
+        while shift > self.leaf_shift && (aligned & ((1 << shift) - 1) != 0 || len >> shift == 0) {
+            shift -= self.index_bits;
         }
-        (level, shift)
+        shift
     }
+}
+
+/// Leaves with `shift` as a size.
+pub(crate) fn leaf_size(shift: u32) -> PageSize {
+    let log2 = u8::try_from(shift).ok().and_then(PageSize::from_log2);
+    log2.expect("an entry covers 2^12 to 2^63 bytes")
 }

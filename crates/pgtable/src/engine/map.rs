@@ -26,7 +26,7 @@ impl Span {
 struct Run {
     /// The first leaf's entry, or the empty entry above it where tables are missing.
     slot: Slot,
-    level: u8,
+    /// The leaves' shift.
     shift: u32,
     count: usize,
 }
@@ -48,10 +48,17 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.check_map(iova, phys, len)?;
         let bits = F::leaf_bits(prot).ok_or(MapError::BadProt { prot })?;
         let span = Span { iova: iova.raw(), phys: phys.raw(), len };
-        let run = self.next_run(span)?;
-        if run.slot.level == run.level && run.bytes() == len {
-            self.store_run(&run, bits, span.phys);
-            return Ok(());
+        // Most calls are for leaves of one size in one table that exists: one walk, no survey.
+        let shift = self.geometry.best_shift(span.iova | span.phys, len);
+        let slot = self.descend::<true>(span.iova, shift);
+        if slot.entry == 0 && slot.shift == shift {
+            let count = len >> shift;
+            let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
+            let whole = count << shift == len && count <= room as u64;
+            if whole && self.free_entries(slot, count as usize, span)? == count as usize {
+                self.store_run(slot.address, shift, count as usize, bits, span.phys);
+                return Ok(());
+            }
         }
         self.map_many(span, bits)
     }
@@ -71,8 +78,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         Ok(())
     }
 
-    /// Several tables, or tables that are missing. Nothing is stored where hardware could see it before all of the range is known to be free and
+    /// Several tables, tables that are missing, or leftover ones. Nothing is stored where hardware could see it before all of the range is known to be free and
     /// all memory is there.
+    #[inline(never)]
     fn map_many(&self, span: Span, bits: u64) -> Result<(), MapError> {
         let missing = self.survey(span)?;
         let mut pages = self.chain();
@@ -98,9 +106,12 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let mut missing = 0;
         while span.len > 0 {
             let run = self.next_run(span)?;
-            for level in run.slot.level..run.level {
-                let start = span.iova >> self.geometry.shift(level);
-                if core::mem::replace(&mut counted[usize::from(level)], start) != start {
+            let depth = (run.slot.shift - run.shift) / self.geometry.index_bits();
+            for above in 1..=depth {
+                let shift = run.shift + above * self.geometry.index_bits();
+                let start = span.iova >> shift;
+                let level = (shift - self.geometry.leaf_shift()) / self.geometry.index_bits();
+                if core::mem::replace(&mut counted[level as usize], start) != start {
                     missing += 1;
                 }
             }
@@ -118,8 +129,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     ) -> Result<u64, MapError> {
         loop {
             let run = self.next_run(span)?;
-            if run.slot.level == run.level {
-                self.store_run(&run, bits, span.phys);
+            if run.slot.shift == run.shift {
+                self.store_run(run.slot.address, run.shift, run.count, bits, span.phys);
                 return Ok(run.bytes());
             }
             self.install(run.slot.address, pages)?;
@@ -130,35 +141,34 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     ///
     /// A leftover table where a block would fit is used, with smaller leaves: replacing it would need an invalidation first.
     fn next_run(&self, span: Span) -> Result<Run, MapError> {
-        let (mut level, mut shift) = self.geometry.best_level(span.iova | span.phys, span.len);
+        let mut shift = self.geometry.best_shift(span.iova | span.phys, span.len);
         let mut len = span.len;
         loop {
-            let slot = self.descend::<true>(span.iova, level);
-            let index = self.geometry.index(span.iova, level);
-            let room = self.geometry.entries(level) - index;
+            let slot = self.descend::<true>(span.iova, shift);
+            let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
             let wanted = usize::try_from(len >> shift).map_or(room, |count| count.min(room));
             if slot.entry == 0 {
-                let here = slot.level == level;
+                let here = slot.shift == shift;
                 let count = if here { self.free_entries(slot, wanted, span)? } else { wanted };
-                return Ok(Run { slot, level, shift, count });
+                return Ok(Run { slot, shift, count });
             }
-            if slot.level < level || self.is_last(level) || !F::is_table(slot.entry) {
+            if slot.shift > shift || self.is_last(shift) || !F::is_table(slot.entry) {
                 return Err(MapError::Occupied { iova: Iova::new(span.iova) });
             }
             len = len.min(1 << shift);
-            level += 1;
             shift -= self.geometry.index_bits();
         }
     }
 
     /// How many entries from the empty `slot` on are empty too, at most `wanted`. A table ends the run; a leaf is an error.
+    #[inline(always)]
     fn free_entries(&self, slot: Slot, wanted: usize, span: Span) -> Result<usize, MapError> {
         for offset in 1..wanted {
             let entry = self.load_at(slot.address, offset);
             if entry == 0 {
                 continue;
             }
-            if !self.is_last(slot.level) && F::is_table(entry) {
+            if !self.is_last(slot.shift) && F::is_table(entry) {
                 return Ok(offset);
             }
             let iova = Iova::new(span.iova + ((offset as u64) << slot.shift));
@@ -167,14 +177,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         Ok(wanted)
     }
 
-    fn store_run(&self, run: &Run, bits: u64, phys: u64) {
-        let first = F::leaf(bits, phys, self.is_last(run.level));
-        for offset in 0..run.count {
-            // Leaves of one run differ in their address field only, and the addresses are multiples of the leaf size.
-            let entry = first + ((offset as u64) << run.shift);
-            self.memory.store64(entry_at(run.slot.address, offset), entry);
+    #[inline(always)]
+    fn store_run(&self, first: PhysAddr, shift: u32, count: usize, bits: u64, phys: u64) {
+        // Leaves of one run differ in their address field only, and the addresses are multiples of the leaf size.
+        let mut entry = F::leaf(bits, phys, self.is_last(shift));
+        for offset in 0..count {
+            self.memory.store64(entry_at(first, offset), entry);
+            entry += 1 << shift;
         }
-        self.memory.publish(run.slot.address, run.count * 8);
+        self.memory.publish(first, count * 8);
     }
 
     /// Puts a table into the entry at `address`, unless another thread has just done so.

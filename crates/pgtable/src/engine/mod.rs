@@ -37,11 +37,9 @@ pub struct IoPageTable<F: Format, M: DmaMemory> {
 struct Slot {
     /// Where the entry stands.
     address: PhysAddr,
-    index: usize,
-    level: u8,
+    entry: u64,
     /// log2 of the bytes that it covers.
     shift: u32,
-    entry: u64,
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
@@ -85,19 +83,18 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         &self.geometry
     }
 
-    /// The entry that decides about `iova`, but none below level `deepest`. `SETTLE`: publish table entries on the way whose publication by
-    /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.
-    fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u8) -> Slot {
-        let mut level = self.geometry.start_level();
-        let mut shift = self.geometry.shift(level);
+    /// The entry that decides about `iova`, but none below the level with shift `deepest`. `SETTLE`: publish table entries on the way whose
+    /// publication by another thread is not known to be complete, so that hardware that does not snoop follows the same way.
+    #[inline(always)]
+    fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
+        let mut shift = self.geometry.root_shift();
         let mut table = self.config.root.raw();
         let mut mask = self.geometry.root_entries() as u64 - 1;
         loop {
-            let index = (iova >> shift) & mask;
-            let address = PhysAddr::new(table + index * 8);
+            let address = PhysAddr::new(table + ((iova >> shift) & mask) * 8);
             let entry = self.memory.load64(address);
-            if level == deepest || !F::is_table(entry) {
-                return Slot { address, index: index as usize, level, shift, entry };
+            if shift == deepest || !F::is_table(entry) {
+                return Slot { address, entry, shift };
             }
             if SETTLE && entry & F::SOFTWARE_BIT == 0 {
                 self.settle(address, entry);
@@ -105,7 +102,6 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             table = F::address(entry);
             mask = (1 << self.geometry.index_bits()) - 1;
             shift -= self.geometry.index_bits();
-            level += 1;
         }
     }
 
@@ -117,8 +113,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let _ = self.memory.compare_exchange64(address, entry, entry | F::SOFTWARE_BIT);
     }
 
-    fn is_last(&self, level: u8) -> bool {
-        level == self.geometry.last_level()
+    fn is_last(&self, shift: u32) -> bool {
+        shift == self.geometry.leaf_shift()
     }
 
     /// The entry `offset` places behind `first` in the same table.
@@ -154,16 +150,16 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         allocate(&*self.memory, self.table_layout, self.config.output_bits)
     }
 
-    /// Frees the tables below the table at `table` of `level`. Only for a tree that nobody walks any more.
-    fn free_below(&self, table: PhysAddr, level: u8) {
-        if self.is_last(level) {
+    /// Frees the tables below the table at `table`, whose entries have `shift`. Only for a tree that nobody walks any more.
+    fn free_below(&self, table: PhysAddr, shift: u32) {
+        if self.is_last(shift) {
             return;
         }
-        for index in 0..self.geometry.entries(level) {
+        for index in 0..self.geometry.entries(shift) {
             let entry = self.load_at(table, index);
             if F::is_table(entry) {
                 let child = PhysAddr::new(F::address(entry));
-                self.free_below(child, level + 1);
+                self.free_below(child, shift - self.geometry.index_bits());
                 self.memory.free(child, self.table_layout);
             }
         }
@@ -213,8 +209,8 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
         if !self.check_input(iova, 1) {
             return None;
         }
-        let slot = self.descend::<false>(iova.raw(), self.geometry.last_level());
-        F::is_leaf(slot.entry, self.is_last(slot.level)).then(|| {
+        let slot = self.descend::<false>(iova.raw(), self.geometry.leaf_shift());
+        F::is_leaf(slot.entry, self.is_last(slot.shift)).then(|| {
             let offset = iova.raw() & ((1 << slot.shift) - 1);
             (PhysAddr::new(F::address(slot.entry) | offset), F::prot(slot.entry))
         })
@@ -228,7 +224,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
 impl<F: Format, M: DmaMemory> Drop for IoPageTable<F, M> {
     fn drop(&mut self) {
         self.free_quarantine();
-        self.free_below(self.config.root, self.geometry.start_level());
+        self.free_below(self.config.root, self.geometry.root_shift());
         self.memory.free(self.config.root, self.root_layout);
     }
 }

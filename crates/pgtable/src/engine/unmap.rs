@@ -1,6 +1,7 @@
 //! Unmapping and reclaiming: look at the whole range, then clear. Never allocates.
 
 use super::{IoPageTable, Slot};
+use crate::format::leaf_size;
 use crate::{FlushRange, Format, IotlbGather, UnmapError};
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_platform::DmaMemory;
@@ -9,7 +10,8 @@ use portcullis_platform::DmaMemory;
 #[derive(Clone, Copy)]
 struct Node {
     table: PhysAddr,
-    level: u8,
+    /// Shift of its entries.
+    shift: u32,
     base: u64,
 }
 
@@ -33,7 +35,7 @@ impl Span {
 /// Leaves side by side that are to be reported as one range.
 struct LeafRun {
     span: Span,
-    level: u8,
+    shift: u32,
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
@@ -46,12 +48,18 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.check_range(iova, len)?;
         let span = Span { first: iova.raw(), last: iova.raw() + (len - 1) };
         let (slot, count) = self.mapped_run(span)?;
-        let whole_table = count == self.geometry.entries(slot.level);
+        let whole_table = count == self.geometry.entries(slot.shift);
         if (count as u64) << slot.shift == len && !whole_table {
             self.clear_run(slot.address, count);
-            self.owe(gather, LeafRun { span, level: slot.level });
+            self.owe(gather, LeafRun { span, shift: slot.shift });
             return Ok(());
         }
+        self.unmap_many(span, gather)
+    }
+
+    /// Several tables, or all of one, which then leaves the tree.
+    #[inline(never)]
+    fn unmap_many(&self, span: Span, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         self.survey_mapped(span)?;
         self.clear(self.root(), span, gather);
         Ok(())
@@ -70,9 +78,10 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 
     /// The leaf at the start of `span`, and how many leaves of the same table from there on lie inside `span`.
+    #[inline(always)]
     fn mapped_run(&self, span: Span) -> Result<(Slot, usize), UnmapError> {
-        let slot = self.descend::<false>(span.first, self.geometry.last_level());
-        let last_level = self.is_last(slot.level);
+        let slot = self.descend::<false>(span.first, self.geometry.leaf_shift());
+        let last_level = self.is_last(slot.shift);
         if !F::is_leaf(slot.entry, last_level) {
             return Err(UnmapError::NotMapped { iova: Iova::new(span.first) });
         }
@@ -80,9 +89,10 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let whole = (span.last - span.first + 1) >> slot.shift;
         if span.first & (size - 1) != 0 || whole == 0 {
             let leaf = Iova::new(span.first).align_down(size);
-            return Err(UnmapError::SplitsLeaf { leaf, size: self.geometry.leaf_size(slot.level) });
+            return Err(UnmapError::SplitsLeaf { leaf, size: leaf_size(slot.shift) });
         }
-        let room = self.geometry.entries(slot.level) - slot.index;
+        let index = self.geometry.index(span.first, slot.shift);
+        let room = self.geometry.entries(slot.shift) - index;
         let wanted = usize::try_from(whole).map_or(room, |count| count.min(room));
         let is_leaf = |offset: &usize| F::is_leaf(self.load_at(slot.address, *offset), last_level);
         let count = 1 + (1..wanted).take_while(is_leaf).count();
@@ -97,16 +107,16 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             let address = super::entry_at(node.table, index);
             let entry = self.memory.load64(address);
             let here = self.slot_span(node, index);
-            if F::is_leaf(entry, self.is_last(node.level)) {
+            if F::is_leaf(entry, self.is_last(node.shift)) {
                 self.memory.store64(address, 0);
                 let first = run.map_or(here.first, |run| run.span.first);
-                run = Some(LeafRun { span: Span { first, last: here.last }, level: node.level });
+                run = Some(LeafRun { span: Span { first, last: here.last }, shift: node.shift });
                 continue;
             }
             if let Some(run) = run.take() {
                 self.owe(gather, run);
             }
-            if !self.is_last(node.level) && F::is_table(entry) {
+            if !self.is_last(node.shift) && F::is_table(entry) {
                 let child = self.child(node, index, entry);
                 if span.covers(here) && gather.tables.accepts(self.config.root) {
                     self.memory.store64(address, 0);
@@ -125,16 +135,16 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Hands the tables from `node` down to the gather, with the debt for the leaves that they hold. Their parent does not lead to them any more.
     fn take_out(&self, node: Node, gather: &mut IotlbGather) {
         let span = self.node_span(node);
-        if self.is_last(node.level) {
+        if self.is_last(node.shift) {
             self.owe_tables(gather, span);
         } else {
-            for index in 0..self.geometry.entries(node.level) {
+            for index in 0..self.geometry.entries(node.shift) {
                 let entry = super::entry_at(node.table, index);
                 let entry = self.memory.load64(entry);
                 if F::is_table(entry) {
                     self.take_out(self.child(node, index, entry), gather);
                 } else if F::is_leaf(entry, false) {
-                    let run = LeafRun { span: self.slot_span(node, index), level: node.level };
+                    let run = LeafRun { span: self.slot_span(node, index), shift: node.shift };
                     self.owe(gather, run);
                 }
             }
@@ -164,7 +174,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             if entry == 0 {
                 continue;
             }
-            if self.is_last(node.level) {
+            if self.is_last(node.shift) {
                 return false;
             }
             let here = self.slot_span(node, index);
@@ -198,28 +208,31 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 
     fn root(&self) -> Node {
-        Node { table: self.config.root, level: self.geometry.start_level(), base: 0 }
+        Node { table: self.config.root, shift: self.geometry.root_shift(), base: 0 }
     }
 
     fn child(&self, node: Node, index: usize, entry: u64) -> Node {
         let base = self.slot_span(node, index).first;
-        Node { table: PhysAddr::new(F::address(entry)), level: node.level + 1, base }
+        Node {
+            table: PhysAddr::new(F::address(entry)),
+            shift: node.shift - self.geometry.index_bits(),
+            base,
+        }
     }
 
     /// The entries of `node` that `span`, which lies below `node`, meets.
     fn indices(&self, node: Node, span: Span) -> core::ops::RangeInclusive<usize> {
-        let index = |iova| self.geometry.index(iova, node.level);
+        let index = |iova| self.geometry.index(iova, node.shift);
         index(span.first)..=index(span.last)
     }
 
     fn slot_span(&self, node: Node, index: usize) -> Span {
-        let shift = self.geometry.shift(node.level);
-        let first = node.base + ((index as u64) << shift);
-        Span { first, last: first + ((1 << shift) - 1) }
+        let first = node.base + ((index as u64) << node.shift);
+        Span { first, last: first + ((1 << node.shift) - 1) }
     }
 
     fn node_span(&self, node: Node) -> Span {
-        let last = self.slot_span(node, self.geometry.entries(node.level) - 1).last;
+        let last = self.slot_span(node, self.geometry.entries(node.shift) - 1).last;
         Span { first: node.base, last }
     }
 
@@ -227,7 +240,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         gather.add(FlushRange {
             start: Iova::new(run.span.first),
             last: Iova::new(run.span.last),
-            leaf: self.geometry.leaf_size(run.level),
+            leaf: leaf_size(run.shift),
             tables_freed: false,
         });
     }
