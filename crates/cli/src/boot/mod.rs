@@ -1,6 +1,7 @@
 //! `portcullis boot`: bring a described machine up, on several CPUs at once, and look at what every device ended with.
 
 mod client;
+mod failing;
 mod json;
 mod plan;
 mod promises;
@@ -10,6 +11,7 @@ mod report;
 mod software;
 mod testbed;
 
+pub use failing::{Failing, boot_failing};
 pub use json::{summary_to_json, to_json};
 pub use plan::{Arrival, Order, Random, Step, arrivals, calm, storm};
 pub use promises::{PROMISES, Promises, Verdict};

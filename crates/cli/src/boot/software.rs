@@ -41,6 +41,17 @@ impl SoftwareMachine {
         Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)))
     }
 
+    /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
+    pub(super) fn fail_allocation(&self, nth: u64) {
+        self.machine.memory().fail_allocation(nth, false);
+    }
+
+    /// Lets no allocation fail any more; whether one did.
+    pub(super) fn stop_failing(&self) -> bool {
+        self.machine.memory().stop_failing();
+        self.machine.usage().failures > 0
+    }
+
     fn build(description: &MachineDescription, builder: MachineBuilder) -> Self {
         let ram = description.memory.iter().max_by_key(|range| range.len());
         let (base, size) = ram.map_or((PhysAddr::new(0x4000_0000), MOST_RAM), |range| {

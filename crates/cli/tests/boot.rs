@@ -1,0 +1,91 @@
+//! Boots of the built-in board, through the same code as the command's.
+
+use portcullis_cli::board;
+use portcullis_cli::boot::{
+    BootOptions, Order, SoftwareMachine, boot, boot_failing, calm_picture, repeat, to_json,
+};
+
+#[test]
+fn any_order_ends_in_the_same_picture() {
+    let description = board::read(None).expect("the built-in board");
+    let expected = calm_picture(&description);
+    for order in [Order::Listed, Order::Reverse, Order::Random] {
+        for cpus in [1, 2, 4] {
+            let options = BootOptions { cpus, seed: 7, order, storm: false };
+            let machine = SoftwareMachine::new(&description, 7);
+            let (report, _) = boot(&description, &machine, options, Some(&expected));
+            assert!(report.held(), "{order:?} on {cpus}: {:?}", report.promises);
+            assert!(
+                report.promises.iter().all(|verdict| verdict.checked > 0),
+                "nothing is vacuous"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_built_in_board_has_every_shape_that_matters() {
+    let description = board::read(None).expect("the built-in board");
+    let options = BootOptions { cpus: 2, seed: 1, order: Order::Listed, storm: false };
+    let machine = SoftwareMachine::new(&description, 1);
+    let (report, _) = boot(&description, &machine, options, None);
+    let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+    let states: Vec<_> =
+        json["iommus"].as_array().expect("a list").iter().map(|i| &i["state"]).collect();
+    assert_eq!(states, ["registered", "registered", "disabled", "no-driver"]);
+    let devices = json["devices"].as_array().expect("a list");
+    let device = |path: &str| devices.iter().find(|device| device["path"] == path).expect(path);
+    let npu = device("/soc/npu@12000000");
+    assert_eq!(npu["iommus"].as_array().expect("a list").len(), 2, "behind two IOMMUs");
+    assert_eq!(npu["dma_check"], "ok");
+    let trace = device("/soc/trace@13020000");
+    assert_eq!((&trace["dma"], &trace["state"]), (&"blocked".into(), &"blocked".into()));
+    assert_eq!(trace["reason"], "no driver for example,unknown-iommu");
+    assert_eq!(trace["dma_check"], serde_json::Value::Null);
+    let audio = (device("/soc/audio@100e0000"), device("/soc/hdmi-audio@100e1000"));
+    assert_eq!(audio.0["group"], audio.1["group"], "they share a stream");
+    assert_eq!(device("/soc/can@13010000")["dma"], "direct");
+    assert!(devices.iter().filter(|device| device["dma"] == "translated").count() >= 25);
+    assert!(
+        json["promises"].as_array().expect("a list").iter().all(|promise| promise["held"] == true)
+    );
+}
+
+#[test]
+fn a_storm_of_boots_keeps_every_promise() {
+    let description = board::read(None).expect("the built-in board");
+    let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
+    let summary = repeat(&description, options, 200, |_| {});
+    assert!(
+        summary.held(),
+        "first broken with seed {:?}: {:?}",
+        summary.first_broken,
+        summary.promises
+    );
+    assert!(summary.races[0] > 0 && summary.races[1] > 0, "{:?}", summary.races);
+}
+
+#[test]
+fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
+    let description = board::read(None).expect("the built-in board");
+    let expected = calm_picture(&description);
+    let mut points = 0;
+    let mut shut_out = 0;
+    for nth in 1.. {
+        let outcome = boot_failing(&description, nth);
+        assert!(
+            outcome.promises.iter().all(|verdict| verdict.broken == 0),
+            "allocation {nth}: {:?}",
+            outcome.promises
+        );
+        assert_eq!(outcome.picture, expected, "allocation {nth}: the second try");
+        if !outcome.failed {
+            break;
+        }
+        points += 1;
+        // The device behind the IOMMU without a driver is always shut out.
+        shut_out += usize::from(outcome.shut_out > 1);
+    }
+    println!("{points} points of failure, {shut_out} of them shut a device out at first");
+    assert!(points > 50 && shut_out > 20, "{points} points, {shut_out} with consequences");
+}
