@@ -6,7 +6,7 @@ use crate::finding::rule;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use portcullis::FwNode;
 use portcullis_addr::{PhysAddr, PhysRange};
 
@@ -69,6 +69,7 @@ pub(super) struct Addresses<'t, 'a> {
     tree: &'t Tree<'a>,
     ranges_left: Cell<u32>,
     dma_ranges: BTreeMap<FwNode, Result<DmaRanges, Problem>>,
+    dma_parents: RefCell<BTreeMap<FwNode, Option<FwNode>>>,
 }
 
 /// What one bus says of DMA through it.
@@ -82,7 +83,12 @@ enum DmaRanges {
 
 impl<'t, 'a> Addresses<'t, 'a> {
     pub(super) fn new(tree: &'t Tree<'a>) -> Self {
-        Self { tree, ranges_left: Cell::new(RANGES_BUDGET), dma_ranges: BTreeMap::new() }
+        Self {
+            tree,
+            ranges_left: Cell::new(RANGES_BUDGET),
+            dma_ranges: BTreeMap::new(),
+            dma_parents: RefCell::new(BTreeMap::new()),
+        }
     }
 
     /// The first `reg` entry of `node` as the CPU sees it.
@@ -135,7 +141,16 @@ impl<'t, 'a> Addresses<'t, 'a> {
     /// The node whose bus `node`'s transactions travel on: its parent, or what the interconnect named `dma-mem` says.
     #[doc(alias = "of_get_dma_parent")]
     pub(super) fn dma_parent(&self, node: Node<'t, 'a>) -> Option<Node<'t, 'a>> {
-        self.interconnect(node).or_else(|| node.parent())
+        if !node.has("interconnect-names") {
+            return node.parent();
+        }
+        let known = self.dma_parents.borrow().get(&node.id()).copied();
+        let parent = known.unwrap_or_else(|| {
+            let parent = self.interconnect(node).or_else(|| node.parent()).map(Node::id);
+            self.dma_parents.borrow_mut().insert(node.id(), parent);
+            parent
+        });
+        parent.and_then(|parent| self.tree.node(parent))
     }
 
     fn interconnect(&self, node: Node<'t, 'a>) -> Option<Node<'t, 'a>> {

@@ -22,8 +22,8 @@ pub(super) struct Reader<'r, 't, 'a> {
     pub(super) tree: &'t Tree<'a>,
     pub(super) iommus: &'r [IommuNode],
     pub(super) regions: &'r Regions,
-    /// Nodes that `mmu-masters` names, ascending, each with the IOMMU's path.
-    pub(super) legacy: &'r [(FwNode, String)],
+    /// Nodes that `mmu-masters` names, ascending, each with the IOMMU.
+    pub(super) legacy: &'r [(FwNode, FwNode)],
     pub(super) addresses: &'r mut Addresses<'t, 'a>,
     pub(super) findings: &'r mut Findings,
 }
@@ -92,10 +92,11 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             Some(Err(problem)) => problems.push(problem.clone()),
             None => {}
         }
-        if let Some((_, iommu)) = legacy.and_then(|at| self.legacy.get(at)) {
+        let legacy = legacy.and_then(|at| self.legacy.get(at));
+        if let Some(iommu) = legacy.and_then(|(_, iommu)| find(self.iommus, *iommu)) {
             problems.push(Problem::new(
                 rule::MMU_MASTERS,
-                format!("`mmu-masters` of {iommu} names it, and that binding is not read"),
+                format!("`mmu-masters` of {} names it, and that binding is not read", iommu.path),
                 "give it an `iommus`",
             ));
         }
@@ -213,7 +214,10 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         let mut functions = Vec::new();
         let mut seen = alloc::collections::BTreeSet::new();
         let is_pci = node.property("device_type") == Some(b"pci\0");
-        for below in node.below().filter(|below| is_pci && below.enabled()).take(MOST_FUNCTIONS) {
+        for below in node.below().filter(|below| is_pci && below.enabled()) {
+            if functions.len() >= MOST_FUNCTIONS {
+                break;
+            }
             let Some(requester) = requester_of(below) else { continue };
             // A function with an `iommus` of its own is listed for itself.
             if below.has("iommus") || !seen.insert(requester) {

@@ -153,8 +153,8 @@ fn interrupt_specifiers(tree: &Tree<'_>, node: Node<'_, '_>) -> Option<Vec<Vec<u
     whole.then(|| value.chunks_exact(count).map(<[u32]>::to_vec).collect())
 }
 
-/// The nodes that `mmu-masters` of enabled IOMMUs name: firmware puts them behind an IOMMU in words that are not read.
-pub(super) fn legacy_clients(tree: &Tree<'_>, iommus: &[IommuNode]) -> Vec<(FwNode, String)> {
+/// The nodes that `mmu-masters` of enabled IOMMUs name, ascending, each with the IOMMU: firmware puts them behind it in words that are not read.
+pub(super) fn legacy_clients(tree: &Tree<'_>, iommus: &[IommuNode]) -> Vec<(FwNode, FwNode)> {
     let mut clients = vec![];
     for iommu in iommus.iter().filter(|iommu| iommu.enabled) {
         let value = tree.node(iommu.node).and_then(|node| node.property("mmu-masters"));
@@ -162,11 +162,11 @@ pub(super) fn legacy_clients(tree: &Tree<'_>, iommus: &[IommuNode]) -> Vec<(FwNo
         let mut rest = cells.as_slice();
         while let Some((phandle, ids)) = rest.split_first() {
             let Ok(client) = tree.by_phandle(*phandle) else { break };
-            clients.push((client.id(), iommu.path.clone()));
+            clients.push((client.id(), iommu.node));
             rest = ids.get(client.cell("#stream-id-cells").unwrap_or(1) as usize..).unwrap_or(&[]);
         }
     }
-    clients.sort();
+    clients.sort_unstable();
     clients.dedup_by_key(|(node, _)| *node);
     clients
 }
@@ -262,13 +262,19 @@ fn refuse(iommus: &mut [IommuNode], at: usize, problem: &Problem, findings: &mut
     }
 }
 
-/// The way from `start` round its cycle, in words; at most eight names.
+/// The way from `start` round its cycle, in words; no longer than a line or two.
 fn round(iommus: &[IommuNode], above: &[Vec<usize>], unsettled: &[usize], start: usize) -> String {
-    let mut names = vec![];
+    let mut way = String::new();
     let mut at = start;
-    while let Some(iommu) = iommus.get(at).filter(|_| names.len() < 8) {
-        names.push(iommu.path.as_str());
-        if names.len() > 1 && at == start {
+    while let Some(iommu) = iommus.get(at) {
+        let first = way.is_empty();
+        way.push_str(if first { "" } else { " -> " });
+        if way.len() > 200 {
+            way.push_str("...");
+            break;
+        }
+        way.push_str(&iommu.path);
+        if !first && at == start {
             break;
         }
         let mut targets = above.get(at).into_iter().flatten();
@@ -276,5 +282,5 @@ fn round(iommus: &[IommuNode], above: &[Vec<usize>], unsettled: &[usize], start:
         let Some(next) = next else { break };
         at = *next;
     }
-    names.join(" -> ")
+    way
 }

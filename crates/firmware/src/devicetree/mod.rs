@@ -107,3 +107,6 @@ fn iommus_above(tree: &Tree<'_>, iommus: &mut [IommuNode]) -> Vec<Vec<usize>> {
     }
     above
 }
+
+#[cfg(test)]
+mod mutation_tests;

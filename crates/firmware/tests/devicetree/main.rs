@@ -6,6 +6,7 @@ mod kernel_package;
 mod lowering;
 mod made;
 mod malformed;
+mod qemu;
 mod second;
 
 /// Prints past the test harness, which hides what a passing test prints.
