@@ -151,7 +151,7 @@ macro_rules! registers {
             #[doc = concat!("Fields of `SMMU_", $name, "`: ", $doc)]
             pub mod $module {
                 $(
-                    #[doc = concat!("`", $field_name, "`, bits [", $hi, ":", $lo, "]: ", $field_doc)]
+                    #[doc = concat!("`", $field_name, "`, bits `[", $hi, ":", $lo, "]`: ", $field_doc)]
                     pub const $field: $crate::Field = $crate::Field::new($field_name, $hi, $lo);
                 )*
                 /// All of them.
@@ -169,7 +169,7 @@ macro_rules! layout {
         $($field:ident $field_name:literal [$hi:literal : $lo:literal] $field_doc:literal;)*
     }) => {
         $(
-            #[doc = concat!("`", $field_name, "`, bits [", $hi, ":", $lo, "]: ", $field_doc)]
+            #[doc = concat!("`", $field_name, "`, bits `[", $hi, ":", $lo, "]`: ", $field_doc)]
             pub const $field: $crate::Field = $crate::Field::new($field_name, $hi, $lo);
         )*
         /// Size in 64-bit words.

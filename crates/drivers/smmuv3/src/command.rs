@@ -17,21 +17,14 @@ impl Command {
         Self([spec::OPCODE.of(opcode), 0])
     }
 
-    /// Waits for all before it; completion shows in the read index (§4.6.3).
+    /// Waits for all before it; completion shows in the read index (§4.7.3).
     pub(crate) const fn sync() -> Self {
         Self::new(opcode::SYNC)
     }
 
-    /// Forgets the entry of a stream and the descriptor that led to it (§4.3.1).
+    /// Forgets the entry of a stream, the descriptor that led to it, and every context descriptor that was fetched through it (§4.3.1).
     pub(crate) const fn cfgi_ste(stream: StreamId) -> Self {
         let mut command = Self::new(opcode::CFGI_STE);
-        cfgi::STREAM_ID.write(&mut command.0, stream.raw() as u64);
-        command
-    }
-
-    /// Forgets every context descriptor fetched for a stream (§4.3.4).
-    pub(crate) const fn cfgi_cd_all(stream: StreamId) -> Self {
-        let mut command = Self::new(opcode::CFGI_CD_ALL);
         cfgi::STREAM_ID.write(&mut command.0, stream.raw() as u64);
         command
     }
@@ -43,38 +36,38 @@ impl Command {
         command
     }
 
-    /// Forgets every EL2 translation (§4.4.3).
+    /// Forgets every EL2 translation (§4.4.2.7).
     pub(crate) const fn tlbi_el2_all() -> Self {
         Self::new(opcode::TLBI_EL2_ALL)
     }
 
-    /// Forgets every EL1 translation (§4.4.5).
+    /// Forgets every EL1 translation (§4.4.4.1).
     pub(crate) const fn tlbi_nsnh_all() -> Self {
         Self::new(opcode::TLBI_NSNH_ALL)
     }
 
-    /// Forgets everything tagged with an ASID (§4.4.2); stage 1 streams use VMID 0.
+    /// Forgets everything tagged with an ASID (§4.4.2.2); stage 1 streams use VMID 0.
     pub(crate) const fn tlbi_asid(asid: u16) -> Self {
         let mut command = Self::new(opcode::TLBI_NH_ASID);
         tlbi::ASID.write(&mut command.0, asid as u64);
         command
     }
 
-    /// Forgets everything tagged with a VMID (§4.4.4).
+    /// Forgets everything tagged with a VMID (§4.4.3.2).
     pub(crate) const fn tlbi_vmid(vmid: u16) -> Self {
         let mut command = Self::new(opcode::TLBI_S12_VMALL);
         tlbi::VMID.write(&mut command.0, vmid as u64);
         command
     }
 
-    /// Forgets one address of an ASID (§4.4.2).
+    /// Forgets one address of an ASID (§4.4.2.4).
     pub(crate) const fn tlbi_va(asid: u16, address: Iova, leaf: bool) -> Self {
         let mut command = Self::new(opcode::TLBI_NH_VA);
         tlbi::ASID.write(&mut command.0, asid as u64);
         command.at(address, leaf)
     }
 
-    /// Forgets one intermediate address of a VMID (§4.4.4).
+    /// Forgets one intermediate address of a VMID (§4.4.3.1).
     pub(crate) const fn tlbi_ipa(vmid: u16, address: Iova, leaf: bool) -> Self {
         let mut command = Self::new(opcode::TLBI_S2_IPA);
         tlbi::VMID.write(&mut command.0, vmid as u64);

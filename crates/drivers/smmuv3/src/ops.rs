@@ -118,15 +118,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         Ok(())
     }
 
-    /// Makes hardware read the streams' entries afresh. The document leaves open how much of the context descriptors behind an entry goes with it, so they are named too.
+    /// Makes hardware read the streams' entries afresh, and with them the context descriptors behind (§4.3.1).
     fn forget_configuration(&self, streams: &[StreamId]) -> Result<(), OpsError> {
-        let descriptors = self.features.stage1;
-        let commands = streams.iter().flat_map(|&stream| {
-            let descriptor = descriptors.then(|| Command::cfgi_cd_all(stream));
-            [Some(Command::cfgi_ste(stream)), descriptor].into_iter().flatten()
-        });
-        let count = streams.len() * (1 + usize::from(descriptors));
-        self.commands.execute(&self.unit, count, commands)
+        let commands = streams.iter().map(|&stream| Command::cfgi_ste(stream));
+        self.commands.execute(&self.unit, streams.len(), commands)
     }
 
     fn lead(&self, streams: &[Arc<Stream>], target: StreamTarget) -> Result<(), OpsError> {

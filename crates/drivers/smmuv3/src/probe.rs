@@ -19,7 +19,7 @@ use portcullis_spec::smmuv3::{self as spec, cr0, cr1, cr2, gbpa, irq_ctrl};
 impl<P: Platform, R: Registers> Smmu<P, R> {
     /// Takes over the unit behind `registers`: blocks everything first, then reads what it can do, allocates, installs and enables.
     ///
-    /// The order is that of §6.3.9.6 ("reset and initialization"), with one step before it: a unit that firmware or an earlier kernel left
+    /// The order is that of §3.11 ("Reset, Enable and initialization"), with one step before it: a unit that firmware or an earlier kernel left
     /// enabled is made to abort before it is disabled, so that no access slips through in between.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.unit.set_cr0(enabled)
     }
 
-    /// How the unit reads tables and queues, and what it records (§6.3.10, §6.3.11).
+    /// How the unit reads tables and queues, and what it records (§6.3.11, §6.3.12).
     fn write_attributes(&self) {
         let (cache, share) = walk_attributes(self.coherent);
         let value = cr1::QUEUE_IC.of(cache)

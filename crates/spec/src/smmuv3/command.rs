@@ -4,10 +4,10 @@
 pub const WORDS: usize = 2;
 /// Size of a command in bytes.
 pub const BYTES: usize = 16;
-/// `Opcode`, bits [7:0]: the same in every command (§4.1.1).
+/// `Opcode`, bits `[7:0]`: the same in every command (§4.1.6).
 pub const OPCODE: crate::Field = crate::Field::new("Opcode", 7, 0);
 
-/// Opcodes (§4.1.3).
+/// Opcodes (§4.1.1).
 pub mod opcode {
     crate::layout::codes! {
         PREFETCH_CONFIG "CMD_PREFETCH_CONFIG" = 0x01 "prefetch a configuration (§4.2.1).";
@@ -21,20 +21,20 @@ pub mod opcode {
         TLBI_NH_ASID "CMD_TLBI_NH_ASID" = 0x11 "NS-EL1: an ASID (§4.4.2).";
         TLBI_NH_VA "CMD_TLBI_NH_VA" = 0x12 "NS-EL1: an address of an ASID (§4.4.2).";
         TLBI_NH_VAA "CMD_TLBI_NH_VAA" = 0x13 "NS-EL1: an address of all ASIDs (§4.4.2).";
-        TLBI_EL3_ALL "CMD_TLBI_EL3_ALL" = 0x18 "EL3: all (§4.4.1).";
-        TLBI_EL3_VA "CMD_TLBI_EL3_VA" = 0x1a "EL3: an address (§4.4.1).";
-        TLBI_EL2_ALL "CMD_TLBI_EL2_ALL" = 0x20 "EL2: all (§4.4.3).";
-        TLBI_EL2_ASID "CMD_TLBI_EL2_ASID" = 0x21 "EL2: an ASID (§4.4.3).";
-        TLBI_EL2_VA "CMD_TLBI_EL2_VA" = 0x22 "EL2: an address of an ASID (§4.4.3).";
-        TLBI_EL2_VAA "CMD_TLBI_EL2_VAA" = 0x23 "EL2: an address of all ASIDs (§4.4.3).";
-        TLBI_S12_VMALL "CMD_TLBI_S12_VMALL" = 0x28 "both stages of a VMID (§4.4.4).";
-        TLBI_S2_IPA "CMD_TLBI_S2_IPA" = 0x2a "stage 2: an address of a VMID (§4.4.4).";
-        TLBI_NSNH_ALL "CMD_TLBI_NSNH_ALL" = 0x30 "all NS-EL1 translations (§4.4.5).";
+        TLBI_EL3_ALL "CMD_TLBI_EL3_ALL" = 0x18 "EL3: all (§4.4.2.5).";
+        TLBI_EL3_VA "CMD_TLBI_EL3_VA" = 0x1a "EL3: an address (§4.4.2.6).";
+        TLBI_EL2_ALL "CMD_TLBI_EL2_ALL" = 0x20 "EL2: all (§4.4.2).";
+        TLBI_EL2_ASID "CMD_TLBI_EL2_ASID" = 0x21 "EL2: an ASID (§4.4.2).";
+        TLBI_EL2_VA "CMD_TLBI_EL2_VA" = 0x22 "EL2: an address of an ASID (§4.4.2).";
+        TLBI_EL2_VAA "CMD_TLBI_EL2_VAA" = 0x23 "EL2: an address of all ASIDs (§4.4.2).";
+        TLBI_S12_VMALL "CMD_TLBI_S12_VMALL" = 0x28 "both stages of a VMID (§4.4.3.2).";
+        TLBI_S2_IPA "CMD_TLBI_S2_IPA" = 0x2a "stage 2: an address of a VMID (§4.4.3.1).";
+        TLBI_NSNH_ALL "CMD_TLBI_NSNH_ALL" = 0x30 "all NS-EL1 translations (§4.4.4.1).";
         ATC_INV "CMD_ATC_INV" = 0x40 "invalidate a device's ATC (§4.5.1).";
         PRI_RESP "CMD_PRI_RESP" = 0x41 "answer page requests (§4.5.2).";
-        RESUME "CMD_RESUME" = 0x44 "resume a stalled transaction (§4.6.1).";
-        STALL_TERM "CMD_STALL_TERM" = 0x45 "end all stalls of a stream (§4.6.2).";
-        SYNC "CMD_SYNC" = 0x46 "wait for all before it (§4.6.3).";
+        RESUME "CMD_RESUME" = 0x44 "resume a stalled transaction (§4.7.1).";
+        STALL_TERM "CMD_STALL_TERM" = 0x45 "end all stalls of a stream (§4.7.2).";
+        SYNC "CMD_SYNC" = 0x46 "wait for all before it (§4.7.3).";
     }
 }
 
@@ -118,7 +118,7 @@ pub mod pri_resp {
     } }
 }
 
-/// CMD_RESUME and CMD_STALL_TERM (§4.6.1, §4.6.2).
+/// CMD_RESUME and CMD_STALL_TERM (§4.7.1, §4.7.2).
 pub mod resume {
     crate::layout::layout! { "CMD_RESUME", 2 words {
         OPCODE "Opcode" [7:0] "see [`opcode`](super::opcode).";
@@ -130,7 +130,7 @@ pub mod resume {
     } }
 }
 
-/// CMD_SYNC (§4.6.3).
+/// CMD_SYNC (§4.7.3).
 pub mod sync {
     crate::layout::layout! { "CMD_SYNC", 2 words {
         OPCODE "Opcode" [7:0] "see [`opcode`](super::opcode).";
@@ -141,7 +141,7 @@ pub mod sync {
         MSI_ADDRESS "MSIAddress" [119:66] "message, address bits 55:2.";
     } }
 
-    /// Values of `CS` (§4.6.3).
+    /// Values of `CS` (§4.7.3).
     pub mod cs {
         crate::layout::codes! {
             NONE "SIG_NONE" = 0 "only by the read index.";

@@ -17,7 +17,7 @@ crate::layout::layout! { "EVENT", 4 words {
     IPA "IPA" [247:204] "bits 55:12 of the intermediate address; F_*_FETCH, F_WALK_EABT: of the address fetched.";
 } }
 
-/// Values of `Class` (§7.3.12).
+/// Values of `Class` (§7.3).
 pub mod class {
     crate::layout::codes! {
         CD "CD" = 0 "the fetch of a CD, by stage 2.";

@@ -56,7 +56,7 @@ pub mod address_size {
     }
 }
 
-/// Values of the cacheability fields of `CR1` and of STEs and CDs (§6.3.10, §5.2, §5.4).
+/// Values of the cacheability fields of `CR1` and of STEs and CDs (§6.3.11, §5.2, §5.4).
 pub mod cacheability {
     crate::layout::codes! {
         NON_CACHEABLE "NC" = 0 "non-cacheable.";
@@ -66,7 +66,7 @@ pub mod cacheability {
     }
 }
 
-/// Values of the shareability fields (§6.3.10, §5.2, §5.4). The `SHCFG` override of a bypass entry and of `GBPA` encodes 1 as "use incoming".
+/// Values of the shareability fields (§6.3.11, §5.2, §5.4). The `SHCFG` override of a bypass entry and of `GBPA` encodes 1 as "use incoming".
 pub mod shareability {
     crate::layout::codes! {
         NON_SHAREABLE "NSH" = 0 "non-shareable.";
@@ -76,7 +76,7 @@ pub mod shareability {
     }
 }
 
-/// Values of `CMDQ_CONS.ERR` (§4.1.4, §6.3.28).
+/// Values of `CMDQ_CONS.ERR` (§7.1, §6.3.28).
 pub mod cerror {
     crate::layout::codes! {
         NONE "CERROR_NONE" = 0 "no error.";
@@ -173,7 +173,7 @@ registers! {
         ATSCHK "ATSCHK" [4:4] "check translated transactions against the configuration.";
         VMW "VMW" [8:6] "VMID wildcard.";
     }
-    cr0ack CR0ACK "CR0ACK" 0x24 32 "what of CR0 is in effect (§6.3.9.1)." {
+    cr0ack CR0ACK "CR0ACK" 0x24 32 "what of CR0 is in effect (§6.3.10)." {
         SMMUEN "SMMUEN" [0:0] "as in CR0.";
         PRIQEN "PRIQEN" [1:1] "as in CR0.";
         EVENTQEN "EVENTQEN" [2:2] "as in CR0.";
@@ -181,7 +181,7 @@ registers! {
         ATSCHK "ATSCHK" [4:4] "as in CR0.";
         VMW "VMW" [8:6] "as in CR0.";
     }
-    cr1 CR1 "CR1" 0x28 32 "attributes of table and queue accesses (§6.3.10)." {
+    cr1 CR1 "CR1" 0x28 32 "attributes of table and queue accesses (§6.3.11)." {
         QUEUE_IC "QUEUE_IC" [1:0] "queues, inner, see [`cacheability`](super::cacheability).";
         QUEUE_OC "QUEUE_OC" [3:2] "queues, outer.";
         QUEUE_SH "QUEUE_SH" [5:4] "queues, see [`shareability`](super::shareability).";
@@ -189,7 +189,7 @@ registers! {
         TABLE_OC "TABLE_OC" [9:8] "stream table, outer.";
         TABLE_SH "TABLE_SH" [11:10] "stream table.";
     }
-    cr2 CR2 "CR2" 0x2c 32 "more controls (§6.3.11)." {
+    cr2 CR2 "CR2" 0x2c 32 "more controls (§6.3.12)." {
         E2H "E2H" [0:0] "EL2 contexts are EL2-E2H.";
         RECINVSID "RECINVSID" [1:1] "record C_BAD_STREAMID.";
         PTM "PTM" [2:2] "do not take part in broadcast TLB maintenance.";
@@ -213,12 +213,12 @@ registers! {
         PRIQ_IRQEN "PRIQ_IRQEN" [1:1] "PRI queue not empty.";
         EVENTQ_IRQEN "EVENTQ_IRQEN" [2:2] "event queue not empty.";
     }
-    irq_ctrlack IRQ_CTRLACK "IRQ_CTRLACK" 0x54 32 "what of IRQ_CTRL is in effect (§6.3.17)." {
+    irq_ctrlack IRQ_CTRLACK "IRQ_CTRLACK" 0x54 32 "what of IRQ_CTRL is in effect (§6.3.18)." {
         GERROR_IRQEN "GERROR_IRQEN" [0:0] "as in IRQ_CTRL.";
         PRIQ_IRQEN "PRIQ_IRQEN" [1:1] "as in IRQ_CTRL.";
         EVENTQ_IRQEN "EVENTQ_IRQEN" [2:2] "as in IRQ_CTRL.";
     }
-    gerror GERROR "GERROR" 0x60 32 "global errors: a bit is active while it differs from GERRORN (§6.3.18)." {
+    gerror GERROR "GERROR" 0x60 32 "global errors: a bit is active while it differs from GERRORN (§6.3.19)." {
         CMDQ_ERR "CMDQ_ERR" [0:0] "the command queue stopped; CMDQ_CONS.ERR says why.";
         EVENTQ_ABT_ERR "EVENTQ_ABT_ERR" [2:2] "an event could not be written.";
         PRIQ_ABT_ERR "PRIQ_ABT_ERR" [3:3] "a page request could not be written.";
@@ -228,7 +228,7 @@ registers! {
         MSI_GERROR_ABT_ERR "MSI_GERROR_ABT_ERR" [7:7] "a GERROR message was aborted.";
         SFM_ERR "SFM_ERR" [8:8] "service failure mode: the unit stopped.";
     }
-    gerrorn GERRORN "GERRORN" 0x64 32 "acknowledged global errors (§6.3.19)." {
+    gerrorn GERRORN "GERRORN" 0x64 32 "acknowledged global errors (§6.3.20)." {
         CMDQ_ERR "CMDQ_ERR" [0:0] "as in GERROR.";
         EVENTQ_ABT_ERR "EVENTQ_ABT_ERR" [2:2] "as in GERROR.";
         PRIQ_ABT_ERR "PRIQ_ABT_ERR" [3:3] "as in GERROR.";
@@ -238,13 +238,13 @@ registers! {
         MSI_GERROR_ABT_ERR "MSI_GERROR_ABT_ERR" [7:7] "as in GERROR.";
         SFM_ERR "SFM_ERR" [8:8] "as in GERROR.";
     }
-    gerror_irq_cfg0 GERROR_IRQ_CFG0 "GERROR_IRQ_CFG0" 0x68 64 "message of global errors (§6.3.20)." {
+    gerror_irq_cfg0 GERROR_IRQ_CFG0 "GERROR_IRQ_CFG0" 0x68 64 "message of global errors (§6.3.21)." {
         ADDR "ADDR" [55:2] "address; 0 for a wired interrupt.";
     }
-    gerror_irq_cfg1 GERROR_IRQ_CFG1 "GERROR_IRQ_CFG1" 0x70 32 "message of global errors (§6.3.21)." {
+    gerror_irq_cfg1 GERROR_IRQ_CFG1 "GERROR_IRQ_CFG1" 0x70 32 "message of global errors (§6.3.22)." {
         DATA "DATA" [31:0] "payload.";
     }
-    gerror_irq_cfg2 GERROR_IRQ_CFG2 "GERROR_IRQ_CFG2" 0x74 32 "message of global errors (§6.3.22)." {
+    gerror_irq_cfg2 GERROR_IRQ_CFG2 "GERROR_IRQ_CFG2" 0x74 32 "message of global errors (§6.3.23)." {
         MEM_ATTR "MemAttr" [3:0] "memory type.";
         SH "SH" [5:4] "shareability.";
     }
@@ -274,44 +274,44 @@ registers! {
         ADDR "ADDR" [55:5] "address, aligned to the size of the queue.";
         WA "WA" [62:62] "write-allocate hint.";
     }
-    eventq_prod EVENTQ_PROD "EVENTQ_PROD" 0x1_00a8 32 "event queue producer, in page 1 (§6.3.30)." {
+    eventq_prod EVENTQ_PROD "EVENTQ_PROD" 0x1_00a8 32 "event queue producer, in page 1 (§6.3.95)." {
         WR "WR" [19:0] "write index, and the wrap flag in bit LOG2SIZE.";
         OVFLG "OVFLG" [31:31] "toggles when events were lost; an overflow is pending while it differs from OVACKFLG.";
     }
-    eventq_cons EVENTQ_CONS "EVENTQ_CONS" 0x1_00ac 32 "event queue consumer, in page 1 (§6.3.31)." {
+    eventq_cons EVENTQ_CONS "EVENTQ_CONS" 0x1_00ac 32 "event queue consumer, in page 1 (§6.3.96)." {
         RD "RD" [19:0] "read index, and the wrap flag in bit LOG2SIZE.";
         OVACKFLG "OVACKFLG" [31:31] "the last OVFLG that software has seen.";
     }
-    eventq_irq_cfg0 EVENTQ_IRQ_CFG0 "EVENTQ_IRQ_CFG0" 0xb0 64 "message of the event queue (§6.3.32)." {
+    eventq_irq_cfg0 EVENTQ_IRQ_CFG0 "EVENTQ_IRQ_CFG0" 0xb0 64 "message of the event queue (§6.3.30)." {
         ADDR "ADDR" [55:2] "address; 0 for a wired interrupt.";
     }
-    eventq_irq_cfg1 EVENTQ_IRQ_CFG1 "EVENTQ_IRQ_CFG1" 0xb8 32 "message of the event queue (§6.3.33)." {
+    eventq_irq_cfg1 EVENTQ_IRQ_CFG1 "EVENTQ_IRQ_CFG1" 0xb8 32 "message of the event queue (§6.3.31)." {
         DATA "DATA" [31:0] "payload.";
     }
-    eventq_irq_cfg2 EVENTQ_IRQ_CFG2 "EVENTQ_IRQ_CFG2" 0xbc 32 "message of the event queue (§6.3.34)." {
+    eventq_irq_cfg2 EVENTQ_IRQ_CFG2 "EVENTQ_IRQ_CFG2" 0xbc 32 "message of the event queue (§6.3.32)." {
         MEM_ATTR "MemAttr" [3:0] "memory type.";
         SH "SH" [5:4] "shareability.";
     }
-    priq_base PRIQ_BASE "PRIQ_BASE" 0xc0 64 "PRI queue (§6.3.35)." {
+    priq_base PRIQ_BASE "PRIQ_BASE" 0xc0 64 "PRI queue (§6.3.33)." {
         LOG2SIZE "LOG2SIZE" [4:0] "log2 of entries.";
         ADDR "ADDR" [55:5] "address, aligned to the size of the queue.";
         WA "WA" [62:62] "write-allocate hint.";
     }
-    priq_prod PRIQ_PROD "PRIQ_PROD" 0x1_00c8 32 "PRI queue producer, in page 1 (§6.3.36)." {
+    priq_prod PRIQ_PROD "PRIQ_PROD" 0x1_00c8 32 "PRI queue producer, in page 1 (§6.3.97)." {
         WR "WR" [19:0] "write index, and the wrap flag in bit LOG2SIZE.";
         OVFLG "OVFLG" [31:31] "toggles when requests were lost.";
     }
-    priq_cons PRIQ_CONS "PRIQ_CONS" 0x1_00cc 32 "PRI queue consumer, in page 1 (§6.3.37)." {
+    priq_cons PRIQ_CONS "PRIQ_CONS" 0x1_00cc 32 "PRI queue consumer, in page 1 (§6.3.98)." {
         RD "RD" [19:0] "read index, and the wrap flag in bit LOG2SIZE.";
         OVACKFLG "OVACKFLG" [31:31] "the last OVFLG that software has seen.";
     }
-    priq_irq_cfg0 PRIQ_IRQ_CFG0 "PRIQ_IRQ_CFG0" 0xd0 64 "message of the PRI queue (§6.3.38)." {
+    priq_irq_cfg0 PRIQ_IRQ_CFG0 "PRIQ_IRQ_CFG0" 0xd0 64 "message of the PRI queue (§6.3.34)." {
         ADDR "ADDR" [55:2] "address; 0 for a wired interrupt.";
     }
-    priq_irq_cfg1 PRIQ_IRQ_CFG1 "PRIQ_IRQ_CFG1" 0xd8 32 "message of the PRI queue (§6.3.39)." {
+    priq_irq_cfg1 PRIQ_IRQ_CFG1 "PRIQ_IRQ_CFG1" 0xd8 32 "message of the PRI queue (§6.3.35)." {
         DATA "DATA" [31:0] "payload.";
     }
-    priq_irq_cfg2 PRIQ_IRQ_CFG2 "PRIQ_IRQ_CFG2" 0xdc 32 "message of the PRI queue (§6.3.40)." {
+    priq_irq_cfg2 PRIQ_IRQ_CFG2 "PRIQ_IRQ_CFG2" 0xdc 32 "message of the PRI queue (§6.3.36)." {
         MEM_ATTR "MemAttr" [3:0] "memory type.";
         SH "SH" [5:4] "shareability.";
         LO "LO" [31:31] "interrupt only for the last request of a group.";
