@@ -94,8 +94,8 @@ fn endpoint(
 ) -> (Option<Backend>, String) {
     let place = place(slot);
     match model {
-        // The default mask of 28 bits cuts wider addresses without a word.
-        EndpointModel::Edu => (None, format!("edu,dma_mask=0xffffffffffff,{place}")),
+        // A mask of fewer bits (28 by default) cuts wider addresses without a word.
+        EndpointModel::Edu => (None, format!("edu,dma_mask=0xffffffffffffffff,{place}")),
         EndpointModel::Nvme => {
             let disk = format!("driver=file,node-name=disk{index},filename={disk},locking=off");
             let device = format!("nvme,serial=portcullis-{index},drive=disk{index},{place}");

@@ -1,0 +1,26 @@
+//! Stories about an SMMUv3, each told on the software machine and on QEMU's emulation, and compared.
+//!
+//! A [`Scenario`] is written once over [`Bench`]: it sets an SMMU up, by hand ([`raw`]) or with the real driver ([`driver`]), lets devices read and write
+//! memory, and notes for each access what the specification (Arm IHI 0070) says beside what was seen: bytes landed or blocked; the event's
+//! kind, address, direction and stage. [`compare`] runs it on both platforms. Where QEMU departs from the specification the departure is on record
+//! ([`DIFFERENCES`]), so that a new one is noticed, and one that is gone too.
+//!
+//! [`MUTANTS`] are the driver with one kind of invalidation dropped or misdirected. Each must fail a scenario on QEMU.
+//!
+//! Not supported: other IOMMUs than SMMUv3; what QEMU's has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
+//!
+//! Dependency rule: tests only. Uses the core, the driver and both platforms; nobody uses it.
+#![forbid(unsafe_code)]
+
+pub mod bench;
+mod cases;
+mod check;
+mod compare;
+pub mod driver;
+
+mod pattern;
+pub mod raw;
+
+pub use cases::{Scenario, all, named};
+pub use check::{Check, Class, Direction, Event, Spot};
+pub use compare::{Comparison, DIFFERENCES, Difference, compare, run_on_qemu, run_on_software};
