@@ -14,6 +14,12 @@ use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, Prot, Strea
 use portcullis_iova::{IovaAllocator, IovaRequest};
 use portcullis_pgtable::{IotlbGather, MapError, PageTable};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+use smallvec::SmallVec;
+
+/// The instances in front of a group: one, nearly always.
+pub(crate) type Instances = SmallVec<[Arc<IommuDevice>; 1]>;
+/// What each of them calls an address space.
+type Spaces = SmallVec<[(Arc<IommuDevice>, SpaceTag); 1]>;
 
 /// Why a group's address space could not be set up. Everything done for it has been undone.
 #[derive(Debug)]
@@ -44,7 +50,7 @@ pub(crate) struct Domain<P: Platform> {
     kind: DomainType,
     table: Option<Arc<dyn PageTable>>,
     /// What each instance in front of the group calls it.
-    spaces: Vec<(Arc<IommuDevice>, SpaceTag)>,
+    spaces: Spaces,
     reserved: Vec<ReservedRegion>,
     /// Made at the first mapping: most domains of a boot are looked at before they are used.
     window: Lock<P, Option<IovaAllocator>>,
@@ -187,8 +193,8 @@ impl<P: Platform> fmt::Debug for Domain<P> {
 /// A domain together with the streams that lead to it. Changed only under the group lock.
 pub(crate) struct Attachment<P: Platform> {
     domain: Arc<Domain<P>>,
-    instances: Vec<Arc<IommuDevice>>,
-    joined: Vec<Member>,
+    instances: Instances,
+    joined: SmallVec<[Member; 1]>,
 }
 
 impl<P: Platform> Attachment<P> {
@@ -204,11 +210,11 @@ impl<P: Platform> Attachment<P> {
     #[doc(alias = "iommu_setup_default_domain")]
     pub(crate) fn set_up(
         kind: DomainType,
-        instances: Vec<Arc<IommuDevice>>,
+        instances: Instances,
         members: &[Member],
     ) -> Result<Self, SetUpError> {
         let domain = Arc::new(make_domain(kind, &instances, members)?);
-        let mut attachment = Self { domain, instances, joined: Vec::new() };
+        let mut attachment = Self { domain, instances, joined: SmallVec::new() };
         match members.iter().try_for_each(|member| attachment.join(member)) {
             Ok(()) => Ok(attachment),
             Err(error) => {
@@ -222,11 +228,11 @@ impl<P: Platform> Attachment<P> {
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn published_early(
         kind: DomainType,
-        instances: Vec<Arc<IommuDevice>>,
+        instances: Instances,
         members: &[Member],
     ) -> Result<Self, SetUpError> {
         let domain = Arc::new(make_domain(kind, &instances, members)?);
-        Ok(Self { domain, instances, joined: members.to_vec() })
+        Ok(Self { domain, instances, joined: members.iter().cloned().collect() })
     }
 
     /// Makes good on [`published_early`](Self::published_early).
@@ -292,7 +298,7 @@ impl<P: Platform> Attachment<P> {
     }
 }
 
-fn streams_at(member: &Member, node: FwNode) -> Vec<StreamId> {
+fn streams_at(member: &Member, node: FwNode) -> SmallVec<[StreamId; 4]> {
     let streams = member.streams().iter();
     streams.filter(|stream| stream.iommu == node).map(|stream| stream.id).collect()
 }
@@ -326,7 +332,7 @@ fn make_domain<P: Platform>(
             let spaces = bind_spaces(&table, instances)?;
             (Some(table), spaces)
         }
-        _ => (None, Vec::new()),
+        _ => (None, Spaces::new()),
     };
     let reserved = members.iter().flat_map(|member| member.description.reserved.iter().copied());
     let domain = Domain {
@@ -352,8 +358,8 @@ fn label_of(members: &[Member]) -> u64 {
 fn bind_spaces(
     table: &Arc<dyn PageTable>,
     instances: &[Arc<IommuDevice>],
-) -> Result<Vec<(Arc<IommuDevice>, SpaceTag)>, SetUpError> {
-    let mut spaces = Vec::with_capacity(instances.len());
+) -> Result<Spaces, SetUpError> {
+    let mut spaces = Spaces::new();
     for instance in instances {
         match instance.ops.bind_space(table) {
             Ok(tag) => spaces.push((Arc::clone(instance), tag)),

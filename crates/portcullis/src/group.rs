@@ -2,15 +2,16 @@
 
 use crate::description::{DeviceDescription, DmaPath, DomainType, FwNode, FwStream};
 use crate::device::{Device, DeviceId};
-use crate::domain::{Attachment, Domain};
-use crate::node::{IommuDevice, Need, Node};
+use crate::domain::{Attachment, Domain, Instances};
+use crate::node::{Need, Node};
 use crate::plant::{Plant, planted};
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+use smallvec::SmallVec;
 
 const OWNED_OUTSIDE: &str = "its group is owned from outside the kernel: release it first";
 
@@ -45,9 +46,9 @@ pub(crate) enum Owner {
 
 /// What the group lock protects.
 pub(crate) struct GroupState<P: Platform> {
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: SmallVec<[Member; 1]>,
     /// The nodes of all members, each once.
-    pub(crate) nodes: Vec<Arc<Node<P>>>,
+    pub(crate) nodes: SmallVec<[Arc<Node<P>>; 1]>,
     /// Set last, when every member's streams lead to the domain: there is no half of it to be seen.
     pub(crate) attached: Option<Attachment<P>>,
     pub(crate) owner: Owner,
@@ -66,8 +67,8 @@ pub(crate) struct IommuGroup<P: Platform> {
 }
 
 /// Who waits when a node is not there yet.
-pub(crate) struct Waiter<P: Platform> {
-    pub(crate) device: Weak<Device<P>>,
+pub(crate) struct Waiter<'a, P: Platform> {
+    pub(crate) device: &'a Arc<Device<P>>,
     /// The node in whose list the device stands already.
     pub(crate) waits_in: Option<FwNode>,
 }
@@ -86,8 +87,8 @@ pub(crate) enum NotAttached {
 impl<P: Platform> IommuGroup<P> {
     pub(crate) fn new(id: GroupId) -> Self {
         let state = GroupState {
-            members: Vec::new(),
-            nodes: Vec::new(),
+            members: SmallVec::new(),
+            nodes: SmallVec::new(),
             attached: None,
             owner: Owner::Kernel(0),
             merged_into: None,
@@ -159,7 +160,7 @@ impl<P: Platform> IommuGroup<P> {
         into.detach();
         for state in &mut others {
             state.detach();
-            into.members.append(&mut state.members);
+            into.members.extend(core::mem::take(&mut state.members));
             for node in core::mem::take(&mut state.nodes) {
                 first.note_node(&mut into, &node);
             }
@@ -174,7 +175,7 @@ impl<P: Platform> GroupState<P> {
     pub(crate) fn ensure_attached(
         &mut self,
         default: DomainType,
-        waiter: Option<&Waiter<P>>,
+        waiter: Option<&Waiter<'_, P>>,
     ) -> Result<Arc<Domain<P>>, NotAttached> {
         if let Some(attached) = &self.attached {
             return Ok(Arc::clone(attached.domain()));
@@ -197,7 +198,7 @@ impl<P: Platform> GroupState<P> {
         &mut self,
         default: DomainType,
         member: DeviceId,
-        waiter: &Waiter<P>,
+        waiter: &Waiter<'_, P>,
     ) -> Result<Arc<Domain<P>>, NotAttached> {
         let domain = self.ensure_attached(default, Some(waiter))?;
         if self.attached.as_ref().is_some_and(|attached| attached.covers(member)) {
@@ -228,13 +229,13 @@ impl<P: Platform> GroupState<P> {
 
     pub(crate) fn find_instances(
         &self,
-        waiter: Option<&Waiter<P>>,
-    ) -> Result<Vec<Arc<IommuDevice>>, NotAttached> {
-        let mut instances = Vec::with_capacity(self.nodes.len());
+        waiter: Option<&Waiter<'_, P>>,
+    ) -> Result<Instances, NotAttached> {
+        let mut instances = Instances::new();
         for node in &self.nodes {
             let node = if planted(Plant::WrongInstance) { &self.nodes[0] } else { node };
             let enlist = waiter.filter(|waiter| waiter.waits_in != Some(node.id));
-            match node.need(enlist.map(|waiter| waiter.device.clone())) {
+            match node.need(enlist.map(|waiter| waiter.device)) {
                 Need::Serves(instance) => instances.push(instance),
                 Need::Wait => return Err(NotAttached::Waits(node.id)),
                 Need::Failed(reason) => return Err(NotAttached::NodeFailed(node.id, reason)),

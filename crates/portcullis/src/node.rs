@@ -84,7 +84,7 @@ impl<P: Platform> Node<P> {
     }
 
     /// The instance, or a place in the list of waiters: decided under one lock, so a registration cannot slip in between.
-    pub(crate) fn need(&self, waiter: Option<Weak<Device<P>>>) -> Need {
+    pub(crate) fn need(&self, waiter: Option<&Arc<Device<P>>>) -> Need {
         let mut slot = self.slot.lock();
         let answer = match &slot.state {
             SlotState::Registered(instance) => return Need::Serves(Arc::clone(instance)),
@@ -97,7 +97,7 @@ impl<P: Platform> Node<P> {
             slot = self.slot.lock();
         }
         if !(planted(Plant::StaleAfterFailedRegistration) && matches!(answer, Need::Failed(_))) {
-            slot.waiters.extend(waiter);
+            slot.waiters.extend(waiter.map(Arc::downgrade));
         }
         answer
     }

@@ -63,7 +63,7 @@ pub(crate) const fn planted(_bug: Plant) -> bool {
 pub(crate) mod attach {
     use super::{Plant, planted};
     use crate::description::DomainType;
-    use crate::domain::{Attachment, Domain};
+    use crate::domain::{Attachment, Domain, Instances};
     use crate::group::{GroupState, IommuGroup, NotAttached, Waiter};
     use alloc::string::String;
     use alloc::sync::Arc;
@@ -75,7 +75,7 @@ pub(crate) mod attach {
     pub(crate) fn client<P: Platform>(
         group: &Arc<IommuGroup<P>>,
         default: DomainType,
-        waiter: &Waiter<P>,
+        waiter: &Waiter<'_, P>,
     ) -> Option<Found<P>> {
         let found = if planted(Plant::EarlyReturn) {
             early_return(group, default, waiter)
@@ -115,7 +115,7 @@ pub(crate) mod attach {
     fn early_return<P: Platform>(
         group: &Arc<IommuGroup<P>>,
         default: DomainType,
-        waiter: &Waiter<P>,
+        waiter: &Waiter<'_, P>,
     ) -> Found<P> {
         group.with(|_, state| match (&state.attached, state.begun) {
             (None, true) => Ok(None),
@@ -126,7 +126,7 @@ pub(crate) mod attach {
     fn publish_first<P: Platform>(
         group: &Arc<IommuGroup<P>>,
         default: DomainType,
-        waiter: Option<&Waiter<P>>,
+        waiter: Option<&Waiter<'_, P>>,
         finish: bool,
     ) -> Found<P> {
         let (domain, mine) = group.with(|_, state| {
@@ -149,14 +149,14 @@ pub(crate) mod attach {
     fn outside_the_lock<P: Platform>(
         group: &Arc<IommuGroup<P>>,
         default: DomainType,
-        waiter: Option<&Waiter<P>>,
+        waiter: Option<&Waiter<'_, P>>,
     ) -> Found<P> {
         let (instances, kind, members) = group.with(|_, state| {
             if state.attached.is_some() {
                 return Ok((alloc::vec::Vec::new(), default, alloc::vec::Vec::new()));
             }
             let (instances, kind) = prepare(state, default, waiter)?;
-            Ok((instances, kind, state.members.clone()))
+            Ok((instances, kind, state.members.to_vec()))
         })?;
         if members.is_empty() {
             return group.with(|_, state| state.ensure_attached(default, waiter).map(Some));
@@ -171,7 +171,7 @@ pub(crate) mod attach {
     fn unlock_between<P: Platform>(
         group: &Arc<IommuGroup<P>>,
         default: DomainType,
-        waiter: Option<&Waiter<P>>,
+        waiter: Option<&Waiter<'_, P>>,
     ) -> Found<P> {
         let none = group.with(|_, state| state.attached.is_none());
         group.with(|_, state| {
@@ -182,12 +182,12 @@ pub(crate) mod attach {
         })
     }
 
-    type Prepared = (alloc::vec::Vec<Arc<crate::node::IommuDevice>>, DomainType);
+    type Prepared = (Instances, DomainType);
 
     fn prepare<P: Platform>(
         state: &GroupState<P>,
         default: DomainType,
-        waiter: Option<&Waiter<P>>,
+        waiter: Option<&Waiter<'_, P>>,
     ) -> Result<Prepared, NotAttached> {
         let instances = state.find_instances(waiter)?;
         let kind = state.choose_domain(default).map_err(NotAttached::Blocked)?;

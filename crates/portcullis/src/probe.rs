@@ -175,7 +175,7 @@ impl<P: Platform> Subsystem<P> {
                 return Err(NotAttached::Blocked(String::from("it has no group")));
             }
             (DmaPath::Translated(_), Some(group)) => {
-                let waiter = Waiter { device: Arc::downgrade(device), waits_in: state.waits_in };
+                let waiter = Waiter { device, waits_in: state.waits_in };
                 let default = self.policy().default_domain;
                 #[cfg(feature = "planted-bugs")]
                 if let Some(domain) = crate::plant::attach::client(group, default, &waiter) {
