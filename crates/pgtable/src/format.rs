@@ -130,7 +130,12 @@ impl Geometry {
     }
 
     /// The shift of the largest leaves that divide `aligned` (the OR of both addresses) and are not above `len`.
+    #[inline(always)]
     pub(crate) fn best_shift(&self, aligned: u64, len: u64) -> u32 {
+        // Most mappings are shorter than any block.
+        if len >> (self.leaf_shift + self.index_bits) == 0 {
+            return self.leaf_shift;
+        }
         let mut shift = self.first_leaf_shift;
         while shift > self.leaf_shift && (aligned & ((1 << shift) - 1) != 0 || len >> shift == 0) {
             shift -= self.index_bits;

@@ -46,23 +46,32 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         prot: Prot,
     ) -> Result<(), MapError> {
         self.check_map(iova, phys, len)?;
-        let bits = F::leaf_bits(prot).ok_or(MapError::BadProt { prot })?;
+        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
+        if bits == 0 {
+            return Err(MapError::BadProt { prot });
+        }
         let span = Span { iova: iova.raw(), phys: phys.raw(), len };
         // Most calls are for leaves of one size in one table that exists: one walk, no survey.
         let shift = self.geometry.best_shift(span.iova | span.phys, len);
         let slot = self.descend::<true>(span.iova, shift);
-        if slot.entry == 0 && slot.shift == shift {
-            let count = len >> shift;
-            let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
-            let whole = count << shift == len && count <= room as u64;
-            if whole && self.free_entries(slot, count as usize, span)? == count as usize {
-                self.store_run(slot.address, shift, count as usize, bits, span.phys);
-                return Ok(());
-            }
+        if slot.entry != 0 || slot.shift != shift {
+            return self.map_many(span, bits);
+        }
+        let count = len >> shift;
+        if len == 1 << shift {
+            self.store_run(slot.address, shift, 1, bits, span.phys);
+            return Ok(());
+        }
+        let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
+        let whole = count << shift == len && count <= room as u64;
+        if whole && self.free_entries(slot, count as usize, span)? == count as usize {
+            self.store_run(slot.address, shift, count as usize, bits, span.phys);
+            return Ok(());
         }
         self.map_many(span, bits)
     }
 
+    #[inline(always)]
     fn check_map(&self, iova: Iova, phys: PhysAddr, len: u64) -> Result<(), MapError> {
         let unit = self.config.granule.bytes() - 1;
         if (iova.raw() | phys.raw() | len) & unit != 0 || len == 0 {
@@ -72,7 +81,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             return Err(MapError::OutOfRange { iova, len });
         }
         let phys_end = phys.raw().checked_add(len);
-        if phys_end.is_none_or(|end| end > 1 << self.config.output_bits) {
+        if phys_end.is_none_or(|end| end > self.output_end) {
             return Err(MapError::PhysOutOfRange { phys, len });
         }
         Ok(())

@@ -25,6 +25,11 @@ pub struct IoPageTable<F: Format, M: DmaMemory> {
     config: TableConfig,
     root_layout: PageLayout,
     table_layout: PageLayout,
+    /// The first input address that is too wide, and the first output address.
+    input_end: u64,
+    output_end: u64,
+    /// A leaf's bits for each protection; 0 where the format cannot express it.
+    leaf_bits: [u64; 64],
     /// Pages below the root, in the tree or waiting for an invalidation.
     pages: AtomicUsize,
     /// First page of the quarantine, a list through the first words. Pages are only added, until the drop.
@@ -72,6 +77,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             config,
             root_layout,
             table_layout,
+            input_end: 1 << params.input_bits,
+            output_end: 1 << params.output_bits,
+            leaf_bits: core::array::from_fn(|raw| leaf_bits::<F>(raw)),
             pages: AtomicUsize::new(0),
             quarantined: AtomicU64::new(END),
             format: PhantomData,
@@ -87,12 +95,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// publication by another thread is not known to be complete, so that hardware that does not snoop follows the same way.
     #[inline(always)]
     fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
+        // Copies, because the acquire loads in the loop would have every field read again.
+        let (memory, bits) = (&*self.memory, self.geometry.index_bits());
+        let below_root = (1u64 << bits) - 1;
         let mut shift = self.geometry.root_shift();
         let mut table = self.config.root.raw();
         let mut mask = self.geometry.root_entries() as u64 - 1;
         loop {
             let address = PhysAddr::new(table + ((iova >> shift) & mask) * 8);
-            let entry = self.memory.load64(address);
+            let entry = memory.load64(address);
             if shift == deepest || !F::is_table(entry) {
                 return Slot { address, entry, shift };
             }
@@ -100,8 +111,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
                 self.settle(address, entry);
             }
             table = F::address(entry);
-            mask = (1 << self.geometry.index_bits()) - 1;
-            shift -= self.geometry.index_bits();
+            mask = below_root;
+            shift -= bits;
         }
     }
 
@@ -131,7 +142,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 
     fn check_input(&self, iova: Iova, len: u64) -> bool {
-        len > 0 && iova.raw().checked_add(len).is_some_and(|end| end <= 1 << self.config.input_bits)
+        iova.raw().checked_add(len).is_some_and(|end| end <= self.input_end)
     }
 
     /// The part of an unmap's or a reclaim's arguments that can be wrong.
@@ -236,6 +247,12 @@ impl<F: Format, M: DmaMemory> fmt::Debug for IoPageTable<F, M> {
             .field("table_pages", &self.table_pages())
             .finish_non_exhaustive()
     }
+}
+
+/// A leaf's bits for the protection with number `raw`; 0 where there is none. No leaf's bits are 0: every format marks at least one permission.
+fn leaf_bits<F: Format>(raw: usize) -> u64 {
+    let prot = u8::try_from(raw).ok().and_then(Prot::from_bits);
+    prot.and_then(F::leaf_bits).unwrap_or(0)
 }
 
 fn entry_at(first: PhysAddr, offset: usize) -> PhysAddr {

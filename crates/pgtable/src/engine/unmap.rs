@@ -87,6 +87,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         let size = 1u64 << slot.shift;
         let whole = (span.last - span.first + 1) >> slot.shift;
+        if whole == 1 && span.first & (size - 1) == 0 {
+            return Ok((slot, 1));
+        }
         if span.first & (size - 1) != 0 || whole == 0 {
             let leaf = Iova::new(span.first).align_down(size);
             return Err(UnmapError::SplitsLeaf { leaf, size: leaf_size(slot.shift) });
