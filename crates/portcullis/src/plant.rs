@@ -153,7 +153,7 @@ pub(crate) mod attach {
     ) -> Found<P> {
         let (instances, kind, members) = group.with(|_, state| {
             if state.attached.is_some() {
-                return Ok((alloc::vec::Vec::new(), default, alloc::vec::Vec::new()));
+                return Ok((Instances::new(), default, alloc::vec::Vec::new()));
             }
             let (instances, kind) = prepare(state, default, waiter)?;
             Ok((instances, kind, state.members.to_vec()))

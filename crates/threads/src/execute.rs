@@ -114,6 +114,7 @@ impl Executor {
         let rt = Rc::clone(&self.rt);
         rt.enter(|| {
             build(&mut World::new());
+            self.rt.notes.borrow_mut().clear();
             let ending = self.run(director);
             if self.rt.recording.get() {
                 let threads = self.rt.threads.borrow();

@@ -344,12 +344,12 @@ impl Explorer {
         if let Some(step) = follow.misfit {
             return Err(ScheduleError::Misfit { step });
         }
-        let violation = failures_of(ending, self.budget.steps)
+        let violations = failures_of(ending, self.budget.steps)
             .into_iter()
-            .next()
-            .map(|failure| (failure.property.into_owned(), failure.message));
+            .map(|failure| (failure.property.into_owned(), failure.message))
+            .collect();
         let schedule = Schedule::from(executor.decisions);
-        Ok(Replay { schedule, ladder, violation })
+        Ok(Replay { schedule, ladder, violations })
     }
 }
 
@@ -360,8 +360,8 @@ pub struct Replay {
     pub schedule: Schedule,
     /// Its steps.
     pub ladder: Vec<LadderStep>,
-    /// The property that it violates, and the message.
-    pub violation: Option<(String, String)>,
+    /// The properties that it violates, each with the message, in the order of their occurrence.
+    pub violations: Vec<(String, String)>,
 }
 
 fn failures_of(ending: Ending, limit: usize) -> Vec<Failure> {

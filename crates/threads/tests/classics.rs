@@ -389,7 +389,7 @@ fn a_schedule_replays_and_one_of_another_world_is_refused() {
     let schedule: Schedule = text.parse().expect("own text");
     let explorer = Explorer::new(Budget::default());
     let replay = explorer.replay(&schedule, philosophers(3, false)).expect("fits");
-    assert_eq!(replay.violation, Some(("deadlock".to_owned(), deadlock.message.clone())));
+    assert_eq!(replay.violations, [("deadlock".to_owned(), deadlock.message.clone())]);
     assert_eq!(replay.ladder, deadlock.ladder);
     assert_eq!(replay, explorer.replay(&schedule, philosophers(3, false)).expect("twice the same"));
     let replay = explorer.replay(&schedule, publication(false));

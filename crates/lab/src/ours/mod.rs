@@ -1,5 +1,6 @@
 //! Our own core and SMMUv3 driver, as shipped, under the explorer.
 mod client;
+mod late;
 mod platform;
 mod promises;
 mod stage;

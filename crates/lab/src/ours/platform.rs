@@ -43,14 +43,17 @@ impl DmaMemory for LabMemory {
     }
 
     fn load64(&self, address: PhysAddr) -> u64 {
+        step("ram", address.raw(), "load", false);
         self.ram.load64(address)
     }
 
     fn store64(&self, address: PhysAddr, value: u64) {
+        step("ram", address.raw(), "store", true);
         self.ram.store64(address, value);
     }
 
     fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
+        step("ram", address.raw(), "compare and exchange", true);
         self.ram.compare_exchange64(address, old, new)
     }
 
@@ -75,6 +78,11 @@ impl LabPlatform {
         let ram = Arc::clone(machine.memory());
         let memory = LabMemory { ram, failing, failed: AtomicU32::new(0) };
         Self { machine: Arc::clone(machine), memory: Arc::new(memory) }
+    }
+
+    /// Whether allocations fail in this world.
+    pub fn may_fail(&self) -> bool {
+        self.memory.failing
     }
 
     /// Whether the calling thread has met its failed allocation.
@@ -108,7 +116,6 @@ impl Platform for LabPlatform {
 /// Makes each of the machine's steps one of the exploration's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LabHook;
-
 
 impl StepHook for LabHook {
     fn step(&self, object: &'static str, index: u64, what: &'static str, write: bool) {

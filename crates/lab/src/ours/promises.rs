@@ -38,12 +38,27 @@ fn unbound_devices_reach_nothing(_: &World, stage: &Stage) -> Result<(), String>
 
 /// Whether everything that a client needs is there.
 fn is_served(world: &World, stage: &Stage, index: usize) -> bool {
-    world.clients[index].iommus.iter().all(|&iommu| {
-        matches!(stage.sub.node_state(node(iommu)), NodeState::Registered { .. })
-    })
+    world.clients[index]
+        .iommus
+        .iter()
+        .all(|&iommu| matches!(stage.sub.node_state(node(iommu)), NodeState::Registered { .. }))
+}
+
+/// A deferred attempt that failed for want of memory is not repeated by itself, as nothing will wake it; asked again, it succeeds.
+fn failed_attempts_can_be_repeated(world: &World, stage: &Stage) {
+    for (index, client) in stage.clients.iter().enumerate() {
+        let failed = match client.device.stage() {
+            DeviceStage::Blocked(reason) | DeviceStage::Failed(reason) => reason.contains("memory"),
+            _ => false,
+        };
+        if world.allocations_fail && failed {
+            stage.bind(index);
+        }
+    }
 }
 
 fn what_became_ready_was_tried(world: &World, stage: &Stage) -> Result<(), String> {
+    failed_attempts_can_be_repeated(world, stage);
     let counts = stage.sub.counts();
     if counts.queued != 0 {
         return Err(format!("{} items of deferred work were left undone", counts.queued));
@@ -69,7 +84,10 @@ fn the_picture_is_noted(_: &World, stage: &Stage) -> Result<(), String> {
     let reports = stage.sub.reports();
     let lines = reports.iter().map(|report| {
         let stage = &report.stage;
-        format!("{} {:?} {:?} {:?} {stage:?}", report.path, report.group, report.domain, report.reach)
+        format!(
+            "{} {:?} {:?} {:?} {stage:?}",
+            report.path, report.group, report.domain, report.reach
+        )
     });
     observe(lines.collect::<Vec<_>>().join("; "));
     Ok(())

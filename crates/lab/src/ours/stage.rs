@@ -1,20 +1,23 @@
 //! One machine with the shipped core and driver on it, and the threads' acts.
 
 use crate::ours::client::{Endpoint, Prober};
+use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
 use crate::ours::world::World;
 use portcullis::{
-    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, Subsystem,
-    UnregisterError,
+    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, ReadyInstance,
+    Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_machine::{Machine, Policy, Port, Profile, SmmuV3, TlbPolicy};
-use portcullis_smmuv3::{Options, Smmu};
+use portcullis_machine::{Machine, Policy, Port, Profile, SmmuRegisters, SmmuV3, TlbPolicy};
+use portcullis_smmuv3::{BringUpError, Options, Smmu};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
 
 /// Where the machine's RAM begins.
 const RAM: u64 = 0x8000_0000;
+
+type LabSmmu = Smmu<LabPlatform, SmmuRegisters>;
 
 /// A client as the core and as the machine know it.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(crate) struct Stage {
     pub(crate) sub: Subsystem<LabPlatform>,
     smmus: Vec<Arc<SmmuV3>>,
     pub(crate) clients: Vec<Client>,
+    registered_too_early: bool,
 }
 
 /// The firmware node of IOMMU number `index`.
@@ -48,11 +52,15 @@ impl Stage {
             .policy(policy)
             .hook(Arc::new(LabHook))
             .build();
-        let profile = Profile { sid_bits: 6, reset_abort: true, two_level: false, ..Profile::qemu10() };
-        let smmus: Vec<_> = (0..world.iommus).map(|_| machine.add_smmuv3(profile.clone())).collect();
+        let profile =
+            Profile { sid_bits: 6, reset_abort: true, two_level: false, ..Profile::qemu10() };
+        let smmus: Vec<_> =
+            (0..world.iommus).map(|_| machine.add_smmuv3(profile.clone())).collect();
         let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail));
         let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
-        let mut stage = Self { machine, platform, sub, smmus, clients: Vec::new() };
+        let clients = Vec::new();
+        let registered_too_early = world.registered_too_early;
+        let mut stage = Self { machine, platform, sub, smmus, clients, registered_too_early };
         for (index, client) in world.clients.iter().enumerate() {
             stage.add_client(index, client);
         }
@@ -76,29 +84,50 @@ impl Stage {
         self.clients.push(Client { device: device_of_core, endpoint });
     }
 
-    /// Brings IOMMU `index` up and registers it; once more after an allocation failed.
+    /// Brings IOMMU `index` up and registers it; once more after an allocation failed, with everybody told in between.
     pub(crate) fn register(&self, index: usize) {
-        for attempt in 0.. {
-            let options = Options {
-                index: index as u64,
-                command_queue_log2: 4,
-                event_queue_log2: 4,
-                stream_id_bits: 6,
-                ..Options::default()
-            };
-            let registers = self.smmus[index].registers();
-            match Smmu::bring_up(Arc::clone(&self.platform), registers, options) {
-                Ok(smmu) => {
-                    if let Err(error) = self.sub.register(node(index), Box::new(smmu)) {
-                        violation("P7", format!("registration refused: {error}"));
-                    }
-                    return;
+        if self.registered_too_early {
+            return self.register_then_bring_up(index);
+        }
+        match self.bring_up(index) {
+            Ok(smmu) => self.publish(index, Box::new(smmu)),
+            Err(_) if self.platform.has_failed() => {
+                reached("a bring-up failed for want of memory");
+                self.sub.fail_node(node(index), "its bring-up failed once");
+                self.sub.run_deferred();
+                match self.bring_up(index) {
+                    Ok(smmu) => self.publish(index, Box::new(smmu)),
+                    Err(error) => violation("P7", format!("second bring-up failed: {error}")),
                 }
-                Err(_) if attempt == 0 && self.platform.has_failed() => {
-                    reached("a bring-up failed for want of memory");
-                }
-                Err(error) => return violation("P8", format!("bring-up failed: {error}")),
             }
+            Err(error) => violation("P8", format!("bring-up failed: {error}")),
+        }
+    }
+
+    fn bring_up(&self, index: usize) -> Result<LabSmmu, BringUpError> {
+        let options = Options {
+            index: index as u64,
+            command_queue_log2: 4,
+            event_queue_log2: 4,
+            stream_id_bits: 6,
+            ..Options::default()
+        };
+        Smmu::bring_up(Arc::clone(&self.platform), self.smmus[index].registers(), options)
+    }
+
+    fn publish(&self, index: usize, instance: ReadyInstance) {
+        if let Err(error) = self.sub.register(node(index), instance) {
+            violation("P7", format!("registration refused: {error}"));
+        }
+    }
+
+    /// The bug on purpose: whoever finds the instance finds one that does not serve yet.
+    fn register_then_bring_up(&self, index: usize) {
+        let late = Late::default();
+        self.publish(index, Box::new(late.clone()));
+        match self.bring_up(index) {
+            Ok(smmu) => late.serve(Box::new(smmu)),
+            Err(error) => violation("P8", format!("bring-up failed: {error}")),
         }
     }
 
@@ -130,6 +159,10 @@ impl Stage {
                 Ok(BindOutcome::Deferred(_)) => return reached("deferred"),
                 Ok(_) if attempt == 0 && self.platform.has_failed() => {
                     reached("a bind failed for want of memory");
+                }
+                // Somebody else's bring-up failed; its second one brings the next attempt.
+                Ok(BindOutcome::Blocked(_)) if self.platform.may_fail() => {
+                    return reached("blocked by a failed bring-up");
                 }
                 Ok(outcome) => {
                     return violation("P7", format!("client {index}: {outcome:?}"));

@@ -20,6 +20,8 @@ pub enum Event {
     Unplug(usize),
     /// The IOMMU with that number is unregistered.
     Unregister(usize),
+    /// The client with that number is bound a second time, as from user space.
+    Bind(usize),
 }
 
 /// One world: a thread registers each IOMMU, a thread binds each client.
@@ -37,6 +39,8 @@ pub struct World {
     pub events: Vec<Event>,
     /// Whether each thread meets one failed allocation, anywhere.
     pub allocations_fail: bool,
+    /// Whether IOMMUs are registered before they are brought up: a bug on purpose.
+    pub registered_too_early: bool,
     /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
     pub rounds: usize,
 }
@@ -55,6 +59,7 @@ impl World {
             worker: false,
             events: Vec::new(),
             allocations_fail: false,
+            registered_too_early: false,
             rounds: 0,
         }
     }
@@ -65,13 +70,38 @@ impl World {
         vec![
             one("a: registration and a client"),
             Self { worker: true, ..one("b: the same and a worker") },
-            Self::new("c: two clients of one group", 1, vec![client(&[0], 0x10), client(&[0], 0x10)]),
-            Self::new("d: two IOMMUs, a client each", 2, vec![client(&[0], 0x10), client(&[1], 0x11)]),
+            Self::new(
+                "c: two clients of one group",
+                1,
+                vec![client(&[0], 0x10), client(&[0], 0x10)],
+            ),
+            Self::new(
+                "d: two IOMMUs, a client each",
+                2,
+                vec![client(&[0], 0x10), client(&[1], 0x11)],
+            ),
             Self { events: vec![Event::Unplug(0)], ..one("e: the client is unplugged") },
             Self { events: vec![Event::Unregister(0)], ..one("f: the IOMMU is unregistered") },
             Self { allocations_fail: true, ..one("g: allocations fail") },
             Self::new("h: a client of two IOMMUs", 2, vec![client(&[0, 1], 0x10)]),
+            Self { events: vec![Event::Bind(0)], ..one("i: the client is bound twice") },
+            Self {
+                worker: true,
+                events: vec![Event::Unplug(0)],
+                ..one("j: the client is unplugged, and a worker")
+            },
+            Self {
+                worker: true,
+                events: vec![Event::Unregister(0)],
+                ..one("k: the IOMMU is unregistered, and a worker")
+            },
         ]
+    }
+
+    /// Two IOMMUs, a client each, and a worker: every lock of the core is contended.
+    pub fn busiest() -> Self {
+        let clients = vec![client(&[0], 0x10), client(&[1], 0x11)];
+        Self { worker: true, ..Self::new("two IOMMUs, a client each, and a worker", 2, clients) }
     }
 
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.
@@ -81,7 +111,8 @@ impl World {
             4 => client(&[2], 0x12),
             _ => client(&[index % 3], 0x10 + index as u32),
         });
-        let mut world = Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
+        let mut world =
+            Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
         world.worker = true;
         world.rounds = rounds;
         world
@@ -115,10 +146,17 @@ impl World {
             });
         }
         for &event in &self.events {
-            let stage = Arc::clone(&stage);
+            let (stage, worker) = (Arc::clone(&stage), self.worker);
             w.thread(format!("{event:?}"), move || match event {
                 Event::Unplug(index) => stage.unplug(index),
-                Event::Unregister(index) => _ = stage.unregister(index),
+                Event::Unregister(index) => {
+                    stage.unregister(index);
+                    // One that was refused has put its groups back in the queue.
+                    if !worker {
+                        stage.sub.run_deferred();
+                    }
+                }
+                Event::Bind(index) => stage.bind(index),
             });
         }
         if self.worker {
