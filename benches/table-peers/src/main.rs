@@ -1,1 +1,333 @@
-fn main(){}
+//! Page tables and IOVA allocators side by side, in one process, in turn, best of several rounds.
+//!
+//! `cargo run --release` prints nanoseconds a call and ratios; `cargo run --release -- count WORKLOAD CONTESTANT CALLS` runs one of them bare, for an
+//! instruction counter.
+
+mod pool;
+mod spaces;
+mod tables;
+
+use spaces::{Locked, Space};
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::time::Instant;
+use tables::{Aarch64Paging, Multiarch, Ours, Table, X86};
+
+const PAGE: u64 = 4096;
+const GIB: u64 = 1 << 30;
+const PHYS: u64 = 0x10_0000_0000;
+const ROUNDS: usize = 7;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A workload: one call per place, `len` bytes each.
+struct Workload {
+    name: &'static str,
+    places: Vec<u64>,
+    len: u64,
+    /// Added to the IOVA to make the physical address.
+    phys: u64,
+}
+
+fn workloads() -> Vec<Workload> {
+    let ascending = |count: u64, len: u64| (0..count).map(|i| i * len).collect::<Vec<_>>();
+    let mut rng = Rng(1);
+    let mut permuted = ascending(1 << 18, PAGE);
+    for index in (1..permuted.len()).rev() {
+        permuted.swap(index, rng.below(index as u64 + 1) as usize);
+    }
+    // 2^20 distinct pages of 2^24, in an order without a pattern: a full-period walk over the pages, cut off.
+    let scattered = (0..1u64 << 20).map(|i| (i.wrapping_mul(0x9e_3779) & 0xff_ffff) * PAGE);
+    let phys = PHYS + PAGE;
+    vec![
+        Workload { name: "A seq 4K", places: ascending(1 << 18, PAGE), len: PAGE, phys },
+        Workload { name: "B rand 1G", places: permuted, len: PAGE, phys },
+        Workload { name: "C rand 64G", places: scattered.collect(), len: PAGE, phys },
+        Workload { name: "D 2M blocks", places: ascending(8192, 2 << 20), len: 2 << 20, phys: PHYS },
+        Workload { name: "E 64 pages", places: ascending(GIB / PAGE / 64, 64 * PAGE), len: 64 * PAGE, phys },
+        Workload { name: "F 512 pages", places: ascending(512, 2 << 20), len: 2 << 20, phys },
+    ]
+}
+
+fn time(calls: usize, work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_nanos() as f64 / calls as f64
+}
+
+fn map_all<T: Table>(table: &mut T, workload: &Workload) -> f64 {
+    time(workload.places.len(), || {
+        for place in &workload.places {
+            table.map(*place, place + workload.phys, workload.len);
+        }
+    })
+}
+
+fn unmap_all<T: Table>(table: &mut T, workload: &Workload) -> f64 {
+    time(workload.places.len(), || {
+        workload.places.iter().for_each(|place| table.unmap(*place, workload.len));
+    })
+}
+
+fn look_up_all<T: Table>(table: &mut T, workload: &Workload) -> f64 {
+    let mut sum = 0u64;
+    let found = time(workload.places.len(), || {
+        for place in &workload.places {
+            sum = sum.wrapping_add(table.phys(*place));
+        }
+    });
+    black_box(sum);
+    found
+}
+
+fn hot_pairs<T: Table>(table: &mut T) -> f64 {
+    let calls = 1 << 18;
+    time(calls, || {
+        for call in 0..calls as u64 {
+            let place = (call % 256) * PAGE;
+            table.map(place, place + PHYS, PAGE);
+            table.unmap(place, PAGE);
+        }
+    })
+}
+
+/// Best times of one contestant: map, unmap, look-up.
+#[derive(Clone, Copy)]
+struct Best([f64; 3]);
+
+impl Best {
+    fn note(&mut self, round: [f64; 3]) {
+        for (best, new) in self.0.iter_mut().zip(round) {
+            *best = best.min(new);
+        }
+    }
+}
+
+fn round<T: Table>(make: fn() -> T, workload: &Workload, names: &mut Vec<&'static str>, best: &mut Vec<Best>, turn: usize) {
+    let mut table = make();
+    if names.len() <= turn {
+        names.push(table.name());
+        best.push(Best([f64::MAX; 3]));
+    }
+    // The first pass makes the tables.
+    map_all(&mut table, workload);
+    unmap_all(&mut table, workload);
+    for _ in 0..2 {
+        let map = map_all(&mut table, workload);
+        let first = workload.places[workload.places.len() / 2];
+        assert_eq!(table.phys(first + 42), first + workload.phys + 42, "{}", table.name());
+        let phys = look_up_all(&mut table, workload);
+        let unmap = unmap_all(&mut table, workload);
+        best[turn].note([map, unmap, phys]);
+    }
+}
+
+fn compare_tables() {
+    let heading = ["map", "unmap", "phys"];
+    println!("page tables, ns a call (ratio to portcullis)");
+    for workload in workloads() {
+        let (mut names, mut best) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            round(Ours::new, &workload, &mut names, &mut best, 0);
+            round(Aarch64Paging::new, &workload, &mut names, &mut best, 1);
+            round(Multiarch::new, &workload, &mut names, &mut best, 2);
+            round(X86::new, &workload, &mut names, &mut best, 3);
+        }
+        for (index, what) in heading.iter().enumerate() {
+            print!("{:<12} {what:<6}", workload.name);
+            for (name, best_of) in names.iter().zip(&best) {
+                let ratio = best_of.0[index] / best[0].0[index];
+                print!("  {name} {:.1} ({ratio:.2})", best_of.0[index]);
+            }
+            println!();
+        }
+    }
+    let mut best = [f64::MAX; 4];
+    for _ in 0..ROUNDS {
+        best[0] = best[0].min(hot_pairs(&mut Ours::new()));
+        best[1] = best[1].min(hot_pairs(&mut Aarch64Paging::new()));
+        best[2] = best[2].min(hot_pairs(&mut Multiarch::new()));
+        best[3] = best[3].min(hot_pairs(&mut X86::new()));
+    }
+    println!("H hot pair (map + unmap)  portcullis {:.1}  aarch64-paging {:.1}  page_table_multiarch {:.1}  x86_64 {:.1}", best[0], best[1], best[2], best[3]);
+}
+
+fn two_threads() {
+    println!("\ntwo threads on one table, 2^17 pages each, map all and unmap all, ns an operation in total");
+    let places = |thread: u64, shape: &str| -> Vec<u64> {
+        let base = if shape == "512G apart" { thread << 39 } else { thread * (GIB / 2) };
+        let page = |i: u64| if shape == "alternate" { (2 * i + thread) * PAGE } else { base + i * PAGE };
+        (0..1 << 17).map(page).collect()
+    };
+    for shape in ["512G apart", "adjacent", "alternate"] {
+        let work = |places: Vec<u64>| Workload { name: "", places, len: PAGE, phys: PHYS };
+        let parts = [work(places(0, shape)), work(places(1, shape))];
+        let (mut alone, mut together) = (f64::MAX, f64::MAX);
+        for _ in 0..ROUNDS {
+            let mut table = Ours::new();
+            for part in &parts {
+                map_all(&mut table, part);
+                unmap_all(&mut table, part);
+            }
+            let calls = 4 * parts[0].places.len();
+            alone = alone.min(time(calls, || {
+                for part in &parts {
+                    map_all(&mut table, part);
+                    unmap_all(&mut table, part);
+                }
+            }));
+            let start = std::sync::Barrier::new(3);
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = parts
+                    .iter()
+                    .map(|part| {
+                        let (mut table, start) = (table.share(), &start);
+                        scope.spawn(move || {
+                            start.wait();
+                            map_all(&mut table, part);
+                            unmap_all(&mut table, part);
+                        })
+                    })
+                    .collect();
+                start.wait();
+                together = together.min(time(calls, || {
+                    for thread in threads {
+                        thread.join().expect("no panic");
+                    }
+                }));
+            });
+        }
+        println!("{shape:<12} one {alone:.1}  two {together:.1}  speed-up {:.2}", alone / together);
+    }
+}
+
+/// Keeps `live` ranges and replaces one of them by another at each step.
+fn replace<S: Space>(mut space: S, live: usize, size: impl Fn(&mut Rng) -> u64) -> f64 {
+    let mut rng = Rng(5);
+    let mut held: Vec<S::Handle> = (0..live).map(|_| space.allocate(size(&mut rng))).collect();
+    let steps = 100_000;
+    let plan: Vec<(usize, u64)> =
+        (0..steps).map(|_| (rng.below(live as u64) as usize, size(&mut rng))).collect();
+    time(steps, || {
+        for (index, pages) in plan {
+            space.free(held[index]);
+            held[index] = space.allocate(pages);
+        }
+    })
+}
+
+fn one_page<S: Space>(mut space: S) -> f64 {
+    let calls = 200_000;
+    time(calls, || {
+        for _ in 0..calls {
+            let handle = space.allocate(1);
+            space.free(handle);
+        }
+    })
+}
+
+/// 100,000 one-page holes; mean and worst time of a two-page allocation among them.
+fn fragmented<S: Space>(mut space: S) -> (f64, f64) {
+    let mut held: Vec<S::Handle> = (0..200_000).map(|_| space.allocate(1)).collect();
+    for index in (0..held.len()).step_by(2) {
+        space.free(held[index]);
+    }
+    let mut rng = Rng(9);
+    let (mut sum, mut worst) = (0.0, 0.0f64);
+    for _ in 0..2000 {
+        let index = rng.below(100_000) as usize * 2 + 1;
+        space.free(held[index]);
+        let start = Instant::now();
+        let pair = space.allocate(2);
+        let took = start.elapsed().as_nanos() as f64;
+        sum += took;
+        worst = worst.max(took);
+        space.free(pair);
+        held[index] = space.allocate(1);
+    }
+    (sum / 2000.0, worst)
+}
+
+fn iova_row<S: Space>(name: &str, make: fn() -> S) {
+    let best = |work: &dyn Fn(S) -> f64| {
+        (0..ROUNDS).map(|_| work(make())).fold(f64::MAX, f64::min)
+    };
+    let sizes = [1, 2, 4, 8, 16, 32];
+    let rows = [
+        best(&one_page),
+        best(&|space| replace(space, 256, |_| 1)),
+        best(&|space| replace(space, 1024, |rng| sizes[rng.below(6) as usize])),
+        best(&|space| replace(space, 1024, |rng| 1 + rng.below(32))),
+        best(&|space| replace(space, 256, |rng| 64 + rng.below(449))),
+    ];
+    print!("{name:<26}");
+    rows.iter().for_each(|row| print!("{row:>9.1}"));
+    let (mean, worst) = (0..3).map(|_| fragmented(make())).fold((f64::MAX, f64::MAX), |best, new| {
+        (best.0.min(new.0), best.1.min(new.1))
+    });
+    println!("{mean:>11.0} / {worst:.0}");
+}
+
+fn compare_spaces() {
+    println!("\nIOVA, ns an allocation and free; I6: mean / worst of a 2-page allocation (clock included, about 20 ns)");
+    println!("{:<26}{:>9}{:>9}{:>9}{:>9}{:>9}{:>14}", "", "I1", "I2", "I3", "I4", "I5", "I6");
+    iova_row("portcullis", spaces::Ours::new);
+    iova_row("portcullis in Mutex", || Locked(Mutex::new(spaces::Ours::new())));
+    iova_row("buddy_system_allocator", spaces::Buddy::new);
+    iova_row("  in Mutex", || Locked(Mutex::new(spaces::Buddy::new())));
+    iova_row("offset-allocator", spaces::Offset::new);
+    iova_row("  in Mutex", || Locked(Mutex::new(spaces::Offset::new())));
+    iova_row("range-alloc", spaces::Ranges::new);
+}
+
+/// Runs one workload `passes` times on one contestant.
+fn count<T: Table>(mut table: T, workload: &Workload, passes: usize) {
+    for _ in 0..passes {
+        map_all(&mut table, workload);
+        unmap_all(&mut table, workload);
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("count") => {
+            let mut all = workloads();
+            let workload = all.iter_mut().find(|workload| workload.name.starts_with(&arguments[1]));
+            let workload = workload.expect("a workload's letter");
+            let keep = 4 * (2 << 20) / workload.len.min(2 << 20);
+            workload.places.truncate(keep as usize);
+            let passes: usize = arguments[3].parse().expect("a number of passes");
+            println!("{} calls a pass", workload.places.len());
+            match arguments[2].as_str() {
+                "portcullis" => count(Ours::new(), workload, passes),
+                "aarch64-paging" => count(Aarch64Paging::new(), workload, passes),
+                "multiarch" => count(Multiarch::new(), workload, passes),
+                "x86_64" => count(X86::new(), workload, passes),
+                other => panic!("no contestant {other}"),
+            }
+        }
+        Some("tables") => compare_tables(),
+        Some("threads") => two_threads(),
+        Some("iova") => compare_spaces(),
+        Some(other) => panic!("no part {other}: tables, threads, iova or count"),
+        None => {
+            compare_tables();
+            two_threads();
+            compare_spaces();
+        }
+    }
+}
