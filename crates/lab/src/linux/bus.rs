@@ -153,7 +153,7 @@ fn parse_fresh(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Parsed> {
             break;
         }
     }
-    if ret != OK && k.has(Commit::DmaOpsWithDomain) {
+    if ret != OK && k.has(Commit::RetireBusOps) {
         if !token || present {
             t.write(dev.fwspec, 0, "error: iommu_fwspec_free")?;
         } else if t.read(dev.iommu, "error: dev->iommu made here?")? != 0 {
@@ -169,7 +169,7 @@ fn iommu_fwspec_init(t: &mut T<'_>, k: &Kernel, x: Client, s: Iommu) -> Step<Err
         let dev = k.client(x);
         let listed = t.read(k.iommu(s).listed, "instance registered? [iommu_device_lock]")?;
         if listed == 0 {
-            if !k.has(Commit::DmaOpsWithDomain) {
+            if !k.has(Commit::RetireBusOps) {
                 make_fwspec(t, k, x, EMPTY_FWSPEC)?;
             }
             return unknown_instance(t, k, x);

@@ -26,6 +26,8 @@ pub enum Commit {
     Rfc20241213,
     /// The 6.6.y backport of b46064a18810: two checks instead of one.
     DefaultDomainBackport,
+    /// 17de3f5fdd35 (6.8): the instance is found from the fwspec, no longer from the bus.
+    RetireBusOps,
     /// b67483b3c44e (6.10): DMA ops are set where the default domain is set.
     DmaOpsWithDomain,
     /// b5c58b2fdc42 (6.12): the `dma_iommu` flag takes the place of a `dma_ops` pointer.

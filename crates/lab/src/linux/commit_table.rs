@@ -91,6 +91,16 @@ pub const COMMITS: &[CommitInfo] = &[
         needs: &[Commit::AttachInProbe],
     },
     CommitInfo {
+        commit: Commit::RetireBusOps,
+        id: "17de3f5fdd35",
+        since: "6.8",
+        summary: "the instance is found from the fwspec before dev->iommu is touched; a deferral leaves no empty fwspec behind",
+        carried_by: FROM_6_12,
+        applies_to: &[],
+        reverts_from: &[],
+        needs: &[],
+    },
+    CommitInfo {
         commit: Commit::DmaOpsWithDomain,
         id: "b67483b3c44e",
         since: "6.10",

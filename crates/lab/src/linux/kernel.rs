@@ -127,6 +127,8 @@ pub(crate) struct Kernel {
     pub(crate) trigger_count: Field,
     /// The deferred-probe timeout has fired.
     pub(crate) timed_out: Field,
+    /// `bus->iommu_ops` is set (before 17de3f5fdd35).
+    pub(crate) bus_ops: Field,
     /// Some thread has died of an oops.
     pub(crate) oopsed: Field,
     checks: [Option<PropertyId>; property::PROPERTIES.len()],
@@ -151,6 +153,7 @@ impl Kernel {
             active: b.field("deferred_probe_active_list", devices),
             trigger_count: b.field("deferred_trigger_count", 6),
             timed_out: b.field("driver_deferred_probe_timeout over", 1),
+            bus_ops: b.field("bus->iommu_ops", 1),
             oopsed: b.field("oops", 1),
             world: world.clone(),
             checks: array::from_fn(|i| {
@@ -165,6 +168,8 @@ impl Kernel {
     /// The state at the start: instances that were bound before, and what their walks left behind.
     fn start(&self, b: &mut Builder) {
         let before = self.world.iommus - self.world.registering;
+        b.value_names(self.bus_ops, &["NULL", "set"]);
+        b.init(self.bus_ops, u64::from(before > 0));
         for iommu in &self.iommus[..before] {
             b.init(iommu.listed, 1);
             b.init(iommu.bound, 1);

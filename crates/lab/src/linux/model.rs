@@ -14,7 +14,8 @@ use super::world::{Event, World};
 /// The name of a protocol in a world, as it stands in schedules.
 ///
 /// `linux/v6.6+b46064a18810~f188056352bc/i2r1c1.own.platform.dt.v3.a1`: applied commits after `+`,
-/// reverted ones after `~`.
+/// reverted ones after `~`. `linux/` also stands for this edition of the protocols: schedules replay for
+/// ever, so an edition whose functions take other steps must get another name beside this one.
 #[must_use]
 pub fn scenario(protocol: &Protocol, world: &World) -> String {
     let mut name = format!("linux/{}", protocol.base());

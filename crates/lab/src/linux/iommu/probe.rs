@@ -44,6 +44,9 @@ pub(crate) fn __iommu_probe_device(
 ) -> Step<Errno> {
     t.func("__iommu_probe_device", |t| {
         let dev = k.client(x);
+        if !k.has(Commit::RetireBusOps) && t.read(k.bus_ops, "bus->iommu_ops: any IOMMU?")? == 0 {
+            return Ok(ENODEV);
+        }
         if k.has(Commit::GroupTestLocked)
             && t.read(dev.iommu_group, "dev->iommu_group: device is already probed?")? != 0
         {
@@ -52,6 +55,9 @@ pub(crate) fn __iommu_probe_device(
         let ret = iommu_init_device(t, k, x)?;
         if ret != OK {
             return Ok(ret);
+        }
+        if k.has(Commit::ParseInWalk) && t.read(dev.driver, "dev->driver: late probe?")? != 0 {
+            k.violated(t, Dev::Client(x), Id::LateProbeWarning);
         }
         let g = k.group_of(x);
         t.lock(k.group(g).mutex, "")?;
@@ -76,11 +82,9 @@ pub(crate) fn __iommu_probe_device(
 fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("iommu_init_device", |t| {
         let dev = k.client(x);
-        if k.has(Commit::DmaOpsWithDomain) && !k.has(Commit::ParseInWalk) {
-            // 6.12: the instance is found from the fwspec before dev->iommu is touched.
-            if iommu_fwspec_ops(t, k, x)? != OK {
-                return Ok(ENODEV);
-            }
+        let early = k.has(Commit::RetireBusOps) && !k.has(Commit::ParseInWalk);
+        if early && iommu_fwspec_ops(t, k, x)? != OK {
+            return Ok(ENODEV);
         }
         if t.read(dev.iommu, "dev_iommu_get(): dev->iommu there?")? == 0 {
             t.write(dev.iommu, 1, "dev->iommu = kzalloc()")?;
@@ -97,9 +101,6 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
             return Ok(ret);
         }
         t.write(dev.iommu_group, 1, "dev->iommu_group = group: published")?;
-        if k.has(Commit::ParseInWalk) && t.read(dev.driver, "dev->driver: late probe?")? != 0 {
-            k.violated(t, Dev::Client(x), Id::LateProbeWarning);
-        }
         Ok(OK)
     })
 }

@@ -12,6 +12,9 @@ use super::release::iommu_release_device;
 pub(crate) fn iommu_device_register(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
     t.func("iommu_device_register", |t| {
         t.write(k.iommu(s).listed, 1, "list_add_tail to iommu_device_list [iommu_device_lock]")?;
+        if !k.has(Commit::RetireBusOps) {
+            t.write(k.bus_ops, 1, "bus->iommu_ops = ops")?;
+        }
         let err = bus_iommu_probe(t, k, s)?;
         if err != OK {
             iommu_device_unregister(t, k, s)?;
@@ -65,7 +68,7 @@ fn probe_iommu_group(t: &mut T<'_>, k: &Kernel, s: Iommu, x: Client) -> Step<Err
 
 /// The body of the second loop of `bus_iommu_probe`: one group of the list.
 fn finish_group(t: &mut T<'_>, k: &Kernel, s: Iommu, g: Group) -> Step<Errno> {
-    t.func("bus_iommu_probe", |t| {
+    t.scope(|t| {
         let group = k.group(g);
         t.lock(group.mutex, "")?;
         let (entry, on_list) = (group.entry, k.iommu(s).group_list[g.0]);
