@@ -17,6 +17,10 @@ use portcullis_platform::{
 };
 use portcullis_spec::smmuv3::{self as spec, cerror, cmdq_base, cmdq_cons, gerror};
 
+#[cfg(test)]
+#[path = "command_queue_tests.rs"]
+mod tests;
+
 /// Longest wait for a CMD_SYNC, or for room in the queue: 1 s.
 pub const SYNC_BOUND: Nanos = 1_000_000_000;
 /// The same after a wait has failed, until one succeeds: 10 ms.
@@ -172,11 +176,7 @@ impl<P: Platform> CommandQueue<P> {
         let mut commands = commands.take(count).chain(core::iter::once(Command::sync()));
         let ticket = self.submit(unit, count + 1, &mut commands)?;
         let Some(ticket) = ticket else { return Ok(()) };
-        let waited = self.wait(unit, &ticket);
-        if waited.is_ok() == self.stalled.load(Ordering::Relaxed) {
-            self.stalled.store(waited.is_err(), Ordering::Relaxed);
-        }
-        waited
+        self.wait(unit, &ticket)
     }
 
     #[cfg(not(feature = "mutants"))]
@@ -298,6 +298,9 @@ impl<P: Platform> CommandQueue<P> {
             }
             Ok(self.passed(cons, ticket.after).then_some(()))
         })?;
+        if self.stalled.load(Ordering::Relaxed) {
+            self.stalled.store(false, Ordering::Relaxed);
+        }
         if self.failures.load(Ordering::Acquire) == ticket.failures {
             return Ok(());
         }

@@ -134,7 +134,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         }
     }
 
-    /// The largest-first choice of granule: the first one all of whose leaf sizes were asked for.
+    /// The first granule, in order of preference, all of whose leaf sizes were asked for.
     fn granule(&self, request: &SpaceRequest) -> Option<&'static Granule> {
         GRANULES.iter().find(|granule| {
             self.features.granules.contains(granule.size)
@@ -175,7 +175,8 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
     fn create_table(&self, request: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
         let unsupported = OpsError::Unsupported { what: "these page sizes" };
         let granule = self.granule(request).ok_or(unsupported)?;
-        let output_bits = request.output_bits.min(self.features.output_bits);
+        let output_bits = output_bits(request.output_bits.min(self.features.output_bits))
+            .ok_or(OpsError::Unsupported { what: "output addresses below 32 bits" })?;
         let input_bits = request.input_bits.min(self.features.input_bits());
         let params = TableParams {
             granule: granule.size,
@@ -229,6 +230,11 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
     fn shutdown(&self) -> Result<(), OpsError> {
         self.stop().map_err(|error| error.as_ops_error("stopping the SMMU"))
     }
+}
+
+/// The widest output size of the tables that is not above `bits`.
+fn output_bits(bits: u8) -> Option<u8> {
+    [48, 44, 42, 40, 36, 32].into_iter().find(|size| *size <= bits)
 }
 
 fn table_error(error: TableError) -> OpsError {

@@ -254,4 +254,11 @@ fn a_table_that_the_unit_cannot_walk_is_refused() {
     let only_16k = portcullis_addr::PageSizes::from_bitmap(0x0200_4000);
     let request = portcullis::SpaceRequest { page_sizes: only_16k, ..ANY_TABLE };
     assert!(matches!(stage1.driver.create_table(&request), Err(OpsError::Unsupported { .. })));
+    let request = portcullis::SpaceRequest { output_bits: 31, ..ANY_TABLE };
+    assert!(matches!(wide.driver.create_table(&request), Err(OpsError::Unsupported { .. })));
+    for (asked, given) in [(32, 32), (35, 32), (39, 36), (64, 44)] {
+        let request = portcullis::SpaceRequest { output_bits: asked, ..ANY_TABLE };
+        let table = wide.driver.create_table(&request).expect("a table");
+        assert_eq!(table.config().output_bits, given);
+    }
 }

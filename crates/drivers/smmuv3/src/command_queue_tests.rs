@@ -1,0 +1,265 @@
+//! The queue under every schedule of two and three threads and a unit that takes its time.
+
+use super::*;
+use crate::memory::Running;
+use crate::unit::Unit;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use portcullis_addr::PhysAddr;
+use portcullis_platform::{Clock, PageLayout};
+use portcullis_spec::Register;
+use portcullis_spec::smmuv3::command::{OPCODE, opcode, tlbi};
+use portcullis_threads::{Budget, Explorer, LabEvent, LabLock, Report, World, observe, step};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Memory without an owner: the queue's slots.
+#[derive(Debug, Default)]
+struct Slots(Mutex<BTreeMap<u64, u64>>);
+
+impl DmaMemory for Slots {
+    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
+        Ok(PhysAddr::new(layout.align() as u64 * 0x10))
+    }
+    fn free(&self, _address: PhysAddr, _layout: PageLayout) {}
+    fn load64(&self, address: PhysAddr) -> u64 {
+        self.0.lock().expect("no panic").get(&address.raw()).copied().unwrap_or(0)
+    }
+    fn store64(&self, address: PhysAddr, value: u64) {
+        self.0.lock().expect("no panic").insert(address.raw(), value);
+    }
+    fn compare_exchange64(&self, _: PhysAddr, _: u64, _: u64) -> Result<(), u64> {
+        unreachable!("the queue needs no such access")
+    }
+    fn publish(&self, _address: PhysAddr, _len: usize) {}
+    fn refresh(&self, _address: PhysAddr, _len: usize) {}
+}
+
+/// Time that each look moves on.
+#[derive(Debug, Default)]
+struct Looks(AtomicU64);
+
+impl Clock for Looks {
+    fn now(&self) -> Nanos {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn relax(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lab {
+    memory: Arc<Slots>,
+    clock: Looks,
+}
+
+impl Platform for Lab {
+    type Lock = LabLock;
+    type Event = LabEvent;
+    type Memory = Slots;
+    type Clock = Looks;
+    fn memory(&self) -> &Arc<Slots> {
+        &self.memory
+    }
+    fn clock(&self) -> &Looks {
+        &self.clock
+    }
+}
+
+/// A unit that consumes one command at each look at its read index, and refuses the one with number `refuse`, once.
+struct Consumer {
+    memory: Arc<Slots>,
+    state: Arc<Mutex<Consumed>>,
+}
+
+#[derive(Debug, Default)]
+struct Consumed {
+    registers: BTreeMap<usize, u32>,
+    base: u64,
+    seen: u64,
+    refuse: Option<u64>,
+    /// The planted bug: shows a CMD_SYNC as consumed and forgets the last command before it.
+    hasty: bool,
+    /// What was carried out, in order.
+    commands: Vec<[u64; 2]>,
+}
+
+impl Consumed {
+    fn get(&self, register: Register) -> u32 {
+        self.registers.get(&register.offset).copied().unwrap_or(0)
+    }
+
+    fn consume(&mut self, memory: &Slots) {
+        let (produced, consumed) = (self.get(spec::CMDQ_PROD), self.get(spec::CMDQ_CONS));
+        let read = consumed & cmdq_cons::RD.mask() as u32;
+        let stopped = (self.get(spec::GERROR) ^ self.get(spec::GERRORN)) & 1 != 0;
+        if produced == read || stopped {
+            return;
+        }
+        let entries = 1u32 << cmdq_base::LOG2SIZE.get(self.base);
+        let slot = cmdq_base::ADDR.in_place(self.base) + u64::from(read & (entries - 1)) * 16;
+        self.seen += 1;
+        if self.refuse == Some(self.seen) {
+            let error = cmdq_cons::ERR.of(cerror::ILL) as u32;
+            self.registers.insert(spec::CMDQ_CONS.offset, read | error);
+            let toggled = self.get(spec::GERROR) ^ 1;
+            self.registers.insert(spec::GERROR.offset, toggled);
+            return;
+        }
+        let words = [slot, slot + 8].map(|at| memory.load64(PhysAddr::new(at)));
+        if self.hasty && OPCODE.read(&words) == opcode::SYNC {
+            self.commands.pop();
+        }
+        self.commands.push(words);
+        // ERR keeps its last value, as the document permits while no error is active.
+        let stale = consumed & cmdq_cons::ERR.mask() as u32;
+        let next = (read + 1) & (2 * entries - 1);
+        self.registers.insert(spec::CMDQ_CONS.offset, next | stale);
+    }
+}
+
+impl Registers for Consumer {
+    fn read32(&self, offset: usize) -> u32 {
+        step("unit", 0, "register read", offset == spec::CMDQ_CONS.offset);
+        let mut state = self.state.lock().expect("no panic");
+        if offset == spec::CMDQ_CONS.offset {
+            state.consume(&self.memory);
+        }
+        state.registers.get(&offset).copied().unwrap_or(0)
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        step("unit", 0, "register write", true);
+        self.state.lock().expect("no panic").registers.insert(offset, value);
+    }
+    fn write64(&self, _offset: usize, value: u64) {
+        self.state.lock().expect("no panic").base = value;
+    }
+    fn len(&self) -> usize {
+        spec::BLOCK_SIZE
+    }
+}
+
+struct Stand {
+    unit: Unit<Lab, Consumer>,
+    queue: CommandQueue<Lab>,
+    state: Arc<Mutex<Consumed>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    threads: u16,
+    log2: u8,
+    /// Commands of each thread, before its CMD_SYNC.
+    count: u16,
+    refuse: Option<u64>,
+    hasty: bool,
+}
+
+fn stand(plan: Plan) -> Arc<Stand> {
+    let Plan { log2, refuse, hasty, .. } = plan;
+    let lab = Arc::new(Lab::default());
+    let state = Arc::new(Mutex::new(Consumed { refuse, hasty, ..Consumed::default() }));
+    let consumer = Consumer { memory: Arc::clone(&lab.memory), state: Arc::clone(&state) };
+    let running = Running::default();
+    running.set(true);
+    let queue = CommandQueue::new(&*lab, &running, log2, 48, 0).expect("memory");
+    let unit = Unit::new(lab, consumer).expect("a block of registers");
+    queue.install(&unit);
+    Arc::new(Stand { unit, queue, state })
+}
+
+/// What thread `n` sends.
+fn commands(n: u16, count: u16) -> impl Iterator<Item = Command> {
+    (0..count).map(move |part| Command::tlbi_asid(n << 8 | part))
+}
+
+/// Threads that send at the same time.
+fn explore(plan: Plan, budget: Budget) -> Report {
+    let Plan { threads, count, .. } = plan;
+    Explorer::new(budget).run(move |world: &mut World| {
+        let stand = stand(plan);
+        let failures = Arc::new(AtomicU64::new(0));
+        for n in 0..threads {
+            let (stand, failures) = (Arc::clone(&stand), Arc::clone(&failures));
+            world.thread(format!("thread {n}"), move || {
+                let sent = commands(n, count);
+                let done = stand.queue.execute(&stand.unit, usize::from(count), sent);
+                if done.is_err() {
+                    failures.fetch_add(1, Ordering::Relaxed);
+                }
+                // What it asked for has happened by now, in its order, or it was told that it did not.
+                let state = stand.state.lock().expect("no panic");
+                let mine = |words: &&[u64; 2]| {
+                    OPCODE.read(*words) == opcode::TLBI_NH_ASID
+                        && tlbi::ASID.read(*words) >> 8 == u64::from(n)
+                };
+                let carried_out: Vec<_> = state.commands.iter().filter(mine).collect();
+                let wanted: Vec<_> = commands(n, count).map(|command| command.0).collect();
+                if done.is_ok() && !carried_out.into_iter().eq(wanted.iter()) {
+                    portcullis_threads::violation("P4", "confirmed before it was carried out");
+                }
+            });
+        }
+        world.at_end("each command once", move || check_end(&stand, plan, &failures));
+    })
+}
+
+fn check_end(stand: &Stand, plan: Plan, failures: &AtomicU64) -> Result<(), String> {
+    let state = stand.state.lock().expect("no panic");
+    let mut told = state.commands.clone();
+    told.retain(|words| OPCODE.read(words) != opcode::SYNC);
+    told.sort_unstable();
+    told.dedup();
+    let wanted = usize::from(plan.threads * plan.count);
+    let failed = failures.load(Ordering::Relaxed);
+    observe(format!("{failed} told of an error, {} carried out", told.len()));
+    let total = wanted + usize::from(plan.threads);
+    if state.commands.len() != total {
+        return Err(format!("{} commands were consumed instead of {total}", state.commands.len()));
+    }
+    match plan.refuse {
+        None if failed == 0 && told.len() == wanted => Ok(()),
+        // The refused one may have been a CMD_SYNC, which its replacement makes up for.
+        Some(_) if failed == 1 && told.len() + 1 >= wanted => Ok(()),
+        _ => Err(format!("{failed} threads were told of an error, {} commands ran", told.len())),
+    }
+}
+
+fn assert_proved(report: &Report) {
+    assert!(report.is_clean(), "{report}");
+    assert!(report.exhaustive, "{report}");
+}
+
+fn budget() -> Budget {
+    Budget { time: Duration::from_secs(60), ..Budget::default() }
+}
+
+#[test]
+fn no_schedule_loses_repeats_or_confirms_too_early() {
+    let two = [(2, 0, 1), (2, 1, 1), (2, 2, 1), (2, 1, 2), (2, 1, 3), (2, 3, 3)];
+    for (threads, log2, count) in two.into_iter().chain([(3, 0, 1), (3, 1, 1), (3, 2, 1)]) {
+        let plan = Plan { threads, log2, count, refuse: None, hasty: false };
+        assert_proved(&explore(plan, budget()));
+    }
+}
+
+#[test]
+fn a_refused_command_is_told_to_exactly_one_thread_under_every_schedule() {
+    for refuse in 1..=4 {
+        let plan = Plan { threads: 2, log2: 2, count: 1, refuse: Some(refuse), hasty: false };
+        let report = explore(plan, budget());
+        assert_proved(&report);
+    }
+}
+
+/// The exploration must be able to fail.
+#[test]
+fn hardware_that_confirms_too_early_is_seen() {
+    let plan = Plan { threads: 2, log2: 2, count: 1, refuse: None, hasty: true };
+    let report = explore(plan, Budget { stop_at_first: true, shorten: 100, ..budget() });
+    assert!(report.violation("P4").is_some(), "{report}");
+}
