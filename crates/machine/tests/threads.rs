@@ -13,6 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const VA: u64 = 0x5000;
 
+/// Looks until it holds, sleeping in between, at most `looks` times.
+fn some_time(looks: u32, holds: impl Fn() -> bool) -> bool {
+    (0..looks).any(|_| {
+        std::thread::sleep(std::time::Duration::from_micros(20));
+        holds()
+    })
+}
+
 /// Devices write without pause while their page is unmapped together with its table, invalidated and freed, and mapped again elsewhere. With the
 /// invalidation nobody is ever seen in freed memory, walkers included; without it somebody is.
 fn storm(invalidate: bool) -> Vec<Violation> {
@@ -22,7 +30,15 @@ fn storm(invalidate: bool) -> Vec<Violation> {
     rig.map(rig.root, 0, VA, 0);
     let level1 = rig.get(rig.root) & !0xfff;
     let level2 = rig.get(level1) & !0xfff;
+    rig.put(level2, &[0]);
     let stop = AtomicBool::new(false);
+    // Set on the way out of a panic too, or the scope would wait for ever.
+    struct StopOnDrop<'a>(&'a AtomicBool);
+    impl Drop for StopOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let landed = AtomicU64::new(0);
     let machine = std::sync::Arc::clone(&rig.machine);
     let device = std::sync::Arc::clone(&rig.device);
@@ -37,6 +53,7 @@ fn storm(invalidate: bool) -> Vec<Violation> {
                 }
             });
         }
+        let _stop = StopOnDrop(&stop);
         let page = rig::layout(4096, 4096);
         for _ in 0..40 {
             let frame = rig.memory.allocate(page).expect("one page");
@@ -44,12 +61,7 @@ fn storm(invalidate: bool) -> Vec<Violation> {
             rig.put(table.raw() + 8 * (VA >> 12), &[frame.raw() | LEAF]);
             rig.put(level2, &[table.raw() | 3]);
             let before = landed.load(Ordering::Relaxed);
-            for _ in 0..100 {
-                if landed.load(Ordering::Relaxed) > before {
-                    break;
-                }
-                std::thread::yield_now();
-            }
+            assert!(some_time(20_000, || landed.load(Ordering::Relaxed) > before), "no storm");
             rig.put(level2, &[0]);
             if invalidate {
                 rig.commands(&[[0x12 | ASID << 48, VA]]);
@@ -57,11 +69,10 @@ fn storm(invalidate: bool) -> Vec<Violation> {
             rig.memory.free(frame, page);
             rig.memory.free(table, page);
             // Time for the storm to find the freed frame, if it can.
-            (0..5).for_each(|_| std::thread::yield_now());
+            let before = landed.load(Ordering::Relaxed);
+            some_time(5, || landed.load(Ordering::Relaxed) > before);
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    assert!(landed.load(Ordering::Relaxed) > 30, "the storm blew");
     machine.violations()
 }
 
