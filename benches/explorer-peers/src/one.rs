@@ -124,7 +124,7 @@ fn executions(run: impl FnOnce(Box<dyn Fn() + Send + Sync>), world: World, body:
 fn shuttle(world: World, tool: &str) -> Line {
     let body = |w: World| shuttle_model::run(w.clients as usize, w.iommus as usize, w.fixed);
     match tool {
-        "shuttle-dfs" => executions(|f| drop(::shuttle::check_dfs(f, None)), world, body),
+        "shuttle-dfs" => executions(|f| ::shuttle::check_dfs(f, None), world, body),
         "shuttle-random" => executions(|f| ::shuttle::check_random(f, 10_000), world, body),
         _ => executions(|f| ::shuttle::check_pct(f, 10_000, 3), world, body),
     }

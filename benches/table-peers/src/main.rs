@@ -42,24 +42,39 @@ struct Workload {
     phys: u64,
 }
 
-fn workloads() -> Vec<Workload> {
+/// The workload with this letter.
+fn workload(letter: &str) -> Workload {
     let ascending = |count: u64, len: u64| (0..count).map(|i| i * len).collect::<Vec<_>>();
-    let mut rng = Rng(1);
-    let mut permuted = ascending(1 << 18, PAGE);
-    for index in (1..permuted.len()).rev() {
-        permuted.swap(index, rng.below(index as u64 + 1) as usize);
-    }
-    // 2^20 distinct pages of 2^24, in an order without a pattern: a full-period walk over the pages, cut off.
-    let scattered = (0..1u64 << 20).map(|i| (i.wrapping_mul(0x9e_3779) & 0xff_ffff) * PAGE);
     let phys = PHYS + PAGE;
-    vec![
-        Workload { name: "A seq 4K", places: ascending(1 << 18, PAGE), len: PAGE, phys },
-        Workload { name: "B rand 1G", places: permuted, len: PAGE, phys },
-        Workload { name: "C rand 64G", places: scattered.collect(), len: PAGE, phys },
-        Workload { name: "D 2M blocks", places: ascending(8192, 2 << 20), len: 2 << 20, phys: PHYS },
-        Workload { name: "E 64 pages", places: ascending(GIB / PAGE / 64, 64 * PAGE), len: 64 * PAGE, phys },
-        Workload { name: "F 512 pages", places: ascending(512, 2 << 20), len: 2 << 20, phys },
-    ]
+    match letter {
+        "A" => Workload { name: "A seq 4K", places: ascending(1 << 18, PAGE), len: PAGE, phys },
+        "B" => {
+            let (mut places, mut rng) = (ascending(1 << 18, PAGE), Rng(1));
+            for index in (1..places.len()).rev() {
+                places.swap(index, rng.below(index as u64 + 1) as usize);
+            }
+            Workload { name: "B rand 1G", places, len: PAGE, phys }
+        }
+        // 2^20 distinct pages of 2^24, in an order without a pattern: a full-period walk over the pages, cut off.
+        "C" => {
+            let page = |i: u64| (i.wrapping_mul(0x9e_3779) & 0xff_ffff) * PAGE;
+            let places = (0..1 << 20).map(page).collect();
+            Workload { name: "C rand 64G", places, len: PAGE, phys }
+        }
+        "D" => {
+            let places = ascending(8192, 2 << 20);
+            Workload { name: "D 2M blocks", places, len: 2 << 20, phys: PHYS }
+        }
+        "E" => {
+            let places = ascending(GIB / PAGE / 64, 64 * PAGE);
+            Workload { name: "E 64 pages", places, len: 64 * PAGE, phys }
+        }
+        "F" => {
+            let places = ascending(512, 2 << 20);
+            Workload { name: "F 512 pages", places, len: 2 << 20, phys }
+        }
+        other => panic!("no workload {other}: A to F"),
+    }
 }
 
 fn time(calls: usize, work: impl FnOnce()) -> f64 {
@@ -116,7 +131,13 @@ impl Best {
     }
 }
 
-fn round<T: Table>(make: fn() -> T, workload: &Workload, names: &mut Vec<&'static str>, best: &mut Vec<Best>, turn: usize) {
+fn round<T: Table>(
+    make: fn() -> T,
+    workload: &Workload,
+    names: &mut Vec<&'static str>,
+    best: &mut Vec<Best>,
+    turn: usize,
+) {
     let mut table = make();
     if names.len() <= turn {
         names.push(table.name());
@@ -138,7 +159,8 @@ fn round<T: Table>(make: fn() -> T, workload: &Workload, names: &mut Vec<&'stati
 fn compare_tables() {
     let heading = ["map", "unmap", "phys"];
     println!("page tables, ns a call (ratio to portcullis)");
-    for workload in workloads() {
+    for letter in ["A", "B", "C", "D", "E", "F"] {
+        let workload = workload(letter);
         let (mut names, mut best) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             round(Ours::new, &workload, &mut names, &mut best, 0);
@@ -162,14 +184,20 @@ fn compare_tables() {
         best[2] = best[2].min(hot_pairs(&mut Multiarch::new()));
         best[3] = best[3].min(hot_pairs(&mut X86::new()));
     }
-    println!("H hot pair (map + unmap)  portcullis {:.1}  aarch64-paging {:.1}  page_table_multiarch {:.1}  x86_64 {:.1}", best[0], best[1], best[2], best[3]);
+    println!(
+        "H hot pair (map + unmap)  portcullis {:.1}  aarch64-paging {:.1}  page_table_multiarch {:.1}  x86_64 {:.1}",
+        best[0], best[1], best[2], best[3]
+    );
 }
 
 fn two_threads() {
-    println!("\ntwo threads on one table, 2^17 pages each, map all and unmap all, ns an operation in total");
+    println!(
+        "\ntwo threads on one table, 2^17 pages each, map all and unmap all, ns an operation in total"
+    );
     let places = |thread: u64, shape: &str| -> Vec<u64> {
         let base = if shape == "512G apart" { thread << 39 } else { thread * (GIB / 2) };
-        let page = |i: u64| if shape == "alternate" { (2 * i + thread) * PAGE } else { base + i * PAGE };
+        let page =
+            |i: u64| if shape == "alternate" { (2 * i + thread) * PAGE } else { base + i * PAGE };
         (0..1 << 17).map(page).collect()
     };
     for shape in ["512G apart", "adjacent", "alternate"] {
@@ -189,26 +217,27 @@ fn two_threads() {
                     unmap_all(&mut table, part);
                 }
             }));
-            let start = std::sync::Barrier::new(3);
-            std::thread::scope(|scope| {
+            // From the first thread's start to the last one's end, by their own clocks.
+            let start = std::sync::Barrier::new(2);
+            let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
                 let threads: Vec<_> = parts
                     .iter()
                     .map(|part| {
                         let (mut table, start) = (table.share(), &start);
                         scope.spawn(move || {
                             start.wait();
+                            let from = Instant::now();
                             map_all(&mut table, part);
                             unmap_all(&mut table, part);
+                            (from, Instant::now())
                         })
                     })
                     .collect();
-                start.wait();
-                together = together.min(time(calls, || {
-                    for thread in threads {
-                        thread.join().expect("no panic");
-                    }
-                }));
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
             });
+            let from = spans.iter().map(|span| span.0).min().expect("two threads");
+            let to = spans.iter().map(|span| span.1).max().expect("two threads");
+            together = together.min((to - from).as_nanos() as f64 / (calls / 2) as f64);
         }
         println!("{shape:<12} one {alone:.1}  two {together:.1}  speed-up {:.2}", alone / together);
     }
@@ -262,9 +291,7 @@ fn fragmented<S: Space>(mut space: S) -> (f64, f64) {
 }
 
 fn iova_row<S: Space>(name: &str, make: fn() -> S) {
-    let best = |work: &dyn Fn(S) -> f64| {
-        (0..ROUNDS).map(|_| work(make())).fold(f64::MAX, f64::min)
-    };
+    let best = |work: &dyn Fn(S) -> f64| (0..ROUNDS).map(|_| work(make())).fold(f64::MAX, f64::min);
     let sizes = [1, 2, 4, 8, 16, 32];
     let rows = [
         best(&one_page),
@@ -275,14 +302,16 @@ fn iova_row<S: Space>(name: &str, make: fn() -> S) {
     ];
     print!("{name:<26}");
     rows.iter().for_each(|row| print!("{row:>9.1}"));
-    let (mean, worst) = (0..3).map(|_| fragmented(make())).fold((f64::MAX, f64::MAX), |best, new| {
-        (best.0.min(new.0), best.1.min(new.1))
-    });
+    let (mean, worst) = (0..3)
+        .map(|_| fragmented(make()))
+        .fold((f64::MAX, f64::MAX), |best, new| (best.0.min(new.0), best.1.min(new.1)));
     println!("{mean:>11.0} / {worst:.0}");
 }
 
 fn compare_spaces() {
-    println!("\nIOVA, ns an allocation and free; I6: mean / worst of a 2-page allocation (clock included, about 20 ns)");
+    println!(
+        "\nIOVA, ns an allocation and free; I6: mean / worst of a 2-page allocation (clock included, about 20 ns)"
+    );
     println!("{:<26}{:>9}{:>9}{:>9}{:>9}{:>9}{:>14}", "", "I1", "I2", "I3", "I4", "I5", "I6");
     iova_row("portcullis", spaces::Ours::new);
     iova_row("portcullis in Mutex", || Locked(Mutex::new(spaces::Ours::new())));
@@ -305,9 +334,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("count") => {
-            let mut all = workloads();
-            let workload = all.iter_mut().find(|workload| workload.name.starts_with(&arguments[1]));
-            let workload = workload.expect("a workload's letter");
+            pool::small(16 << 20);
+            let workload = &mut workload(&arguments[1]);
             let keep = 4 * (2 << 20) / workload.len.min(2 << 20);
             workload.places.truncate(keep as usize);
             let passes: usize = arguments[3].parse().expect("a number of passes");

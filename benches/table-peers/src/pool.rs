@@ -3,7 +3,7 @@
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{AllocError, DmaMemory, PageLayout};
 use std::alloc::{Layout, alloc_zeroed};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock};
 
 /// Bytes of the pool: the leaf tables of the largest workload and some.
@@ -12,7 +12,15 @@ const PAGE: usize = 4096;
 /// The physical address of the pool's first byte; low, so that no process has its memory below it.
 pub const BASE: usize = 0x20_0000;
 
+/// Makes the pool of `bytes` instead of the full size. Before its first use.
+pub fn small(bytes: usize) {
+    SIZE.store(bytes, Ordering::Relaxed);
+}
+
+static SIZE: AtomicUsize = AtomicUsize::new(BYTES);
+
 struct Pool {
+    bytes: usize,
     /// The pool's first byte.
     memory: usize,
     pages: Mutex<(usize, Vec<usize>)>,
@@ -21,16 +29,17 @@ struct Pool {
 fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(|| {
-        let layout = Layout::from_size_align(BYTES, 2 << 20).expect("a valid layout");
+        let bytes = SIZE.load(Ordering::Relaxed);
+        let layout = Layout::from_size_align(bytes, 2 << 20).expect("a valid layout");
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc_zeroed(layout) } as usize;
         assert_ne!(memory, 0, "no memory for the pool");
         // Touch every page now, so that no contestant pays for the operating system's first fault.
-        for page in (memory..memory + BYTES).step_by(PAGE) {
+        for page in (memory..memory + bytes).step_by(PAGE) {
             // SAFETY: the page lies inside the allocation above.
             unsafe { (page as *mut u64).write_volatile(0) };
         }
-        Pool { memory, pages: Mutex::new((0, Vec::new())) }
+        Pool { bytes, memory, pages: Mutex::new((0, Vec::new())) }
     })
 }
 
@@ -45,7 +54,7 @@ pub fn take() -> Option<usize> {
     let mut pages = pool.pages.lock().expect("pool");
     let at = match pages.1.pop() {
         Some(at) => at,
-        None if pages.0 < BYTES => {
+        None if pages.0 < pool.bytes => {
             pages.0 += PAGE;
             pages.0 - PAGE
         }

@@ -132,12 +132,13 @@ impl Table for Aarch64Paging {
     fn phys(&mut self, iova: u64) -> u64 {
         let page = (iova & !0xfff) as usize;
         let mut found = 0;
-        let mut note = |range: &MemoryRegion, entry: &aarch64_paging::descriptor::Descriptor<_>, _| {
-            if entry.is_valid() {
-                found = entry.output_address().0 as u64 + (page - range.start().0) as u64;
-            }
-            Ok(())
-        };
+        let mut note =
+            |range: &MemoryRegion, entry: &aarch64_paging::descriptor::Descriptor<_>, _| {
+                if entry.is_valid() {
+                    found = entry.output_address().0 as u64 + (page - range.start().0) as u64;
+                }
+                Ok(())
+            };
         self.0.walk_range(&MemoryRegion::new(page, page + 4096), &mut note).expect("in range");
         found + (iova & 0xfff)
     }
@@ -157,7 +158,9 @@ impl PagingHandler for MaPages {
 
     fn phys_to_virt(paddr: MaPhys) -> MaVirt {
         // The pool's place is known once it was used; the load is what any kernel with a run-time linear map pays.
-        MaVirt::from(OFFSET.load(std::sync::atomic::Ordering::Relaxed).wrapping_add(paddr.as_usize()))
+        MaVirt::from(
+            OFFSET.load(std::sync::atomic::Ordering::Relaxed).wrapping_add(paddr.as_usize()),
+        )
     }
 }
 
@@ -185,10 +188,14 @@ impl Table for Multiarch {
         let phys = MaPhys::from(phys as usize);
         if len == 4096 {
             cursor.map(iova, phys, MaSize::Size4K, flags).expect("free");
-        } else if len == BLOCK && iova.as_usize() as u64 % BLOCK == 0 && phys.as_usize() as u64 % BLOCK == 0 {
+        } else if len == BLOCK
+            && iova.as_usize() as u64 % BLOCK == 0
+            && phys.as_usize() as u64 % BLOCK == 0
+        {
             cursor.map(iova, phys, MaSize::Size2M, flags).expect("free");
         } else {
-            let at = |page: MaVirt| MaPhys::from(phys.as_usize() + (page.as_usize() - iova.as_usize()));
+            let at =
+                |page: MaVirt| MaPhys::from(phys.as_usize() + (page.as_usize() - iova.as_usize()));
             cursor.map_region(iova, at, len as usize, flags, true).expect("free");
         }
     }

@@ -40,8 +40,9 @@ impl Builder {
             properties: Vec::new(),
         };
         let mut builder = Self { spec };
-        let misuse = builder.property("lock-misuse", PropertyKind::Always, None);
-        debug_assert_eq!(misuse, LOCK_MISUSE);
+        for name in ["lock-misuse", "use-after-free", "null-pointer"] {
+            builder.property(name, PropertyKind::Always, None);
+        }
         builder
     }
 
@@ -228,3 +229,7 @@ impl Builder {
 
 /// The built-in property that a mutex is given back by who holds it.
 pub(crate) const LOCK_MISUSE: PropertyId = PropertyId(0);
+/// The built-in property that nothing is used after it was freed.
+pub(crate) const USE_AFTER_FREE: PropertyId = PropertyId(1);
+/// The built-in property that no null pointer is followed.
+pub(crate) const NULL_POINTER: PropertyId = PropertyId(2);

@@ -5,7 +5,7 @@
 //! allow it. When a fact changes in a way that reclassifies an access already taken, the search starts again
 //! with the new facts; they only ever get weaker, so this ends.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Locks as a set: mutexes from bit 0, and from [`THREAD_BIT`] one bit that each thread "holds" always, so that
 /// a field used by one thread only needs no lock.
@@ -22,8 +22,8 @@ struct Facts {
     /// Locks held at every write.
     writes: Cell<Locks>,
     written: Cell<bool>,
-    /// A property reads it.
-    observed: Cell<bool>,
+    /// How properties read it: for each way the mutexes that must be free, or they do not look.
+    observed: RefCell<Vec<Locks>>,
 }
 
 /// All facts.
@@ -43,7 +43,7 @@ impl Learnt {
             reads: Cell::new(Locks::MAX),
             writes: Cell::new(Locks::MAX),
             written: Cell::new(false),
-            observed: Cell::new(false),
+            observed: RefCell::new(Vec::new()),
         };
         Self {
             fields: vec![facts; fields],
@@ -86,20 +86,25 @@ impl Learnt {
             }
             facts.written.set(true);
         }
-        !facts.observed.get() && facts.reads.get() & new != 0
+        !facts.is_observed(held) && facts.reads.get() & new != 0
     }
 
-    /// A property reads `field`, so every write of it is visible.
-    pub(crate) fn observe(&self, field: usize) {
+    /// A property reads `field`, unless one of the mutexes `guards` is taken: every write is visible to it
+    /// that is done without them.
+    pub(crate) fn observe(&self, field: usize, guards: Locks) {
         let facts = &self.fields[field];
-        if !facts.observed.replace(true) && facts.written.get() {
-            self.changed.set(true);
+        let mut observed = facts.observed.borrow_mut();
+        if !observed.contains(&guards) {
+            observed.push(guards);
+            if facts.written.get() {
+                self.changed.set(true);
+            }
         }
     }
 
-    /// Whether some property reads `field`.
-    pub(crate) fn is_observed(&self, field: usize) -> bool {
-        self.fields[field].observed.get()
+    /// Whether a write of `field` with these locks held is visible to some property.
+    pub(crate) fn is_observed(&self, field: usize, held: Locks) -> bool {
+        self.fields[field].is_observed(held)
     }
 
     /// Somebody looks whether `mutex` is taken without waiting for it.
@@ -142,6 +147,10 @@ impl Learnt {
 }
 
 impl Facts {
+    fn is_observed(&self, held: Locks) -> bool {
+        self.observed.borrow().iter().any(|guards| guards & held == 0)
+    }
+
     fn was_read(&self) -> bool {
         self.reads.get() != Locks::MAX
     }
@@ -196,7 +205,12 @@ mod tests {
     fn an_observed_field_is_written_visibly() {
         let learnt = Learnt::new(1, 1);
         assert!(learnt.write(0, A | T0));
-        learnt.observe(0);
+        learnt.observe(0, A);
+        assert!(learnt.take_changed());
+        assert!(learnt.write(0, A | T0));
+        assert!(!learnt.write(0, B | T0));
+        learnt.take_changed();
+        learnt.observe(0, 0);
         assert!(learnt.take_changed());
         assert!(!learnt.write(0, A | T0));
     }

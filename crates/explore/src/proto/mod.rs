@@ -6,6 +6,7 @@ mod learnt;
 mod log;
 mod machine;
 mod node;
+mod pool;
 mod shared;
 mod spec;
 mod thread;
@@ -14,6 +15,7 @@ mod value;
 use std::cell::RefCell;
 
 pub use builder::Builder;
+pub use pool::{Obj, Pool, PoolField};
 pub use shared::{Shared, View};
 pub use spec::{Bit, Field, Mutex, PropertyId, ThreadId};
 pub use thread::{Pause, Step, Thread};

@@ -15,6 +15,8 @@ pub(crate) struct Access<'a> {
     pub(crate) learnt: &'a Learnt,
     /// Locks held by the accessing thread; `None` for a property, which reads from outside.
     pub(crate) held: Option<Locks>,
+    /// For a property: the mutexes that it has found free, and looks on only therefore.
+    pub(crate) guards: Cell<Locks>,
     /// Whether every access so far is a both mover.
     pub(crate) both: Cell<bool>,
     pub(crate) hits: Cell<PropertySet>,
@@ -33,6 +35,7 @@ impl<'a> Access<'a> {
             layout,
             learnt,
             held,
+            guards: Cell::new(0),
             both: Cell::new(true),
             hits: Cell::new(PropertySet::EMPTY),
             fault: RefCell::new(None),
@@ -44,7 +47,7 @@ impl<'a> Access<'a> {
         let spec = &self.spec.fields[usize::from(slot)];
         let field = spec.whole.unwrap_or(slot);
         let Some(held) = self.held else {
-            self.learnt.observe(field.into());
+            self.learnt.observe(field.into(), self.guards.get());
             return;
         };
         let by_facts = if write {
@@ -56,7 +59,7 @@ impl<'a> Access<'a> {
             Guard::Learnt => by_facts,
             Guard::Racy => false,
             Guard::Lock(mutex) if held >> mutex & 1 == 1 => {
-                !write || !self.learnt.is_observed(field.into())
+                !write || !self.learnt.is_observed(field.into(), held)
             }
             Guard::Lock(mutex) => {
                 let lock = &self.spec.mutexes[usize::from(mutex)];
@@ -102,7 +105,26 @@ impl View<'_> {
         self.access.layout.fields[usize::from(bit.alias)].get(self.words) != 0
     }
 
-    /// Whether somebody holds a mutex.
+    /// For a property: what `look` sees while `mutex` is free, and nothing while somebody holds it.
+    ///
+    /// A property that looks at fields only outside of the critical section that changes them costs the
+    /// reduction nothing: the section as a whole is one visible step, its lines are none.
+    pub fn while_free<R>(&self, mutex: Mutex, look: impl FnOnce(&Self) -> R) -> Option<R> {
+        if self.access.held.is_some() {
+            return (!self.is_locked(mutex)).then(|| look(self));
+        }
+        if self.access.layout.locks[usize::from(mutex.0)].get(self.words) != 0 {
+            return None;
+        }
+        let outer = self.access.guards.get();
+        self.access.guards.set(outer | 1 << mutex.0);
+        let seen = look(self);
+        self.access.guards.set(outer);
+        Some(seen)
+    }
+
+    /// Whether somebody holds a mutex. Taking and giving back a mutex that is asked about is visible, so it
+    /// does not begin or end longer blocks; a property had better use [`View::while_free`].
     #[must_use]
     pub fn is_locked(&self, mutex: Mutex) -> bool {
         self.access.learnt.watch(mutex.0.into());
@@ -158,6 +180,16 @@ impl Shared<'_> {
             self.access.fault.borrow_mut().get_or_insert(words);
         }
         slot.set(self.words, value);
+    }
+
+    /// Stores a value in an object that begins to be; `fresh` if nobody can have known its place before.
+    pub(crate) fn init(&mut self, field: Field, value: u64, fresh: bool) {
+        self.access.both.set(false);
+        if fresh {
+            self.access.layout.fields[usize::from(field.0)].set(self.words, value);
+        } else {
+            self.set(field, value);
+        }
     }
 
     /// The value of a bit.

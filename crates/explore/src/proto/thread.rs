@@ -145,6 +145,10 @@ impl<'a> Thread<'a> {
         }
     }
 
+    pub(crate) fn field_name(&self, field: Field) -> &str {
+        self.spec.field_name(field)
+    }
+
     fn complain(&mut self, words: String) {
         let place = self.functions.last().copied().unwrap_or("the thread's function");
         self.fault.get_or_insert(format!("{place}: {words}"));

@@ -3,5 +3,7 @@
 mod comparison;
 mod crosscheck;
 mod models;
+mod modes;
 mod reduction;
+mod rules;
 mod seed_race;

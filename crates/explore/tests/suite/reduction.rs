@@ -94,11 +94,11 @@ fn the_model_itself_up_to_four_clients() {
 #[test]
 fn random_programs() {
     let mut tally = Tally { compared: 0, violated: 0, states: 0, reduced: 0 };
-    for seed in 1..=4_000 {
+    for seed in 1..=2_500 {
         let lines = Lines::random(seed);
         compare(&lines, &format!("random program {seed}: {:?}", lines.threads), &mut tally);
     }
-    assert!(tally.violated > 1_000, "{}", tally.violated);
+    assert!(tally.violated > 800, "{}", tally.violated);
     assert!(tally.reduced < tally.states, "{} of {}", tally.reduced, tally.states);
 }
 

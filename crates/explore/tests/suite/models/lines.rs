@@ -45,6 +45,8 @@ pub(crate) struct Lines {
     clients: usize,
     fields: usize,
     locks: usize,
+    /// Whether to ask, too, which values three fields have together while the first lock is free.
+    guarded: bool,
 }
 
 struct Fields {
@@ -80,7 +82,7 @@ impl Lines {
         let f = Fields { clients };
         let mut threads = vec![registrar(&f, clients, iommus)];
         threads.extend((0..clients).map(|d| client(&f, d, iommus, fixed)));
-        Self { threads, clients, fields: 2 + 4 * clients, locks: 1 + clients }
+        Self { threads, clients, fields: 2 + 4 * clients, locks: 1 + clients, guarded: false }
     }
 
     /// The lines that a mutation can name: the registrar's, then those that all clients share.
@@ -130,7 +132,7 @@ impl Lines {
     pub(crate) fn random(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let threads = (0..2 + dice.below(2)).map(|_| random_thread(&mut dice)).collect();
-        Self { threads, clients: 1, fields: 6, locks: 2 }
+        Self { threads, clients: 1, fields: 6, locks: 2, guarded: seed % 2 == 0 }
     }
 }
 
@@ -249,6 +251,10 @@ pub(crate) struct Findings {
     pub(crate) ends: BTreeSet<(Vec<u64>, Vec<String>)>,
 }
 
+fn never(values: u64) -> String {
+    format!("not {values} while L0 is free")
+}
+
 // ---- As a protocol ----
 
 /// The lines as a protocol.
@@ -297,6 +303,18 @@ pub(crate) fn protocol(lines: &Lines) -> Protocol {
     let pairs: Vec<_> = (0..clients).map(|d| (shared.1[f.dma(d)], shared.1[f.domain(d)])).collect();
     let (first, all) = (pairs[0], pairs);
     b.always("domain before DMA", move |v| !v.is_set(first.0) || v.is_set(first.1));
+    if lines.guarded {
+        let lock = shared.0[0];
+        for values in 0..8_u64 {
+            let fields = [shared.1[2], shared.1[3], shared.1[4]];
+            b.always(never(values), move |v| {
+                let seen = v.while_free(lock, |v| {
+                    fields.iter().enumerate().map(|(i, &f)| v.get(f) << i).sum::<u64>()
+                });
+                seen != Some(values)
+            });
+        }
+    }
     let last = all[clients - 1];
     b.sometimes("domain without DMA", move |v| v.is_set(last.1) && !v.is_set(last.0));
     b.eventually("all set up", move |v| all.iter().all(|p| v.is_set(p.0) && v.is_set(p.1)));
@@ -361,6 +379,10 @@ fn judge(lines: &Lines, state: &Naive, findings: &mut Findings) {
     let last = lines.clients - 1;
     if state.fields[f.dma(0)] && !state.fields[f.domain(0)] {
         findings.violated.insert("domain before DMA".to_owned());
+    }
+    if lines.guarded && state.owners[0].is_none() {
+        let values = (0..3).map(|i| u64::from(state.fields[2 + i]) << i).sum();
+        findings.violated.insert(never(values));
     }
     findings.reached |= state.fields[f.domain(last)] && !state.fields[f.dma(last)];
 }
