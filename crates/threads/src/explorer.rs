@@ -217,6 +217,43 @@ impl Explorer {
         report
     }
 
+    /// As [`run`](Self::run), for the random strategies on `workers` OS threads at once, each with runs of its own; the others run on one.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_on(mut self, workers: u64, build: impl Fn(&mut World) + Sync) -> Report {
+        let share = |at: u64| match self.strategy {
+            Strategy::Random { seed, runs } => {
+                Some(Strategy::Random { seed: part(seed, at), runs: runs / workers })
+            }
+            Strategy::Pct { depth, seed, runs } => {
+                Some(Strategy::Pct { depth, seed: part(seed, at), runs: runs / workers })
+            }
+            _ => None,
+        };
+        let shares: Option<Vec<_>> = (1..workers).map(share).collect();
+        let Some(shares) = shares.filter(|shares| !shares.is_empty()) else {
+            return self.run(build);
+        };
+        let name = self.strategy.to_string();
+        let (budget, stop, build) = (self.budget, self.stop.clone(), &build);
+        self.strategy = share(0).unwrap_or(self.strategy);
+        std::thread::scope(|scope| {
+            let helpers = shares.into_iter().map(|strategy| {
+                let stop = stop.clone();
+                scope.spawn(move || Self { budget, strategy, watch: None, stop }.run(build))
+            });
+            let helpers: Vec<_> = helpers.collect();
+            let mut report = self.run(build);
+            for helper in helpers {
+                report.add(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            report.strategy = format!("{name}, {workers} OS threads");
+            report
+        })
+    }
+
     /// `false` when it must start again, with releases as operations.
     fn explore(
         &mut self,
@@ -351,6 +388,11 @@ impl Explorer {
         let schedule = Schedule::from(executor.decisions);
         Ok(Replay { schedule, ladder, violations })
     }
+}
+
+/// A seed of its own for each worker; the first keeps the one given.
+const fn part(seed: u64, worker: u64) -> u64 {
+    seed.wrapping_add(worker.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// One run that was asked for.

@@ -50,6 +50,12 @@ pub struct Violation {
     pub ladder: Vec<LadderStep>,
 }
 
+impl Violation {
+    fn size(&self) -> (usize, usize) {
+        (self.preemptions, self.schedule.steps())
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.property, self.message)?;
@@ -91,6 +97,30 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds what another worker did on the same world at the same time.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.executions += other.executions;
+        self.pruned += other.pruned;
+        self.traces += other.traces;
+        self.steps += other.steps;
+        self.longest = self.longest.max(other.longest);
+        self.complete &= other.complete;
+        self.exhaustive &= other.exhaustive;
+        self.time = self.time.max(other.time);
+        for violation in other.violations {
+            let known = |known: &&mut Violation| known.property == violation.property;
+            match self.violations.iter_mut().find(known) {
+                Some(known) if known.size() <= violation.size() => {}
+                Some(known) => *known = violation,
+                None => self.violations.push(violation),
+            }
+        }
+        for (goal, times) in other.reached {
+            *self.reached.entry(goal).or_insert(0) += times;
+        }
+        self.observed.extend(other.observed);
+    }
+
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()

@@ -412,5 +412,9 @@ fn bounded_and_random_strategies_say_what_they_covered() {
         assert_eq!(report.executions, 1000);
         assert!(report.violation("deadlock").is_some(), "{report}");
         assert_eq!(report.traces, run(strategy).traces, "same seed, same runs");
+        let explorer = Explorer::new(Budget::default()).strategy(strategy);
+        let two = explorer.run_on(2, philosophers(3, false));
+        assert_eq!(two.executions, 1000);
+        assert!(two.violation("deadlock").is_some(), "{two}");
     }
 }

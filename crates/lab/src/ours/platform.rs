@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct LabMemory {
     ram: Arc<PhysicalMemory>,
     failing: bool,
+    fine: bool,
     /// The threads whose one failure has happened.
     failed: AtomicU32,
 }
@@ -27,6 +28,13 @@ impl LabMemory {
         }
         self.failed.fetch_or(bit, Ordering::Relaxed);
         true
+    }
+
+    /// Tables and queues are shared without a lock: each access is a step, so that no order of two of them is overlooked.
+    fn touch(&self, address: PhysAddr, what: &'static str, write: bool) {
+        if self.fine {
+            step("ram", address.raw(), what, write);
+        }
     }
 }
 
@@ -43,17 +51,17 @@ impl DmaMemory for LabMemory {
     }
 
     fn load64(&self, address: PhysAddr) -> u64 {
-        step("ram", address.raw(), "load", false);
+        self.touch(address, "load", false);
         self.ram.load64(address)
     }
 
     fn store64(&self, address: PhysAddr, value: u64) {
-        step("ram", address.raw(), "store", true);
+        self.touch(address, "store", true);
         self.ram.store64(address, value);
     }
 
     fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
-        step("ram", address.raw(), "compare and exchange", true);
+        self.touch(address, "compare and exchange", true);
         self.ram.compare_exchange64(address, old, new)
     }
 
@@ -73,10 +81,10 @@ pub struct LabPlatform {
 }
 
 impl LabPlatform {
-    /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere.
-    pub fn new(machine: &Arc<Machine>, failing: bool) -> Self {
+    /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere; `fine` makes each access to memory a step.
+    pub fn new(machine: &Arc<Machine>, failing: bool, fine: bool) -> Self {
         let ram = Arc::clone(machine.memory());
-        let memory = LabMemory { ram, failing, failed: AtomicU32::new(0) };
+        let memory = LabMemory { ram, failing, fine, failed: AtomicU32::new(0) };
         Self { machine: Arc::clone(machine), memory: Arc::new(memory) }
     }
 
@@ -113,12 +121,18 @@ impl Platform for LabPlatform {
     }
 }
 
-/// Makes each of the machine's steps one of the exploration's.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LabHook;
+/// Makes the machine's steps the exploration's.
+#[derive(Clone, Copy, Debug)]
+pub struct LabHook {
+    /// All of them; otherwise only what devices do.
+    pub fine: bool,
+}
 
 impl StepHook for LabHook {
     fn step(&self, object: &'static str, index: u64, what: &'static str, write: bool) {
+        if !self.fine && object != "device" {
+            return;
+        }
         // A look at the clock moves virtual time on and lets lazy hardware work: it is a change, whatever it is called.
         step(object, index, what, write || object == "clock");
     }

@@ -47,16 +47,13 @@ impl Stage {
     pub(crate) fn new(world: &World) -> Self {
         let tlb = TlbPolicy::HOARD;
         let policy = Policy { tlb, accesses_kept: 0, verify_hits: false, ..Policy::like_qemu() };
-        let machine = Machine::builder()
-            .ram(PhysAddr::new(RAM), 16 << 20)
-            .policy(policy)
-            .hook(Arc::new(LabHook))
-            .build();
+        let machine = Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy);
+        let machine = machine.hook(Arc::new(LabHook { fine: world.fine })).build();
         let profile =
             Profile { sid_bits: 6, reset_abort: true, two_level: false, ..Profile::qemu10() };
         let smmus: Vec<_> =
             (0..world.iommus).map(|_| machine.add_smmuv3(profile.clone())).collect();
-        let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail));
+        let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail, world.fine));
         let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
         let clients = Vec::new();
         let registered_too_early = world.registered_too_early;

@@ -41,6 +41,9 @@ pub struct World {
     pub allocations_fail: bool,
     /// Whether IOMMUs are registered before they are brought up: a bug on purpose.
     pub registered_too_early: bool,
+    /// Whether every access to registers, tables and queues is a step of its own. Otherwise only locks, events and DMA are, and IOMMUs are registered
+    /// when the threads start: for runs that are drawn at random, in which the protocol should happen rather than the bring-up.
+    pub fine: bool,
     /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
     pub rounds: usize,
 }
@@ -60,6 +63,7 @@ impl World {
             events: Vec::new(),
             allocations_fail: false,
             registered_too_early: false,
+            fine: true,
             rounds: 0,
         }
     }
@@ -114,6 +118,7 @@ impl World {
         let mut world =
             Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
         world.worker = true;
+        world.fine = false;
         world.rounds = rounds;
         world
     }
@@ -123,8 +128,14 @@ impl World {
         let stage = Arc::new(Stage::new(self));
         for index in 0..self.iommus {
             let (stage, worker, rounds) = (Arc::clone(&stage), self.worker, self.rounds);
-            w.thread(format!("iommu {index}"), move || {
+            if !self.fine {
                 stage.register(index);
+            }
+            let fine = self.fine;
+            w.thread(format!("iommu {index}"), move || {
+                if fine {
+                    stage.register(index);
+                }
                 for _ in 0..rounds {
                     if stage.unregister(index) {
                         stage.register(index);
