@@ -206,6 +206,48 @@ fn an_entry_changed_while_it_is_read_is_seen_mixed() {
     assert_eq!(mixed(64, ChunkOrder::Ascending), (true, false), "whole: never mixed");
 }
 
+/// A transaction that was overtaken by an invalidation starts again: what it read meanwhile, freed memory included, never counts (§4.3.8).
+#[test]
+fn a_walk_that_was_overtaken_leaves_no_trace() {
+    let target = Interference::default();
+    let act = Arc::clone(&target);
+    let chunks = ReadChunks::of(8, ChunkOrder::Ascending).between(move |point| {
+        if point.structure == "STE"
+            && let Some(act) = act.lock().expect("test").take()
+        {
+            act();
+        }
+    });
+    for invalidate in [true, false] {
+        let policy = Policy::default().chunks(chunks.clone()).consumption(Consumption::Eager);
+        let mut rig = Rig::new(Profile::qemu10(), policy);
+        let page = rig.page();
+        rig.map(rig.root, 0, VA, page | LEAF);
+        rig.stage1();
+        let consumer = rig.r.read32(0x9c);
+        rig.put(rig.cmdq + 16 * u64::from(consumer), &[0x03 | u64::from(SID) << 32, 1]);
+        rig.put(rig.cmdq + 16 * u64::from(consumer + 1), &[0x46, 0]);
+        // After the first word: the entry is taken away, confirmed or not, and the context descriptor freed.
+        let (memory, registers) = (Arc::clone(&rig.memory), rig.r.clone());
+        let (ste, cd) = (rig.ste(), rig.cd);
+        *target.lock().expect("test") = Some(Box::new(move || {
+            memory.store64(PhysAddr::new(ste), 0);
+            if invalidate {
+                registers.write32(0x98, consumer + 2);
+            }
+            memory.free(PhysAddr::new(cd), rig::layout(64, 64));
+        }));
+        assert!(!rig.lands(VA));
+        let expected = if invalidate { number::C_BAD_STE } else { number::C_BAD_CD };
+        assert_eq!(rig.event().number, expected);
+        let freed = rig.machine.violations();
+        let by = Agent::Iommu(0, "CD");
+        let walked =
+            freed.iter().any(|v| matches!(v, Violation::FreedMemory { by: who, .. } if *who == by));
+        assert_eq!(walked, !invalidate, "{freed:#?}");
+    }
+}
+
 #[test]
 fn what_was_not_published_is_not_seen() {
     let mut rig = Rig::new(Profile::non_coherent(), Policy::default().verify(false));
