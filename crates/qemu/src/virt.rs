@@ -57,6 +57,7 @@ enum EndpointModel {
     Edu,
     Nvme,
     VirtioRng,
+    VirtioBlk,
 }
 
 /// A `virt` board to be started: 64 MiB of RAM, an SMMUv3 in front of PCI, no CPU running.
@@ -99,6 +100,11 @@ impl Virt {
     /// Puts a modern virtio entropy source there, whose accesses go through the IOMMU.
     pub fn virtio_rng(&mut self, slot: Slot) -> &mut Self {
         self.endpoint(EndpointModel::VirtioRng, slot)
+    }
+
+    /// Puts a modern virtio disk there, whose accesses go through the IOMMU; its contents are those of the NVMe controller's ([`disk_block`]).
+    pub fn virtio_blk(&mut self, slot: Slot) -> &mut Self {
+        self.endpoint(EndpointModel::VirtioBlk, slot)
     }
 
     /// Puts a PCI Express root port there; the result is the bus below.

@@ -25,6 +25,17 @@ pub enum Board {
     Nested,
 }
 
+impl fmt::Display for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StageOne => "stage 1",
+            Self::OnlyStageOne => "stage 1 only",
+            Self::OnlyStageTwo => "stage 2 only",
+            Self::Nested => "both stages",
+        })
+    }
+}
+
 /// A device with a DMA engine and a buffer of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {

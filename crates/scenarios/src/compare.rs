@@ -1,9 +1,10 @@
 //! One scenario on two platforms.
 
-use crate::bench::{Bench, Board, Failure, QemuBench, SoftwareBench};
+use crate::bench::{Bench, Failure, QemuBench, SoftwareBench};
 use crate::cases::Scenario;
 use crate::check::Check;
-use portcullis_qemu::{Installation, Version};
+use portcullis_qemu::{Installation, REQUIRE_VARIABLE, Version};
+use std::io::Write;
 
 /// A place where QEMU does not do what the specification says.
 #[derive(Clone, Copy, Debug)]
@@ -193,9 +194,19 @@ fn differences(version: Version) -> impl Iterator<Item = &'static Difference> {
     })
 }
 
-impl Board {
-    /// Whether every QEMU has such an SMMU.
-    pub fn is_everywhere(self) -> bool {
-        matches!(self, Self::StageOne | Self::OnlyStageOne)
+/// Ends the test when a scenario was not told although it should have been; otherwise says so in a visible line.
+///
+/// # Panics
+///
+/// When it was not told and the environment requires all programs from outside to do their part.
+pub fn assert_told(told: bool, scenario: &Scenario, version: Version) {
+    if told {
+        return;
     }
+    let line =
+        format!("SKIP {}: QEMU {version} has no SMMU with {}\n", scenario.name, scenario.board);
+    let required = std::env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "1");
+    assert!(!required, "{line}");
+    // Not eprintln!: the test harness would swallow it. A closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -9,18 +9,24 @@
 //!
 //! Not supported: other IOMMUs than SMMUv3; what QEMU's has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
 //!
-//! Dependency rule: tests only. Uses the core, the driver and both platforms; nobody uses it.
-#![forbid(unsafe_code)]
+//! [`virtio`] runs the drivers of the `virtio-drivers` crate behind the core's DMA handle.
+//!
+//! Dependency rule: tests only. Uses the core, the driver and both platforms; nobody uses it. `unsafe` only in `virtio`.
 
 pub mod bench;
 mod cases;
 mod check;
 mod compare;
 pub mod driver;
+mod mutant;
 
 mod pattern;
 pub mod raw;
+pub mod virtio;
 
 pub use cases::{Scenario, all, named};
 pub use check::{Check, Class, Direction, Event, Spot};
-pub use compare::{Comparison, DIFFERENCES, Difference, compare, run_on_qemu, run_on_software};
+pub use compare::{
+    Comparison, DIFFERENCES, Difference, assert_told, compare, run_on_qemu, run_on_software,
+};
+pub use mutant::{Action, MUTANTS, Mutant, issued, slipped_through};

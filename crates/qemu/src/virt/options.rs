@@ -66,6 +66,7 @@ impl EndpointModel {
             Self::Edu => "edu",
             Self::Nvme => "nvme",
             Self::VirtioRng => "virtio-rng-pci",
+            Self::VirtioBlk => "virtio-blk-pci",
         }
     }
 }
@@ -97,16 +98,27 @@ fn endpoint(
         // A mask of fewer bits (28 by default) cuts wider addresses without a word.
         EndpointModel::Edu => (None, format!("edu,dma_mask=0xffffffffffffffff,{place}")),
         EndpointModel::Nvme => {
-            let disk = format!("driver=file,node-name=disk{index},filename={disk},locking=off");
             let device = format!("nvme,serial=portcullis-{index},drive=disk{index},{place}");
-            (Some(("-blockdev", disk)), device)
+            (Some(("-blockdev", block_node(index, disk))), device)
+        }
+        EndpointModel::VirtioBlk => {
+            let device = format!("virtio-blk-pci,{BEHIND_IOMMU},drive=disk{index},{place}");
+            (Some(("-blockdev", block_node(index, disk))), device)
         }
         EndpointModel::VirtioRng => {
             let source = format!("rng-builtin,id=rng{index}");
-            let options = "disable-legacy=on,iommu_platform=on";
-            (Some(("-object", source)), format!("virtio-rng-pci,{options},rng=rng{index},{place}"))
+            let device = format!("virtio-rng-pci,{BEHIND_IOMMU},rng=rng{index},{place}");
+            (Some(("-object", source)), device)
         }
     }
+}
+
+/// Without the second, QEMU's virtio devices use physical addresses and bypass the IOMMU.
+const BEHIND_IOMMU: &str = "disable-legacy=on,iommu_platform=on";
+
+fn block_node(index: usize, disk: &str) -> String {
+    // Two devices may have the same file, which file locks would forbid.
+    format!("driver=file,node-name=disk{index},filename={disk},locking=off")
 }
 
 fn place(slot: Slot) -> String {

@@ -28,6 +28,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("driver-16k", "3.3.2", Board::StageOne, granule_16k),
     negative("driver-64k", "3.3.2", Board::StageOne, granule_64k),
     negative("driver-stage-two", "4.4.4", Board::OnlyStageTwo, stage_two),
+    negative("driver-stage-two-range", "4.4.4", Board::OnlyStageTwo, stage_two_range),
     negative("driver-stage-two-space-reuse", "4.4.4", Board::OnlyStageTwo, stage_two_space_reuse),
     negative("driver-take-over", "6.3.9.6", Board::StageOne, take_over),
     negative("driver-shutdown", "6.3.14", Board::StageOne, shutdown),
@@ -104,9 +105,18 @@ fn unmap(bench: &dyn Bench) -> Told {
     Ok(driven.into_checks())
 }
 
-/// 37 pages: a range that needs two commands.
 fn unmap_range(bench: &dyn Bench) -> Told {
+    range(bench, Stage::One)
+}
+
+fn stage_two_range(bench: &dyn Bench) -> Told {
+    range(bench, Stage::Two)
+}
+
+/// 37 pages: a range that needs two commands.
+fn range(bench: &dyn Bench, stage: Stage) -> Told {
     const PAGES: u64 = 37;
+    let hole = Expected::Refused(FaultReason::Translation, stage);
     let mut driven = Driven::start(bench, &Setup::default())?;
     let space = driven.attached(FIRST)?;
     let memory = driven.memory((PAGES * PAGE) as usize)?;
@@ -117,7 +127,7 @@ fn unmap_range(bench: &dyn Bench) -> Told {
     }
     driven.unmap(&space, IOVA, PAGES * PAGE)?;
     for index in [0, 4, 5, 20, 36] {
-        driven.writes(FIRST, IOVA + PAGE * index, at(index), HOLE)?;
+        driven.writes(FIRST, IOVA + PAGE * index, at(index), hole)?;
     }
     Ok(driven.into_checks())
 }
