@@ -26,62 +26,74 @@ impl Field {
     }
 
     /// The document's name.
+    #[inline]
     pub const fn name(self) -> &'static str {
         self.name
     }
 
     /// Index of the 64-bit word that holds it; 0 for registers.
+    #[inline]
     pub const fn word(self) -> usize {
         self.word as usize
     }
 
     /// Its lowest bit within the word.
+    #[inline]
     pub const fn lo(self) -> u32 {
         self.lo as u32
     }
 
     /// Its width in bits, 1..=64.
+    #[inline]
     pub const fn width(self) -> u32 {
         self.width as u32
     }
 
     /// Its lowest bit within the whole structure, as the document prints it.
+    #[inline]
     pub const fn bit(self) -> u32 {
         self.word as u32 * 64 + self.lo as u32
     }
 
     /// The largest value that it can hold.
+    #[inline]
     pub const fn max(self) -> u64 {
         u64::MAX >> (64 - self.width)
     }
 
     /// Ones where the field is, within its word.
+    #[inline]
     pub const fn mask(self) -> u64 {
         self.max() << self.lo
     }
 
     /// The field's value in `word`.
+    #[inline]
     pub const fn get(self, word: u64) -> u64 {
         (word >> self.lo) & self.max()
     }
 
     /// Whether any bit of the field is set in `word`.
+    #[inline]
     pub const fn is_set(self, word: u64) -> bool {
         word & self.mask() != 0
     }
 
     /// The field's bits of `word`, left where they are: what an address field means, whose low bits are zero.
+    #[inline]
     pub const fn in_place(self, word: u64) -> u64 {
         word & self.mask()
     }
 
     /// `value` moved to where the field is, zeros elsewhere. Bits that do not fit are dropped (and caught by debug builds).
+    #[inline]
     pub const fn of(self, value: u64) -> u64 {
         debug_assert!(value <= self.max(), "value does not fit its field");
         (value & self.max()) << self.lo
     }
 
     /// `word` with the field replaced by `value`.
+    #[inline]
     pub const fn with(self, word: u64, value: u64) -> u64 {
         word & !self.mask() | self.of(value)
     }
@@ -91,6 +103,7 @@ impl Field {
     /// # Panics
     ///
     /// When the entry has fewer words than the layout.
+    #[inline]
     pub const fn read(self, entry: &[u64]) -> u64 {
         self.get(entry[self.word as usize])
     }
@@ -100,6 +113,7 @@ impl Field {
     /// # Panics
     ///
     /// When the entry has fewer words than the layout.
+    #[inline]
     pub const fn write(self, entry: &mut [u64], value: u64) {
         entry[self.word as usize] = self.with(entry[self.word as usize], value);
     }

@@ -9,20 +9,24 @@ pub struct Command(pub [u64; spec::WORDS]);
 
 impl Command {
     /// The opcode, see [`opcode`].
+    #[inline]
     pub const fn opcode(&self) -> u64 {
         spec::OPCODE.read(&self.0)
     }
 
+    #[inline]
     const fn new(opcode: u64) -> Self {
         Self([spec::OPCODE.of(opcode), 0])
     }
 
     /// Waits for all before it; completion shows in the read index (§4.7.3).
+    #[inline]
     pub(crate) const fn sync() -> Self {
         Self::new(opcode::SYNC)
     }
 
     /// Forgets the entry of a stream, the descriptor that led to it, and every context descriptor that was fetched through it (§4.3.1).
+    #[inline]
     pub(crate) const fn cfgi_ste(stream: StreamId) -> Self {
         let mut command = Self::new(opcode::CFGI_STE);
         cfgi::STREAM_ID.write(&mut command.0, stream.raw() as u64);
@@ -30,6 +34,7 @@ impl Command {
     }
 
     /// Forgets every configuration (§4.3.2).
+    #[inline]
     pub(crate) const fn cfgi_all() -> Self {
         let mut command = Self::new(opcode::CFGI_STE_RANGE);
         cfgi::RANGE.write(&mut command.0, spec::CFGI_ALL_RANGE);
@@ -37,16 +42,19 @@ impl Command {
     }
 
     /// Forgets every EL2 translation (§4.4.2.7).
+    #[inline]
     pub(crate) const fn tlbi_el2_all() -> Self {
         Self::new(opcode::TLBI_EL2_ALL)
     }
 
     /// Forgets every EL1 translation (§4.4.4.1).
+    #[inline]
     pub(crate) const fn tlbi_nsnh_all() -> Self {
         Self::new(opcode::TLBI_NSNH_ALL)
     }
 
     /// Forgets everything tagged with an ASID (§4.4.2.2); stage 1 streams use VMID 0.
+    #[inline]
     pub(crate) const fn tlbi_asid(asid: u16) -> Self {
         let mut command = Self::new(opcode::TLBI_NH_ASID);
         tlbi::ASID.write(&mut command.0, asid as u64);
@@ -54,6 +62,7 @@ impl Command {
     }
 
     /// Forgets everything tagged with a VMID (§4.4.3.2).
+    #[inline]
     pub(crate) const fn tlbi_vmid(vmid: u16) -> Self {
         let mut command = Self::new(opcode::TLBI_S12_VMALL);
         tlbi::VMID.write(&mut command.0, vmid as u64);
@@ -61,6 +70,7 @@ impl Command {
     }
 
     /// Forgets one address of an ASID (§4.4.2.4).
+    #[inline]
     pub(crate) const fn tlbi_va(asid: u16, address: Iova, leaf: bool) -> Self {
         let mut command = Self::new(opcode::TLBI_NH_VA);
         tlbi::ASID.write(&mut command.0, asid as u64);
@@ -68,12 +78,14 @@ impl Command {
     }
 
     /// Forgets one intermediate address of a VMID (§4.4.3.1).
+    #[inline]
     pub(crate) const fn tlbi_ipa(vmid: u16, address: Iova, leaf: bool) -> Self {
         let mut command = Self::new(opcode::TLBI_S2_IPA);
         tlbi::VMID.write(&mut command.0, vmid as u64);
         command.at(address, leaf)
     }
 
+    #[inline]
     const fn at(mut self, address: Iova, leaf: bool) -> Self {
         tlbi::LEAF.write(&mut self.0, leaf as u64);
         self.0[1] |= tlbi::ADDRESS.in_place(address.raw());
@@ -81,6 +93,7 @@ impl Command {
     }
 
     /// Widens an address invalidation to `(num + 1) << scale` granules of `granule`, all leaves at `level` (0: unknown) (§4.4.1.1).
+    #[inline]
     pub(crate) const fn over(mut self, granule: u64, num: u64, scale: u64, level: u64) -> Self {
         tlbi::TG.write(&mut self.0, granule);
         tlbi::NUM.write(&mut self.0, num);

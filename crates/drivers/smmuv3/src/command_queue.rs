@@ -184,7 +184,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         count: usize,
-        commands: &mut dyn Iterator<Item = Command>,
+        commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Ticket>, OpsError> {
         self.submit_all(unit, count, commands)
     }
@@ -194,7 +194,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         count: usize,
-        commands: &mut dyn Iterator<Item = Command>,
+        commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Ticket>, OpsError> {
         let Some(filter) = &self.filter else {
             return self.submit_all(unit, count, commands);
@@ -209,7 +209,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         count: usize,
-        commands: &mut dyn Iterator<Item = Command>,
+        commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Ticket>, OpsError> {
         let mut ticket: Option<Ticket> = None;
         let mut left = count;
@@ -229,7 +229,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         count: usize,
-        commands: &mut dyn Iterator<Item = Command>,
+        commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Ticket, OpsError> {
         self.wait_until(unit, "room in the SMMU's command queue", || {
             self.try_place(unit, count, commands)
@@ -266,7 +266,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         count: usize,
-        commands: &mut dyn Iterator<Item = Command>,
+        commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Ticket>, OpsError> {
         let mut producer = self.producer.lock();
         if self.room(&producer) < count {
@@ -280,9 +280,12 @@ impl<P: Platform> CommandQueue<P> {
             }
         }
         let first = producer.produced;
-        for (position, command) in (first..).zip(commands.take(count)) {
+        // `for_each`, because a chain of iterators runs faster from inside.
+        let mut position = first;
+        commands.take(count).for_each(|command| {
             self.store(position, command);
-        }
+            position += 1;
+        });
         self.publish(first, count);
         producer.produced += count as u64;
         self.produced.store(producer.produced, Ordering::Release);
@@ -401,6 +404,7 @@ impl<P: Platform> CommandQueue<P> {
         (position & (self.capacity() as u64 - 1)) * spec::command::BYTES as u64
     }
 
+    #[inline]
     fn store(&self, position: u64, command: Command) {
         let slot = self.slot(position);
         let memory = self.pages.memory();

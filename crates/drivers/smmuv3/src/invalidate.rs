@@ -82,33 +82,27 @@ fn level(range: &FlushRange, name: Name) -> u64 {
     3u64.saturating_sub(above / u64::from(granule.log2() - 3))
 }
 
-impl Invalidation {
-    /// How many commands [`next`](Iterator::next) will give.
-    pub(crate) fn count(&self) -> usize {
-        match self {
-            Self::Space(_) => 1,
-            Self::Singles(singles) => singles.left as usize,
-            // At most one per five bits of the length, so counting them costs next to nothing.
-            Self::Ranges(ranges) => ranges.clone().count(),
-        }
+impl Singles {
+    /// How many commands it gives.
+    pub(crate) fn total(&self) -> usize {
+        self.left as usize
     }
+}
 
-    /// The commands.
-    pub(crate) fn commands(self) -> impl Iterator<Item = Command> {
-        let (space, singles, ranges) = match self {
-            Self::Space(name) => (Some(whole(name)), None, None),
-            Self::Singles(singles) => (None, Some(singles), None),
-            Self::Ranges(ranges) => (None, None, Some(ranges)),
-        };
-        space.into_iter().chain(singles.into_iter().flatten()).chain(ranges.into_iter().flatten())
+impl Ranges {
+    /// How many commands it gives: at most one per five bits of the length, so counting them costs next to nothing.
+    pub(crate) fn total(&self) -> usize {
+        self.clone().fold(0, |count, _| count + 1)
     }
 }
 
 /// Drops everything of a space.
+#[inline]
 pub(crate) fn whole(name: Name) -> Command {
     if name.stage2 { Command::tlbi_vmid(name.id) } else { Command::tlbi_asid(name.id) }
 }
 
+#[inline]
 fn address(name: Name, at: u64, leaf: bool) -> Command {
     let at = Iova::new(at);
     if name.stage2 {
@@ -121,6 +115,7 @@ fn address(name: Name, at: u64, leaf: bool) -> Command {
 impl Iterator for Singles {
     type Item = Command;
 
+    #[inline]
     fn next(&mut self) -> Option<Command> {
         self.left = self.left.checked_sub(1)?;
         let command = address(self.name, self.next, self.leaf);
@@ -132,6 +127,7 @@ impl Iterator for Singles {
 impl Iterator for Ranges {
     type Item = Command;
 
+    #[inline]
     fn next(&mut self) -> Option<Command> {
         if self.left == 0 {
             return None;

@@ -6,7 +6,7 @@ use crate::context::bypass_entry;
 use crate::entry::{self, Entry, Plan};
 use crate::event_queue::decode;
 use crate::identify::{GRANULES, Granule};
-use crate::invalidate::{invalidation, whole};
+use crate::invalidate::{Invalidation, invalidation, whole};
 use crate::stream_table::Stream;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -219,8 +219,15 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
     fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
         let name = self.spaces.name(tag)?;
         let ranges = self.features.range_invalidation;
-        let Some(owed) = invalidation(name, gather, ranges) else { return Ok(()) };
-        self.commands.execute(&self.unit, owed.count(), owed.commands())
+        let (queue, unit) = (&self.commands, &self.unit);
+        match invalidation(name, gather, ranges) {
+            None => Ok(()),
+            Some(Invalidation::Space(name)) => {
+                queue.execute(unit, 1, core::iter::once(whole(name)))
+            }
+            Some(Invalidation::Singles(leaves)) => queue.execute(unit, leaves.total(), leaves),
+            Some(Invalidation::Ranges(pieces)) => queue.execute(unit, pieces.total(), pieces),
+        }
     }
 
     fn drain_faults(&self, sink: &mut dyn FnMut(Fault)) -> u64 {
