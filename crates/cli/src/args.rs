@@ -59,12 +59,24 @@ pub(crate) struct BootArgs {
     /// Boot N times with different seeds, and summarise.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: Option<u64>,
+    /// What to boot on. QEMU brings its own board: the devicetree that it writes for a machine with an SMMUv3.
+    #[arg(long, value_enum, default_value_t = On::Software)]
+    pub(crate) on: On,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
     /// Say which races were met, too.
     #[arg(long)]
     pub(crate) verbose: bool,
+}
+
+/// Platforms of `boot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum On {
+    /// The software machine: register-level SMMUv3 models that punish.
+    Software,
+    /// QEMU's own SMMUv3 and devices, without a guest.
+    Qemu,
 }
 
 impl BootArgs {

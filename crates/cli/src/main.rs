@@ -2,10 +2,10 @@
 
 mod args;
 
-use args::{Args, BenchCommand, BootArgs, Command, ShowArgs};
+use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_cli::bench::probe;
-use portcullis_cli::boot::{self, BootOptions, SoftwareMachine};
+use portcullis_cli::boot::{self, BootOptions, BootReport, QemuMachine, SoftwareMachine};
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
 use portcullis_firmware::Severity;
@@ -46,7 +46,6 @@ fn main() -> ExitCode {
 }
 
 fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
-    let description = board::read(args.board.as_deref())?;
     let options = BootOptions {
         cpus: args.cpus(),
         seed: args.seed,
@@ -54,6 +53,10 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
         storm: args.repeat.is_some(),
     };
     let style = Style::of_stdout();
+    if args.on == On::Qemu {
+        return boot_on_qemu(args, options, style);
+    }
+    let description = board::read(args.board.as_deref())?;
     let held = match args.repeat {
         Some(count) => {
             let bar = progress_bar(count);
@@ -70,15 +73,36 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
             let machine = SoftwareMachine::new(&description, args.seed);
             let picture = boot::calm_picture(&description);
             let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
-            let text = match args.json {
-                true => boot::to_json(&report) + "\n",
-                false => boot::render(&report, args.verbose, style),
-            };
-            print(&text)?;
+            print_report(args, &report, style)?;
             report.held()
         }
     };
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::from(VIOLATED) })
+    Ok(verdict(held))
+}
+
+fn boot_on_qemu(args: &BootArgs, options: BootOptions, style: Style) -> Result<ExitCode, String> {
+    if args.board.is_some() || args.repeat.is_some() {
+        return Err(
+            "--on qemu boots QEMU's own board, once: leave BOARD and --repeat out".to_string()
+        );
+    }
+    let (calm, description) = QemuMachine::start()?;
+    let (_, picture) = boot::boot(&description, &calm, BootOptions::CALM, None);
+    let (machine, description) = QemuMachine::start()?;
+    let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
+    print_report(args, &report, style)?;
+    Ok(verdict(report.held()))
+}
+
+fn print_report(args: &BootArgs, report: &BootReport, style: Style) -> Result<(), String> {
+    print(&match args.json {
+        true => boot::to_json(report) + "\n",
+        false => boot::render(report, args.verbose, style),
+    })
+}
+
+fn verdict(held: bool) -> ExitCode {
+    if held { ExitCode::SUCCESS } else { ExitCode::from(VIOLATED) }
 }
 
 fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
@@ -90,7 +114,7 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
     };
     print(&text)?;
     let stands = description.findings.iter().any(|finding| finding.severity == Severity::Error);
-    Ok(if stands { ExitCode::from(VIOLATED) } else { ExitCode::SUCCESS })
+    Ok(verdict(!stands))
 }
 
 fn man() -> Result<ExitCode, String> {

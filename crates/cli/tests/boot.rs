@@ -2,7 +2,8 @@
 
 use portcullis_cli::board;
 use portcullis_cli::boot::{
-    BootOptions, Order, SoftwareMachine, boot, boot_failing, calm_picture, repeat, to_json,
+    BootOptions, Order, QemuMachine, SoftwareMachine, boot, boot_failing, calm_picture, repeat,
+    to_json,
 };
 
 #[test]
@@ -88,4 +89,34 @@ fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
     }
     println!("{points} points of failure, {shut_out} of them shut a device out at first");
     assert!(points > 50 && shut_out > 20, "{points} points, {shut_out} with consequences");
+}
+
+#[test]
+fn qemu_boots_its_own_devicetree_with_every_device_translated() {
+    // Says SKIP, or panics where QEMU is required.
+    if portcullis_qemu::for_test("qemu_boots_its_own_devicetree").is_none() {
+        return;
+    }
+    let (calm, description) = QemuMachine::start().expect("QEMU starts");
+    let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
+    for order in [Order::Reverse, Order::Random] {
+        let (machine, description) = QemuMachine::start().expect("QEMU starts");
+        let options = BootOptions { cpus: 2, seed: 3, order, storm: true };
+        let (report, _) = boot(&description, &machine, options, Some(&picture));
+        assert!(report.held(), "{:?}", report.promises);
+        assert_eq!(report.clients.len(), 6);
+        for client in &report.clients {
+            assert_eq!(
+                (client.path_word(), client.dma_ok),
+                ("translated", Some(true)),
+                "{client:?}"
+            );
+        }
+        let group = |path: &str| {
+            let client = report.clients.iter().find(|client| client.report.path.ends_with(path));
+            client.expect(path).report.group
+        };
+        assert_eq!(group("edu@02:01.0"), group("edu@02:02.0"), "one alias behind the bridge");
+        assert_ne!(group("edu@00:02.0"), group("edu@01:00.0"));
+    }
 }

@@ -1,10 +1,10 @@
 //! The driver that every client of a boot gets: it maps buffers, has its device use them, and checks what must be refused.
 
 use super::promises::Promises;
-use super::testbed::Endpoint;
+use super::testbed::{Endpoint, OwnDriver, SharedBuffer};
 use portcullis::{
-    BoundDriver, Device, DmaDirection, DmaError, DmaHandle, DmaMapping, DmaPath, Driver, FwNode,
-    ProbeError, Reach, Subsystem,
+    BoundDriver, Device, DmaBuffer, DmaDirection, DmaError, DmaHandle, DmaMapping, DmaPath, Driver,
+    FwNode, ProbeError, Reach, Subsystem,
 };
 use portcullis_addr::{PhysAddr, PhysRange};
 use portcullis_platform::{DmaMemory, DmaPages, PageLayout, Platform};
@@ -155,10 +155,44 @@ impl<P: Platform> ClientDriver<P> {
     fn exercise(&self, device: &Device<P>, dma: &DmaHandle<P>) -> Result<(), String> {
         let Some(endpoint) = &self.endpoint else { return Ok(()) };
         endpoint.expect_translated(dma.reach() == Reach::Translated);
+        if let Some(driver) = endpoint.own_driver() {
+            return self.drive(device, dma, driver);
+        }
         for port in 0..endpoint.ports() {
             self.transfer(device, dma, &**endpoint, port)?;
         }
         Ok(())
+    }
+
+    /// The device's own driver at work; then its memory is taken away, and what it does next must be refused and reported.
+    fn drive(
+        &self,
+        device: &Device<P>,
+        dma: &DmaHandle<P>,
+        driver: &dyn OwnDriver,
+    ) -> Result<(), String> {
+        let mut owned = Vec::new();
+        for _ in 0..driver.buffers() {
+            owned.push(dma.allocate(4096).map_err(|error| error.to_string())?);
+        }
+        let share = |buffer: &DmaBuffer<P>| SharedBuffer {
+            phys: buffer.pages().address(),
+            device: buffer.device_address(),
+            len: 4096,
+        };
+        let shared: Vec<_> = owned.iter().map(share).collect();
+        driver.run(&shared)?;
+        drop(owned);
+        driver.touch();
+        let refused = dma.reach() != Reach::Translated
+            || shared.iter().any(|buffer| self.reported(device, 0, buffer.device));
+        self.promises.check("P3", refused, || {
+            format!(
+                "{}: its old memory was still usable, or the refusal not reported",
+                device.path()
+            )
+        });
+        if refused { Ok(()) } else { Err("an unmapped address was not refused".to_string()) }
     }
 
     fn transfer(

@@ -1,6 +1,6 @@
 //! A boot during which one allocation of DMA memory fails, and what a second try makes of it.
 
-use super::{Boot, BootOptions, Order, Picture, SoftwareMachine, Testbed, Verdict, picture_of};
+use super::{Boot, BootOptions, Picture, SoftwareMachine, Testbed, Verdict, picture_of};
 use portcullis::{DeviceStage, DmaPath, NodeState};
 use portcullis_firmware::MachineDescription;
 
@@ -20,17 +20,17 @@ pub struct Failing {
 /// Boots a software machine in the listed order on one thread; allocation number `nth` (from 1) fails. Then what failed is tried again: IOMMUs that could not come up, devices that are not bound.
 pub fn boot_failing(description: &MachineDescription, nth: u64) -> Failing {
     let machine = SoftwareMachine::new(description, 0);
-    let live_before = machine.live_allocations();
+    let allocated = machine.allocated();
     let boot = Boot::new(description, &machine);
     machine.fail_allocation(nth);
-    boot.arrive_all(BootOptions { cpus: 1, seed: 0, order: Order::Listed, storm: false });
+    boot.arrive_all(BootOptions::CALM);
     let failed = machine.stop_failing();
     boot.check_end();
     let shut_out = boot.check_fail_closed();
     boot.try_again();
     boot.check_end();
     let picture = picture_of(&boot.subsystem.reports());
-    boot.take_down(live_before);
+    boot.take_down(allocated);
     Failing { failed, shut_out, picture, promises: boot.promises.verdicts() }
 }
 

@@ -2,7 +2,7 @@
 
 use super::promises::{Promises, Verdict};
 use super::races::{Counts, KINDS};
-use super::{BootOptions, Order, Picture, SoftwareMachine, boot};
+use super::{BootOptions, Picture, SoftwareMachine, boot};
 use portcullis_firmware::MachineDescription;
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,7 @@ impl Summary {
 
 /// What a boot on one thread in the listed order ends with: what every other boot must end with too (P9).
 pub fn calm_picture(description: &MachineDescription) -> Picture {
-    let calm = BootOptions { cpus: 1, seed: 0, order: Order::Listed, storm: false };
-    boot(description, &SoftwareMachine::new(description, 0), calm, None).1
+    boot(description, &SoftwareMachine::new(description, 0), BootOptions::CALM, None).1
 }
 
 /// Boots `count` software machines after `description`, with seeds from `options.seed` on, and compares each picture with that of a boot on one thread in the listed order.

@@ -148,8 +148,8 @@ impl Testbed for SoftwareMachine {
         violations.iter().map(|violation| (promise_of(violation), violation.to_string())).collect()
     }
 
-    fn live_allocations(&self) -> usize {
-        self.machine.usage().live
+    fn allocated(&self) -> u64 {
+        self.machine.usage().live_bytes
     }
 }
 

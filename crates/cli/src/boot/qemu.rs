@@ -1,0 +1,241 @@
+//! QEMU as a testbed: its own SMMUv3, its own devices, the devicetree that it writes itself.
+
+use super::testbed::{Endpoint, OwnDriver, SharedBuffer, Testbed};
+use portcullis::{FwNode, ReadyInstance};
+use portcullis_addr::Iova;
+use portcullis_firmware::{
+    IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_devicetree,
+};
+use portcullis_platform::Registers;
+use portcullis_qemu::endpoint::{
+    DmaBuffer, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers,
+};
+use portcullis_qemu::pci::Function;
+use portcullis_qemu::{BusId, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
+use portcullis_smmuv3::{Options, Smmu};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Base class 6: bridges, which do no DMA of their own here.
+const BRIDGE_CLASS: u32 = 6;
+
+/// A QEMU `virt` machine with endpoints behind its SMMUv3.
+pub struct QemuMachine {
+    machine: Arc<VirtMachine>,
+    platform: Arc<QemuPlatform>,
+    endpoints: HashMap<String, Arc<dyn Endpoint>>,
+}
+
+impl QemuMachine {
+    /// Starts QEMU and reads the devicetree that it writes for the very same machine; the functions that are really there stand behind its host bridge.
+    ///
+    /// # Errors
+    ///
+    /// Why QEMU cannot be used, with how to get it.
+    pub fn start() -> Result<(Self, MachineDescription), String> {
+        let text = |error: portcullis_qemu::Error| error.to_string();
+        let machine = Arc::new(Virt::demonstration().start().map_err(text)?);
+        let blob = machine.devicetree().map_err(text)?;
+        let mut description =
+            read_devicetree(&blob, "qemu-virt").map_err(|error| error.to_string())?;
+        description.model = format!("QEMU {} virt", machine.version());
+        let mut endpoints: HashMap<String, Arc<dyn Endpoint>> = HashMap::new();
+        let bridge = description.devices.iter_mut().find(|device| device.bus.is_some());
+        let bridge = bridge.ok_or("QEMU's devicetree has no host bridge with `iommu-map`")?;
+        let bus = bridge.bus.clone().ok_or("no bus")?;
+        bridge.functions.clear();
+        for function in machine.functions().iter().filter(|f| f.class >> 16 != BRIDGE_CLASS) {
+            let Some((name, endpoint)) = endpoint_of(&machine, function)? else { continue };
+            let path = format!("{}/{}@{}", bridge.description.path, name, function.address);
+            let requester = RequesterId(u32::from(function.dma_alias().requester_id()));
+            let described = bus.function(path.clone(), &[requester], &bridge.description);
+            bridge.functions.push(PciFunction { requester, description: described });
+            endpoints.insert(path, endpoint);
+        }
+        let platform = Arc::new(machine.platform());
+        Ok((Self { machine, platform, endpoints }, description))
+    }
+}
+
+impl std::fmt::Debug for QemuMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QemuMachine").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// What a function can be told to do; `None` for one that does no DMA.
+fn endpoint_of(
+    machine: &Arc<VirtMachine>,
+    function: &Function,
+) -> Result<Option<(&'static str, Arc<dyn Endpoint>)>, String> {
+    let text = |error: portcullis_qemu::Error| error.to_string();
+    Ok(match (function.vendor, function.device) {
+        (0x1234, 0x11e8) => {
+            let edu = Edu::new(machine.bar0(function).map_err(text)?).map_err(text)?;
+            Some(("edu", Arc::new(Copier(edu))))
+        }
+        (0x1b36, 0x0010) => {
+            let registers = machine.bar0(function).map_err(text)?;
+            let ram = Arc::clone(machine.ram());
+            Some(("nvme", Arc::new(Disk { registers, ram })))
+        }
+        (0x1af4, 0x1044) => {
+            let slot = BusId::ROOT.slot(function.address.device());
+            let open = Arc::clone(machine);
+            let open = move || open.virtio(slot).map_err(|error| error.to_string());
+            let ram = Arc::clone(machine.ram());
+            Some(("rng", Arc::new(Entropy { open: Box::new(open), ram, kick: Mutex::new(None) })))
+        }
+        _ => None,
+    })
+}
+
+impl Testbed for QemuMachine {
+    type Platform = QemuPlatform;
+
+    fn platform(&self) -> &Arc<QemuPlatform> {
+        &self.platform
+    }
+
+    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
+        if iommu.kind != IommuKind::SmmuV3 {
+            return Err("QEMU's machine has no such IOMMU".to_string());
+        }
+        let FwNode(index) = iommu.node;
+        let options = Options { index: u64::from(index), ..Options::default() };
+        match Smmu::bring_up(Arc::clone(&self.platform), self.machine.smmu(), options) {
+            Ok(smmu) => Ok(Box::new(smmu)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {
+        self.endpoints.get(path).cloned()
+    }
+
+    fn violations(&self) -> Vec<(&'static str, String)> {
+        match self.machine.qemu().check() {
+            Ok(()) => Vec::new(),
+            Err(error) => vec![("P2", error.to_string())],
+        }
+    }
+
+    fn allocated(&self) -> u64 {
+        self.machine.ram().allocated_bytes()
+    }
+}
+
+/// QEMU's `edu`: reads memory into its buffer and writes it out again.
+struct Copier(Edu);
+
+impl Endpoint for Copier {
+    fn copy(&self, _port: usize, from: u64, to: u64, len: usize) {
+        // Whether it arrived shows in memory, which is what counts.
+        let _ = self.0.read_memory(Iova::new(from), 0, len);
+        let _ = self.0.write_memory(Iova::new(to), 0, len);
+    }
+}
+
+fn dma_buffer(buffer: &SharedBuffer) -> DmaBuffer {
+    DmaBuffer { phys: buffer.phys, iova: Iova::new(buffer.device), len: buffer.len }
+}
+
+/// An NVMe disk: queues and data in IOVA space.
+struct Disk {
+    registers: Mmio,
+    ram: Arc<Ram>,
+}
+
+impl Endpoint for Disk {
+    fn own_driver(&self) -> Option<&dyn OwnDriver> {
+        Some(self)
+    }
+}
+
+/// Admin submission queue doorbell (NVMe base specification 2.0, 3.1.3).
+const ADMIN_DOORBELL: usize = 0x1000;
+
+impl OwnDriver for Disk {
+    fn buffers(&self) -> usize {
+        5
+    }
+
+    fn run(&self, buffers: &[SharedBuffer]) -> Result<String, String> {
+        let [a, b, c, d, e] = buffers else { return Err("five buffers".to_string()) };
+        let buffers = NvmeBuffers {
+            admin_submissions: dma_buffer(a),
+            admin_completions: dma_buffer(b),
+            io_submissions: dma_buffer(c),
+            io_completions: dma_buffer(d),
+            data: dma_buffer(e),
+        };
+        let text = |error: portcullis_qemu::Error| error.to_string();
+        let mut nvme = Nvme::start(self.registers.clone(), &self.ram, buffers).map_err(text)?;
+        let identity = nvme.identify().map_err(text)?;
+        let block = nvme.read_block(3).map_err(text)?;
+        if block != disk_block(3) {
+            return Err("block 3 does not hold what the disk holds".to_string());
+        }
+        Ok(format!("{}, block 3 read", identity.model))
+    }
+
+    fn touch(&self) {
+        // Bring-up took three admin commands; one more makes the controller fetch from its queue.
+        self.registers.write32(ADMIN_DOORBELL, 5);
+        settle(&self.registers);
+    }
+}
+
+/// Reading a register lets QEMU's main loop run what the write before has started.
+fn settle(registers: &Mmio) {
+    for _ in 0..50 {
+        registers.read32(0);
+    }
+}
+
+/// A virtio entropy source: rings and data in IOVA space.
+struct Entropy {
+    open: Box<dyn Fn() -> Result<VirtioPci, String> + Send + Sync>,
+    ram: Arc<Ram>,
+    /// Makes the running device look at its ring again.
+    kick: Mutex<Option<VirtioPci>>,
+}
+
+impl Endpoint for Entropy {
+    fn own_driver(&self) -> Option<&dyn OwnDriver> {
+        Some(self)
+    }
+}
+
+impl OwnDriver for Entropy {
+    fn buffers(&self) -> usize {
+        4
+    }
+
+    fn run(&self, buffers: &[SharedBuffer]) -> Result<String, String> {
+        let [a, b, c, d] = buffers else { return Err("four buffers".to_string()) };
+        let buffers = VirtioRngBuffers {
+            descriptors: dma_buffer(a),
+            available: dma_buffer(b),
+            used: dma_buffer(c),
+            data: DmaBuffer { len: 64, ..dma_buffer(d) },
+        };
+        let text = |error: portcullis_qemu::Error| error.to_string();
+        let mut rng = VirtioRng::start((self.open)()?, &self.ram, buffers).map_err(text)?;
+        let bytes = rng.fill().map_err(text)?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Err("no random byte arrived".to_string());
+        }
+        *self.kick.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.open)()?);
+        Ok(format!("{} random bytes", bytes.len()))
+    }
+
+    fn touch(&self) {
+        if let Some(transport) = &*self.kick.lock().unwrap_or_else(PoisonError::into_inner) {
+            transport.notify(0);
+            for _ in 0..50 {
+                transport.status();
+            }
+        }
+    }
+}
