@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// A [`Machine`] with locks of kind `L` and events of kind `E`: those of [`host`](portcullis_platform::host) for a boot on OS threads, a schedule
+/// A [`Machine`] with locks of kind `L` and events of kind `E`: those of `portcullis_platform::host` for a boot on OS threads, a schedule
 /// explorer's own for an explored one.
 pub struct MachinePlatform<L, E> {
     machine: Arc<Machine>,

@@ -10,7 +10,7 @@ use portcullis_spec::smmuv3::{eventq_prod, gerror, irq_ctrl};
 /// An event record as it lies in memory.
 pub(super) type Record = [u64; 4];
 
-/// `FetchAddr`, bits [247:195] of F_STE_FETCH, F_CD_FETCH and F_WALK_EABT (§7.3.4).
+/// `FetchAddr`, bits 247:195 of F_STE_FETCH, F_CD_FETCH and F_WALK_EABT (§7.3.4).
 const FETCH_ADDRESS: Field = Field::new("FetchAddr", 247, 195);
 
 /// An interrupt on its way out.
