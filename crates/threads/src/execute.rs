@@ -6,7 +6,7 @@ use crate::runtime::{Failure, Routine, Runtime};
 use crate::schedule::Decision;
 use crate::trace::Trace;
 use crate::world::World;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 /// Who decides.
@@ -113,15 +113,18 @@ impl Executor {
         self.rt.tape.borrow_mut().load(script.into_iter(), random);
         let rt = Rc::clone(&self.rt);
         rt.enter(|| {
-            build(&mut World::new());
-            self.rt.notes.borrow_mut().clear();
-            let ending = self.run(director);
+            // Whatever happens, no coroutine may be left suspended outside of its execution.
+            let ending = catch_unwind(AssertUnwindSafe(|| {
+                build(&mut World::new());
+                self.rt.notes.borrow_mut().clear();
+                self.run(director)
+            }));
             if self.rt.recording.get() {
                 let threads = self.rt.threads.borrow();
                 self.names = threads.iter().map(|info| info.name.clone().into_owned()).collect();
             }
             self.dismiss();
-            ending
+            ending.unwrap_or_else(|panic| resume_unwind(panic))
         })
     }
 

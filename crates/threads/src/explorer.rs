@@ -288,7 +288,7 @@ impl Explorer {
             if report.executions >= self.budget.executions || self.stopped() {
                 return true;
             }
-            if report.executions % 64 == 0 {
+            if report.executions.is_multiple_of(64) {
                 let now = Instant::now();
                 if now.duration_since(begin) >= self.budget.time {
                     return true;

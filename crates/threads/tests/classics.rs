@@ -8,6 +8,7 @@ use portcullis_threads::{
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 type Lock<T> = Mutex<T, LabLock>;
 
@@ -394,6 +395,36 @@ fn a_schedule_replays_and_one_of_another_world_is_refused() {
     assert_eq!(replay, explorer.replay(&schedule, philosophers(3, false)).expect("twice the same"));
     let replay = explorer.replay(&schedule, publication(false));
     assert_eq!(replay, Err(ScheduleError::Misfit { step: 2 }));
+}
+
+#[test]
+fn progress_is_told_and_a_stop_is_heeded() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let report = Explorer::new(Budget::default())
+        .progress(move |progress| {
+            assert!(progress.executions > 0 && progress.rate > 0.0 && progress.violations == 0);
+            assert!(progress.covered.is_some_and(|share| (0.0..1.0).contains(&share)));
+            asked.store(true, Ordering::Relaxed);
+        })
+        .stop(Arc::clone(&stop))
+        .run(|w| (0..12).for_each(|_| w.thread("writer", || step("x", 0, "write", true))));
+    assert!(stop.load(Ordering::Relaxed) && report.executions > 0);
+    assert!(!report.complete && !report.exhaustive, "12! runs cannot be done: {report}");
+}
+
+#[test]
+#[should_panic(expected = "the world is not deterministic")]
+fn a_world_that_depends_on_more_than_the_schedule_is_noticed() {
+    let runs = Cell::new(0);
+    Explorer::new(Budget::default()).run(|w| {
+        runs.set(runs.get() + 1);
+        let first = runs.get() == 1;
+        (0..2).for_each(|_| w.thread("writer", || step("x", 0, "write", true)));
+        if !first {
+            w.thread("only sometimes", || _ = choose(2));
+        }
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::random::Rng;
 use crate::runtime::Failure;
 use crate::sync::{LabEvent, LabLock};
 use crate::world::World;
-use crate::{choose, step};
+use crate::{Budget, Explorer, Strategy, Violation, choose, step};
 use portcullis_platform::{LockLabel, Mutex, RawEvent, RawLock};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -99,7 +99,7 @@ fn run(shared: &Rc<Shared>, body: &[Statement], mine: &mut u64) {
             Statement::Await(body) => {
                 let generation = shared.event.generation();
                 run(shared, body, mine);
-                if *mine % 2 == 0 {
+                if mine.is_multiple_of(2) {
                     shared.event.wait(generation);
                     *mine += 1;
                 }
@@ -208,15 +208,9 @@ fn check_family(family: Family, programs: u64, salt: u64) -> (u64, u64, u64) {
     let (mut plain_runs, mut reduced_runs, mut stuck) = (0, 0, 0);
     for seed in 0..programs {
         let mut rng = Rng::new(seed << 8 | salt);
-        let threads = 2 + rng.below(2);
-        let mut left = 9;
-        let program: Vec<Vec<_>> = (0..threads)
-            .map(|_| {
-                (0..1 + rng.below(3)).map(|_| statement(&mut rng, family, 0, &mut left)).collect()
-            })
-            .collect();
+        let program = program(&mut rng, family);
         let enumerate = |remember| Enumerate::new(None, remember);
-        let Some(plain) = search(&program, &mut enumerate(false), Enumerate::advance, 4_000) else {
+        let Some(plain) = search(&program, &mut enumerate(false), Enumerate::advance, 2_500) else {
             continue;
         };
         let remembered =
@@ -234,15 +228,60 @@ fn check_family(family: Family, programs: u64, salt: u64) -> (u64, u64, u64) {
     (plain_runs, reduced_runs, stuck)
 }
 
+/// A random program of `family`.
+fn program(rng: &mut Rng, family: Family) -> Vec<Vec<Statement>> {
+    let threads = 2 + rng.below(2);
+    let mut left = 9;
+    let mut body = |rng: &mut Rng| {
+        (0..1 + rng.below(3)).map(|_| statement(rng, family, 0, &mut left)).collect()
+    };
+    (0..threads).map(|_| body(rng)).collect()
+}
+
+/// The counterexample that an exhaustive exploration ends with is as short as the shortest of all schedules.
+#[test]
+fn the_shortest_counterexample_is_the_shortest_of_all_schedules() {
+    let family = Family { tried: false, events: true, choices: false, spawns: false };
+    let (mut compared, mut shortened) = (0, 0);
+    for seed in 0..300 {
+        let program = program(&mut Rng::new(seed << 8 | 99), family);
+        let run = |strategy, shorten| {
+            let budget = Budget { executions: 4_000, shorten, ..Budget::default() };
+            Explorer::new(budget)
+                .strategy(strategy)
+                .run(|w| build(&program, &Rc::new(RefCell::new(String::new())), w))
+        };
+        let all = run(Strategy::Enumerate { remember: false }, 0);
+        if !all.complete {
+            continue;
+        }
+        let first = run(Strategy::Exhaustive, 0);
+        let best = run(Strategy::Exhaustive, u64::MAX);
+        assert_eq!(best.violations.len(), all.violations.len(), "seed {seed}: {program:#?}");
+        for (violation, first) in best.violations.iter().zip(&first.violations) {
+            let shortest = all.violation(&violation.property).expect("both found it");
+            let size = |violation: &Violation| (violation.preemptions, violation.schedule.steps());
+            assert!(violation.shortest);
+            assert_eq!(size(violation), size(shortest), "seed {seed}: {program:#?}");
+            compared += 1;
+            shortened += u32::from(size(first) != size(shortest));
+        }
+    }
+    assert!(
+        compared > 50 && shortened > 0,
+        "{compared} compared, {shortened} were not shortest at first"
+    );
+}
+
 #[test]
 fn the_reduction_finds_every_trace_once_and_every_end() {
     let simple = Family { tried: false, events: false, choices: false, spawns: false };
     let families = [
-        (simple, 600),
-        (Family { events: true, ..simple }, 600),
-        (Family { choices: true, spawns: true, ..simple }, 400),
-        (Family { tried: true, ..simple }, 400),
-        (Family { tried: true, events: true, choices: true, spawns: true }, 600),
+        (simple, 300),
+        (Family { events: true, ..simple }, 300),
+        (Family { choices: true, spawns: true, ..simple }, 250),
+        (Family { tried: true, ..simple }, 250),
+        (Family { tried: true, events: true, choices: true, spawns: true }, 300),
     ];
     for (salt, (family, programs)) in families.into_iter().enumerate() {
         let (plain, reduced, stuck) = check_family(family, programs, salt as u64);
