@@ -7,3 +7,8 @@ pub mod board;
 pub mod boot;
 pub mod show;
 pub mod style;
+
+/// The README's example, compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

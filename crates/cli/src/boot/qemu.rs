@@ -102,7 +102,11 @@ impl Testbed for QemuMachine {
             return Err("QEMU's machine has no such IOMMU".to_string());
         }
         let FwNode(index) = iommu.node;
-        let options = Options { index: u64::from(index), ..Options::default() };
+        let options = Options {
+            index: u64::from(index),
+            coherent: Some(iommu.coherent),
+            ..Options::default()
+        };
         match Smmu::bring_up(Arc::clone(&self.platform), self.machine.smmu(), options) {
             Ok(smmu) => Ok(Box::new(smmu)),
             Err(error) => Err(error.to_string()),

@@ -62,8 +62,11 @@ impl SoftwareMachine {
         let machine = builder.ram(base, size).policy(policy).build();
         let mut smmus = HashMap::new();
         for iommu in description.iommus.iter().filter(|iommu| is_smmuv3(iommu)) {
-            let profile =
-                Profile { sid_bits: id_bits(description, iommu.node), ..Profile::server() };
+            let profile = Profile {
+                sid_bits: id_bits(description, iommu.node),
+                coherent: iommu.coherent,
+                ..Profile::server()
+            };
             smmus.insert(iommu.node, machine.add_smmuv3(profile));
         }
         let mut devices = HashMap::new();
@@ -131,7 +134,11 @@ impl Testbed for SoftwareMachine {
 
     fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
         let smmu = self.smmus.get(&iommu.node).ok_or("the machine has no such IOMMU")?;
-        let options = Options { index: u64::from(iommu.node.0), ..Options::default() };
+        let options = Options {
+            index: u64::from(iommu.node.0),
+            coherent: Some(iommu.coherent),
+            ..Options::default()
+        };
         match Smmu::bring_up(Arc::clone(&self.platform), smmu.registers(), options) {
             Ok(smmu) => Ok(Box::new(smmu)),
             Err(error) => Err(error.to_string()),
