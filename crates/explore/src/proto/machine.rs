@@ -92,8 +92,9 @@ impl<'p, const W: usize> Machine<'p, W> {
             Op::Wait { ref ready, .. } => {
                 let access = self.access(node);
                 let ready = ready(&View { words, access: &access });
-                let mover = finish(&access, out);
-                ready.then(|| Taken::new(0, mover))
+                finish(&access, out);
+                // It can wait, so it must not follow a commit.
+                ready.then(|| Taken::new(0, Mover::Non))
             }
             Op::Choose(_) | Op::Finished => None,
         }

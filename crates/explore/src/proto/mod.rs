@@ -1,4 +1,44 @@
 //! Protocols that read like the kernel's code.
+//!
+//! A thread is a function over a [`Thread`]. Each shared access is a *step*, returns a [`Step`] and is followed
+//! by `?`:
+//!
+//! ```
+//! use portcullis_explore::proto::{Field, Mutex, Step, Thread};
+//!
+//! const EPROBE_DEFER: i32 = -517;
+//!
+//! fn use_default_domain(t: &mut Thread<'_>, lock: Mutex, domain: Field) -> Step<i32> {
+//!     t.func("iommu_device_use_default_domain", |t| {
+//!         t.lock(lock, "group->mutex")?;
+//!         let ready = t.is_set(domain, "has it a default domain?")?;
+//!         t.unlock(lock)?;
+//!         Ok(if ready { 0 } else { EPROBE_DEFER })
+//!     })
+//! }
+//! ```
+//!
+//! # How it runs
+//!
+//! The function has no effect of its own. What a thread is about to do is a function of what it has observed,
+//! so the engine keeps a log of observations and runs the function over it: the first step beyond the end of
+//! the log returns a [`Pause`] and is the thread's next step. A pair of function and log is numbered; a number
+//! knows its step and where each observation leads. So each passage of a function runs once, and exploring is
+//! looking up numbers: a state is the shared fields, packed, and one number for each thread.
+//!
+//! # How to write one
+//!
+//! - **Be deterministic.** Local variables must be functions of what steps and calls returned. Nothing may be
+//!   kept outside the function; the search notices most ways of doing so.
+//! - **Use [`Thread::func`] as the original uses functions.** When a call returns, what it observed is
+//!   forgotten but for what it returned. Without that, a value read long ago and not needed any more keeps
+//!   states apart: in a function, two ways that meet again are the same state only if the same was observed.
+//!   [`Thread::scope`] does it for a passage, [`Thread::repeat`] and [`Thread::fold`] for each turn of a loop.
+//! - **One access, one step.** Use [`Thread::update`] only for what is atomic in the original.
+//! - **Ask what a property needs.** Writes of fields that an [`Builder::always`] reads cannot be part of longer
+//!   blocks. [`View::while_free`] looks at fields only outside of the critical section that changes them, and
+//!   [`Thread::check`] costs nothing.
+//! - **Let the search find out** which mutex protects what. [`Builder::protected_by`] makes it a rule instead.
 
 mod builder;
 mod layout;

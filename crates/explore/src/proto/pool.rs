@@ -96,7 +96,7 @@ impl Thread<'_> {
             let free = (0..pool.life.len()).find(|&i| s.get(pool.life[i]) & 1 == 0);
             let Some(place) = free else { return Obj::NULL };
             let before = s.get(pool.life[place]);
-            let life = before + 1 & LIFE_MASK;
+            let life = (before + 1) & LIFE_MASK;
             // Nobody has a pointer to the first object in a place before this step: it disturbs nobody.
             let fresh = before == 0;
             s.init(pool.life[place], life, fresh);
@@ -114,7 +114,7 @@ impl Thread<'_> {
         let life = pool.life[object.place()];
         self.update(&format!("free {} ({why})", pool.name), move |s| {
             if is_alive(s, life, object) {
-                s.set(life, object.life() + 1 & LIFE_MASK);
+                s.set(life, (object.life() + 1) & LIFE_MASK);
             }
         })
     }

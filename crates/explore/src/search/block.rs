@@ -2,7 +2,7 @@
 
 use super::{Fault, Model, Mover, PropertySet, Steps};
 
-/// A block is `(right | both)* non? (left | both)*`: see the crate's reduction chapter.
+/// A block is `(right | both)* non? (left | both)*`: see [`crate::reduction`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Nothing taken yet.

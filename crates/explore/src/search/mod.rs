@@ -26,7 +26,7 @@ pub use replay::{ReplayError, Trace, TraceStep, replay};
 pub enum Strategy {
     /// Every schedule, by remembering states.
     Exhaustive {
-        /// Run blocks of steps that commute as one (the crate's reduction chapter says why that is sound).
+        /// Run blocks of steps that commute as one ([`crate::reduction`] says why that is sound).
         reduce: bool,
     },
     /// Every schedule in which a running thread is interrupted at most so often.

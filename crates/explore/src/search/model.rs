@@ -33,7 +33,8 @@ pub trait Model {
     /// The properties, in the order that [`PropertySet`] counts them; at most [`PropertySet::MAX`].
     fn properties(&self) -> Vec<Property>;
 
-    /// The `always` properties that `state` violates and the `sometimes` properties that it reaches.
+    /// The `always` properties that `state` violates and the `sometimes` properties that it reaches. A step
+    /// that changes the answer must be a [`Mover::Non`], or a reduced search may not see it.
     fn hits(&self, state: &Self::State) -> PropertySet {
         let _ = state;
         PropertySet::EMPTY
@@ -77,7 +78,7 @@ pub enum Mover {
     /// Commutes with nothing: a racy access.
     Non,
     /// A [`Mover::Right`] that must begin a block of its own: taking a lock, while another is held, in an
-    /// order that other threads may reverse (see the crate's reduction chapter, "Deadlocks").
+    /// order that other threads may reverse (see [`crate::reduction`], "End states and deadlocks").
     Boundary,
 }
 
