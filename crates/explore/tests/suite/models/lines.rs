@@ -132,7 +132,7 @@ impl Lines {
     pub(crate) fn random(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let threads = (0..2 + dice.below(2)).map(|_| random_thread(&mut dice)).collect();
-        Self { threads, clients: 1, fields: 6, locks: 2, guarded: seed % 2 == 0 }
+        Self { threads, clients: 1, fields: 6, locks: 2, guarded: seed.is_multiple_of(2) }
     }
 }
 
