@@ -29,6 +29,15 @@ pub struct Scenario {
     pub run: fn(&dyn Bench) -> Result<Vec<Check>, Failure>,
 }
 
+impl Scenario {
+    /// Whether it needs `SMMU_GBPA`, with which a disabled SMMU blocks everything. Every SMMUv3 must have it (6.3.14); QEMU before 8.0 has not, and the
+    /// driver refuses such a unit.
+    pub fn needs_global_abort(&self) -> bool {
+        let by_hand = ["disabled-aborts", "disabled-while-busy"];
+        self.name.starts_with("driver-") || by_hand.contains(&self.name)
+    }
+}
+
 impl std::fmt::Debug for Scenario {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Scenario({})", self.name)

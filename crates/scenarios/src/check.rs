@@ -150,10 +150,12 @@ impl Event {
                 let Spot { iova, direction, stage, class, ipa } = spot;
                 let mut line = format!("{} of {stream:#x}", name(*number));
                 // Of a fetch that the SMMU made itself the direction is not compared: readings of the document differ.
-                if *class == Class::Input {
-                    line += &format!(", {direction}");
-                } else {
+                let fetched =
+                    *number == number::F_WALK_EABT || with_class && *class != Class::Input;
+                if fetched {
                     line += ", fetch for";
+                } else {
+                    line += &format!(", {direction}");
                 }
                 line += &format!(" {iova:#x}, stage {stage}");
                 if with_class {

@@ -27,6 +27,7 @@ pub mod virtio;
 pub use cases::{Scenario, all, named};
 pub use check::{Check, Class, Direction, Event, Spot};
 pub use compare::{
-    Comparison, DIFFERENCES, Difference, assert_told, compare, run_on_qemu, run_on_software,
+    Comparison, DIFFERENCES, Difference, assert_told, compare, for_driver_test, run_on_qemu,
+    run_on_software,
 };
 pub use mutant::{Action, MUTANTS, Mutant, issued, slipped_through};

@@ -1,8 +1,9 @@
 //! The driver with one kind of invalidation dropped or misdirected.
 
-use crate::bench::{Bench, Endpoint, Failure, Line, QemuBench, SoftwareBench};
+use crate::bench::{Bench, Endpoint, Failure, Line, SoftwareBench};
 use crate::cases::{Scenario, all, named};
 use crate::check::Check;
+use crate::compare::start_qemu;
 use crate::driver::Setup;
 use portcullis::IommuOps;
 use portcullis_addr::{Iova, PhysAddr};
@@ -159,7 +160,7 @@ impl Mutant {
     /// When the platform fails.
     pub fn run_on_qemu(self, installation: &Installation) -> Result<Option<Vec<Check>>, Failure> {
         let killer = self.killer()?;
-        match QemuBench::start(killer.board, installation)? {
+        match start_qemu(&killer, installation)? {
             Some(bench) => self.run(&killer, &bench).map(Some),
             None => Ok(None),
         }

@@ -7,9 +7,8 @@ use portcullis::{
 };
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_qemu::endpoint::{self, Edu, Nvme, NvmeBuffers, NvmeIdentity};
-use portcullis_qemu::{
-    BusId, QemuPlatform, Slot, SmmuStages, Virt, VirtMachine, disk_block, for_test,
-};
+use portcullis_qemu::{BusId, QemuPlatform, Slot, SmmuStages, Virt, VirtMachine, disk_block};
+use portcullis_scenarios::for_driver_test;
 use portcullis_scenarios::virtio::{HalState, IommuHal, Kernel, QemuTransport};
 use portcullis_smmuv3::{Options, Smmu};
 use std::cell::RefCell;
@@ -127,7 +126,7 @@ fn nvme_driver(
 
 #[test]
 fn nvme_works_through_the_handle_and_not_after_unbind() {
-    if for_test("nvme_works_through_the_handle_and_not_after_unbind").is_none() {
+    if for_driver_test("nvme_works_through_the_handle_and_not_after_unbind").is_none() {
         return;
     }
     let slot = BusId::ROOT.slot(3);
@@ -155,7 +154,7 @@ fn nvme_works_through_the_handle_and_not_after_unbind() {
 
 #[test]
 fn a_device_reaches_nothing_after_unbind() {
-    if for_test("a_device_reaches_nothing_after_unbind").is_none() {
+    if for_driver_test("a_device_reaches_nothing_after_unbind").is_none() {
         return;
     }
     let slot = BusId::ROOT.slot(2);
@@ -194,7 +193,7 @@ fn a_device_reaches_nothing_after_unbind() {
 
 #[test]
 fn devices_that_the_smmu_cannot_tell_apart_share_a_domain() {
-    if for_test("devices_that_the_smmu_cannot_tell_apart_share_a_domain").is_none() {
+    if for_driver_test("devices_that_the_smmu_cannot_tell_apart_share_a_domain").is_none() {
         return;
     }
     let mut virt = Virt::new(SmmuStages::Newest);
@@ -253,7 +252,7 @@ type ThisHal = IommuHal<ThisProcess>;
 
 #[test]
 fn virtio_drivers_run_behind_the_iommu() {
-    if for_test("virtio_drivers_run_behind_the_iommu").is_none() {
+    if for_driver_test("virtio_drivers_run_behind_the_iommu").is_none() {
         return;
     }
     let (rng_slot, disk_slot) = (BusId::ROOT.slot(4), BusId::ROOT.slot(7));
