@@ -237,7 +237,7 @@ fn two_threads() {
             });
             let from = spans.iter().map(|span| span.0).min().expect("two threads");
             let to = spans.iter().map(|span| span.1).max().expect("two threads");
-            together = together.min((to - from).as_nanos() as f64 / (calls / 2) as f64);
+            together = together.min((to - from).as_nanos() as f64 / calls as f64);
         }
         println!("{shape:<12} one {alone:.1}  two {together:.1}  speed-up {:.2}", alone / together);
     }
@@ -347,6 +347,10 @@ fn main() {
                 "x86_64" => count(X86::new(), workload, passes),
                 other => panic!("no contestant {other}"),
             }
+        }
+        Some("count-iova") => {
+            println!("{:.0} ns", one_page(spaces::Ours::new()));
+            println!("{:.0} ns", replace(spaces::Ours::new(), 1024, |rng| 1 + rng.below(32)));
         }
         Some("tables") => compare_tables(),
         Some("threads") => two_threads(),

@@ -33,6 +33,13 @@ pub(crate) fn span(first: u32, last: u32) -> u64 {
     (u64::MAX >> (63 - (last - first))) << first
 }
 
+/// Byte by byte the larger of two words of bytes below 128.
+fn larger(a: u64, b: u64) -> u64 {
+    let a_wins = (((a | HIGH) - b) & HIGH) >> 7;
+    let mask = a_wins * 0xff;
+    (a & mask) | (b & !mask)
+}
+
 const HIGH: u64 = 0x8080_8080_8080_8080;
 const ONES: u64 = 0x0101_0101_0101_0101;
 
@@ -46,18 +53,23 @@ impl Bytes {
     }
 
     pub(crate) fn get(&self, index: usize) -> u8 {
-        self.0[index / 8].to_le_bytes()[index % 8]
+        (self.0[index / 8] >> (index % 8 * 8)) as u8
     }
 
+    // By shifts: a byte store followed by the search's word load would stall.
     pub(crate) fn set(&mut self, index: usize, value: u8) {
-        let mut bytes = self.0[index / 8].to_le_bytes();
-        bytes[index % 8] = value;
-        self.0[index / 8] = u64::from_le_bytes(bytes);
+        let place = index % 8 * 8;
+        let word = &mut self.0[index / 8];
+        *word = *word & !(0xff << place) | u64::from(value) << place;
     }
 
     /// The largest of the numbers.
     pub(crate) fn largest(&self) -> u8 {
-        self.0.iter().flat_map(|word| word.to_le_bytes()).max().unwrap_or(0)
+        let mut word = self.0.iter().fold(0, |largest, word| larger(largest, *word));
+        for half in [32, 16, 8] {
+            word = larger(word, word >> half);
+        }
+        word.to_le_bytes()[0]
     }
 
     /// The highest index below `end` (1..=64) whose number is at least `value`.
@@ -115,6 +127,13 @@ mod tests {
         }
         assert_eq!(bytes.get(9), 127);
         assert_eq!(bytes.largest(), 127);
+        for place in 0..64 {
+            let mut bytes = Bytes::filled(3);
+            bytes.set((place * 7 + 5) % 64, 100);
+            assert_eq!(bytes.largest(), 100);
+            bytes.set(place, 101);
+            assert_eq!(bytes.largest(), 101);
+        }
         for end in 1..=64 {
             for value in [1, 5, 6, 7, 8, 127] {
                 let slow = (0..end).rev().find(|index| bytes.get(*index) >= value);

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) end: u64,
     /// The children's values.
     pub(crate) values: Bytes,
+    /// The largest of the values; meaningful only while no child is wholly free.
+    largest: u8,
     /// The child whose free kid is kept for the next allocation, so that one range that comes and goes does not make and drop nodes; or 64 and more.
     pub(crate) kept: u8,
     /// The children's nodes; [`NONE`] for a child that is wholly free, or wholly used by one live range or reservation.
@@ -58,6 +60,7 @@ impl Inner {
             start: 0,
             end: 0,
             values: Bytes::filled(if free { free_value(order) } else { 0 }),
+            largest: 0,
             kept: u8::MAX,
             kids: [NONE; 64],
         }
@@ -65,17 +68,34 @@ impl Inner {
 
     /// The node's value when its children have `order` each.
     pub(crate) fn value(&self, order: u32) -> u8 {
+        if self.free == 0 { self.largest } else { free_value(order) + largest_group(self.free) }
+    }
+}
+
+impl Inner {
+    /// Notes a child's new value; the children have `order` each. Says whether the child is wholly free now.
+    pub(crate) fn set_value(&mut self, order: u32, child: usize, value: u8) -> bool {
+        let free = value == free_value(order);
+        let old = self.values.get(child);
+        let some_free = self.free != 0;
+        self.values.set(child, value);
+        self.free = self.free & !(1 << child) | u64::from(free) << child;
         if self.free == 0 {
-            self.values.largest()
-        } else {
-            free_value(order) + largest_group(self.free)
+            // The scan is needed only where the largest value may have gone.
+            if some_free || (old == self.largest && value < old) {
+                self.largest = self.values.largest();
+            } else {
+                self.largest = self.largest.max(value);
+            }
         }
+        free
     }
 }
 
 /// The value of a wholly free node of `order`.
 pub(crate) fn free_value(order: u32) -> u8 {
-    u8::try_from(order + 1).expect("orders are below 64")
+    debug_assert!(order < 64, "a tree covers fewer than 2^64 pages");
+    order as u8 + 1
 }
 
 /// Nodes of one kind by number; unused ones are kept for the next user.

@@ -18,6 +18,9 @@ pub(crate) struct Tree {
     root: u32,
 }
 
+/// Levels of the tallest tree: 52 bits of page numbers, 6 a level.
+const MAX_LEVELS: usize = 9;
+
 /// What pages become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -87,6 +90,9 @@ impl Tree {
     /// [`ensure`](Self::ensure) came before, except where a whole range becomes free.
     pub(crate) fn mark(&mut self, first: u64, last: u64, mark: Mark) {
         let live = mark == Mark::Live;
+        if first >> FANOUT_LOG2 == last >> FANOUT_LOG2 && last - first < 63 {
+            return self.mark_in_leaf(first, last, mark, Edges { first: live, last: live });
+        }
         self.mark_inner(self.top, self.root, first, last, mark, Edges { first: live, last: live });
     }
 
@@ -101,18 +107,28 @@ impl Tree {
         if level > 0 {
             return self.mark_inner(level, node, first, last, mark, edges);
         }
-        let leaf = self.leaves.get_mut(node);
-        let bits = span(first as u32, last as u32);
-        leaf.start &= !bits;
-        leaf.end &= !bits;
-        if mark == Mark::Free {
-            leaf.free |= bits;
-        } else {
-            leaf.free &= !bits;
-            leaf.start |= u64::from(edges.first) << first;
-            leaf.end |= u64::from(edges.last) << last;
+        mark_leaf(self.leaves.get_mut(node), first as u32, last as u32, mark, edges)
+    }
+
+    /// Marks pages of one leaf, not all of it: down once, and up only as far as a value changes.
+    fn mark_in_leaf(&mut self, first: u64, last: u64, mark: Mark, edges: Edges) {
+        let mut path = [self.root; MAX_LEVELS];
+        let place = |level: u32| (first >> order(level)) as usize & 63;
+        for level in (1..=self.top).rev() {
+            let (node, child) = (path[level as usize], place(level));
+            let kid = self.inner.get(node).kids[child];
+            path[level as usize - 1] = if kid == NONE { self.kid(level, node, child) } else { kid };
         }
-        leaf.value()
+        let leaf = self.leaves.get_mut(path[0]);
+        let mut value = mark_leaf(leaf, first as u32 & 63, last as u32 & 63, mark, edges);
+        for level in 1..=self.top {
+            let (node, child) = (path[level as usize], place(level));
+            if self.inner.get(node).values.get(child) == value {
+                return;
+            }
+            self.set_value(level, node, child, value);
+            value = self.inner.get(node).value(order(level));
+        }
     }
 
     /// Marks inside one inner node, by offsets from its first page; returns its new value.
@@ -178,10 +194,8 @@ impl Tree {
 
     /// Notes a child's new value, and keeps at most one free kid.
     fn set_value(&mut self, level: u32, node: u32, child: usize, value: u8) {
-        let free = value == free_value(order(level));
         let inner = self.inner.get_mut(node);
-        inner.values.set(child, value);
-        inner.free = inner.free & !(1 << child) | u64::from(free) << child;
+        let free = inner.set_value(order(level), child, value);
         if !free || inner.kids[child] == NONE {
             return;
         }
@@ -374,6 +388,21 @@ impl Tree {
             distance => Some(first + u64::from(distance)),
         }
     }
+}
+
+/// Marks pages `first..=last` of a leaf; returns its new value.
+fn mark_leaf(leaf: &mut Leaf, first: u32, last: u32, mark: Mark, edges: Edges) -> u8 {
+    let bits = span(first, last);
+    leaf.start &= !bits;
+    leaf.end &= !bits;
+    if mark == Mark::Free {
+        leaf.free |= bits;
+    } else {
+        leaf.free &= !bits;
+        leaf.start |= u64::from(edges.first) << first;
+        leaf.end |= u64::from(edges.last) << last;
+    }
+    leaf.value()
 }
 
 /// log2 of the pages that each child of an inner node of `level` has.

@@ -55,7 +55,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Tables of `granule` bytes with 8-byte entries over `levels` levels, the last of them `last_level`, the highest with leaves `first_leaf_level`
+    /// Tables of `granule` bytes (4, 16 or 64 KiB) with 8-byte entries over `levels` levels (1..=4), the last of them `last_level`, the highest with leaves `first_leaf_level`
     /// (or the root, where that is lower), and `root_entries` entries in the root.
     ///
     /// `None` where the numbers do not make a tree.
@@ -70,7 +70,9 @@ impl Geometry {
         let leaf_shift = u32::from(granule.log2());
         let index_bits = leaf_shift - 3;
         let above = last_level.checked_sub(first_leaf_level.max(start_level))?;
-        let sane = levels > 0 && root_entries.is_power_of_two();
+        let sane = (1..=4).contains(&levels)
+            && matches!(leaf_shift, 12 | 14 | 16)
+            && root_entries.is_power_of_two();
         // INVARIANT: the root lies `levels - 1` levels up, the highest leaves at most as high.
         sane.then_some(Self {
             leaf_shift,

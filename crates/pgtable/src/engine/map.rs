@@ -114,7 +114,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let mut counted = [u64::MAX; 8];
         let mut missing = 0;
         while span.len > 0 {
-            let run = self.next_run(span)?;
+            let run = self.next_run::<true>(span)?;
             let depth = (run.slot.shift - run.shift) / self.geometry.index_bits();
             for above in 1..=depth {
                 let shift = run.shift + above * self.geometry.index_bits();
@@ -137,7 +137,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         pages: &mut FreeChain<'_, F, M>,
     ) -> Result<u64, MapError> {
         loop {
-            let run = self.next_run(span)?;
+            let run = self.next_run::<false>(span)?;
             if run.slot.shift == run.shift {
                 self.store_run(run.slot.address, run.shift, run.count, bits, span.phys);
                 return Ok(run.bytes());
@@ -149,7 +149,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// The longest run of free entries of one table from the start of `span`, for the largest leaves that fit.
     ///
     /// A leftover table where a block would fit is used, with smaller leaves: replacing it would need an invalidation first.
-    fn next_run(&self, span: Span) -> Result<Run, MapError> {
+    /// `LOOK`: whether the pages of the run may be in use; after the survey they are known to be free.
+    fn next_run<const LOOK: bool>(&self, span: Span) -> Result<Run, MapError> {
         let mut shift = self.geometry.best_shift(span.iova | span.phys, span.len);
         let mut len = span.len;
         loop {
@@ -157,8 +158,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
             let wanted = usize::try_from(len >> shift).map_or(room, |count| count.min(room));
             if slot.entry == 0 {
-                let here = slot.shift == shift;
-                let count = if here { self.free_entries(slot, wanted, span)? } else { wanted };
+                let look = slot.shift == shift && (LOOK || !self.is_last(shift));
+                let count = if look { self.free_entries(slot, wanted, span)? } else { wanted };
                 return Ok(Run { slot, shift, count });
             }
             if slot.shift > shift || self.is_last(shift) || !F::is_table(slot.entry) {

@@ -95,25 +95,43 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// publication by another thread is not known to be complete, so that hardware that does not snoop follows the same way.
     #[inline(always)]
     fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
-        // Copies, because the acquire loads in the loop would have every field read again.
-        let (memory, bits) = (&*self.memory, self.geometry.index_bits());
-        let below_root = (1u64 << bits) - 1;
-        let mut shift = self.geometry.root_shift();
+        match self.geometry.leaf_shift() {
+            12 => self.walk::<12, SETTLE>(iova, deepest),
+            14 => self.walk::<14, SETTLE>(iova, deepest),
+            _ => self.walk::<16, SETTLE>(iova, deepest),
+        }
+    }
+
+    /// The walk for a granule of 2^`LEAF` bytes, one step a level written out, so that every shift is a constant.
+    #[inline(always)]
+    fn walk<const LEAF: u32, const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
+        // Copies, because each acquire load would have the fields read again.
+        let (memory, root_shift) = (&*self.memory, self.geometry.root_shift());
         let mut table = self.config.root.raw();
         let mut mask = self.geometry.root_entries() as u64 - 1;
-        loop {
-            let address = PhysAddr::new(table + ((iova >> shift) & mask) * 8);
-            let entry = memory.load64(address);
-            if shift == deepest || !F::is_table(entry) {
-                return Slot { address, entry, shift };
-            }
-            if SETTLE && entry & F::SOFTWARE_BIT == 0 {
-                self.settle(address, entry);
-            }
-            table = F::address(entry);
-            mask = below_root;
-            shift -= bits;
+        let below_root = (1u64 << (LEAF - 3)) - 1;
+        macro_rules! step {
+            ($above:literal) => {
+                let shift = LEAF + $above * (LEAF - 3);
+                if shift <= root_shift {
+                    let address = PhysAddr::new(table + ((iova >> shift) & mask) * 8);
+                    let entry = memory.load64(address);
+                    if shift == deepest || !F::is_table(entry) {
+                        return Slot { address, entry, shift };
+                    }
+                    if SETTLE && entry & F::SOFTWARE_BIT == 0 {
+                        self.settle(address, entry);
+                    }
+                    table = F::address(entry);
+                    mask = below_root;
+                }
+            };
         }
+        step!(3);
+        step!(2);
+        step!(1);
+        let address = PhysAddr::new(table + ((iova >> LEAF) & mask) * 8);
+        Slot { address, entry: memory.load64(address), shift: LEAF }
     }
 
     /// Makes sure that a table entry has reached hardware, and remembers it in the entry.

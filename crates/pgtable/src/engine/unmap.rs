@@ -48,16 +48,20 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.check_range(iova, len)?;
         let span = Span { first: iova.raw(), last: iova.raw() + (len - 1) };
         let (slot, count) = self.mapped_run(span)?;
-        let whole_table = count == self.geometry.entries(slot.shift);
-        if (count as u64) << slot.shift == len && !whole_table {
+        if (count as u64) << slot.shift != len {
+            return self.unmap_many(span, gather);
+        }
+        if count == self.geometry.entries(slot.shift) {
+            // All of a table: it leaves the tree.
+            self.clear(self.root(), span, gather);
+        } else {
             self.clear_run(slot.address, count);
             self.owe(gather, LeafRun { span, shift: slot.shift });
-            return Ok(());
         }
-        self.unmap_many(span, gather)
+        Ok(())
     }
 
-    /// Several tables, or all of one, which then leaves the tree.
+    /// A range over several tables.
     #[inline(never)]
     fn unmap_many(&self, span: Span, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         self.survey_mapped(span)?;
