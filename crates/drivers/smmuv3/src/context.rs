@@ -322,12 +322,12 @@ fn start_level_code(config: &TableConfig) -> Option<u64> {
     u64::checked_sub(first, code).filter(|code| *code <= 2)
 }
 
-/// Writes a descriptor that no stream leads to yet, the valid bit last.
+/// Writes a descriptor that no stream leads to yet: hardware cannot have fetched it (§3.21.3.1), so nothing has to be confirmed in between.
 fn write_descriptor<M: DmaMemory>(pages: &HardwarePages<M>, descriptor: &Entry) {
     for phase in entry::plan(&entry::CD, &[0; cd::WORDS], descriptor).0 {
         for (word, value) in phase.stores() {
             pages.memory().store64(pages.at(word as u64 * 8), value);
         }
-        pages.memory().publish(pages.address(), cd::BYTES);
     }
+    pages.memory().publish(pages.address(), cd::BYTES);
 }

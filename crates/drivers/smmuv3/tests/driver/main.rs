@@ -5,4 +5,5 @@ mod broken;
 mod meddler;
 mod planted;
 mod threads;
+mod unpublished;
 mod world;
