@@ -116,7 +116,8 @@ impl TlbPolicy {
     };
 }
 
-/// How the hardware uses its freedom. [`Policy::default`] is harsh but deterministic; [`Policy::like_qemu`] is what QEMU's model does.
+/// How the hardware uses its freedom. [`Policy::default`] is harsh where it is plain to see why something failed, [`Policy::harshest`] in
+/// every way, [`Policy::like_qemu`] in none.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// What is cached.
@@ -166,6 +167,18 @@ impl Policy {
             chunks: ReadChunks::of(64, ChunkOrder::Ascending),
             consumption: Consumption::Eager,
             update_delay: 0,
+            ..Self::default()
+        }
+    }
+
+    /// Everything that the architecture permits at once: late stores in any order, entries in pieces of 8 bytes in any order, late commands, slow
+    /// updates, and fetches that nobody asked for.
+    pub fn harshest() -> Self {
+        Self {
+            chunks: ReadChunks::of(8, ChunkOrder::Random),
+            store_order: StoreOrder::Late,
+            speculation: true,
+            update_delay: 3,
             ..Self::default()
         }
     }

@@ -9,8 +9,8 @@ use rig::{LEAF, LEAF2, READ_ONLY, Rig, SID, VMID, cd_words, ste_nested, ste_stag
 
 const VA: u64 = 0x12_3456_7000;
 
-fn every_policy() -> [Policy; 2] {
-    [Policy::default(), Policy::like_qemu()]
+fn every_policy() -> [Policy; 3] {
+    [Policy::default(), Policy::like_qemu(), Policy::harshest()]
 }
 
 #[test]
