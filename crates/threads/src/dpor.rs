@@ -220,3 +220,7 @@ impl Director for Dpor {
         self.depth as u32 - 1
     }
 }
+
+#[cfg(test)]
+#[path = "dpor_tests.rs"]
+mod tests;

@@ -61,8 +61,6 @@
 
 mod ambient;
 mod dpor;
-#[cfg(test)]
-mod dpor_tests;
 mod enumerate;
 mod execute;
 mod explorer;
