@@ -3,6 +3,8 @@
 //! `cargo run --release` prints nanoseconds a call and ratios; `cargo run --release -- count WORKLOAD CONTESTANT CALLS` runs one of them bare, for an
 //! instruction counter.
 
+#[cfg(test)]
+mod oracle;
 mod pool;
 mod spaces;
 mod tables;

@@ -77,7 +77,7 @@ impl Table for Ours {
     }
 }
 
-struct ArmPages(usize);
+pub struct ArmPages(pub usize);
 
 impl Translation<El1Attributes> for ArmPages {
     fn allocate_table(&mut self) -> (NonNull<ArmTable<El1Attributes>>, PhysicalAddress) {

@@ -480,3 +480,15 @@ fn the_steady_path_takes_no_memory() {
     assert_eq!(space.live_count(), 0);
     assert!(before < 256 << 10, "{before} bytes");
 }
+
+/// One range that wanders through all of the space leaves no trail of nodes.
+#[test]
+fn a_wandering_range_leaves_nothing_behind() {
+    let mut space = allocator(PAGE, (1 << 48) - PAGE);
+    for step in 1..100_000 {
+        let place = range((step * 0x9e_3779 % (1 << 30)) << 17, PAGE);
+        space.allocate_at(place).expect("free");
+        space.free(place).expect("live");
+    }
+    assert!(space.heap_bytes() < 64 << 10, "{} bytes", space.heap_bytes());
+}
