@@ -77,6 +77,7 @@ struct State {
 
 const DONE: u8 = 99;
 const DEFER: u8 = 50;
+const UNLOCK: u8 = 98;
 
 fn trigger(s: &mut State) {
     s.triggers += 1;
@@ -96,11 +97,20 @@ fn complete(tree: &Tree, s: &mut State) {
 
 /// The next step of an attempt by `me`, or `None` if it must wait.
 fn attempt(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<()> {
-    let free = s.group_mutex.is_none();
     a.at = match a.at {
+        0..=7 | 20 => find_iommu(tree, s, a, me),
+        8..=13 => claim_and_map(tree, s, a),
+        _ => leave(tree, s, a),
+    }?;
+    Some(())
+}
+
+/// Firmware and the probe of the IOMMU: where an attempt goes next.
+fn find_iommu(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<u8> {
+    Some(match a.at {
         0 if s.device.is_none() => {
             s.device = Some(me);
-            if s.bound { DONE - 1 } else { 1 }
+            if s.bound { UNLOCK } else { 1 }
         }
         1 => {
             a.snapshot = s.triggers;
@@ -125,7 +135,7 @@ fn attempt(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<()
             10
         }
         6 if s.group => 7,
-        6 if free => {
+        6 if s.group_mutex.is_none() => {
             s.group = true;
             if tree.attach_in_probe {
                 complete(tree, s);
@@ -136,6 +146,14 @@ fn attempt(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<()
             s.probe = None;
             8
         }
+        _ => return None,
+    })
+}
+
+/// What follows the probe, the DMA path, the claim, the first mapping.
+fn claim_and_map(tree: &Tree, s: &mut State, a: &mut Attempt) -> Option<u8> {
+    let free = s.group_mutex.is_none();
+    Some(match a.at {
         8 if tree.completes && free => {
             complete(tree, s);
             10
@@ -154,31 +172,33 @@ fn attempt(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<()
         }
         10 if tree.path_with_domain => 12,
         10 => {
-            if s.domain {
-                s.byte |= 1;
-            }
+            s.byte |= u8::from(s.domain);
             12
         }
         11 => {
             s.byte = a.byte | 2;
             12
         }
+        12 if free && tree.claim_defers && !s.default_domain => DEFER,
         12 if free => {
-            if tree.claim_defers && !s.default_domain {
-                DEFER
-            } else {
-                s.owners += 1;
-                13
-            }
+            s.owners += 1;
+            13
         }
         13 => {
             s.mapped = Some(s.byte & 1 != 0);
             14
         }
+        _ => return None,
+    })
+}
+
+/// The end of an attempt: bound, deferred, or found bound already.
+fn leave(tree: &Tree, s: &mut State, a: &Attempt) -> Option<u8> {
+    Some(match a.at {
         14 => {
             s.bound = true;
             trigger(s);
-            DONE - 1
+            UNLOCK
         }
         DEFER => {
             if !tree.path_with_domain {
@@ -194,31 +214,31 @@ fn attempt(tree: &Tree, s: &mut State, a: &mut Attempt, me: Thread) -> Option<()
             if s.triggers != a.snapshot {
                 trigger(s);
             }
-            DONE - 1
+            UNLOCK
         }
-        98 => {
+        UNLOCK => {
             s.device = None;
             DONE
         }
         _ => return None,
-    };
-    Some(())
+    })
 }
 
 /// The next step of the registration of the second IOMMU.
 fn walk(tree: &Tree, s: &mut State) -> Option<()> {
-    s.walk = match s.walk {
+    s.walk = if s.walk < 5 { visit(tree, s) } else { finish(tree, s) }?;
+    Some(())
+}
+
+/// The walk meets the client.
+fn visit(tree: &Tree, s: &mut State) -> Option<u8> {
+    Some(match s.walk {
         0 if s.probe.is_none() => {
             s.probe = Some(Thread::Walk);
             1
         }
-        1 => {
-            if s.group || !s.fwspec {
-                4
-            } else {
-                2
-            }
-        }
+        1 if s.group || !s.fwspec => 4,
+        1 => 2,
         2 => {
             s.group = true;
             3
@@ -235,6 +255,13 @@ fn walk(tree: &Tree, s: &mut State) -> Option<()> {
             s.probe = None;
             5
         }
+        _ => return None,
+    })
+}
+
+/// The domain that the walk has put off, then the bind of the IOMMU.
+fn finish(tree: &Tree, s: &mut State) -> Option<u8> {
+    Some(match s.walk {
         5 if !s.listed => 12,
         5 if s.group_mutex.is_none() => {
             s.group_mutex = Some(Thread::Walk);
@@ -271,8 +298,7 @@ fn walk(tree: &Tree, s: &mut State) -> Option<()> {
             DONE
         }
         _ => return None,
-    };
-    Some(())
+    })
 }
 
 impl Model for Tree {
