@@ -75,6 +75,17 @@ pub(crate) struct Layout {
     pub(crate) words: usize,
 }
 
+impl Layout {
+    /// The bits of fields and locks in each word.
+    pub(crate) fn shared_bits<const W: usize>(&self) -> [u64; W] {
+        let mut bits = [0; W];
+        for slot in self.fields.iter().chain(&self.locks) {
+            slot.set(&mut bits, u64::MAX);
+        }
+        bits
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

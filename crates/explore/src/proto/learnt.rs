@@ -94,7 +94,12 @@ impl Learnt {
     pub(crate) fn observe(&self, field: usize, guards: Locks) {
         let facts = &self.fields[field];
         let mut observed = facts.observed.borrow_mut();
-        if !observed.contains(&guards) {
+        // Read without a guard, it is visible already whatever the guards of other reads.
+        let known = observed.first() == Some(&0) || observed.contains(&guards);
+        if !known {
+            if guards == 0 {
+                observed.clear();
+            }
             observed.push(guards);
             if facts.written.get() {
                 self.changed.set(true);

@@ -1,5 +1,7 @@
 //! A protocol as a model: table look-ups on a packed state.
 
+use std::cell::RefCell;
+
 use super::builder::LOCK_MISUSE;
 use super::layout::{Layout, Packed};
 use super::learnt::THREAD_BIT;
@@ -10,6 +12,7 @@ use super::thread::Op;
 use super::{EndState, Facts, Protocol};
 use crate::search::{
     Change, Fault, Label, Model, Mover, Property, PropertySet, StepReport, Steps, ThreadStatus,
+    fingerprint,
 };
 
 /// A protocol with its state laid out in `W` words.
@@ -19,7 +22,43 @@ pub(crate) struct Machine<'p, const W: usize> {
     layout: Layout,
     /// Whether a newly learnt fact ends the search.
     relearn: bool,
-    has_predicates: bool,
+    judge: Option<Judge<W>>,
+}
+
+/// What the properties say of the shared part of a state, remembered: most steps do not change it.
+struct Judge<const W: usize> {
+    shared_bits: [u64; W],
+    verdicts: RefCell<Vec<Option<(Packed<W>, PropertySet)>>>,
+}
+
+/// How many verdicts are remembered.
+const VERDICTS: usize = 1 << 12;
+
+impl<const W: usize> Judge<W> {
+    fn new(layout: &Layout) -> Self {
+        let verdicts = RefCell::new(vec![None; VERDICTS]);
+        Self { shared_bits: layout.shared_bits(), verdicts }
+    }
+
+    /// The verdict on `state`, by `judge` if it is not known; `judge` also says whether it may be remembered.
+    fn verdict(
+        &self,
+        state: &Packed<W>,
+        judge: impl FnOnce() -> (PropertySet, bool),
+    ) -> PropertySet {
+        let shared = Packed(std::array::from_fn(|i| state.0[i] & self.shared_bits[i]));
+        let place = (fingerprint(&shared) >> 32) as usize % VERDICTS;
+        if let Some((known, hits)) = self.verdicts.borrow()[place]
+            && known == shared
+        {
+            return hits;
+        }
+        let (hits, lasting) = judge();
+        if lasting {
+            self.verdicts.borrow_mut()[place] = Some((shared, hits));
+        }
+        hits
+    }
 }
 
 /// What taking an operation gave.
@@ -38,8 +77,9 @@ impl Taken {
 impl<'p, const W: usize> Machine<'p, W> {
     pub(crate) fn new(protocol: &'p Protocol, layout: Layout, relearn: bool) -> Self {
         assert!(layout.words <= W);
-        let has_predicates = protocol.spec.properties.iter().any(|p| p.predicate.is_some());
-        Self { spec: &protocol.spec, facts: &protocol.facts, layout, relearn, has_predicates }
+        let judged = protocol.spec.properties.iter().any(|p| p.predicate.is_some());
+        let judge = judged.then(|| Judge::new(&layout));
+        Self { spec: &protocol.spec, facts: &protocol.facts, layout, relearn, judge }
     }
 
     fn node(&self, state: &Packed<W>, thread: usize) -> u32 {
@@ -158,14 +198,13 @@ impl<'p, const W: usize> Machine<'p, W> {
         }
     }
 
-    fn hits_of(&self, state: &Packed<W>, at_end: bool) -> PropertySet {
-        if !self.has_predicates {
-            return PropertySet::EMPTY;
-        }
+    /// What the properties say of `state`, and whether they looked at nothing but fields and locks.
+    fn judge(&self, state: &Packed<W>, at_end: bool) -> (PropertySet, bool) {
         // What holds at an end is asked of a state that no step changes any more: nothing becomes visible by it.
         let held = at_end.then_some(u64::MAX);
         let access = Access::new(self.spec, &self.layout, &self.facts.learnt, held);
-        self.spec.hits(&View { words: &state.0, access: &access }, at_end)
+        let hits = self.spec.hits(&View { words: &state.0, access: &access }, at_end);
+        (hits, !access.asked_threads.get())
     }
 
     fn held_names(&self, state: &Packed<W>, thread: usize) -> Vec<String> {
@@ -276,11 +315,12 @@ impl<const W: usize> Model for Machine<'_, W> {
     }
 
     fn hits(&self, state: &Packed<W>) -> PropertySet {
-        self.hits_of(state, false)
+        let Some(judge) = &self.judge else { return PropertySet::EMPTY };
+        judge.verdict(state, || self.judge(state, false))
     }
 
     fn unmet(&self, state: &Packed<W>) -> PropertySet {
-        self.hits_of(state, true)
+        self.judge(state, true).0
     }
 
     fn report(&self, before: &Packed<W>, thread: usize, after: &Packed<W>) -> StepReport {
@@ -306,7 +346,9 @@ impl<const W: usize> Model for Machine<'_, W> {
 impl<const W: usize> Machine<'_, W> {
     /// The same machine; facts that it learns do not end the search.
     pub(crate) fn without_relearning(&self) -> Self {
-        Self { layout: self.layout.clone(), relearn: false, ..*self }
+        let layout = self.layout.clone();
+        let judge = self.judge.as_ref().map(|_| Judge::new(&layout));
+        Self { spec: self.spec, facts: self.facts, layout, relearn: false, judge }
     }
 
     /// A state in words and numbers that do not depend on the order in which local states were met.

@@ -17,6 +17,8 @@ pub(crate) struct Access<'a> {
     pub(crate) held: Option<Locks>,
     /// For a property: the mutexes that it has found free, and looks on only therefore.
     pub(crate) guards: Cell<Locks>,
+    /// Whether it was asked about a thread, whose place is no part of what is shared.
+    pub(crate) asked_threads: Cell<bool>,
     /// Whether every access so far is a both mover.
     pub(crate) both: Cell<bool>,
     pub(crate) hits: Cell<PropertySet>,
@@ -36,6 +38,7 @@ impl<'a> Access<'a> {
             learnt,
             held,
             guards: Cell::new(0),
+            asked_threads: Cell::new(false),
             both: Cell::new(true),
             hits: Cell::new(PropertySet::EMPTY),
             fault: RefCell::new(None),
@@ -136,6 +139,7 @@ impl View<'_> {
     #[must_use]
     pub fn is_started(&self, thread: ThreadId) -> bool {
         self.access.both.set(false);
+        self.access.asked_threads.set(true);
         self.access.layout.nodes[usize::from(thread.0)].get(self.words) != 0
     }
 }

@@ -20,6 +20,7 @@ pub use model::{
 };
 pub use outcome::{Broken, Mode, Outcome, Progress, Reached, Verdict, Violation};
 pub use replay::{ReplayError, Trace, TraceStep, replay};
+pub(crate) use table::fingerprint;
 
 /// How to explore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
