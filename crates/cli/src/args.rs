@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use portcullis_cli::bench::probe::ProbeBench;
 use portcullis_cli::boot::Order;
+use portcullis_cli::lab::LabArgs;
 use std::path::PathBuf;
 
 /// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
@@ -22,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   portcullis boot board.dtb --order reverse   clients first, IOMMUs last
   portcullis boot --repeat 10000              ten thousand boots, each with its own seed
   portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
+  portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
 Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
 
 /// The verbs.
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     Boot(BootArgs),
     /// Who is behind which IOMMU, with which ids, in which group; and findings about the description.
     Show(ShowArgs),
+    /// Explore every interleaving of the probe protocols: Linux's, and our own.
+    Lab(LabArgs),
     /// Measure.
     Bench(BenchArgs),
     /// Print a completion script for a shell.

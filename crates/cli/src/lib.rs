@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod board;
 pub mod boot;
+pub mod lab;
 pub mod show;
 pub mod style;
 

@@ -6,6 +6,7 @@ use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport, QemuMachine, SoftwareMachine};
+use portcullis_cli::lab::{self, LabArgs};
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
 use portcullis_firmware::Severity;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Boot(args) => run_boot(&args),
         Command::Show(args) => run_show(&args),
+        Command::Lab(args) => run_lab(&args),
         Command::Bench(args) => match args.what {
             BenchCommand::Probe(args) => {
                 print(&probe::run(&args.into())).map(|()| ExitCode::SUCCESS)
@@ -115,6 +117,12 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
     print(&text)?;
     let stands = description.findings.iter().any(|finding| finding.severity == Severity::Error);
     Ok(verdict(!stands))
+}
+
+fn run_lab(args: &LabArgs) -> Result<ExitCode, String> {
+    let answer = lab::run(args)?;
+    print(&answer.text)?;
+    Ok(verdict(answer.held))
 }
 
 fn man() -> Result<ExitCode, String> {

@@ -7,7 +7,7 @@ use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
     Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
-    Profile, SmmuV3, StepHook, Violation,
+    Profile, SmmuV3, StepHook, TimeSource, Violation,
 };
 use portcullis_platform::host::{HostEvent, HostLock};
 use portcullis_smmuv3::{Options, Smmu};
@@ -32,13 +32,15 @@ pub struct SoftwareMachine {
 impl SoftwareMachine {
     /// The machine that `description` describes. IOMMUs of kinds that the software machine does not have are left out, and so are their clients.
     pub fn new(description: &MachineDescription, seed: u64) -> Self {
-        Self::build(description, Machine::builder().seed(seed))
+        Self::build(description, Machine::builder().seed(seed), Policy::default())
     }
 
     /// The same machine, but whoever touches a register may lose its CPU there, as the seed has it: on few or busy CPUs, threads would else hardly ever meet half way.
     pub fn with_preemption(description: &MachineDescription, seed: u64) -> Self {
         let hook = Preemption(AtomicU64::new(seed));
-        Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)))
+        // Every other machine also fetches ahead and shows stores late.
+        let policy = if seed % 2 == 0 { Policy::harshest() } else { Policy::default() };
+        Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)), policy)
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
@@ -52,14 +54,15 @@ impl SoftwareMachine {
         self.machine.usage().failures > 0
     }
 
-    fn build(description: &MachineDescription, builder: MachineBuilder) -> Self {
+    fn build(description: &MachineDescription, builder: MachineBuilder, policy: Policy) -> Self {
         let ram = description.memory.iter().max_by_key(|range| range.len());
         let (base, size) = ram.map_or((PhysAddr::new(0x4000_0000), MOST_RAM), |range| {
             (range.start(), range.len().min(MOST_RAM))
         });
         // A mapping is changed by one thread while the device of another works: a hit in between is no offence, and `forbid` says when it is.
-        let policy = Policy { verify_hits: false, accesses_kept: 0, ..Policy::default() };
-        let machine = builder.ram(base, size).policy(policy).build();
+        let policy = Policy { verify_hits: false, accesses_kept: 0, ..policy };
+        // Virtual time would let one thread's polling use up another's patience.
+        let machine = builder.ram(base, size).policy(policy).time(TimeSource::Host).build();
         let mut smmus = HashMap::new();
         for iommu in description.iommus.iter().filter(|iommu| is_smmuv3(iommu)) {
             let profile = Profile {

@@ -1,0 +1,235 @@
+//! The command line of the lab.
+
+use clap::{Args, Subcommand};
+use portcullis_lab::linux::{Bus, Driver, Event, Firmware, Grouping, World};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Options of `lab`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  portcullis lab list                                  versions, and the commits that can be applied or reverted
+  portcullis lab check v6.6                            the race of the report, as a ladder, and what closes it
+  portcullis lab check v6.6 --revert f188056352bc      is it closed by that?
+  portcullis lab check v6.6 --apply b46064a18810 --clients 2 --group mixed --html race.html
+  portcullis lab compare                               every version in every small world
+  portcullis lab replay p1:linux/v6.6/...              one schedule again, step by step
+  portcullis lab ours                                  the same treatment for the core that this program ships
+Exit status: 0, 1 when a property is violated, 2 for a wrong command line.")]
+pub struct LabArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: LabCommand,
+}
+
+/// The verbs of the lab.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// The versions, and the commits with the versions that carry them.
+    List(ListArgs),
+    /// Explore one kernel in one world: is it affected, by which schedule, and what closes it?
+    Check(CheckArgs),
+    /// Explore every version in every small world: the matrix.
+    Compare(CompareArgs),
+    /// Run one schedule again, step by step.
+    Replay(ReplayArgs),
+    /// Explore the core and the SMMUv3 driver that this program ships.
+    Ours(OursArgs),
+}
+
+/// Options of `lab list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `lab check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The version to start from, such as v6.6 (`lab list` has them all).
+    pub base: String,
+    /// Apply a commit to it. Repeatable.
+    #[arg(long, value_name = "ID")]
+    pub apply: Vec<String>,
+    /// Revert a commit from it. Repeatable.
+    #[arg(long, value_name = "ID")]
+    pub revert: Vec<String>,
+    /// The machine, and what happens on it.
+    #[command(flatten)]
+    pub world: WorldArgs,
+    /// Only schedules in which a running thread is interrupted at most N times.
+    #[arg(long, value_name = "N", conflicts_with_all = ["random", "pct"])]
+    pub bound: Option<u8>,
+    /// N random schedules, instead of all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub random: Option<u64>,
+    /// Random schedules by priorities (PCT), for bugs that need D ordering constraints; --random says how many.
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub pct: Option<u32>,
+    /// What random schedules depend on.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Draw a ladder for every violated property, not only for the worst.
+    #[arg(long)]
+    pub all: bool,
+    /// Draw every step.
+    #[arg(long)]
+    pub full: bool,
+    /// Do not look for commits that close what was found.
+    #[arg(long)]
+    pub no_closers: bool,
+    /// Print JSON: every violated property, no ladder.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the ladders as a page that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// The world of `lab check`.
+#[derive(Debug, Args)]
+pub struct WorldArgs {
+    /// IOMMUs of the machine; the clients are behind the first.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub iommus: usize,
+    /// How many of them register while the clients probe (the last ones; the others are bound before).
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub registering: usize,
+    /// Clients.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub clients: usize,
+    /// own: a group each; shared: one group; mixed: one group whose last client wants an identity domain.
+    #[arg(long, default_value_t = Grouping::Own, value_parser = Grouping::from_str)]
+    pub group: Grouping,
+    /// platform or pci.
+    #[arg(long, default_value_t = Bus::Platform, value_parser = Bus::from_str)]
+    pub bus: Bus,
+    /// dt or acpi.
+    #[arg(long, default_value_t = Firmware::Dt, value_parser = Firmware::from_str)]
+    pub firmware: Firmware,
+    /// v2 (arm-smmu, MMU-500) or v3 (arm-smmu-v3).
+    #[arg(long, default_value_t = Driver::V3, value_parser = Driver::from_str)]
+    pub driver: Driver,
+    /// Attempts to bind a client: N - 1 unrelated drivers bind at any moment and cause a retry each.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub attempts: usize,
+    /// The clients name the last IOMMU as well.
+    #[arg(long)]
+    pub two_nodes: bool,
+    /// Something that happens once, at any moment: unplug, unregister, vfio, rebind, plug or timeout. Repeatable.
+    #[arg(long, value_name = "EVENT", value_parser = Event::from_str)]
+    pub event: Vec<Event>,
+}
+
+impl WorldArgs {
+    /// The world that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit together, and what would.
+    pub fn world(&self) -> Result<World, String> {
+        let world = World {
+            iommus: self.iommus,
+            registering: self.registering,
+            clients: self.clients,
+            grouping: self.group,
+            bus: self.bus,
+            firmware: self.firmware,
+            driver: self.driver,
+            attempts: self.attempts,
+            two_nodes: self.two_nodes,
+            events: self.event.clone(),
+        };
+        world.checked().map_err(|error| error.to_string())
+    }
+}
+
+/// Options of `lab compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the matrix as a page that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Options of `lab replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The schedule, as `lab check` or `lab ours` prints it.
+    pub schedule: String,
+    /// Draw every step.
+    #[arg(long)]
+    pub full: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the ladder as a page that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Options of `lab ours`.
+#[derive(Debug, Args)]
+pub struct OursArgs {
+    /// A world by its letter, `busiest`, or `storm`; all that can be exhausted when left out.
+    #[arg(value_parser = OursWorld::from_str)]
+    pub world: Option<OursWorld>,
+    /// N random schedules, instead of all. The storm is too big for all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub random: Option<u64>,
+    /// Random schedules by priorities (PCT), for bugs that need D ordering constraints.
+    #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub pct: Option<u32>,
+    /// Only schedules in which a running thread is interrupted at most N times.
+    #[arg(long, value_name = "N", conflicts_with_all = ["random", "pct"])]
+    pub bound: Option<u16>,
+    /// What random schedules depend on.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How often everything comes and goes in the storm.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub rounds: u16,
+    /// Draw every step.
+    #[arg(long)]
+    pub full: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A world of the shipped core, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OursWorld {
+    /// One of those that are exhausted, by its letter.
+    Letter(char),
+    /// Two IOMMUs, a client each, a worker.
+    Busiest,
+    /// Three IOMMUs and six clients that come and go.
+    Storm,
+}
+
+impl FromStr for OursWorld {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let letters: Vec<char> = portcullis_lab::ours::World::exhaustive()
+            .iter()
+            .filter_map(|world| world.name.chars().next())
+            .collect();
+        let mut characters = word.chars();
+        match (word, characters.next(), characters.next()) {
+            ("busiest", ..) => Ok(Self::Busiest),
+            ("storm", ..) => Ok(Self::Storm),
+            (_, Some(letter), None) if letters.contains(&letter) => Ok(Self::Letter(letter)),
+            _ => {
+                let known: Vec<String> = letters.iter().map(char::to_string).collect();
+                Err(format!("unknown world `{word}`; known are {}, busiest, storm", known.join(", ")))
+            }
+        }
+    }
+}

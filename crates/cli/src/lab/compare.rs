@@ -1,0 +1,101 @@
+//! `lab compare`.
+
+use super::progress::Ticker;
+use super::{Answer, CompareArgs, interrupt, write_page};
+use crate::style::{Style, table};
+use portcullis_lab::linux::{Cell, Matrix, PROPERTIES, Verdict, compare, comparison_worlds};
+use portcullis_lab::picture::{html, words};
+use serde_json::{Value, json};
+use std::sync::Mutex;
+
+pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
+    let stop = interrupt::flag();
+    let ticker = Mutex::new(Ticker::new());
+    let began = std::time::Instant::now();
+    let progress = |done: usize, total: usize| {
+        if let Ok(mut ticker) = ticker.lock() {
+            ticker.say(|| format!("{done} of {total} cells, {:.0} s", began.elapsed().as_secs_f64()));
+        }
+    };
+    let matrix = compare(None, comparison_worlds(), Some(&stop), &progress)
+        .map_err(|error| error.to_string())?;
+    drop(ticker);
+    if let Some(path) = &args.html {
+        write_page(path, &html::matrix(&matrix))?;
+    }
+    let text = match args.json {
+        true => format!("{:#}\n", as_json(&matrix)?),
+        false => as_text(&matrix, Style::of_stdout(), began.elapsed().as_secs_f64()),
+    };
+    Ok(Answer { text, held: true })
+}
+
+fn as_json(matrix: &Matrix) -> Result<Value, String> {
+    let cell = |(cell, (name, _)): (&Cell, &(String, _))| -> Result<Value, String> {
+        let mut value: Value =
+            serde_json::from_str(&cell.report.to_json()).map_err(|error| error.to_string())?;
+        value["column"] = json!(name);
+        Ok(value)
+    };
+    let rows = matrix.protocols.iter().zip(&matrix.rows).map(|(protocol, cells)| {
+        let cells: Result<Vec<Value>, String> = cells.iter().zip(&matrix.worlds).map(cell).collect();
+        Ok(json!({"protocol": protocol.to_string(), "cells": cells?}))
+    });
+    let rows: Result<Vec<Value>, String> = rows.collect();
+    let columns: Vec<&String> = matrix.worlds.iter().map(|(name, _)| name).collect();
+    Ok(json!({"columns": columns, "rows": rows?}))
+}
+
+fn as_text(matrix: &Matrix, style: Style, seconds: f64) -> String {
+    let mut rows = vec![vec![style.head("world")]];
+    rows[0].extend(matrix.protocols.iter().map(|protocol| style.head(&protocol.to_string())));
+    for (column, (name, _)) in matrix.worlds.iter().enumerate() {
+        let cells: Vec<Vec<String>> =
+            matrix.rows.iter().map(|cells| lines(&cells[column], style)).collect();
+        let height = cells.iter().map(Vec::len).max().unwrap_or(1);
+        for line in 0..height {
+            let first = if line == 0 { name.clone() } else { String::new() };
+            let rest = cells.iter().map(|cell| cell.get(line).cloned().unwrap_or_default());
+            rows.push([first].into_iter().chain(rest).collect());
+        }
+    }
+    let mut out = table(&rows);
+    out += &legend(matrix, style);
+    let cells = matrix.rows.iter().flatten();
+    let (total, exhaustive) = (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
+    out += &format!("\n{total} cells, {exhaustive} of them exhaustive, {seconds:.1} s\n");
+    out
+}
+
+/// A cell's lines: `clean`, `bounded`, or a line for each way in which it is violated, with the fewest steps.
+fn lines(cell: &Cell, style: Style) -> Vec<String> {
+    match cell.report.verdict {
+        Verdict::Clean => vec![style.good("clean")],
+        Verdict::Bounded => vec![style.warn("bounded")],
+        Verdict::Violated => words::fewest(&cell.report)
+            .into_iter()
+            .map(|(code, steps)| format!("{} {}", style.bad(&code), style.quiet(&steps.to_string())))
+            .collect(),
+    }
+}
+
+fn legend(matrix: &Matrix, style: Style) -> String {
+    let mut out = format!("\n{}\n", style.strong("Worlds"));
+    let rows = matrix.worlds.iter().map(|(name, world)| vec![format!("  {name}"), words::world(world)]);
+    out += &table(&rows.collect::<Vec<_>>());
+    out += &format!("\n{}\n", style.strong("Cells"));
+    let mut rows = vec![
+        vec![format!("  {}", style.good("clean")), String::new(), "every schedule of this world was explored, none violates a property".to_owned()],
+        vec![format!("  {}", style.warn("bounded")), String::new(), "cut short: nothing found in what was covered".to_owned()],
+        vec![format!("  {}", style.bad("I1/B1")), style.quiet("50"), "the invariant and the bad end, and the steps of the shortest schedule:".to_owned()],
+    ];
+    let seen = matrix.rows.iter().flatten().flat_map(|cell| &cell.report.violations);
+    let mut seen: Vec<(String, &str)> = seen.map(|found| (words::code(found), found.name)).collect();
+    seen.sort();
+    seen.dedup();
+    for (code, name) in seen {
+        let meaning = PROPERTIES.iter().find(|info| info.name == name).map_or("", |info| info.meaning);
+        rows.push(vec![format!("  {}", style.bad(&code)), String::new(), format!("{name}: {meaning}")]);
+    }
+    out + &table(&rows)
+}

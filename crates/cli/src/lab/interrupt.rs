@@ -1,0 +1,22 @@
+//! Ctrl-C: what was covered until then is reported.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// A flag that becomes true at the first Ctrl-C. At the second one the program ends at once.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    let install = || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        // Where no handler can be had, Ctrl-C ends the program as it always does.
+        let _ = ctrlc::set_handler(move || {
+            if seen.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        stop
+    };
+    Arc::clone(STOP.get_or_init(install))
+}

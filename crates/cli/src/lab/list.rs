@@ -1,0 +1,78 @@
+//! `lab list`.
+
+use super::{Answer, ListArgs};
+use crate::board::width;
+use crate::style::{Style, table};
+use portcullis_lab::linux::{BASES, BaseInfo, COMMITS, CommitInfo};
+use portcullis_lab::picture::text::paragraph;
+use serde_json::{Value, json};
+
+pub(crate) fn run(args: &ListArgs) -> Answer {
+    let text = match args.json {
+        true => format!("{:#}\n", as_json()),
+        false => as_text(Style::of_stdout(), width().clamp(60, 160)),
+    };
+    Answer { text, held: true }
+}
+
+fn as_json() -> Value {
+    let names = |bases: &[portcullis_lab::linux::BaseId]| -> Vec<&str> {
+        bases.iter().map(|base| base.name()).collect()
+    };
+    let bases = BASES.iter().map(|base| json!({"name": base.name, "aliases": base.aliases, "summary": base.summary}));
+    let commits = COMMITS.iter().map(|commit| {
+        json!({
+            "id": commit.id,
+            "since": commit.since,
+            "summary": commit.summary,
+            "carried_by": names(commit.carried_by),
+            "applies_to": names(commit.applies_to),
+            "reverts_from": names(commit.reverts_from),
+            "needs": commit.needs.iter().map(|commit| commit.id()).collect::<Vec<_>>(),
+        })
+    });
+    json!({"bases": bases.collect::<Vec<_>>(), "commits": commits.collect::<Vec<_>>()})
+}
+
+fn as_text(style: Style, width: usize) -> String {
+    let mut out = format!("{}\n", style.strong("Versions"));
+    let rows: Vec<Vec<String>> = BASES
+        .iter()
+        .map(|base| {
+            let aliases = match base.aliases {
+                [] => String::new(),
+                aliases => format!("({})", aliases.join(", ")),
+            };
+            vec![format!("  {}", base.name), style.quiet(&aliases), base.summary.to_owned()]
+        })
+        .collect();
+    out += &table(&rows);
+    out += &format!("\n{}\n", style.strong("Commits"));
+    out += "  * carried   - carried, can be reverted   + can be applied   . neither\n\n";
+    let mut rows = vec![vec!["  id".to_owned(), "since".to_owned()]];
+    rows[0].extend(BASES.iter().map(|base| base.name.trim_start_matches('v').to_owned()));
+    for commit in COMMITS {
+        let mut row = vec![format!("  {}", commit.id), commit.since.split(',').next().unwrap_or("").to_owned()];
+        row.extend(BASES.iter().map(|base| mark(commit, base, style)));
+        rows.push(row);
+    }
+    out += &table(&rows);
+    out.push('\n');
+    for commit in COMMITS {
+        let needs: Vec<&str> = commit.needs.iter().map(|commit| commit.id()).collect();
+        let needs = if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
+        let text = format!("{}{needs}", commit.summary);
+        out += &paragraph(&format!("  {:<18}", commit.id), &text, width);
+    }
+    out
+}
+
+fn mark(commit: &CommitInfo, base: &BaseInfo, style: Style) -> String {
+    if commit.carried_by.contains(&base.id) {
+        if commit.reverts_from.contains(&base.id) { style.warn("-") } else { style.strong("*") }
+    } else if commit.applies_to.contains(&base.id) {
+        style.good("+")
+    } else {
+        style.quiet(".")
+    }
+}

@@ -1,0 +1,172 @@
+//! What was found, for a terminal.
+
+use crate::style::{Style, table};
+use portcullis_lab::linux::{Change, Closers, Report, Verdict, ViolationReport, World};
+use portcullis_lab::picture::text::{self, Layout, Role, paragraph};
+use portcullis_lab::picture::{Ladder, words};
+
+/// How to draw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) style: Style,
+    pub(crate) width: usize,
+    pub(crate) full: bool,
+}
+
+impl View {
+    /// Readers do not follow longer lines.
+    pub(crate) fn width(self) -> usize {
+        self.width.clamp(60, 160)
+    }
+
+    pub(crate) fn ladder(self, ladder: &Ladder) -> String {
+        let layout = Layout { width: self.width(), full: self.full };
+        text::ladder(ladder, layout, &|role, text| self.paint(role, text))
+    }
+
+    fn paint(self, role: Role, text: &str) -> String {
+        match role {
+            Role::Head | Role::Number => self.style.strong(text),
+            Role::Change | Role::Lock => self.style.warn(text),
+            Role::Log | Role::Bad => self.style.bad(text),
+            Role::Function | Role::Quiet => self.style.quiet(text),
+            Role::Words => text.to_owned(),
+        }
+    }
+
+    /// A labelled paragraph below a ladder.
+    pub(crate) fn say(self, label: &str, text: &str) -> String {
+        let lead = format!("    {label:<11}");
+        let painted = self.style.strong(&lead);
+        paragraph(&lead, text, self.width()).replacen(&lead, &painted, 1)
+    }
+}
+
+/// A report, with the ladder of the worst violation, or of `all`.
+pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view: View) -> String {
+    let mut out = paragraph(
+        &format!("{}: ", report.protocol),
+        &words::world(&report.world),
+        view.width(),
+    );
+    out += &verdict(report, view);
+    let worst = worst(report);
+    if report.violations.len() > 1 {
+        out += &overview(report, view);
+    }
+    let drawn: Vec<&ViolationReport> = match all {
+        true => report.violations.iter().collect(),
+        false => worst.into_iter().collect(),
+    };
+    for found in &drawn {
+        out += &violation(found, &report.world, view);
+    }
+    if let Some(closers) = closers {
+        out += &closing(report, closers, view);
+    }
+    if report.verdict == Verdict::Clean {
+        out += &match &report.healthy {
+            Some(schedule) => view.say(
+                "not vacuous",
+                &format!("every client can end bound and healthy: portcullis lab replay {schedule}"),
+            ),
+            None => view.say("but", "on no schedule of this world does every client end bound and healthy"),
+        };
+    }
+    out
+}
+
+/// The violation to draw: one that hurts before one that only warns, then the shortest.
+fn worst(report: &Report) -> Option<&ViolationReport> {
+    report
+        .violations
+        .iter()
+        .min_by_key(|found| (matches!(found.bad_end, None | Some("B7")), found.trace.steps.len()))
+}
+
+fn verdict(report: &Report, view: View) -> String {
+    let explored = &report.explored;
+    let covered = format!(
+        "{}{}; {} states, {} ends, {:.2} s",
+        explored.mode,
+        if explored.exhaustive { "" } else { ", not all of them" },
+        explored.states,
+        explored.schedules,
+        explored.seconds
+    );
+    let word = match report.verdict {
+        Verdict::Clean => view.style.good("clean"),
+        Verdict::Bounded => view.style.warn("bounded"),
+        Verdict::Violated => view.style.bad("violated"),
+    };
+    let what = match (report.verdict, report.violations.len()) {
+        (Verdict::Clean, _) => "no property can be violated here".to_owned(),
+        (Verdict::Bounded, _) => "no violation in what was covered".to_owned(),
+        (Verdict::Violated, 1) => "one property".to_owned(),
+        (Verdict::Violated, number) => format!("{number} properties"),
+    };
+    format!("{word}: {what} ({covered})\n")
+}
+
+fn overview(report: &Report, view: View) -> String {
+    let rows: Vec<Vec<String>> = report
+        .violations
+        .iter()
+        .map(|found| {
+            let steps = format!("{} steps", found.trace.steps.len());
+            vec![format!("  {}", view.style.bad(&words::code(found))), found.name.to_owned(), steps, found.meaning.to_owned()]
+        })
+        .collect();
+    table(&rows)
+}
+
+fn violation(found: &ViolationReport, world: &World, view: View) -> String {
+    let ladder = Ladder::of_trace(&found.trace, world);
+    let mut out = format!("\n{}", view.ladder(&ladder));
+    let steps = found.trace.steps.len();
+    let fewest = if found.shortest { ", the fewest that show it" } else { "" };
+    out += &view.say(
+        "wrong",
+        &format!("{} {}: {}; {steps} steps{fewest}", words::code(found), found.name, found.meaning),
+    );
+    if let Some(message) = &found.message {
+        out += &view.say("log", message);
+    }
+    out += &view.say("seen", &found.symptom);
+    let fields: Vec<String> =
+        ladder.changed().iter().map(|(field, value)| format!("{field} = {value}")).collect();
+    if !fields.is_empty() {
+        out += &view.say("in the end", &fields.join(", "));
+    }
+    out += &view.say("replay", &format!("portcullis lab replay {}", found.schedule));
+    out
+}
+
+fn closing(report: &Report, closers: &Closers, view: View) -> String {
+    let mut out = String::new();
+    for (number, set) in closers.clean.iter().enumerate() {
+        let label = if number == 0 { "closes it" } else { "or" };
+        let subjects: Vec<String> = set.iter().map(summary).collect();
+        out += &view.say(label, &subjects.join("; and "));
+    }
+    if closers.clean.is_empty() {
+        let most = Closers::LARGEST;
+        out += &view.say("closes it", &format!("nothing known: no set of up to {most} commits makes this world clean"));
+    }
+    let partly = closers.by_property.iter().filter_map(|(id, changes)| {
+        let new = changes.iter().filter(|change| !closers.clean.contains(&vec![**change]));
+        let new: Vec<String> = new.map(ToString::to_string).collect();
+        let alone = report.violations.iter().find(|found| found.id == Some(*id)).map(words::code)?;
+        (!new.is_empty()).then(|| format!("{alone} {}: {}", id.info().name, new.join(", ")))
+    });
+    for (number, line) in partly.enumerate() {
+        out += &view.say(if number == 0 { "in part" } else { "" }, &line);
+    }
+    out
+}
+
+/// `apply b46064a18810 (defers while ...)`.
+fn summary(change: &Change) -> String {
+    let (Change::Apply(commit) | Change::Revert(commit)) = change;
+    format!("{change} ({})", commit.info().summary)
+}

@@ -1,0 +1,69 @@
+//! `lab replay`.
+
+use super::{Answer, ReplayArgs, ours, render, write_page};
+use crate::board::width;
+use crate::style::Style;
+use portcullis_lab::linux;
+use portcullis_lab::picture::text::paragraph;
+use portcullis_lab::picture::{Ladder, html, words};
+use serde_json::{Value, json};
+
+pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
+    let schedule = args.schedule.trim();
+    let view = render::View { style: Style::of_stdout(), width: width(), full: args.full };
+    let (title, world, ladder, wrong) = match schedule.strip_prefix(ours::PREFIX) {
+        Some(rest) => ours::replay(rest)?,
+        None => {
+            let (protocol, world, trace) = linux::replay(schedule).map_err(|error| error.to_string())?;
+            let wrong: Vec<String> = trace.violated().iter().map(|name| meaning(name)).collect();
+            (protocol.to_string(), words::world(&world), Ladder::of_trace(&trace, &world), wrong)
+        }
+    };
+    if let Some(path) = &args.html {
+        write_page(path, &html::run(&title, &world, &ladder, &wrong))?;
+    }
+    let text = match args.json {
+        true => format!("{:#}\n", as_json(&title, schedule, &ladder, &wrong)),
+        false => {
+            let mut out = paragraph(&format!("{title}: "), &world, view.width());
+            out += &format!("\n{}", view.ladder(&ladder));
+            for wrong in &wrong {
+                out += &view.say("wrong", wrong);
+            }
+            if wrong.is_empty() {
+                out += &view.say("so far", "nothing is wrong on this schedule");
+            }
+            out
+        }
+    };
+    Ok(Answer { text, held: wrong.is_empty() })
+}
+
+/// `I1/B1 wrong-path: the driver ...`.
+fn meaning(name: &str) -> String {
+    match linux::PROPERTIES.iter().find(|info| info.name == name) {
+        Some(info) => {
+            let end = info.bad_end.filter(|end| *end != info.invariant);
+            let end = end.map(|end| format!("/{end}")).unwrap_or_default();
+            format!("{}{end} {name}: {}", info.invariant, info.meaning)
+        }
+        None => name.to_owned(),
+    }
+}
+
+fn as_json(title: &str, schedule: &str, ladder: &Ladder, wrong: &[String]) -> Value {
+    let steps = ladder.rungs.iter().enumerate().map(|(at, rung)| {
+        let changes = rung.changes.iter().map(|change| json!({"field": change.field, "before": change.before, "after": change.after}));
+        json!({
+            "step": at + 1,
+            "thread": ladder.threads[rung.thread],
+            "functions": rung.functions,
+            "what": rung.words,
+            "changes": changes.collect::<Vec<_>>(),
+            "held": rung.held[rung.thread],
+            "log": rung.log,
+            "violated": rung.violated,
+        })
+    });
+    json!({"protocol": title, "schedule": schedule, "violated": wrong, "steps": steps.collect::<Vec<_>>()})
+}
