@@ -13,37 +13,36 @@ fn explore(world: &World) -> Report {
     Explorer::new(budget).run(|w| world.build(w))
 }
 
-/// Plants `bug` and explores all worlds; the one whose name begins with `expected` must show a violation of `property`, and replay it.
-fn found(bug: Plant, expected: char, property: &str) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+/// Plants `bug` and explores the world with that letter, which must show a violation of `property`, and replay it.
+fn found(bug: Plant, letter: char, property: &str) {
     struct Uproot;
     impl Drop for Uproot {
         fn drop(&mut self) {
             plant(None);
         }
     }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let _uproot = Uproot;
     plant(Some(bug));
-    let mut shown = Vec::new();
-    for world in World::exhaustive() {
-        for violation in explore(&world).violations {
-            shown.push((world.name, violation.property.clone(), violation.message.clone()));
-            let build = |w: &mut portcullis_threads::World| world.build(w);
-            let replay = Explorer::new(Budget::default()).replay(&violation.schedule, build);
-            let replayed = replay.expect("its own world").violations;
-            assert!(replayed.contains(&(violation.property, violation.message)), "{replayed:?}");
-        }
-    }
-    println!("{bug:?}: {shown:#?}");
-    let hit = shown.iter().any(|(name, by, _)| name.starts_with(expected) && by == property);
-    assert!(hit, "{bug:?} is not found in world {expected} by {property}: {shown:#?}");
+    let mut worlds = World::exhaustive().into_iter();
+    let world = worlds.find(|world| world.name.starts_with(letter)).expect("a world");
+    let report = explore(&world);
+    let violation = report.violation(property);
+    let violation = violation.unwrap_or_else(|| panic!("{bug:?} is not found: {report}"));
+    println!("{bug:?}: {} after {} runs", violation.message, report.executions);
+    let build = |w: &mut portcullis_threads::World| world.build(w);
+    let replay = Explorer::new(Budget::default()).replay(&violation.schedule, build);
+    let again = replay.expect("its own world").violations;
+    assert!(again.contains(&(property.to_owned(), violation.message.clone())), "{again:?}");
 }
 
 #[test]
 fn nothing_is_found_while_nothing_is_planted() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let world = &World::exhaustive()[0];
-    assert!(explore(world).is_clean());
+    for world in World::exhaustive().iter().filter(|world| !world.name.starts_with(['c', 'd', 'h']))
+    {
+        assert!(explore(world).is_clean(), "{}", world.name);
+    }
 }
 
 #[test]
@@ -107,6 +106,7 @@ fn an_instance_visible_before_it_serves() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let world = World { registered_too_early: true, ..World::exhaustive()[0].clone() };
     let report = explore(&world);
-    assert!(!report.is_clean(), "{report}");
-    println!("{}", report.violations[0].message);
+    let violation =
+        report.violation("P7").expect("the client is blocked behind an IOMMU that serves");
+    assert!(violation.message.contains("before it was brought up"), "{violation}");
 }
