@@ -256,12 +256,6 @@ impl RegisterFile {
 
     /// Writes 32 bits. `delay` is how many looks it takes until an enable is in effect.
     pub(super) fn write(&mut self, offset: usize, value: u32, delay: u32) -> Effect {
-        let smmuen = (self.cr0 | self.cr0_effective) & cr0::SMMUEN.mask() as u32 != 0;
-        let cmdqen = (self.cr0 | self.cr0_effective) & cr0::CMDQEN.mask() as u32 != 0;
-        let eventqen = (self.cr0 | self.cr0_effective) & cr0::EVENTQEN.mask() as u32 != 0;
-        let halves = |register: Register, old: u64| {
-            if offset == register.offset { low(old, value) } else { high(old, value) }
-        };
         match offset {
             o if o == spec::CR0.offset => {
                 self.cr0 = value & CR0_BITS;
@@ -278,44 +272,55 @@ impl RegisterFile {
                 self.irq_ctrl = value & IRQ_BITS;
                 return self.start_update(delay);
             }
-            o if o == spec::CR1.offset => {
-                return guard(&mut self.cr1, value & 0xfff, smmuen || cmdqen || eventqen);
-            }
-            o if o == spec::CR2.offset => return guard(&mut self.cr2, value & 0xf, smmuen),
             o if o == spec::GERRORN.offset => self.gerrorn = value,
-            o if covers(&spec::STRTAB_BASE, o) => {
-                let new = halves(spec::STRTAB_BASE, self.strtab_base);
-                return guard(&mut self.strtab_base, new, smmuen);
-            }
-            o if o == spec::STRTAB_BASE_CFG.offset => {
-                return guard(&mut self.strtab_cfg, value, smmuen);
-            }
-            o if covers(&spec::CMDQ_BASE, o) => {
-                let new = halves(spec::CMDQ_BASE, self.cmdq_base);
-                return guard(&mut self.cmdq_base, new, cmdqen);
-            }
             o if o == spec::CMDQ_PROD.offset => {
                 self.cmdq_prod = value & cmdq_prod::WR.mask() as u32;
-            }
-            o if o == spec::CMDQ_CONS.offset => {
-                let writable = (cmdq_cons::RD.mask() | cmdq_cons::ERR.mask()) as u32;
-                return guard(&mut self.cmdq_cons, value & writable, cmdqen);
-            }
-            o if covers(&spec::EVENTQ_BASE, o) => {
-                let new = halves(spec::EVENTQ_BASE, self.eventq_base);
-                return guard(&mut self.eventq_base, new, eventqen);
-            }
-            o if o == spec::EVENTQ_PROD.offset => {
-                let writable = (eventq_prod::WR.mask() | eventq_prod::OVFLG.mask()) as u32;
-                return guard(&mut self.eventq_prod, value & writable, eventqen);
             }
             o if o == spec::EVENTQ_CONS.offset => {
                 let writable = (eventq_cons::RD.mask() | eventq_cons::OVACKFLG.mask()) as u32;
                 self.eventq_cons = value & writable;
             }
-            o => return self.write_message(o, value),
+            o => return self.write_guarded(o, value),
         }
         Effect::default()
+    }
+
+    /// Writes a register that an enable bit guards while it is set or takes effect.
+    fn write_guarded(&mut self, offset: usize, value: u32) -> Effect {
+        let enabled = self.cr0 | self.cr0_effective;
+        let [smmuen, cmdqen, eventqen] =
+            [cr0::SMMUEN, cr0::CMDQEN, cr0::EVENTQEN].map(|bit| bit.is_set(enabled.into()));
+        let halves = |register: Register, old: u64| {
+            if offset == register.offset { low(old, value) } else { high(old, value) }
+        };
+        match offset {
+            o if o == spec::CR1.offset => {
+                guard(&mut self.cr1, value & 0xfff, smmuen || cmdqen || eventqen)
+            }
+            o if o == spec::CR2.offset => guard(&mut self.cr2, value & 0xf, smmuen),
+            o if covers(&spec::STRTAB_BASE, o) => {
+                let new = halves(spec::STRTAB_BASE, self.strtab_base);
+                guard(&mut self.strtab_base, new, smmuen)
+            }
+            o if o == spec::STRTAB_BASE_CFG.offset => guard(&mut self.strtab_cfg, value, smmuen),
+            o if covers(&spec::CMDQ_BASE, o) => {
+                let new = halves(spec::CMDQ_BASE, self.cmdq_base);
+                guard(&mut self.cmdq_base, new, cmdqen)
+            }
+            o if o == spec::CMDQ_CONS.offset => {
+                let writable = (cmdq_cons::RD.mask() | cmdq_cons::ERR.mask()) as u32;
+                guard(&mut self.cmdq_cons, value & writable, cmdqen)
+            }
+            o if covers(&spec::EVENTQ_BASE, o) => {
+                let new = halves(spec::EVENTQ_BASE, self.eventq_base);
+                guard(&mut self.eventq_base, new, eventqen)
+            }
+            o if o == spec::EVENTQ_PROD.offset => {
+                let writable = (eventq_prod::WR.mask() | eventq_prod::OVFLG.mask()) as u32;
+                guard(&mut self.eventq_prod, value & writable, eventqen)
+            }
+            o => self.write_message(o, value),
+        }
     }
 
     fn write_message(&mut self, offset: usize, value: u32) -> Effect {
