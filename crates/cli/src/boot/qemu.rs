@@ -63,11 +63,11 @@ impl std::fmt::Debug for QemuMachine {
     }
 }
 
+/// A word for paths, and the device.
+type Named = (&'static str, Arc<dyn Endpoint>);
+
 /// What a function can be told to do; `None` for one that does no DMA.
-fn endpoint_of(
-    machine: &Arc<VirtMachine>,
-    function: &Function,
-) -> Result<Option<(&'static str, Arc<dyn Endpoint>)>, String> {
+fn endpoint_of(machine: &Arc<VirtMachine>, function: &Function) -> Result<Option<Named>, String> {
     let text = |error: portcullis_qemu::Error| error.to_string();
     Ok(match (function.vendor, function.device) {
         (0x1234, 0x11e8) => {

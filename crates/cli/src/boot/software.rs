@@ -39,7 +39,7 @@ impl SoftwareMachine {
     pub fn with_preemption(description: &MachineDescription, seed: u64) -> Self {
         let hook = Preemption(AtomicU64::new(seed));
         // Every other machine also fetches ahead and shows stores late.
-        let policy = if seed % 2 == 0 { Policy::harshest() } else { Policy::default() };
+        let policy = if seed.is_multiple_of(2) { Policy::harshest() } else { Policy::default() };
         Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)), policy)
     }
 

@@ -228,7 +228,10 @@ impl FromStr for OursWorld {
             (_, Some(letter), None) if letters.contains(&letter) => Ok(Self::Letter(letter)),
             _ => {
                 let known: Vec<String> = letters.iter().map(char::to_string).collect();
-                Err(format!("unknown world `{word}`; known are {}, busiest, storm", known.join(", ")))
+                Err(format!(
+                    "unknown world `{word}`; known are {}, busiest, storm",
+                    known.join(", ")
+                ))
             }
         }
     }

@@ -14,7 +14,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     let began = std::time::Instant::now();
     let progress = |done: usize, total: usize| {
         if let Ok(mut ticker) = ticker.lock() {
-            ticker.say(|| format!("{done} of {total} cells, {:.0} s", began.elapsed().as_secs_f64()));
+            ticker
+                .say(|| format!("{done} of {total} cells, {:.0} s", began.elapsed().as_secs_f64()));
         }
     };
     let matrix = compare(None, comparison_worlds(), Some(&stop), &progress)
@@ -38,7 +39,8 @@ fn as_json(matrix: &Matrix) -> Result<Value, String> {
         Ok(value)
     };
     let rows = matrix.protocols.iter().zip(&matrix.rows).map(|(protocol, cells)| {
-        let cells: Result<Vec<Value>, String> = cells.iter().zip(&matrix.worlds).map(cell).collect();
+        let cells: Result<Vec<Value>, String> =
+            cells.iter().zip(&matrix.worlds).map(cell).collect();
         Ok(json!({"protocol": protocol.to_string(), "cells": cells?}))
     });
     let rows: Result<Vec<Value>, String> = rows.collect();
@@ -62,7 +64,8 @@ fn as_text(matrix: &Matrix, style: Style, seconds: f64) -> String {
     let mut out = table(&rows);
     out += &legend(matrix, style);
     let cells = matrix.rows.iter().flatten();
-    let (total, exhaustive) = (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
+    let (total, exhaustive) =
+        (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
     out += &format!("\n{total} cells, {exhaustive} of them exhaustive, {seconds:.1} s\n");
     out
 }
@@ -74,28 +77,49 @@ fn lines(cell: &Cell, style: Style) -> Vec<String> {
         Verdict::Bounded => vec![style.warn("bounded")],
         Verdict::Violated => words::fewest(&cell.report)
             .into_iter()
-            .map(|(code, steps)| format!("{} {}", style.bad(&code), style.quiet(&steps.to_string())))
+            .map(|(code, steps)| {
+                format!("{} {}", style.bad(&code), style.quiet(&steps.to_string()))
+            })
             .collect(),
     }
 }
 
 fn legend(matrix: &Matrix, style: Style) -> String {
     let mut out = format!("\n{}\n", style.strong("Worlds"));
-    let rows = matrix.worlds.iter().map(|(name, world)| vec![format!("  {name}"), words::world(world)]);
+    let rows =
+        matrix.worlds.iter().map(|(name, world)| vec![format!("  {name}"), words::world(world)]);
     out += &table(&rows.collect::<Vec<_>>());
     out += &format!("\n{}\n", style.strong("Cells"));
     let mut rows = vec![
-        vec![format!("  {}", style.good("clean")), String::new(), "every schedule of this world was explored, none violates a property".to_owned()],
-        vec![format!("  {}", style.warn("bounded")), String::new(), "cut short: nothing found in what was covered".to_owned()],
-        vec![format!("  {}", style.bad("I1/B1")), style.quiet("50"), "the invariant and the bad end, and the steps of the shortest schedule:".to_owned()],
+        vec![
+            format!("  {}", style.good("clean")),
+            String::new(),
+            "every schedule of this world was explored, none violates a property".to_owned(),
+        ],
+        vec![
+            format!("  {}", style.warn("bounded")),
+            String::new(),
+            "cut short: nothing found in what was covered".to_owned(),
+        ],
+        vec![
+            format!("  {}", style.bad("I1/B1")),
+            style.quiet("50"),
+            "the invariant and the bad end, and the steps of the shortest schedule:".to_owned(),
+        ],
     ];
     let seen = matrix.rows.iter().flatten().flat_map(|cell| &cell.report.violations);
-    let mut seen: Vec<(String, &str)> = seen.map(|found| (words::code(found), found.name)).collect();
+    let mut seen: Vec<(String, &str)> =
+        seen.map(|found| (words::code(found), found.name)).collect();
     seen.sort();
     seen.dedup();
     for (code, name) in seen {
-        let meaning = PROPERTIES.iter().find(|info| info.name == name).map_or("", |info| info.meaning);
-        rows.push(vec![format!("  {}", style.bad(&code)), String::new(), format!("{name}: {meaning}")]);
+        let meaning =
+            PROPERTIES.iter().find(|info| info.name == name).map_or("", |info| info.meaning);
+        rows.push(vec![
+            format!("  {}", style.bad(&code)),
+            String::new(),
+            format!("{name}: {meaning}"),
+        ]);
     }
     out + &table(&rows)
 }

@@ -19,7 +19,9 @@ fn as_json() -> Value {
     let names = |bases: &[portcullis_lab::linux::BaseId]| -> Vec<&str> {
         bases.iter().map(|base| base.name()).collect()
     };
-    let bases = BASES.iter().map(|base| json!({"name": base.name, "aliases": base.aliases, "summary": base.summary}));
+    let bases = BASES
+        .iter()
+        .map(|base| json!({"name": base.name, "aliases": base.aliases, "summary": base.summary}));
     let commits = COMMITS.iter().map(|commit| {
         json!({
             "id": commit.id,
@@ -52,7 +54,10 @@ fn as_text(style: Style, width: usize) -> String {
     let mut rows = vec![vec!["  id".to_owned(), "since".to_owned()]];
     rows[0].extend(BASES.iter().map(|base| base.name.trim_start_matches('v').to_owned()));
     for commit in COMMITS {
-        let mut row = vec![format!("  {}", commit.id), commit.since.split(',').next().unwrap_or("").to_owned()];
+        let mut row = vec![
+            format!("  {}", commit.id),
+            commit.since.split(',').next().unwrap_or("").to_owned(),
+        ];
         row.extend(BASES.iter().map(|base| mark(commit, base, style)));
         rows.push(row);
     }
@@ -60,7 +65,8 @@ fn as_text(style: Style, width: usize) -> String {
     out.push('\n');
     for commit in COMMITS {
         let needs: Vec<&str> = commit.needs.iter().map(|commit| commit.id()).collect();
-        let needs = if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
+        let needs =
+            if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
         let text = format!("{}{needs}", commit.summary);
         out += &paragraph(&format!("  {:<18}", commit.id), &text, width);
     }

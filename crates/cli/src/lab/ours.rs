@@ -22,10 +22,12 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
     for (key, world) in worlds(args) {
         let mut ticker = Ticker::new();
         let name = world.name;
-        let explorer = Explorer::new(Budget::default()).strategy(strategy(args, &world)).stop(stop.clone());
+        let explorer =
+            Explorer::new(Budget::default()).strategy(strategy(args, &world)).stop(stop.clone());
         let explorer = explorer.progress(move |progress| {
             ticker.say(|| {
-                let covered = progress.covered.map(|share| format!(", about {:.1} % covered", share * 100.0));
+                let covered =
+                    progress.covered.map(|share| format!(", about {:.1} % covered", share * 100.0));
                 format!(
                     "{name}: {} runs, {} runs/s{}, {} violated",
                     short(progress.executions as f64),
@@ -121,7 +123,10 @@ fn as_text(found: &[(String, World, Report)], view: render::View) -> String {
             let ladder = Ladder::of_run(&violation.ladder, std::slice::from_ref(&wrong));
             out += &format!("\n{}\n{}", style.strong(world.name), view.ladder(&ladder));
             out += &view.say("wrong", &wrong);
-            out += &view.say("replay", &format!("portcullis lab replay {PREFIX}{key}/{}", violation.schedule));
+            out += &view.say(
+                "replay",
+                &format!("portcullis lab replay {PREFIX}{key}/{}", violation.schedule),
+            );
         }
     }
     out
@@ -160,12 +165,14 @@ pub(crate) type Replayed = (String, String, Ladder, Vec<String>);
 
 /// Runs `<world>/t1:...` again.
 pub(crate) fn replay(rest: &str) -> Result<Replayed, String> {
-    let (key, schedule) = rest
-        .split_once('/')
-        .ok_or_else(|| format!("`{PREFIX}{rest}` is not a schedule; it must be `{PREFIX}<world>/t1:...`"))?;
+    let (key, schedule) = rest.split_once('/').ok_or_else(|| {
+        format!("`{PREFIX}{rest}` is not a schedule; it must be `{PREFIX}<world>/t1:...`")
+    })?;
     let world = match key.strip_prefix("storm") {
         Some(rounds) => {
-            let rounds = rounds.parse().map_err(|_| format!("`{key}` is not a world; a storm is `storm<rounds>`"))?;
+            let rounds = rounds
+                .parse()
+                .map_err(|_| format!("`{key}` is not a world; a storm is `storm<rounds>`"))?;
             world(OursWorld::Storm, rounds).1
         }
         None => world(key.parse()?, 1).1,
@@ -174,8 +181,11 @@ pub(crate) fn replay(rest: &str) -> Result<Replayed, String> {
     let replay = Explorer::new(Budget::default())
         .replay(&schedule, |w| world.build(w))
         .map_err(|error| error.to_string())?;
-    let wrong: Vec<String> =
-        replay.violations.iter().map(|(property, message)| format!("{property}: {message}")).collect();
+    let wrong: Vec<String> = replay
+        .violations
+        .iter()
+        .map(|(property, message)| format!("{property}: {message}"))
+        .collect();
     let ladder = Ladder::of_run(&replay.ladder, &wrong);
     Ok(("our core".to_owned(), world.name.to_owned(), ladder, wrong))
 }

@@ -44,11 +44,8 @@ impl View {
 
 /// A report, with the ladder of the worst violation, or of `all`.
 pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view: View) -> String {
-    let mut out = paragraph(
-        &format!("{}: ", report.protocol),
-        &words::world(&report.world),
-        view.width(),
-    );
+    let mut out =
+        paragraph(&format!("{}: ", report.protocol), &words::world(&report.world), view.width());
     out += &verdict(report, view);
     let worst = worst(report);
     if report.violations.len() > 1 {
@@ -68,9 +65,12 @@ pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view
         out += &match &report.healthy {
             Some(schedule) => view.say(
                 "not vacuous",
-                &format!("every client can end bound and healthy: portcullis lab replay {schedule}"),
+                &format!(
+                    "every client can end bound and healthy: portcullis lab replay {schedule}"
+                ),
             ),
-            None => view.say("but", "on no schedule of this world does every client end bound and healthy"),
+            None => view
+                .say("but", "on no schedule of this world does every client end bound and healthy"),
         };
     }
     out
@@ -114,7 +114,12 @@ fn overview(report: &Report, view: View) -> String {
         .iter()
         .map(|found| {
             let steps = format!("{} steps", found.trace.steps.len());
-            vec![format!("  {}", view.style.bad(&words::code(found))), found.name.to_owned(), steps, found.meaning.to_owned()]
+            vec![
+                format!("  {}", view.style.bad(&words::code(found))),
+                found.name.to_owned(),
+                steps,
+                found.meaning.to_owned(),
+            ]
         })
         .collect();
     table(&rows)
@@ -151,12 +156,16 @@ fn closing(report: &Report, closers: &Closers, view: View) -> String {
     }
     if closers.clean.is_empty() {
         let most = Closers::LARGEST;
-        out += &view.say("closes it", &format!("nothing known: no set of up to {most} commits makes this world clean"));
+        out += &view.say(
+            "closes it",
+            &format!("nothing known: no set of up to {most} commits makes this world clean"),
+        );
     }
     let partly = closers.by_property.iter().filter_map(|(id, changes)| {
         let new = changes.iter().filter(|change| !closers.clean.contains(&vec![**change]));
         let new: Vec<String> = new.map(ToString::to_string).collect();
-        let alone = report.violations.iter().find(|found| found.id == Some(*id)).map(words::code)?;
+        let alone =
+            report.violations.iter().find(|found| found.id == Some(*id)).map(words::code)?;
         (!new.is_empty()).then(|| format!("{alone} {}: {}", id.info().name, new.join(", ")))
     });
     for (number, line) in partly.enumerate() {

@@ -14,7 +14,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let (title, world, ladder, wrong) = match schedule.strip_prefix(ours::PREFIX) {
         Some(rest) => ours::replay(rest)?,
         None => {
-            let (protocol, world, trace) = linux::replay(schedule).map_err(|error| error.to_string())?;
+            let (protocol, world, trace) =
+                linux::replay(schedule).map_err(|error| error.to_string())?;
             let wrong: Vec<String> = trace.violated().iter().map(|name| meaning(name)).collect();
             (protocol.to_string(), words::world(&world), Ladder::of_trace(&trace, &world), wrong)
         }
@@ -53,7 +54,9 @@ fn meaning(name: &str) -> String {
 
 fn as_json(title: &str, schedule: &str, ladder: &Ladder, wrong: &[String]) -> Value {
     let steps = ladder.rungs.iter().enumerate().map(|(at, rung)| {
-        let changes = rung.changes.iter().map(|change| json!({"field": change.field, "before": change.before, "after": change.after}));
+        let changes = rung.changes.iter().map(
+            |change| json!({"field": change.field, "before": change.before, "after": change.after}),
+        );
         json!({
             "step": at + 1,
             "thread": ladder.threads[rung.thread],
