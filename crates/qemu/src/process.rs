@@ -304,7 +304,7 @@ fn spawn(command: Command) -> io::Result<Child> {
         let (jobs, inbox) = mpsc::channel::<SpawnJob>();
         std::thread::spawn(move || {
             for (mut command, reply) in inbox {
-                // Nobody to reply to: then the child, once dropped, would be left behind, but the asker waits below.
+                // The asker waits below, so there is somebody to reply to.
                 let _ = reply.send(command.spawn());
             }
         });

@@ -44,7 +44,7 @@ pub struct Leaf(u64);
 impl Leaf {
     /// Stage 1: accessed, inner shareable, not global, readable and writable for EL0.
     pub const READ_WRITE: Self = Self(1 << 10 | 3 << 8 | 1 << 11 | 1 << 6);
-    /// The same, read only (AP[2]).
+    /// The same, read only (bit 2 of AP).
     pub const READ_ONLY: Self = Self(Self::READ_WRITE.0 | 1 << 7);
     /// Readable and writable, access flag clear.
     pub const NOT_ACCESSED: Self = Self(Self::READ_WRITE.0 & !(1 << 10));
