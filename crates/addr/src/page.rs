@@ -145,7 +145,7 @@ mod tests {
     /// Tries every size of the set, largest first.
     fn best_fit_by_trial(sizes: PageSizes, aligned: u64, len: u64) -> Option<PageSize> {
         (12..=63).rev().filter_map(PageSize::from_log2).find(|size| {
-            sizes.contains(*size) && aligned % size.bytes() == 0 && size.bytes() <= len
+            sizes.contains(*size) && aligned.is_multiple_of(size.bytes()) && size.bytes() <= len
         })
     }
 
