@@ -307,6 +307,26 @@ fn what_closes_the_report_is_found_by_checking() {
     assert!(closers.clean.contains(&vec![Change::Apply(Commit::DmaOpsWithDomain)]));
 }
 
+/// The table "What closes what" of docs/linux-verdicts.md.
+#[test]
+fn the_table_of_what_closes_what_is_true() {
+    use Change::Apply;
+    let clean = |protocol: &Protocol, world: &World| {
+        closers(&explore(protocol, world), None).unwrap().clean
+    };
+    let mixed = clean(&tree("v6.6", &[], &[]), &grouped(Grouping::Mixed));
+    assert_eq!(mixed, [[Apply(Commit::DefaultDomainBackport)]]);
+    let both = vec![Apply(Commit::DefaultDomainCheck), Apply(Commit::AtomicBits)];
+    assert!(clean(&tree("v6.12", &[], &[]), &two()).contains(&both));
+    let three = [vec![Apply(Commit::LookupByBus)], both].concat();
+    for base in ["v6.12", "v6.13-rc5"] {
+        assert!(clean(&tree(base, &[], &[]), &one()).contains(&three), "{base}");
+    }
+    for (base, world) in [("v6.1.y", two()), ("v7.3-rc7", one())] {
+        assert_eq!(clean(&tree(base, &[], &[]), &world), Vec::<Vec<Change>>::new(), "{base}");
+    }
+}
+
 #[test]
 fn a_driver_that_gives_up_waiting_loses_its_iommu_by_design() {
     let world = World { events: vec![Event::Timeout], ..one() };

@@ -27,7 +27,7 @@ pub(crate) fn dma_configure(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller
         Bus::Pci => ("pci_dma_configure", Commit::PciDriverOnce),
     };
     t.func(name, |t| {
-        // Before b5c58b2fdc42 and in really_probe the driver is simply there.
+        // In really_probe the driver is simply there: its own thread has stored it.
         let first = match caller {
             Caller::Driver => 1,
             Caller::Walk => t.read(k.client(x).driver, "drv = dev->driver")?,
