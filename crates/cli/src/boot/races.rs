@@ -4,7 +4,7 @@ use portcullis::FwNode;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-/// Kinds of meeting, in the order of [`Races::counts`].
+/// Kinds of meeting, in the order of [`Counts`].
 pub const KINDS: [&str; 6] = [
     "client arrived before its IOMMU",
     "client arrived after its IOMMU",
