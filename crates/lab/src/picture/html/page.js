@@ -1,0 +1,92 @@
+"use strict";
+const root = document.documentElement;
+addEventListener("error", (event) => { root.dataset.error = String(event.message); });
+{
+  const ladders = JSON.parse(document.getElementById("data").textContent);
+  const steps = [...document.querySelectorAll(".step")];
+  const panels = new Map([...document.querySelectorAll("aside.state")].map((panel) => [panel.dataset.ladder, panel]));
+  const chosen = new Map();
+
+  const element = (name, text, className) => {
+    const made = document.createElement(name);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  };
+
+  // Every field that the run changes: its value after step `last` (counted from 0), and whether that step changed it.
+  const fieldsAfter = (ladder, last) => {
+    const fields = new Map();
+    ladder.steps.forEach((step, at) => {
+      for (const [field, before, after] of step.changes) {
+        if (!fields.has(field)) fields.set(field, { value: before, now: false });
+        if (at <= last) fields.set(field, { value: after, now: at === last });
+      }
+    });
+    return fields;
+  };
+
+  const rows = (entries) => {
+    const table = element("table");
+    for (const [name, value, now] of entries) {
+      const row = table.insertRow();
+      if (now) row.className = "now";
+      row.insertCell().textContent = name;
+      row.insertCell().textContent = value;
+    }
+    return table;
+  };
+
+  const show = (mark) => {
+    const panel = panels.get(mark.dataset.ladder);
+    const ladder = ladders[Number(mark.dataset.ladder)];
+    const at = Number(mark.dataset.step) - 1;
+    const step = ladder.steps[at];
+    panel.replaceChildren(
+      element("h3", `After step ${at + 1} of ${ladder.steps.length}`),
+      element("p", `${ladder.threads[step.thread]}${step.functions.length ? ": " : ""}${step.functions.join(" \u203a ")}`, "path"),
+      element("p", step.words),
+      ...step.log.map((line) => element("p", `log: ${line}`, "log")),
+      ...step.violated.map((name) => element("p", `violated: ${name}`, "wrong")),
+      element("h4", "locks held"),
+      rows(ladder.threads.flatMap((name, thread) => step.held[thread].map((lock) => [name, lock, false]))),
+    );
+    const fields = [...fieldsAfter(ladder, at)].map(([name, { value, now }]) => [name, value, now]);
+    if (fields.length) panel.append(element("h4", "fields"), rows(fields));
+    panel.dataset.shows = String(at + 1);
+  };
+
+  const choose = (mark) => {
+    chosen.get(mark.dataset.ladder)?.classList.remove("chosen");
+    chosen.set(mark.dataset.ladder, mark);
+    mark.classList.add("chosen");
+    show(mark);
+  };
+
+  steps.forEach((mark, at) => {
+    mark.addEventListener("mouseenter", () => show(mark));
+    mark.addEventListener("mouseleave", () => { const kept = chosen.get(mark.dataset.ladder); if (kept) show(kept); });
+    mark.addEventListener("click", () => choose(mark));
+    mark.addEventListener("focus", () => choose(mark));
+    mark.addEventListener("keydown", (event) => {
+      const to = { ArrowDown: at + 1, j: at + 1, ArrowUp: at - 1, k: at - 1 }[event.key];
+      if (event.key === "Enter" || event.key === " ") choose(mark);
+      else if (steps[to]) steps[to].focus();
+      else return;
+      event.preventDefault();
+    });
+  });
+
+  // Each ladder opens at its last step: the bad state. A link to a step opens there.
+  for (const panel of panels.values()) {
+    const own = steps.filter((mark) => mark.dataset.ladder === panel.dataset.ladder);
+    if (own.length) choose(own[own.length - 1]);
+  }
+  const follow = () => {
+    const asked = document.getElementById(location.hash.slice(1));
+    if (asked?.classList.contains("step")) choose(asked);
+  };
+  addEventListener("hashchange", follow);
+  follow();
+  root.dataset.ready = String(steps.length);
+}

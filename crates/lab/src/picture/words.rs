@@ -1,0 +1,140 @@
+//! Steps and worlds in words.
+
+use portcullis_explore::search::TraceStep;
+
+use crate::linux::{Bus, Driver, Firmware, Grouping, Report, ViolationReport, World};
+
+/// Which names need not be repeated: with one client or one group there is no doubt whose field is meant.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    client: Option<String>,
+    one_group: bool,
+}
+
+impl Names {
+    pub(crate) fn of(world: &World) -> Self {
+        let client = (world.clients == 1).then(|| format!("{}: ", world.client_name(0)));
+        Self { client, one_group: world.clients == 1 || world.grouping != Grouping::Own }
+    }
+
+    /// The name of a field or lock, or a step's words, as short as it can be without doubt.
+    pub(crate) fn shorten(&self, text: &str) -> String {
+        let mut text = match &self.client {
+            Some(client) => text.replace(client.as_str(), ""),
+            None => text.to_owned(),
+        };
+        if self.one_group {
+            text = text.replace("group 0 mutex", "group->mutex");
+            text = text.replace("group 0: ", "group->").replace("group 0 ", "group ");
+        }
+        text
+    }
+}
+
+/// The words of a step, and the field whose change they tell.
+pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) {
+    let what = names.shorten(&step.label.what);
+    let why = names.shorten(&step.label.why);
+    if let Some(field) = what.strip_prefix("read ") {
+        let seen = step.report.observed.as_deref().unwrap_or("?");
+        return (format!("{} \u{2192} {seen}", asked(field, &why)), None);
+    }
+    let [change] = &step.report.changes[..] else {
+        return (joined(&what, &why), None);
+    };
+    let field = names.shorten(&change.field);
+    let from_to = format!("({} \u{2192} {})", change.before, change.after);
+    match (what.strip_prefix(&format!("{field} = ")), why.is_empty()) {
+        (Some(_), false) => (format!("{why} {from_to}"), Some(field)),
+        (Some(_), true) => (format!("{what} {from_to}"), Some(field)),
+        (None, _) => (joined(&what, &why), None),
+    }
+}
+
+/// A read field and what is asked of it; the field alone where the question names it.
+fn asked(field: &str, why: &str) -> String {
+    let short = field.rsplit(": ").next().unwrap_or(field);
+    let last = short.rsplit("->").next().unwrap_or(short);
+    if why.is_empty() {
+        field.to_owned()
+    } else if why.contains(last) {
+        why.to_owned()
+    } else {
+        format!("{field}: {why}")
+    }
+}
+
+fn joined(what: &str, why: &str) -> String {
+    if why.is_empty() { what.to_owned() } else { format!("{what} ({why})") }
+}
+
+/// A world in a sentence without a full stop: `2 IOMMUs: 15000000.iommu is bound, 5040000.iommu registers; ...`.
+#[must_use]
+pub fn world(world: &World) -> String {
+    let bound = world.iommus - world.registering;
+    let name = |index: usize| match index < bound {
+        true => format!("{} is bound", world.iommu_name(index)),
+        false => format!("{} registers", world.iommu_name(index)),
+    };
+    let iommus: Vec<String> = (0..world.iommus).map(name).collect();
+    let clients: Vec<&str> = (0..world.clients).map(|index| world.client_name(index)).collect();
+    let group = match (world.clients, world.grouping) {
+        (1, _) => "",
+        (_, Grouping::Own) => ", a group each",
+        (_, Grouping::Shared) => ", in one group",
+        (_, Grouping::Mixed) => ", in one group, the last wants an identity domain",
+    };
+    let second = if world.two_nodes { " and the last IOMMU" } else { "" };
+    let bus = match world.bus {
+        Bus::Platform => "platform bus",
+        Bus::Pci => "PCI",
+    };
+    let firmware = match world.firmware {
+        Firmware::Dt => "devicetree",
+        Firmware::Acpi => "ACPI",
+    };
+    let driver = match world.driver {
+        Driver::V2 => "SMMUv2",
+        Driver::V3 => "SMMUv3",
+    };
+    let mut text = format!(
+        "{}: {}; {}: {} behind {}{second}{group}; {bus}, {firmware}, {driver}",
+        count(world.iommus, "IOMMU"),
+        iommus.join(", "),
+        count(world.clients, "client"),
+        clients.join(", "),
+        world.iommu_name(0),
+    );
+    if world.attempts > 1 {
+        text += &format!("; {} attempts", world.attempts);
+    }
+    world.events.iter().for_each(|event| text += &format!("; {event}"));
+    text
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// The invariant and the bad end of a violation: `I1/B1`.
+#[must_use]
+pub fn code(found: &ViolationReport) -> String {
+    match found.bad_end {
+        Some(end) if end != found.property => format!("{}/{end}", found.property),
+        _ => found.property.to_owned(),
+    }
+}
+
+/// What a report found, one line for each [`code`], with the fewest steps that show it.
+#[must_use]
+pub fn fewest(report: &Report) -> Vec<(String, usize)> {
+    let mut ways: Vec<(String, usize)> = Vec::new();
+    for found in &report.violations {
+        let (code, steps) = (code(found), found.trace.steps.len());
+        match ways.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, fewest)) => *fewest = steps.min(*fewest),
+            None => ways.push((code, steps)),
+        }
+    }
+    ways
+}
