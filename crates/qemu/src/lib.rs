@@ -8,6 +8,21 @@
 //! space, enumeration with bridges), [`endpoint`]s, the [`Virt`] board with an SMMUv3, and [`QemuPlatform`], which implements the seams so that the core and the
 //! SMMUv3 driver run on it unchanged. Works with QEMU 7.2 (stage 1 only) and 10.0.
 //!
+//! ```no_run
+//! use portcullis_addr::Iova;
+//! use portcullis_platform::Registers;
+//! use portcullis_qemu::{BusId, SmmuStages, Virt};
+//!
+//! # fn main() -> Result<(), portcullis_qemu::Error> {
+//! let slot = BusId::ROOT.slot(2);
+//! let machine = Virt::new(SmmuStages::Newest).edu(slot).start()?;
+//! println!("QEMU {}: IDR0 {:#x}", machine.version(), machine.smmu().read32(0));
+//! // Out of reset the SMMU lets everything pass: the device reads RAM by its physical address.
+//! machine.edu(slot)?.read_memory(Iova::new(0x4040_0000), 0, 64)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Installing QEMU on Debian 12
 //!
 //! ```sh

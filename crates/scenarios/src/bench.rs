@@ -154,7 +154,7 @@ pub trait Bench {
     ///
     /// The driver's reason.
     fn start_driver(&self, setup: &Setup) -> Result<Box<dyn IommuOps>, Failure>;
-    /// Whether event records tell what was being accessed (`Class`, IHI 0070 §7.3.12). QEMU's do since 8.0.
+    /// Whether event records tell what was being accessed (`Class`, IHI 0070 §7.3). QEMU's do since 8.0.
     fn records_class(&self) -> bool;
     /// Offences of the driver or the scenario that the platform noticed by itself.
     fn offences(&self) -> Vec<String>;

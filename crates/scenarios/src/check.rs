@@ -50,7 +50,7 @@ impl fmt::Display for Direction {
     }
 }
 
-/// What was being accessed when stage 2 refused (§7.3.12).
+/// What was being accessed when stage 2 refused (§7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// A context descriptor.

@@ -54,7 +54,7 @@ pub const DIFFERENCES: &[Difference] = &[
         scenario: "nested-hole-for-table",
         what: "first, write 0x5555555000",
         qemu: "blocked; F_TRANSLATION of 0x10, fetch for 0x5555555000, stage 1, table",
-        versions: ALWAYS,
+        versions: (version(9, 1), None),
         explanation: "A stage 1 table that stage 2 does not map is a stage 2 fault: S2 = 1, and IPA says where (7.3.13). QEMU records the class but leaves S2 and IPA clear.",
     },
     Difference {
@@ -90,14 +90,14 @@ pub const DIFFERENCES: &[Difference] = &[
         what: "overflow pending after 6 faults in a queue of 4",
         qemu: "false",
         versions: ALWAYS,
-        explanation: "Events that do not fit a full queue toggle EVENTQ_PROD.OVFLG (7.2, 6.3.30). QEMU never does.",
+        explanation: "Events that do not fit a full queue toggle EVENTQ_PROD.OVFLG (7.2, 6.3.95). QEMU never does.",
     },
     Difference {
         scenario: "event-overflow",
         what: "GERROR.EVENTQ_ABT_ERR, which is for aborted writes",
         qemu: "true",
         versions: ALWAYS,
-        explanation: "EVENTQ_ABT_ERR is for event queue writes that were aborted (6.3.18). QEMU raises it for a full queue too, in the place of OVFLG.",
+        explanation: "EVENTQ_ABT_ERR is for event queue writes that were aborted (6.3.19). QEMU raises it for a full queue too, in the place of OVFLG.",
     },
 ];
 

@@ -96,7 +96,7 @@ impl<'a> Rig<'a> {
         Ok(rig)
     }
 
-    /// Programs the tables and queues and enables everything, in the order of §6.3.9 and §3.11.
+    /// Programs the tables and queues and enables everything, in the order of §6.3.9.6.
     ///
     /// # Errors
     ///
@@ -402,7 +402,7 @@ impl<'a> Rig<'a> {
         Ok(pattern::word(self.bench, scratch))
     }
 
-    /// Sets what happens while the SMMU is disabled: abort, or pass (§6.3.15).
+    /// Sets what happens while the SMMU is disabled: abort, or pass (§6.3.14).
     ///
     /// # Errors
     ///

@@ -4,8 +4,8 @@ use super::*;
 use portcullis_spec::smmuv3::{self as spec, cd, event::number, ste};
 
 pub(super) const ALL: &[Scenario] = &[
-    positive("disabled-passes", "6.3.15", Board::StageOne, disabled_passes),
-    negative("disabled-aborts", "6.3.15", Board::StageOne, disabled_aborts),
+    positive("disabled-passes", "6.3.14", Board::StageOne, disabled_passes),
+    negative("disabled-aborts", "6.3.14", Board::StageOne, disabled_aborts),
     negative("entry-invalid", "7.3.5", Board::StageOne, entry_invalid),
     negative("entry-abort", "5.2", Board::StageOne, entry_abort),
     positive("entry-bypass", "5.2", Board::StageOne, entry_bypass),

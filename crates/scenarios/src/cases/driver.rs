@@ -8,7 +8,7 @@ use portcullis::{FaultReason, Stage, StreamTarget};
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot};
 
 pub(super) const ALL: &[Scenario] = &[
-    negative("driver-claimed-is-blocked", "3.4", Board::StageOne, claimed_is_blocked),
+    negative("driver-claimed-is-blocked", "5.2", Board::StageOne, claimed_is_blocked),
     positive("driver-both-ways", "3.3.2", Board::StageOne, both_ways),
     negative("driver-unmapped", "7.3.13", Board::StageOne, unmapped),
     negative("driver-read-only", "7.3.16", Board::StageOne, read_only),
@@ -27,9 +27,9 @@ pub(super) const ALL: &[Scenario] = &[
     positive("driver-behind-a-port", "3.2", Board::StageOne, behind_a_port),
     negative("driver-16k", "3.3.2", Board::StageOne, granule_16k),
     negative("driver-64k", "3.3.2", Board::StageOne, granule_64k),
-    negative("driver-stage-two", "4.4.4", Board::OnlyStageTwo, stage_two),
-    negative("driver-stage-two-range", "4.4.4", Board::OnlyStageTwo, stage_two_range),
-    negative("driver-stage-two-space-reuse", "4.4.4", Board::OnlyStageTwo, stage_two_space_reuse),
+    negative("driver-stage-two", "4.4.3", Board::OnlyStageTwo, stage_two),
+    negative("driver-stage-two-range", "4.4.3", Board::OnlyStageTwo, stage_two_range),
+    negative("driver-stage-two-space-reuse", "4.4.3", Board::OnlyStageTwo, stage_two_space_reuse),
     negative("driver-take-over", "6.3.9.6", Board::StageOne, take_over),
     negative("driver-shutdown", "6.3.14", Board::StageOne, shutdown),
     negative("driver-event-overflow", "7.2", Board::StageOne, event_overflow),

@@ -13,7 +13,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("tlbi-vaa", "4.4.2", Board::StageOne, tlbi_vaa),
     negative("tlbi-asid", "4.4.2", Board::StageOne, tlbi_asid),
     negative("tlbi-nh-all", "4.4.2", Board::StageOne, tlbi_nh_all),
-    negative("tlbi-nsnh-all", "4.4.5", Board::StageOne, tlbi_nsnh_all),
+    negative("tlbi-nsnh-all", "4.4.4", Board::StageOne, tlbi_nsnh_all),
     negative("tlbi-range", "4.4.1.1", Board::StageOne, tlbi_range),
     negative("tlbi-2m-block", "4.4.2", Board::StageOne, tlbi_block),
     negative("cfgi-ste", "4.3.1", Board::StageOne, cfgi_ste),

@@ -11,7 +11,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("nested-hole-for-descriptor", "7.3.13", Board::Nested, hole_for_descriptor),
     negative("nested-hole-for-table", "7.3.13", Board::Nested, hole_for_table),
     negative("nested-stage-one-unmapped", "7.3.13", Board::Nested, stage_one_unmapped),
-    negative("nested-tlbi-vmall", "4.4.4", Board::Nested, tlbi_vmall),
+    negative("nested-tlbi-vmall", "4.4.3", Board::Nested, tlbi_vmall),
 ];
 
 const FIRST: Endpoint = Endpoint::First;

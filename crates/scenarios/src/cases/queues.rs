@@ -7,11 +7,11 @@ use portcullis_addr::Iova;
 use portcullis_spec::smmuv3::{self as spec, cr0, event::number, gerror};
 
 pub(super) const ALL: &[Scenario] = &[
-    positive("sync-interrupt", "4.6.3", Board::StageOne, sync_interrupt),
+    positive("sync-interrupt", "4.7.3", Board::StageOne, sync_interrupt),
     negative("event-interrupt", "3.18", Board::StageOne, event_interrupt),
     negative("event-overflow", "7.2", Board::StageOne, event_overflow),
-    negative("command-error", "4.1.4", Board::StageOne, command_error),
-    negative("command-error-acknowledged", "6.3.19", Board::StageOne, command_error_acknowledged),
+    negative("command-error", "7.1", Board::StageOne, command_error),
+    negative("command-error-acknowledged", "6.3.20", Board::StageOne, command_error_acknowledged),
     positive("command-queue-wraps", "3.5.1", Board::StageOne, command_queue_wraps),
     negative("disabled-while-busy", "6.3.9.6", Board::StageOne, disabled_while_busy),
 ];
@@ -107,7 +107,7 @@ fn command_error(bench: &dyn Bench) -> Told {
 fn command_error_acknowledged(bench: &dyn Bench) -> Told {
     let mut rig = Rig::start(bench, Layout::default())?;
     let bad = stop(&mut rig)?;
-    // §4.1.4: replace the command, then acknowledge; consumption goes on with the replacement.
+    // §7.1: replace the command, then acknowledge; consumption goes on with the replacement.
     rig.replace_command_at(bad, command::sync_with_interrupt());
     let raised = rig.read(spec::GERROR);
     rig.interrupts(&[Line::GlobalError])?;

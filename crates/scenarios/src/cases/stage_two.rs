@@ -12,8 +12,8 @@ pub(super) const ALL: &[Scenario] = &[
     negative("s2-not-recorded", "5.2", Board::Nested, not_recorded),
     positive("s2-2m-block", "3.3.2", Board::Nested, block),
     positive("s2-64k-granule", "3.3.2", Board::Nested, granule_64k),
-    negative("s2-tlbi-ipa", "4.4.4", Board::OnlyStageTwo, tlbi_ipa),
-    negative("s2-tlbi-vmall", "4.4.4", Board::Nested, tlbi_vmall),
+    negative("s2-tlbi-ipa", "4.4.3", Board::OnlyStageTwo, tlbi_ipa),
+    negative("s2-tlbi-vmall", "4.4.3", Board::Nested, tlbi_vmall),
 ];
 
 const FIRST: Endpoint = Endpoint::First;
