@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use portcullis_explore::search::Strategy;
 use portcullis_lab::linux::{
-    BASES, Budget, PROPERTIES, Protocol, Verdict, check, compare, comparison_worlds, replay,
+    BASES, Budget, PROPERTIES, Protocol, Verdict, World, check, compare, comparison_worlds, replay,
 };
 
 #[test]
@@ -84,4 +84,31 @@ fn a_stopped_comparison_says_that_it_is_bounded() {
     let matrix = compare(Some(trees), comparison_worlds(), Some(&stop), &|_, _| {}).unwrap();
     assert!(matrix.rows[0].iter().all(|cell| !cell.report.explored.exhaustive));
     assert!(matrix.rows[0].iter().any(|cell| cell.report.verdict == Verdict::Bounded));
+}
+
+/// Searches that do not cover everything never say "clean".
+#[test]
+fn bounded_and_random_searches_say_what_they_are() {
+    let tree = |revert: &[&str]| Protocol::parse("v6.6", &[], revert).unwrap();
+    let world = World::default();
+    let run = |protocol: &Protocol, strategy| {
+        let budget = Budget { strategy, ..Budget::for_world(&world) };
+        let report = check(protocol, &world, budget, &mut |_| {}).unwrap();
+        assert!(!report.explored.exhaustive, "{strategy:?}");
+        (report.verdict, report.violations.first().map(|v| v.schedule.clone()))
+    };
+    let bounded = |preemptions| Strategy::Bounded { preemptions };
+    assert_eq!(run(&tree(&[]), bounded(0)).0, Verdict::Bounded);
+    assert_eq!(run(&tree(&[]), bounded(5)).0, Verdict::Violated);
+    for strategy in [
+        bounded(5),
+        Strategy::Random { runs: 2_000, seed: 7 },
+        Strategy::Pct { depth: 4, runs: 20_000, seed: 7 },
+    ] {
+        assert_eq!(run(&tree(&["f188056352bc"]), strategy).0, Verdict::Bounded, "{strategy:?}");
+        assert_eq!(run(&tree(&[]), strategy), run(&tree(&[]), strategy), "{strategy:?} repeats");
+    }
+    let (verdict, schedule) = run(&tree(&[]), Strategy::Pct { depth: 4, runs: 20_000, seed: 7 });
+    assert_eq!(verdict, Verdict::Violated);
+    assert!(replay(&schedule.unwrap()).unwrap().2.violated().contains(&"wrong-path"));
 }
