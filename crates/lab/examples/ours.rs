@@ -16,6 +16,7 @@ fn main() {
             let (runs, seed) = (number(10_000), number(1));
             (vec![World::storm(1)], Strategy::Random { seed, runs })
         }
+        "queue" => (vec![World::one_queue()], Strategy::Exhaustive),
         "busiest" => (vec![World::busiest()], Strategy::Exhaustive),
         _ => (World::exhaustive(), Strategy::Exhaustive),
     };

@@ -5,7 +5,7 @@ use portcullis::{BoundDriver, Device, DmaBuffer, DmaHandle, Driver, ProbeError, 
 use portcullis_addr::Iova;
 use portcullis_machine::{DmaRequest, Machine};
 use portcullis_platform::DmaMemory;
-use portcullis_threads::{reached, violation};
+use portcullis_threads::{reached, step, violation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +32,11 @@ impl Endpoint {
             probing: AtomicBool::new(false),
             bound: AtomicBool::new(false),
         }
+    }
+
+    /// The two flags are shared by all drivers of the device.
+    fn step(&self, what: &'static str) {
+        step("driver", u64::from(self.device.id().0), what, true);
     }
 
     /// Whether the device, left to itself, reaches memory through any of its ports.
@@ -86,6 +91,7 @@ impl Driver<LabPlatform> for Prober {
         _device: &Device<LabPlatform>,
         dma: DmaHandle<LabPlatform>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        self.0.step("probe begins");
         if self.0.probing.swap(true, Ordering::Relaxed) {
             violation("P1", "two probes of one device at once");
         }
@@ -93,6 +99,7 @@ impl Driver<LabPlatform> for Prober {
             violation("P1", "a bound device is probed again");
         }
         let outcome = self.probe_once(&dma);
+        self.0.step("probe ends");
         self.0.probing.store(false, Ordering::Relaxed);
         let holder = outcome?;
         self.0.bound.store(true, Ordering::Relaxed);
@@ -113,6 +120,7 @@ impl BoundDriver for Holder {
         if !self.endpoint.reaches(&self.buffer) {
             violation("P1", "the DMA path changed while the driver was bound");
         }
+        self.endpoint.step("remove ends");
         self.endpoint.bound.store(false, Ordering::Relaxed);
     }
 }

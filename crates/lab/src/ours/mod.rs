@@ -1,4 +1,39 @@
-//! Our own core and SMMUv3 driver, as shipped, under the explorer.
+//! Our own core and SMMUv3 driver, as shipped, in every interleaving.
+//!
+//! Nothing is modelled: a [`World`] puts the `portcullis` core and the `portcullis-smmuv3` driver on a register-level software machine and exchanges the
+//! platform's locks and events, nothing else. Each IOMMU is brought up and registered by a thread of its own, each client bound by one; workers, unplugging,
+//! unregistration and failing allocations are threads and choices beside them. `portcullis-threads` then runs every order of their steps.
+//!
+//! # Steps
+//!
+//! Lock acquisitions, event reads, waits and notifications; each register access, command and DMA access of the machine; each load, store and compare-and-exchange of
+//! tables and queues ([`LabMemory`]), because page tables are shared without a lock. An allocation fails, at most once in each thread, where [`World::allocations_fail`]
+//! says so. Commands take effect when the producer index is written, so no order depends on time; hardware that consumes late is for the driver's own tests.
+//!
+//! # Promises
+//!
+//! | promise | how it is decided |
+//! | --- | --- |
+//! | P1 | [`Prober`], each client's driver: it is never probed twice, its DMA path is translated, and its device's DMA arrives, when probe runs and when it is removed |
+//! | P2 | the SMMUs come out of reset aborting, so a device that is not bound reaches nothing: tried before each bind and at the end |
+//! | P6 | at rest no deferred work is left, every client whose IOMMUs serve is bound; what waits for an absent IOMMU is bound when that comes (back) |
+//! | P7 | when everything is given back, all counts are zero and every block of memory is free |
+//! | P9 | the final picture is observed; worlds whose outcome may not depend on the order have one |
+//! | machine | the machine saw no stale translation, no freed memory reached, no guarded register written |
+//!
+//! Deadlock, lost wake-up, recursive locks, panics and endless runs are the explorer's own properties.
+//!
+//! # How to run
+//!
+//! `cargo run --release -p portcullis-lab --example ours -- worlds` exhausts all of them; `-- storm 10000000 1` draws ten million storms with seed 1. The storms begin
+//! with all IOMMUs registered and step only at locks, events and DMA. `cargo test -p portcullis-lab --features planted-bugs --test ours_planted` breaks the core in twelve ways, each of
+//! which one of the worlds shows.
+//!
+//! # Not covered
+//!
+//! Atomics inside the driver (the command queue's copies of its producer index and failure count) are read and written within steps; their own orders
+//! are not explored. Weak memory. Hardware that answers late or wrongly.
+
 mod client;
 mod late;
 mod platform;

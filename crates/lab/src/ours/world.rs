@@ -102,10 +102,21 @@ impl World {
         ]
     }
 
+    /// The exhaustive world whose name begins with `name`, e.g. `"f"`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::exhaustive().into_iter().find(|world| world.name.starts_with(name))
+    }
+
     /// Two IOMMUs, a client each, and a worker: every lock of the core is contended.
     pub fn busiest() -> Self {
         let clients = vec![client(&[0], 0x10), client(&[1], 0x11)];
         Self { worker: true, ..Self::new("two IOMMUs, a client each, and a worker", 2, clients) }
+    }
+
+    /// One IOMMU and two clients that share nothing but its command queue: too many orders of register accesses to exhaust, so for bounds and draws.
+    pub fn one_queue() -> Self {
+        let clients = vec![client(&[0], 0x10), client(&[0], 0x11)];
+        Self::new("one IOMMU, two clients of two groups", 1, clients)
     }
 
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.
