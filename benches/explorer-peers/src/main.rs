@@ -1,7 +1,7 @@
 //! Measures our explorer and its peers on the comparison model, each in a process of its own, one after the
 //! other, and prints one table.
 //!
-//! `cargo run --release` (about five minutes; `-- quick` leaves out what runs into the time limit).
+//! `cargo run --release` (about fifteen minutes; `-- quick`, two, measures the sizes that the goals are about).
 //! `-- one TOOL CLIENTS IOMMUS fixed|buggy` is one measurement.
 
 #[path = "../../../crates/explore/tests/suite/models/packed.rs"]
@@ -11,6 +11,7 @@ mod protocol;
 #[path = "../../../crates/explore/tests/suite/models/stateright.rs"]
 mod stateright_model;
 
+mod cpu;
 mod one;
 mod shuttle_model {
     crate::threads_model::threads_model!(shuttle);

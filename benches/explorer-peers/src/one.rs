@@ -1,14 +1,12 @@
 //! One measurement, in this process.
 
-use std::time::Instant;
-
 use portcullis_explore::search::{Control, Outcome, Strategy, explore};
 use stateright::{Checker, Model};
 
 use crate::packed::Packed;
 use crate::protocol::comparison;
 use crate::stateright_model::Comparison;
-use crate::{loom_model, shuttle_model, spin};
+use crate::{cpu, loom_model, shuttle_model, spin};
 
 /// The size of the model.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +16,7 @@ pub struct World {
     pub fixed: bool,
 }
 
-/// What a measurement prints, on one line: `seconds states generated peak-KiB remark`.
+/// What a measurement prints, on one line: `CPU-seconds states generated peak-KiB remark`.
 struct Line {
     seconds: f64,
     states: u64,
@@ -28,7 +26,7 @@ struct Line {
 
 /// Runs `tool` on `world` and prints the result.
 pub fn measure(tool: &str, world: World) {
-    let started = Instant::now();
+    let started = cpu::own();
     let mut line = match tool {
         "packed-full" => ours(&by_hand(world, Strategy::Exhaustive { reduce: false })),
         "packed-reduced" => ours(&by_hand(world, Strategy::Exhaustive { reduce: true })),
@@ -42,7 +40,7 @@ pub fn measure(tool: &str, world: World) {
         other => panic!("no tool `{other}`"),
     };
     if line.seconds == 0.0 {
-        line.seconds = started.elapsed().as_secs_f64();
+        line.seconds = cpu::own() - started;
     }
     let Line { seconds, states, generated, remark } = line;
     println!("{seconds} {states} {generated} {} {remark}", peak_kib());
@@ -104,7 +102,11 @@ fn stateright(world: World, breadth: bool) -> Line {
 }
 
 /// Counts executions; a panic in one is the bug.
-fn executions(run: impl FnOnce(Box<dyn Fn() + Send + Sync>), world: World, body: fn(World)) -> Line {
+fn executions(
+    run: impl FnOnce(Box<dyn Fn() + Send + Sync>),
+    world: World,
+    body: fn(World),
+) -> Line {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     std::panic::set_hook(Box::new(|_| {}));

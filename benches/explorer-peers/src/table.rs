@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(150);
 /// Short measurements are repeated and the fastest counts.
 const REPEAT_BELOW: f64 = 5.0;
 const REPEATS: u32 = 3;
@@ -48,13 +48,19 @@ pub fn print(quick: bool) {
         ("protocol-full", 6),
         ("protocol-reduced", 7),
         ("stateright-bfs", 5),
-        ("stateright-dfs", if quick { 5 } else { 6 }),
-        ("spin-full", if quick { 4 } else { 5 }),
-        ("spin-reduced", if quick { 5 } else { 6 }),
-        ("shuttle-dfs", if quick { 1 } else { 2 }),
-        ("loom", if quick { 1 } else { 2 }),
+        ("stateright-dfs", 6),
+        ("spin-full", 5),
+        ("spin-reduced", 6),
+        ("shuttle-dfs", 2),
+        ("loom", 2),
     ] {
-        for clients in 1..=most {
+        // The quick table has the sizes that the goals are about: five clients, and what we alone finish.
+        let ours = tool.starts_with("p");
+        let sizes = match quick {
+            true => 5..=if ours && tool.ends_with("reduced") { most } else { most.min(5) },
+            false => 1..=most,
+        };
+        for clients in sizes {
             let iommus = if clients == 1 { 1 } else { 2 };
             if !tool.starts_with("spin") || crate::spin::is_there() {
                 rows.push(row(tool, clients, iommus, true));
@@ -123,16 +129,17 @@ fn render(rows: &[Row]) -> String {
         same.result.as_ref().map(|r| r.seconds)
     };
     let mut text = String::from(
-        "| model | tool | seconds | ratio | states | generated | peak MiB | |\n\
+        "| model | tool | CPU seconds | ratio | states | generated | peak MiB | |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for row in rows {
         let variant = if row.fixed { "fixed" } else { "buggy" };
         let head = format!("| {variant} N{} M{} | {} |", row.clients, row.iommus, row.tool);
         let body = match &row.result {
-            None => format!(" over {} | | | | | |", LIMIT.as_secs()),
+            None => format!(" over {} (wall) | | | | | |", LIMIT.as_secs()),
             Some(r) => {
-                let ratio = reference(row).map_or_else(String::new, |base| format!("{:.3}", r.seconds / base));
+                let ratio = reference(row)
+                    .map_or_else(String::new, |base| format!("{:.3}", r.seconds / base));
                 format!(
                     " {:.5} | {ratio} | {} | {} | {:.1} | {} |",
                     r.seconds,

@@ -7,12 +7,12 @@ use super::layout::{Layout, Packed};
 use super::learnt::THREAD_BIT;
 use super::node::{DORMANT, Node};
 use super::shared::{Access, Shared, View};
-use super::spec::Spec;
+use super::spec::{Guard, PropertySpec, Spec};
 use super::thread::Op;
 use super::{EndState, Facts, Protocol};
 use crate::search::{
-    Change, Fault, Label, Model, Mover, Property, PropertySet, StepReport, Steps, ThreadStatus,
-    fingerprint,
+    Change, Fault, Label, Model, Mover, Property, PropertyKind, PropertySet, StepReport, Steps,
+    ThreadStatus, fingerprint,
 };
 
 /// A protocol with its state laid out in `W` words.
@@ -20,6 +20,8 @@ pub(crate) struct Machine<'p, const W: usize> {
     spec: &'p Spec,
     facts: &'p Facts,
     layout: Layout,
+    /// Whether anybody asks how steps commute.
+    learn: bool,
     /// Whether a newly learnt fact ends the search.
     relearn: bool,
     judge: Option<Judge<W>>,
@@ -77,9 +79,18 @@ impl Taken {
 impl<'p, const W: usize> Machine<'p, W> {
     pub(crate) fn new(protocol: &'p Protocol, layout: Layout, relearn: bool) -> Self {
         assert!(layout.words <= W);
-        let judged = protocol.spec.properties.iter().any(|p| p.predicate.is_some());
+        let every_state = |kind| matches!(kind, PropertyKind::Always | PropertyKind::Sometimes);
+        let judged = |p: &PropertySpec| p.predicate.is_some() && every_state(p.property.kind);
+        let judged = protocol.spec.properties.iter().any(judged);
         let judge = judged.then(|| Judge::new(&layout));
-        Self { spec: &protocol.spec, facts: &protocol.facts, layout, relearn, judge }
+        Self {
+            spec: &protocol.spec,
+            facts: &protocol.facts,
+            layout,
+            learn: relearn,
+            relearn,
+            judge,
+        }
     }
 
     fn node(&self, state: &Packed<W>, thread: usize) -> u32 {
@@ -103,7 +114,7 @@ impl<'p, const W: usize> Machine<'p, W> {
                 Some(Taken::new(0, self.touch(node, slot, true, out)))
             }
             Op::Lock(mutex) => {
-                let reversed = learnt.nested(mutex.into(), node.held);
+                let reversed = self.learn && learnt.nested(mutex.into(), node.held);
                 let lock = self.layout.locks[usize::from(mutex)];
                 if lock.get(words) != 0 {
                     return None;
@@ -141,6 +152,18 @@ impl<'p, const W: usize> Machine<'p, W> {
     }
 
     fn touch(&self, node: &Node, slot: u16, write: bool, out: &mut Steps<Packed<W>>) -> Mover {
+        let spec = &self.spec.fields[usize::from(slot)];
+        if spec.guard == Guard::Learnt && spec.whole.is_none() {
+            // The usual case, by the shortest way; what follows says the same.
+            let (field, learnt) = (usize::from(slot), &self.facts.learnt);
+            let both = self.learn
+                && if write {
+                    learnt.write(field, node.held)
+                } else {
+                    learnt.read(field, node.held)
+                };
+            return if both { Mover::Both } else { Mover::Non };
+        }
         let access = self.access(node);
         access.touch(slot, write);
         finish(&access, out)
@@ -348,7 +371,14 @@ impl<const W: usize> Machine<'_, W> {
     pub(crate) fn without_relearning(&self) -> Self {
         let layout = self.layout.clone();
         let judge = self.judge.as_ref().map(|_| Judge::new(&layout));
-        Self { spec: self.spec, facts: self.facts, layout, relearn: false, judge }
+        Self {
+            spec: self.spec,
+            facts: self.facts,
+            layout,
+            learn: self.learn,
+            relearn: false,
+            judge,
+        }
     }
 
     /// A state in words and numbers that do not depend on the order in which local states were met.
