@@ -91,6 +91,7 @@ impl<P: Platform> Domain<P> {
         let request = IovaRequest::new(len).up_to(limit);
         let range = self.with_window(table, |window| window.allocate(request))?;
         let iova = range.map_err(DmaError::Iova)?.start();
+        self.make_room(table, iova, len)?;
         if let Err(error) = table.map(iova, phys, len, prot) {
             self.give_back(iova, len);
             return Err(DmaError::Map(error));
@@ -99,18 +100,41 @@ impl<P: Platform> Domain<P> {
         Ok(iova)
     }
 
-    /// Removes the mapping of `[iova, iova + len)` and returns once every instance has confirmed that it forgot it.
-    pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), DmaError> {
-        let table = self.table.as_ref().ok_or(DmaError::NotTranslated)?;
+    /// Takes empty tables out of the way of large leaves. Hardware must have forgotten them before the range is mapped (Arm's break-before-make).
+    fn make_room(&self, table: &Arc<dyn PageTable>, iova: Iova, len: u64) -> Result<(), DmaError> {
+        let granule = table.config().granule;
+        if table.page_sizes().best_fit(iova.raw(), len).is_none_or(|size| size <= granule) {
+            return Ok(());
+        }
         let mut gather = IotlbGather::new();
-        table.unmap(iova, len, &mut gather).map_err(DmaError::Unmap)?;
-        self.mapped.fetch_sub(1, Ordering::Relaxed);
+        let taken = table.reclaim(iova, len, &mut gather).map_err(DmaError::Unmap)?;
+        if taken == 0 { Ok(()) } else { self.settle(table, gather, iova, len) }
+    }
+
+    /// Pays what `gather` owes and gives its table pages back, or quarantines what `[iova, iova + len)` stands for.
+    fn settle(
+        &self,
+        table: &Arc<dyn PageTable>,
+        mut gather: IotlbGather,
+        iova: Iova,
+        len: u64,
+    ) -> Result<(), DmaError> {
         if let Err((node, error)) = self.flush(&gather) {
             table.quarantine(&mut gather);
             self.quarantined.fetch_add(len, Ordering::Relaxed);
             return Err(DmaError::Quarantined { iova, len, node, error });
         }
         table.retire(gather.confirm());
+        Ok(())
+    }
+
+    /// Removes the mapping of `[iova, iova + len)` and returns once every instance has confirmed that it forgot it.
+    pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), DmaError> {
+        let table = self.table.as_ref().ok_or(DmaError::NotTranslated)?;
+        let mut gather = IotlbGather::new();
+        table.unmap(iova, len, &mut gather).map_err(DmaError::Unmap)?;
+        self.mapped.fetch_sub(1, Ordering::Relaxed);
+        self.settle(table, gather, iova, len)?;
         self.give_back(iova, len);
         Ok(())
     }

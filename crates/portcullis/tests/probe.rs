@@ -253,6 +253,22 @@ fn an_unconfirmed_unmap_is_quarantined_and_never_reused() {
 }
 
 #[test]
+fn a_table_in_the_way_of_a_large_leaf_is_forgotten_by_hardware_before_the_leaf_is_made() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let _small = handle.map(page(), DmaDirection::Both).expect("mapped");
+    assert_eq!(books.invalidations.load(Ordering::Relaxed), 0, "small pages disturb nobody");
+    let large = PhysRange::new(PhysAddr::new(0x8020_0000), 0x20_0000).expect("two MiB");
+    let _large = handle.map(large, DmaDirection::Both).expect("mapped");
+    assert_eq!(books.invalidations.load(Ordering::Relaxed), 1);
+    assert_eq!(sub.counts().mappings, 2);
+}
+
+#[test]
 fn removal_takes_streams_and_groups_with_it() {
     let sub = subsystem();
     let before = sub.counts();

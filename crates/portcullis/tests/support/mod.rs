@@ -60,6 +60,8 @@ pub fn subsystem() -> Sub {
 /// A table that remembers ranges.
 #[derive(Debug, Default)]
 pub struct BookTable {
+    /// Whether an empty table is in the way of the next large leaf.
+    pub leftover: AtomicBool,
     ranges: Mutex<BTreeMap<u64, (u64, u64)>>,
 }
 
@@ -76,7 +78,7 @@ impl PageTable for BookTable {
         }
     }
     fn page_sizes(&self) -> PageSizes {
-        PageSizes::of(&[PageSize::SIZE_4K])
+        PageSizes::of(&[PageSize::SIZE_4K, PageSize::SIZE_2M])
     }
     fn input_range(&self) -> IovaRange {
         IovaRange::new(Iova::new(0), 1 << 48).expect("48 bits")
@@ -98,6 +100,13 @@ impl PageTable for BookTable {
         };
         gather.add_everything();
         Ok(())
+    }
+    fn reclaim(&self, _: Iova, _: u64, gather: &mut IotlbGather) -> Result<usize, UnmapError> {
+        let leftover = self.leftover.swap(false, Ordering::Relaxed);
+        if leftover {
+            gather.add_everything();
+        }
+        Ok(usize::from(leftover))
     }
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
         let ranges = self.ranges.lock().expect("books");
@@ -191,7 +200,7 @@ impl IommuOps for BookIommu {
     }
     fn create_table(&self, _: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
         self.0.may_fail()?;
-        Ok(Arc::new(BookTable::default()))
+        Ok(Arc::new(BookTable { leftover: AtomicBool::new(true), ..BookTable::default() }))
     }
     fn bind_space(&self, table: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
         self.0.may_fail()?;
