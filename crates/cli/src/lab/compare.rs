@@ -1,9 +1,12 @@
 //! `lab compare`.
 
 use super::progress::Ticker;
+use super::render::View;
 use super::{Answer, CompareArgs, interrupt, write_page};
+use crate::board::width;
 use crate::style::{Style, table};
 use portcullis_lab::linux::{Cell, Matrix, PROPERTIES, Verdict, compare, comparison_worlds};
+use portcullis_lab::picture::text::paragraph;
 use portcullis_lab::picture::{html, words};
 use serde_json::{Value, json};
 use std::sync::Mutex;
@@ -24,9 +27,10 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     if let Some(path) = &args.html {
         write_page(path, &html::matrix(&matrix))?;
     }
+    let view = View { style: Style::of_stdout(), width: width(), full: false };
     let text = match args.json {
         true => format!("{:#}\n", as_json(&matrix)?),
-        false => as_text(&matrix, Style::of_stdout(), began.elapsed().as_secs_f64()),
+        false => as_text(&matrix, view, began.elapsed().as_secs_f64()),
     };
     Ok(Answer { text, held: true })
 }
@@ -48,7 +52,8 @@ fn as_json(matrix: &Matrix) -> Result<Value, String> {
     Ok(json!({"columns": columns, "rows": rows?}))
 }
 
-fn as_text(matrix: &Matrix, style: Style, seconds: f64) -> String {
+fn as_text(matrix: &Matrix, view: View, seconds: f64) -> String {
+    let style = view.style;
     let mut rows = vec![vec![style.head("world")]];
     rows[0].extend(matrix.protocols.iter().map(|protocol| style.head(&protocol.to_string())));
     for (column, (name, _)) in matrix.worlds.iter().enumerate() {
@@ -62,7 +67,7 @@ fn as_text(matrix: &Matrix, style: Style, seconds: f64) -> String {
         }
     }
     let mut out = table(&rows);
-    out += &legend(matrix, style);
+    out += &legend(matrix, view);
     let cells = matrix.rows.iter().flatten();
     let (total, exhaustive) =
         (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
@@ -84,42 +89,27 @@ fn lines(cell: &Cell, style: Style) -> Vec<String> {
     }
 }
 
-fn legend(matrix: &Matrix, style: Style) -> String {
-    let mut out = format!("\n{}\n", style.strong("Worlds"));
-    let rows =
-        matrix.worlds.iter().map(|(name, world)| vec![format!("  {name}"), words::world(world)]);
-    out += &table(&rows.collect::<Vec<_>>());
-    out += &format!("\n{}\n", style.strong("Cells"));
-    let mut rows = vec![
-        vec![
-            format!("  {}", style.good("clean")),
-            String::new(),
-            "every schedule of this world was explored, none violates a property".to_owned(),
-        ],
-        vec![
-            format!("  {}", style.warn("bounded")),
-            String::new(),
-            "cut short: nothing found in what was covered".to_owned(),
-        ],
-        vec![
-            format!("  {}", style.bad("I1/B1")),
-            style.quiet("50"),
-            "the invariant and the bad end, and the steps of the shortest schedule:".to_owned(),
-        ],
-    ];
+fn legend(matrix: &Matrix, view: View) -> String {
+    let line = |lead: &str, text: &str| paragraph(&format!("  {lead:<17}"), text, view.width());
+    let mut out = format!("\n{}\n", view.style.strong("Worlds"));
+    for (name, world) in &matrix.worlds {
+        out += &line(name, &words::world(world));
+    }
+    out += &format!("\n{}\n", view.style.strong("Cells"));
+    out += &line("clean", "every schedule of this world was explored, none violates a property");
+    out += &line("bounded", "cut short: nothing was found in what was covered");
+    out += &line(
+        "I1/B1 50",
+        "the invariant and the bad end, and the steps of the shortest schedule that shows it:",
+    );
     let seen = matrix.rows.iter().flatten().flat_map(|cell| &cell.report.violations);
     let mut seen: Vec<(String, &str)> =
         seen.map(|found| (words::code(found), found.name)).collect();
     seen.sort();
     seen.dedup();
     for (code, name) in seen {
-        let meaning =
-            PROPERTIES.iter().find(|info| info.name == name).map_or("", |info| info.meaning);
-        rows.push(vec![
-            format!("  {}", style.bad(&code)),
-            String::new(),
-            format!("{name}: {meaning}"),
-        ]);
+        let info = PROPERTIES.iter().find(|info| info.name == name);
+        out += &line(&code, &format!("{name}: {}", info.map_or("", |info| info.meaning)));
     }
-    out + &table(&rows)
+    out
 }

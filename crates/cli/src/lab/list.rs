@@ -68,7 +68,7 @@ fn as_text(style: Style, width: usize) -> String {
         let needs =
             if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
         let text = format!("{}{needs}", commit.summary);
-        out += &paragraph(&format!("  {:<18}", commit.id), &text, width);
+        out += &paragraph(&format!("  {:<20}", commit.id), &text, width);
     }
     out
 }

@@ -36,7 +36,7 @@ impl View {
 
     /// A labelled paragraph below a ladder.
     pub(crate) fn say(self, label: &str, text: &str) -> String {
-        let lead = format!("    {label:<11}");
+        let lead = format!("    {label:<12}");
         let painted = self.style.strong(&lead);
         paragraph(&lead, text, self.width()).replacen(&lead, &painted, 1)
     }
@@ -87,12 +87,12 @@ fn worst(report: &Report) -> Option<&ViolationReport> {
 fn verdict(report: &Report, view: View) -> String {
     let explored = &report.explored;
     let covered = format!(
-        "{}{}; {} states, {} ends, {:.2} s",
+        "{}{}; {} states, {} ends, {}",
         explored.mode,
         if explored.exhaustive { "" } else { ", not all of them" },
         explored.states,
         explored.schedules,
-        explored.seconds
+        time(explored.seconds)
     );
     let word = match report.verdict {
         Verdict::Clean => view.style.good("clean"),
@@ -139,7 +139,7 @@ fn violation(found: &ViolationReport, world: &World, view: View) -> String {
     }
     out += &view.say("seen", &found.symptom);
     let fields: Vec<String> =
-        ladder.changed().iter().map(|(field, value)| format!("{field} = {value}")).collect();
+        ladder.telling().iter().map(|(field, value)| format!("{field} = {value}")).collect();
     if !fields.is_empty() {
         out += &view.say("in the end", &fields.join(", "));
     }
@@ -152,7 +152,8 @@ fn closing(report: &Report, closers: &Closers, view: View) -> String {
     for (number, set) in closers.clean.iter().enumerate() {
         let label = if number == 0 { "closes it" } else { "or" };
         let subjects: Vec<String> = set.iter().map(summary).collect();
-        out += &view.say(label, &subjects.join("; and "));
+        let text = cut(&subjects.join(" and "), view.width().saturating_sub(16));
+        out += &view.say(label, &text);
     }
     if closers.clean.is_empty() {
         let most = Closers::LARGEST;
@@ -166,10 +167,12 @@ fn closing(report: &Report, closers: &Closers, view: View) -> String {
         let new: Vec<String> = new.map(ToString::to_string).collect();
         let alone =
             report.violations.iter().find(|found| found.id == Some(*id)).map(words::code)?;
-        (!new.is_empty()).then(|| format!("{alone} {}: {}", id.info().name, new.join(", ")))
+        (!new.is_empty())
+            .then(|| format!("{alone} {} is closed by: {}", id.info().name, new.join(", ")))
     });
     for (number, line) in partly.enumerate() {
-        out += &view.say(if number == 0 { "in part" } else { "" }, &line);
+        let label = if number == 0 { "but not all" } else { "" };
+        out += &view.say(label, &line);
     }
     out
 }
@@ -178,4 +181,17 @@ fn closing(report: &Report, closers: &Closers, view: View) -> String {
 fn summary(change: &Change) -> String {
     let (Change::Apply(commit) | Change::Revert(commit)) = change;
     format!("{change} ({})", commit.info().summary)
+}
+
+/// At most `width` characters; what is left out is marked.
+fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['\u{2026}']).collect(),
+    }
+}
+
+/// `3 ms`, `1.25 s`.
+fn time(seconds: f64) -> String {
+    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }

@@ -1,5 +1,6 @@
 //! What stands in a rung, as words with roles; wrapping.
 
+use super::ladder::is_bookkeeping;
 use super::text::Role;
 use super::{Ladder, Rung};
 
@@ -13,10 +14,14 @@ pub(crate) fn spans(rung: &Rung, show_function: bool) -> Vec<Span> {
         spans.push((Role::Function, format!("{function}:")));
     }
     spans.push((Role::Words, rung.words.clone()));
-    for change in &rung.more {
+    for change in rung.more.iter().filter(|change| !is_bookkeeping(&change.field)) {
+        let told = rung.words.contains(&format!("{} = ", change.field));
         spans.push((
             Role::Change,
-            format!("[{}: {} \u{2192} {}]", change.field, change.before, change.after),
+            match told {
+                true => format!("[{}]", change.after),
+                false => format!("[{} = {}]", change.field, change.after),
+            },
         ));
     }
     spans.extend(rung.notes.iter().map(|note| (Role::Quiet, format!("({note})"))));

@@ -73,7 +73,7 @@ impl Ladder {
         let names = Names::of(world);
         let stuck = trace.waiting.iter().enumerate().filter_map(|(thread, label)| {
             let label = label.as_ref().filter(|_| trace.status[thread] == ThreadStatus::Blocked)?;
-            Some((thread, names.shorten(&label.what)))
+            Some((thread, names.shorten(&label.what, &label.thread)))
         });
         let mut ladder = Self {
             threads: trace.threads.clone(),
@@ -137,8 +137,10 @@ impl Ladder {
         if touches[at].read.as_deref().is_some_and(|field| is_news(touches, at, field)) {
             return Weight::Key;
         }
-        let spoke = !rung.notes.is_empty() && rung.functions.is_empty();
-        if rung.changes.is_empty() && !spoke { Weight::Plain } else { Weight::Change }
+        let unlocks = |note: &String| note.starts_with("unlock ");
+        let spoke = rung.functions.is_empty() && !rung.notes.iter().all(unlocks);
+        let told = rung.changes.iter().any(|change| !is_bookkeeping(&change.field));
+        if told || spoke { Weight::Change } else { Weight::Plain }
     }
 
     /// The fields that end otherwise than they began: name and last value, in the order in which they first changed.
@@ -155,6 +157,14 @@ impl Ladder {
         changed.map(|(field, _, last)| (field, last)).collect()
     }
 
+    /// As [`changed`](Self::changed), without what says little: that something is there, and bookkeeping.
+    #[must_use]
+    pub fn telling(&self) -> Vec<(&str, &str)> {
+        let dull =
+            |field: &str, value: &str| matches!(value, "set" | "yes") || is_bookkeeping(field);
+        self.changed().into_iter().filter(|(field, value)| !dull(field, value)).collect()
+    }
+
     /// The threads that take part: those with a step, and those that are stuck.
     #[must_use]
     pub fn active(&self) -> Vec<usize> {
@@ -164,9 +174,17 @@ impl Ladder {
     }
 }
 
+/// Fields that only mirror others, or that no property and no other thread asks for: not worth a line.
+pub(crate) fn is_bookkeeping(field: &str) -> bool {
+    ["dev->driver", "->priv", "group->devices", ": devices", "on group_list"]
+        .iter()
+        .any(|end| field.ends_with(end))
+}
+
 fn rung(step: &TraceStep, names: &Names) -> Rung {
+    let thread = step.label.thread.as_str();
     let change = |change: &portcullis_explore::search::Change| Change {
-        field: names.shorten(&change.field),
+        field: names.shorten(&change.field, thread),
         before: change.before.clone(),
         after: change.after.clone(),
     };
@@ -190,7 +208,7 @@ fn rung(step: &TraceStep, names: &Names) -> Rung {
         held: report
             .held
             .iter()
-            .map(|held| held.iter().map(|lock| names.shorten(lock)).collect())
+            .map(|held| held.iter().map(|lock| names.shorten(lock, thread)).collect())
             .collect(),
         violated: step.violated.clone(),
         weight: Weight::Plain,

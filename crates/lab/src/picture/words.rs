@@ -4,25 +4,39 @@ use portcullis_explore::search::TraceStep;
 
 use crate::linux::{Bus, Driver, Firmware, Grouping, Report, ViolationReport, World};
 
-/// Which names need not be repeated: with one client or one group there is no doubt whose field is meant.
+/// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
+/// and a client's own thread speaks of that client.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
-    client: Option<String>,
+    /// Each client's name, and the shorter one for it inside a picture.
+    clients: Vec<(String, String)>,
     one_group: bool,
 }
 
 impl Names {
     pub(crate) fn of(world: &World) -> Self {
-        let client = (world.clients == 1).then(|| format!("{}: ", world.client_name(0)));
-        Self { client, one_group: world.clients == 1 || world.grouping != Grouping::Own }
+        let clients = (0..world.clients).map(|index| {
+            let name = world.client_name(index);
+            let nick = match world.bus {
+                Bus::Pci => name.trim_start_matches("0000:"),
+                Bus::Platform => name.rsplit('.').next().unwrap_or(name),
+            };
+            (name.to_owned(), nick.to_owned())
+        });
+        Self {
+            clients: clients.collect(),
+            one_group: world.clients == 1 || world.grouping != Grouping::Own,
+        }
     }
 
-    /// The name of a field or lock, or a step's words, as short as it can be without doubt.
-    pub(crate) fn shorten(&self, text: &str) -> String {
-        let mut text = match &self.client {
-            Some(client) => text.replace(client.as_str(), ""),
-            None => text.to_owned(),
-        };
+    /// The name of a field or lock, or a step's words, as short as it can be without doubt in `thread`.
+    pub(crate) fn shorten(&self, text: &str, thread: &str) -> String {
+        let mut text = text.to_owned();
+        for (name, nick) in &self.clients {
+            let (long, short) = (format!("{name}: "), format!("{nick}: "));
+            let own = self.clients.len() == 1 || thread.ends_with(name.as_str());
+            text = text.replace(&long, if own { "" } else { &short });
+        }
         if self.one_group {
             text = text.replace("group 0 mutex", "group->mutex");
             text = text.replace("group 0: ", "group->").replace("group 0 ", "group ");
@@ -33,8 +47,9 @@ impl Names {
 
 /// The words of a step, and the field whose change they tell.
 pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) {
-    let what = names.shorten(&step.label.what);
-    let why = names.shorten(&step.label.why);
+    let thread = step.label.thread.as_str();
+    let what = names.shorten(&step.label.what, thread);
+    let why = names.shorten(&step.label.why, thread);
     if let Some(field) = what.strip_prefix("read ") {
         let seen = step.report.observed.as_deref().unwrap_or("?");
         return (format!("{} \u{2192} {seen}", asked(field, &why)), None);
@@ -42,13 +57,22 @@ pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) 
     let [change] = &step.report.changes[..] else {
         return (joined(&what, &why), None);
     };
-    let field = names.shorten(&change.field);
-    let from_to = format!("({} \u{2192} {})", change.before, change.after);
+    let field = names.shorten(&change.field, thread);
+    let to = match (change.before.as_str(), change.after.as_str()) {
+        // The words say as much.
+        ("NULL" | "no", "set" | "yes") => String::new(),
+        (before, after) => format!(" ({before} \u{2192} {after})"),
+    };
     match (what.strip_prefix(&format!("{field} = ")), why.is_empty()) {
-        (Some(_), false) => (format!("{why} {from_to}"), Some(field)),
-        (Some(_), true) => (format!("{what} {from_to}"), Some(field)),
+        (Some(_), false) => (format!("{}{why}{to}", owner(&field)), Some(field)),
+        (Some(_), true) => (format!("{what}{to}"), Some(field)),
         (None, _) => (joined(&what, &why), None),
     }
+}
+
+/// The device in front of a field's name, where it is there: `video-codec: `.
+fn owner(field: &str) -> &str {
+    field.rfind(": ").map_or("", |end| &field[..end + 2])
 }
 
 /// A read field and what is asked of it; the field alone where the question names it.
@@ -58,7 +82,7 @@ fn asked(field: &str, why: &str) -> String {
     if why.is_empty() {
         field.to_owned()
     } else if why.contains(last) {
-        why.to_owned()
+        format!("{}{why}", owner(field))
     } else {
         format!("{field}: {why}")
     }

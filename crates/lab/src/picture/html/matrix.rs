@@ -80,7 +80,7 @@ pub(crate) fn legend(matrix: &Matrix) -> String {
 
 /// Every violated cell, with the schedules.
 pub(crate) fn details(matrix: &Matrix) -> String {
-    let mut out = String::from("<h2>Violated cells</h2>\n");
+    let mut out = String::from("<details class=\"cells\"><summary>Violated cells</summary>\n");
     for (row, protocol) in matrix.protocols.iter().enumerate() {
         for (column, (name, _)) in matrix.worlds.iter().enumerate() {
             let violations = &matrix.rows[row][column].report.violations;
@@ -96,7 +96,7 @@ pub(crate) fn details(matrix: &Matrix) -> String {
             out += "</section>\n";
         }
     }
-    out
+    out + "</details>\n"
 }
 
 fn violation(found: &ViolationReport) -> String {

@@ -37,6 +37,14 @@ addEventListener("error", (event) => { root.dataset.error = String(event.message
     return table;
   };
 
+  const held = (ladder, step) => {
+    const list = element("ul");
+    ladder.threads.forEach((name, thread) => {
+      if (step.held[thread].length) list.append(element("li", `${name}: ${step.held[thread].join(", ")}`));
+    });
+    return list.children.length ? list : element("p", "none", "quiet");
+  };
+
   const show = (mark) => {
     const panel = panels.get(mark.dataset.ladder);
     const ladder = ladders[Number(mark.dataset.ladder)];
@@ -49,7 +57,7 @@ addEventListener("error", (event) => { root.dataset.error = String(event.message
       ...step.log.map((line) => element("p", `log: ${line}`, "log")),
       ...step.violated.map((name) => element("p", `violated: ${name}`, "wrong")),
       element("h4", "locks held"),
-      rows(ladder.threads.flatMap((name, thread) => step.held[thread].map((lock) => [name, lock, false]))),
+      held(ladder, step),
     );
     const fields = [...fieldsAfter(ladder, at)].map(([name, { value, now }]) => [name, value, now]);
     if (fields.length) panel.append(element("h4", "fields"), rows(fields));

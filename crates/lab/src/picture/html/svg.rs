@@ -16,7 +16,7 @@ const CHARACTER: f64 = 7.3;
 const LINE: usize = 15;
 const LANE: usize = 6;
 /// Steps after which a long turn is cut, so that no drawing is taller than a printed page.
-const TURN: usize = 14;
+const TURN: usize = 8;
 
 /// Where things are.
 struct Plan<'a> {
@@ -114,7 +114,7 @@ impl<'a> Plan<'a> {
         let mut rows = String::new();
         let thread = self.ladder.rungs[steps[0]].thread;
         let mut top = if before == Some(thread) { 0 } else { 14 };
-        let start = top + 10;
+        let start = top;
         let mut bars = self.bars(steps[0].checked_sub(1), 0, top);
         for &at in steps {
             let (row, height) = self.row(at, named[at], top);
@@ -130,7 +130,7 @@ impl<'a> Plan<'a> {
         }
         if let Some(before) = before.filter(|before| *before != thread) {
             let (from, to) = (self.column(before).line, self.column(thread).line);
-            let _ = write!(out, "<path class=\"switch\" d=\"M{from} 0 L{to} {start}\"/>");
+            let _ = write!(out, "<path class=\"switch\" d=\"M{from} 0 V6 H{to} V{start}\"/>");
         }
         out + &bars + &rows + "</svg>"
     }
