@@ -201,24 +201,34 @@ impl<'p, const W: usize> Machine<'p, W> {
     /// Moves `thread` on from `node` after `taken`, and adds the state to `out`.
     fn advance(
         &self,
-        mut words: [u64; W],
+        words: [u64; W],
         thread: usize,
         node: u32,
         taken: &Taken,
         out: &mut Steps<Packed<W>>,
     ) {
         match self.facts.child(self.spec, thread, node, taken.observed) {
-            Ok((child, hits)) => {
-                let slot = self.layout.nodes[thread];
-                if u64::from(child) > slot.max() {
-                    out.fail(Fault::Widen);
-                    return;
-                }
-                slot.set(&mut words, child.into());
-                out.add(Packed(words), taken.mover, hits.with(taken.hits));
-            }
+            Ok(child) => self.arrive(words, thread, child, taken, out),
             Err(words) => out.fail(Fault::Model(words)),
         }
+    }
+
+    /// Adds the state in which `thread` is at `child`.
+    fn arrive(
+        &self,
+        mut words: [u64; W],
+        thread: usize,
+        (child, hits): (u32, PropertySet),
+        taken: &Taken,
+        out: &mut Steps<Packed<W>>,
+    ) {
+        let slot = self.layout.nodes[thread];
+        if u64::from(child) > slot.max() {
+            out.fail(Fault::Widen);
+            return;
+        }
+        slot.set(&mut words, child.into());
+        out.add(Packed(words), taken.mover, hits.with(taken.hits));
     }
 
     /// What the properties say of `state`, and whether they looked at nothing but fields and locks.
@@ -281,10 +291,13 @@ impl<const W: usize> Model for Machine<'_, W> {
             }
             return;
         }
-        let taken = self.take(&mut words, node, out);
-        drop(nodes);
-        if let Some(taken) = taken {
-            self.advance(words, thread, number, &taken, out);
+        if let Some(taken) = self.take(&mut words, node, out) {
+            if let Some(child) = nodes.child(number, taken.observed) {
+                self.arrive(words, thread, child, &taken, out);
+            } else {
+                drop(nodes);
+                self.advance(words, thread, number, &taken, out);
+            }
         }
         if self.facts.learnt.take_changed() && self.relearn {
             out.fail(Fault::Relearn);
