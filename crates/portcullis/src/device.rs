@@ -7,6 +7,7 @@ use crate::group::IommuGroup;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
@@ -60,8 +61,8 @@ pub(crate) struct DeviceState<P: Platform> {
     pub(crate) driver: Option<Arc<dyn Driver<P>>>,
     /// The node in whose list of waiters (or, once woken, in the work queue) the device stands.
     pub(crate) waits_in: Option<FwNode>,
-    /// The node whose arrival, by number, has brought an attempt at once already.
-    pub(crate) retried_for: Option<(FwNode, u64)>,
+    /// The nodes whose arrival, by number, has brought an attempt at once already; each node once.
+    pub(crate) retried_for: Vec<(FwNode, u64)>,
     pub(crate) probes: u32,
     pub(crate) defers: u32,
 }
@@ -88,7 +89,7 @@ impl<P: Platform> Device<P> {
             phase: Phase::Described,
             driver: None,
             waits_in: None,
-            retried_for: None,
+            retried_for: Vec::new(),
             probes: 0,
             defers: 0,
         };

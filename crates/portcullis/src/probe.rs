@@ -221,7 +221,7 @@ impl<P: Platform> Subsystem<P> {
     }
 
     /// The driver asked for a supplier. If that came in the meantime the next attempt is queued at once, but only once for one registration:
-    /// a driver that defers on what is there would be probed for ever.
+    /// a driver that defers on what is there, or on several such nodes in turn, would be probed for ever.
     fn wait_for_supplier(
         &self,
         device: &Arc<Device<P>>,
@@ -232,10 +232,11 @@ impl<P: Platform> Subsystem<P> {
         let mut slot = node.slot.lock();
         match slot.state {
             SlotState::Registered(_) | SlotState::Announced => {
-                if state.retried_for == Some((id, slot.arrivals)) {
+                if state.retried_for.contains(&(id, slot.arrivals)) {
                     return BindOutcome::Failed(format!("it defers on {id}, which is there"));
                 }
-                state.retried_for = Some((id, slot.arrivals));
+                state.retried_for.retain(|(node, _)| *node != id);
+                state.retried_for.push((id, slot.arrivals));
                 drop(slot);
                 self.work().push([Work::Retry(Arc::downgrade(device))]);
             }
