@@ -6,6 +6,8 @@ use crate::dma::DmaError;
 use crate::group::Member;
 use crate::node::IommuDevice;
 use crate::ops::{OpsError, SpaceRequest, SpaceTag, StreamTarget};
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -91,7 +93,12 @@ impl<P: Platform> Domain<P> {
         let request = IovaRequest::new(len).up_to(limit);
         let range = self.with_window(table, |window| window.allocate(request))?;
         let iova = range.map_err(DmaError::Iova)?.start();
-        self.make_room(table, iova, len)?;
+        if let Err(error) = self.make_room(table, iova, len) {
+            if !matches!(error, DmaError::Quarantined { .. }) {
+                self.give_back(iova, len);
+            }
+            return Err(error);
+        }
         if let Err(error) = table.map(iova, phys, len, prot) {
             self.give_back(iova, len);
             return Err(DmaError::Map(error));
@@ -265,6 +272,29 @@ impl<P: Platform> Attachment<P> {
         for member in core::mem::take(&mut self.joined) {
             let _ = self.join(&member);
         }
+    }
+
+    /// Whether the domain is all that `member` needs: one in use can neither be shown to another IOMMU nor take back addresses.
+    ///
+    /// # Errors
+    ///
+    /// What the member needs that the domain was made without.
+    pub(crate) fn admits(&self, member: &Member) -> Result<(), String> {
+        let behind = |node| self.instances.iter().any(|instance| instance.node == node);
+        if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
+            let node = stream.iommu;
+            return Err(format!(
+                "its group is in use without the IOMMU at {node}: unbind it first"
+            ));
+        }
+        let not_kept = |region: &&ReservedRegion| !self.domain.reserved.contains(region);
+        if let Some(region) = member.description.reserved.iter().find(not_kept) {
+            let range = region.range;
+            return Err(format!(
+                "its group is in use without its reserved {range}: unbind it first"
+            ));
+        }
+        Ok(())
     }
 
     /// Leads one more member to the domain.

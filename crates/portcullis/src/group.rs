@@ -222,6 +222,7 @@ impl<P: Platform> GroupState<P> {
             return Err(blocked(format!("its group is in use with a {kind} domain")));
         }
         let attached = self.attached.as_mut().ok_or_else(|| blocked(String::from("no domain")))?;
+        attached.admits(late).map_err(blocked)?;
         attached.join(late).map_err(|error| {
             blocked(format!("it could not join the domain that its group is using: {error}"))
         })
