@@ -5,7 +5,7 @@ use crate::domain::Domain;
 use crate::ops::OpsError;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
 use portcullis_iova::AllocateError;
 use portcullis_pgtable::{MapError, UnmapError};
@@ -120,8 +120,13 @@ impl fmt::Display for DmaError {
 
 impl core::error::Error for DmaError {}
 
+/// How many leases there have been. Their addresses would not do as names: memory is reused.
+static LEASES: AtomicU64 = AtomicU64::new(0);
+
 /// What binds a handle to one bind of one driver.
 pub(crate) struct Lease<P: Platform> {
+    /// Unlike that of any other lease, ever.
+    number: u64,
     /// `None` for a device without an IOMMU.
     domain: Option<Arc<Domain<P>>>,
     platform: Arc<P>,
@@ -139,6 +144,7 @@ impl<P: Platform> Lease<P> {
         domain: Option<Arc<Domain<P>>>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            number: LEASES.fetch_add(1, Ordering::Relaxed),
             domain,
             platform: Arc::clone(platform),
             coherent: description.coherent,
@@ -171,7 +177,8 @@ pub struct DmaMapping {
     phys: PhysRange,
     /// First page and whole pages in bytes; `None` where nothing is translated.
     pages: Option<(Iova, u64)>,
-    lease: usize,
+    /// The number of the lease under which it was made.
+    lease: u64,
 }
 
 impl DmaMapping {
@@ -252,10 +259,14 @@ impl<P: Platform> DmaHandle<P> {
                 let granule = domain.granule();
                 let start = phys.start().align_down(granule);
                 let offset = phys.start().offset_in(granule);
-                let len = (offset + phys.len()).next_multiple_of(granule);
+                let len = offset.checked_add(phys.len());
+                let len = len.and_then(|len| len.checked_next_multiple_of(granule));
+                let limit = Iova::new(limit);
+                let no_space = AllocateError::NoSpace { len: phys.len(), limit };
+                let len = len.ok_or(DmaError::Iova(no_space))?;
                 let mut prot = direction.prot() | Prot::NOEXEC;
                 prot.set(Prot::CACHE, lease.coherent);
-                let iova = domain.map(start, len, Iova::new(limit), prot)?;
+                let iova = domain.map(start, len, limit, prot)?;
                 (iova.raw() + offset, Some((iova, len)))
             }
             _ if phys.last().raw() > limit => {
@@ -263,8 +274,15 @@ impl<P: Platform> DmaHandle<P> {
             }
             _ => (phys.start().raw(), None),
         };
+        // A mapping that an unbind in the meantime did not see must not outlive it.
+        if lease.revoked.load(Ordering::Acquire) {
+            if let (Some(domain), Some((iova, len))) = (&lease.domain, pages) {
+                domain.unmap(iova, len)?;
+            }
+            return Err(DmaError::Revoked);
+        }
         lease.live.fetch_add(1, Ordering::Relaxed);
-        Ok(DmaMapping { address, phys, pages, lease: self.token() })
+        Ok(DmaMapping { address, phys, pages, lease: lease.number })
     }
 
     /// Takes the memory away from the device and returns it, once hardware confirmed that nothing reaches it any more.
@@ -275,7 +293,7 @@ impl<P: Platform> DmaHandle<P> {
     #[doc(alias = "dma_unmap_single")]
     pub fn unmap(&self, mapping: DmaMapping) -> Result<PhysRange, DmaError> {
         let lease = &*self.lease;
-        if mapping.lease != self.token() {
+        if mapping.lease != lease.number {
             return Err(DmaError::ForeignMapping);
         }
         if lease.revoked.load(Ordering::Acquire) {
@@ -296,19 +314,15 @@ impl<P: Platform> DmaHandle<P> {
     #[doc(alias = "dma_alloc_coherent")]
     pub fn allocate(&self, size: usize) -> Result<DmaBuffer<P>, DmaError> {
         let granule = usize::try_from(self.granule().max(4096)).unwrap_or(usize::MAX);
-        let whole = size.max(1).next_multiple_of(granule);
-        let layout =
-            PageLayout::new(whole, granule).expect("granule is a power of two, size is not 0");
-        let pages =
-            DmaPages::new(self.lease.platform.memory(), layout).map_err(DmaError::NoMemory)?;
+        let layout = |size| PageLayout::new(size, granule).expect("a power of two, and not 0");
+        let whole = size.max(1).checked_next_multiple_of(granule);
+        let too_much = DmaError::NoMemory(AllocError { layout: layout(size.max(1)) });
+        let whole = whole.ok_or(too_much)?;
+        let pages = DmaPages::new(self.lease.platform.memory(), layout(whole))
+            .map_err(DmaError::NoMemory)?;
         let range = PhysRange::new(pages.address(), whole as u64).expect("memory does not wrap");
         let mapping = self.map(range, DmaDirection::Both)?;
         Ok(DmaBuffer { handle: self.clone(), pages: Some(pages), mapping: Some(mapping) })
-    }
-
-    /// Tells handles apart without keeping them alive.
-    fn token(&self) -> usize {
-        Arc::as_ptr(&self.lease).addr()
     }
 }
 

@@ -21,8 +21,8 @@ pub trait Driver<P: Platform>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`ProbeError::Defer`] to be called again when that node's supplier has been registered, [`ProbeError::Failed`] to give up. All mappings that
-    /// were made through `dma` are removed then.
+    /// [`ProbeError::Defer`] to be called again when that node's supplier has been registered, [`ProbeError::Failed`] to give up. Mappings that
+    /// were made through `dma` and not given back are removed then, or, where another device of the group has a driver, with the group's last driver.
     fn probe(
         &self,
         device: &Device<P>,
@@ -32,7 +32,8 @@ pub trait Driver<P: Platform>: Send + Sync {
 
 /// A driver's hold on one device. Dropped after [`remove`](Self::remove).
 pub trait BoundDriver: Send {
-    /// Quiesces the device: no DMA is in flight any more when this returns. Mappings that are left over are removed by the core.
+    /// Quiesces the device: no DMA is in flight any more when this returns. Mappings that are left over when `self` has been dropped are removed by
+    /// the core when the group has no driver any more; memory behind them must not be reused before.
     fn remove(&mut self) {}
 
     /// An IOMMU refused one of the device's accesses.

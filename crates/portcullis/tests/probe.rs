@@ -3,7 +3,7 @@
 mod support;
 
 use portcullis::*;
-use portcullis_addr::{PhysAddr, PhysRange, StreamId};
+use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, StreamId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use support::*;
@@ -141,6 +141,31 @@ fn a_late_member_takes_the_domain_in_use_or_stays_blocked() {
 }
 
 #[test]
+fn a_late_member_that_needs_more_than_the_domain_in_use_has_stays_blocked() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 5)])).expect("added");
+    register(&sub, A);
+    let b = register(&sub, B);
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    let bind = |device| sub.bind(device, Arc::new(Keeper::default())).expect("tried");
+    let y = sub.add_device(behind("/y", &[(A, 5), (B, 6)])).expect("added");
+    let BindOutcome::Blocked(reason) = bind(&y) else { panic!("{:?}", y.stage()) };
+    assert!(reason.contains("the IOMMU at node 2"), "{reason}");
+    let mut z = behind("/z", &[(A, 5)]);
+    let range = IovaRange::new(Iova::new(0x8000_0000), 0x1000).expect("a page");
+    z.reserved.push(ReservedRegion { range, kind: ReservedKind::Direct });
+    let z = sub.add_device(z).expect("added");
+    let BindOutcome::Blocked(reason) = bind(&z) else { panic!("{:?}", z.stage()) };
+    assert!(reason.contains("0x80000000"), "{reason}");
+    // With nobody in the way the domain is made anew, for all three.
+    sub.unbind(&x).expect("bound");
+    for device in [&y, &z, &x] {
+        assert_eq!(bind(device), BindOutcome::Bound(Reach::Translated));
+    }
+    assert!(matches!(b.target(6), Some(StreamTarget::Space(_))));
+}
+
+#[test]
 fn a_device_that_joins_two_groups_merges_them_or_is_refused() {
     let sub = subsystem();
     sub.add_device(behind("/x", &[(A, 1)])).expect("added");
@@ -235,6 +260,77 @@ fn unbind_voids_the_handle_and_removes_what_was_left_mapped() {
 }
 
 #[test]
+fn a_mapping_made_while_the_driver_is_unbound_does_not_outlive_the_bind() {
+    let sub = Arc::new(subsystem());
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let (other, device) = (Arc::clone(&sub), Arc::clone(&x));
+    // Between the handle's look at "revoked" and the mapping.
+    ON_CONFIG.set(Some(Box::new(move || other.unbind(&device).expect("bound"))));
+    assert_eq!(handle.map(page(), DmaDirection::Both).expect_err("void"), DmaError::Revoked);
+    assert_eq!((sub.counts().mappings, handle.live_mappings()), (0, 0));
+}
+
+#[test]
+fn a_mapping_of_an_earlier_bind_is_not_taken_for_one_of_this() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    // The second lease may well lie where the first one lay.
+    for _ in 0..16 {
+        let driver = Arc::new(Keeper::default());
+        let map = || {
+            let handle = driver.handle.lock().expect("test");
+            handle.as_ref().expect("bound").map(page(), DmaDirection::Both).expect("mapped")
+        };
+        sub.bind(&x, driver.clone()).expect("bound");
+        let stale = map();
+        sub.unbind(&x).expect("bound");
+        *driver.handle.lock().expect("test") = None;
+        sub.bind(&x, driver.clone()).expect("bound");
+        let _fresh = map();
+        let handle = driver.handle.lock().expect("test").take().expect("bound");
+        assert_eq!(handle.unmap(stale).expect_err("not ours"), DmaError::ForeignMapping);
+        assert_eq!(sub.counts().mappings, 1);
+        sub.unbind(&x).expect("bound");
+    }
+}
+
+#[test]
+fn a_mapping_that_fails_on_the_way_takes_no_addresses() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let large = PhysRange::new(PhysAddr::new(0x8020_0000), 0x20_0000).expect("two MiB");
+    NO_RECLAIM.set(true);
+    handle.map(large, DmaDirection::Both).expect_err("no room");
+    NO_RECLAIM.set(false);
+    sub.unbind(&x).expect("bound");
+    assert_eq!(sub.counts().attached, 1, "nothing was left that could not be removed");
+}
+
+#[test]
+fn absurd_sizes_are_refused() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let all = PhysRange::new(PhysAddr::new(1), u64::MAX).expect("does not wrap");
+    let error = handle.map(all, DmaDirection::Both).expect_err("too long");
+    assert!(matches!(error, DmaError::Iova(_)), "{error}");
+    let error = handle.allocate(usize::MAX).expect_err("too long");
+    assert!(matches!(error, DmaError::NoMemory(_)), "{error}");
+}
+
+#[test]
 fn an_unconfirmed_unmap_is_quarantined_and_never_reused() {
     let sub = subsystem();
     let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
@@ -317,6 +413,22 @@ fn a_driver_may_wait_for_other_suppliers_but_not_for_ever() {
     sub.run_deferred();
     let DeviceStage::Failed(reason) = x.stage() else { panic!("{:?}", x.stage()) };
     assert!(reason.contains("which is there"), "{reason}");
+}
+
+#[test]
+fn a_driver_that_defers_on_two_present_suppliers_in_turn_is_given_up() {
+    let (clock, reset) = (FwNode(40), FwNode(41));
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    sub.announce(clock);
+    sub.announce(reset);
+    sub.run_deferred();
+    let driver = Arc::new(Keeper::default());
+    *driver.needs.lock().expect("test") = [clock, reset].repeat(50);
+    sub.bind(&x, driver).expect("tried");
+    assert_eq!(sub.run_deferred(), 2, "each supplier's arrival brings one attempt");
+    assert!(matches!(x.stage(), DeviceStage::Failed(_)), "{:?}", x.stage());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, Stre
 use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
 use portcullis_platform::host::{HostClock, HostEvent, HostLock};
 use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform, Timeout};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,6 +58,13 @@ pub fn subsystem() -> Sub {
     Subsystem::new(Arc::new(host), Policy::default())
 }
 
+thread_local! {
+    /// What the next question for a table's configuration brings about, on this thread.
+    pub static ON_CONFIG: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    /// Whether tables refuse to reclaim, on this thread.
+    pub static NO_RECLAIM: Cell<bool> = const { Cell::new(false) };
+}
+
 /// A table that remembers ranges.
 #[derive(Debug, Default)]
 pub struct BookTable {
@@ -67,6 +75,9 @@ pub struct BookTable {
 
 impl PageTable for BookTable {
     fn config(&self) -> TableConfig {
+        if let Some(act) = ON_CONFIG.take() {
+            act();
+        }
         TableConfig {
             format: TableFormat::ArmLpaeStage1,
             granule: PageSize::SIZE_4K,
@@ -101,7 +112,10 @@ impl PageTable for BookTable {
         gather.add_everything();
         Ok(())
     }
-    fn reclaim(&self, _: Iova, _: u64, gather: &mut IotlbGather) -> Result<usize, UnmapError> {
+    fn reclaim(&self, iova: Iova, _: u64, gather: &mut IotlbGather) -> Result<usize, UnmapError> {
+        if NO_RECLAIM.get() {
+            return Err(UnmapError::NotMapped { iova });
+        }
         let leftover = self.leftover.swap(false, Ordering::Relaxed);
         if leftover {
             gather.add_everything();
