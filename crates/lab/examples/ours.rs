@@ -1,4 +1,4 @@
-//! Explores the worlds of our own core from a shell: `ours worlds`, `ours busiest`, `ours storm RUNS SEED`.
+//! Explores the worlds of our own core from a shell: `ours worlds`, `ours busiest`, `ours coarse`, `ours queue-bound N`, `ours storm RUNS SEED`.
 
 use portcullis_lab::ours::World;
 use portcullis_threads::{Budget, Explorer, Strategy};
@@ -17,6 +17,11 @@ fn main() {
             (vec![World::storm(1)], Strategy::Random { seed, runs })
         }
         "queue" => (vec![World::one_queue()], Strategy::Exhaustive),
+        "coarse" => (World::coarse(), Strategy::Exhaustive),
+        "queue-bound" => {
+            let bound = number(2) as u16;
+            (vec![World::one_queue()], Strategy::Preemptions { bound })
+        }
         "busiest" => (vec![World::busiest()], Strategy::Exhaustive),
         _ => (World::exhaustive(), Strategy::Exhaustive),
     };

@@ -103,6 +103,13 @@ fn the_busiest_small_world() {
     assert_eq!(report.observed.len(), 1, "{:?}", report.observed);
 }
 
+#[test]
+fn wider_worlds_at_a_coarser_grain() {
+    for world in World::coarse() {
+        exhaust(&world);
+    }
+}
+
 /// Two clients that share nothing but a command queue: every order with one preemption of the first runs, and draws.
 #[test]
 fn two_clients_of_one_command_queue() {

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The scheduler itself, building the world or looking at its end.
 pub(crate) const HOST: u8 = u8::MAX;
@@ -24,6 +25,9 @@ const NAMED: u8 = u8::MAX - 1;
 
 pub(crate) type Routine = Coroutine<(), (), (), DefaultStack>;
 type Ending = Box<dyn FnOnce() -> Result<(), String>>;
+
+/// Executions begun so far in this process.
+static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
     static CURRENT: Cell<*const Runtime> = const { Cell::new(ptr::null()) };
@@ -51,7 +55,8 @@ pub(crate) struct ThreadInfo {
 /// What one execution shares between the scheduler and the threads. Reached by `&` from both sides, hence the cells.
 pub(crate) struct Runtime {
     pub(crate) current: Cell<u8>,
-    pub(crate) epoch: Cell<u32>,
+    /// Names this execution among all of the process, so that a lock that strays into another one is noticed.
+    pub(crate) epoch: Cell<u64>,
     pub(crate) pending: [Cell<Option<Op>>; MAX_THREADS],
     yielders: [Cell<*const Yielder<(), ()>>; MAX_THREADS],
     pub(crate) threads: RefCell<Vec<ThreadInfo>>,
@@ -108,7 +113,7 @@ impl Runtime {
     /// Forgets the last execution; what was learned over all of them (named objects, reached goals) stays.
     pub(crate) fn reset(&self) {
         self.current.set(HOST);
-        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.epoch.set(EPOCHS.fetch_add(1, Ordering::Relaxed));
         self.pending.iter().for_each(|op| op.set(None));
         self.threads.borrow_mut().clear();
         self.cells.borrow_mut().iter_mut().for_each(Vec::clear);

@@ -10,7 +10,7 @@ use portcullis_platform::{LockLabel, RawEvent, RawLock};
 struct Identity {
     object: Object,
     label: LockLabel,
-    epoch: u32,
+    epoch: u64,
 }
 
 impl Identity {
@@ -39,7 +39,7 @@ impl Identity {
 #[derive(Debug)]
 pub struct LabLock(Identity);
 
-// SAFETY: threads of an execution run one at a time on one OS thread (coroutines are not `Send`), and the scheduler resumes a thread from
+// SAFETY: a lock works only in the execution that made it (its epoch is checked), whose threads run one at a time on one OS thread; the scheduler resumes a thread from
 // `lock` only after it has found the lock free and marked it taken; `try_lock` says `true` only in the same case. Switching happens on one
 // OS thread, so program order gives the visibility that acquire and release promise.
 unsafe impl RawLock for LabLock {

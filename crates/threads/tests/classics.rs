@@ -449,3 +449,20 @@ fn bounded_and_random_strategies_say_what_they_covered() {
         assert!(two.violation("deadlock").is_some(), "{two}");
     }
 }
+
+#[test]
+fn a_lock_that_outlives_its_execution_is_noticed() {
+    let kept: Cell<Option<Arc<Lock<()>>>> = Cell::new(None);
+    let report = Explorer::new(Budget::default()).run(|w| {
+        let old = kept.take();
+        let fresh = lock("kept", 0, ());
+        kept.set(Some(Arc::clone(&fresh)));
+        let used = old.unwrap_or(fresh);
+        (0..2).for_each(|_| {
+            let used = Arc::clone(&used);
+            w.thread("P", move || drop(used.lock()));
+        });
+    });
+    let panic = report.violation("panic").expect("the second execution uses the first one's lock");
+    assert!(panic.message.contains("kept(0) outlived its execution"), "{}", panic.message);
+}

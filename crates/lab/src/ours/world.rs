@@ -119,6 +119,31 @@ impl World {
         Self::new("one IOMMU, two clients of two groups", 1, clients)
     }
 
+    /// Wider worlds, exhausted at the coarser grain: only locks, events and DMA are steps, and the IOMMUs serve when the threads start.
+    pub fn coarse() -> Vec<Self> {
+        let coarse = |world: Self| Self { fine: false, ..world };
+        let pair = vec![client(&[0], 0x10), client(&[0], 0x10)];
+        vec![
+            coarse(Self::one_queue()),
+            coarse(Self {
+                rounds: 1,
+                ..Self::new("an IOMMU and a client come and go", 1, vec![client(&[0], 0x10)])
+            }),
+            coarse(Self {
+                events: vec![Event::Unplug(0)],
+                ..Self::new("two clients of one group, one is unplugged", 1, pair.clone())
+            }),
+            coarse(Self {
+                events: vec![Event::Unregister(0), Event::Unplug(0)],
+                ..Self::new(
+                    "the IOMMU is unregistered while one of two clients is unplugged",
+                    1,
+                    pair,
+                )
+            }),
+        ]
+    }
+
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.
     pub fn storm(rounds: usize) -> Self {
         let clients = (0..6).map(|index| match index {
