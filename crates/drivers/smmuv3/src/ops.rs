@@ -113,7 +113,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             self.streams.invalidate(stream);
         }
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
-        self.forget_configuration(&ids)?;
+        self.forget_configuration(&ids).inspect_err(|_| self.streams.note_unconfirmed())?;
         streams.iter().for_each(|stream| stream.set_doubtful(false));
         Ok(())
     }
@@ -201,6 +201,11 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
 
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
         let name = self.spaces.quarantine(tag)?;
+        // An entry that hardware was not confirmed to have forgotten may still lead here, to a descriptor that is about to be freed.
+        if let Some(seen) = self.streams.unconfirmed() {
+            self.commands.execute(&self.unit, 1, core::iter::once(Command::cfgi_all()))?;
+            self.streams.note_made_good(seen);
+        }
         self.commands.execute(&self.unit, 1, core::iter::once(whole(name)))?;
         self.spaces.free(name);
         Ok(())

@@ -11,7 +11,7 @@ use crate::unit::Unit;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use portcullis::OpsError;
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, Registers};
@@ -34,6 +34,10 @@ pub(crate) struct StreamTable<P: Platform> {
     address_bits: u8,
     running: Running,
     streams: Lock<P, Streams<P::Memory>>,
+    /// How often hardware did not confirm that streams are blocked.
+    unconfirmed: AtomicU64,
+    /// How many of these were made good since, by having all configuration forgotten.
+    made_good: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -113,6 +117,8 @@ impl<P: Platform> StreamTable<P> {
             address_bits,
             running: running.clone(),
             streams: Lock::<P, _>::new(LockLabel::new("smmu.streams", label), streams),
+            unconfirmed: AtomicU64::new(0),
+            made_good: AtomicU64::new(0),
         })
     }
 
@@ -228,6 +234,22 @@ impl<P: Platform> StreamTable<P> {
     pub(crate) fn invalidate(&self, stream: &Stream) {
         self.first.memory().store64(stream.entry, 0);
         self.first.memory().publish(stream.entry, 8);
+    }
+
+    /// Notes that hardware may still hold old entries of streams whose entries say "blocked".
+    pub(crate) fn note_unconfirmed(&self) {
+        self.unconfirmed.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What [`Self::note_made_good`] is to be told once hardware has forgotten all configuration; `None` where it holds nothing old.
+    pub(crate) fn unconfirmed(&self) -> Option<u64> {
+        let seen = self.unconfirmed.load(Ordering::Acquire);
+        (seen > self.made_good.load(Ordering::Acquire)).then_some(seen)
+    }
+
+    /// Notes that hardware confirmed, after `seen` was read, to have forgotten all configuration.
+    pub(crate) fn note_made_good(&self, seen: u64) {
+        self.made_good.fetch_max(seen, Ordering::AcqRel);
     }
 
     fn covers(&self, stream: StreamId) -> bool {

@@ -137,6 +137,24 @@ fn each_refused_command_is_reported_once_and_the_rest_runs() {
 }
 
 #[test]
+fn a_space_whose_streams_may_still_lead_to_it_is_not_given_back() {
+    let world = World::new(Profile::qemu10(), Policy::default(), small());
+    let frame = world.board.frame();
+    world.attach();
+    world.map(IOVA, frame.address());
+    assert!(world.board.write(Iova::new(IOVA)).is_completed(), "hardware holds the entry");
+    // The release's CFGI_STE is refused, and `release` has no way to say so; the invalidation of the space succeeds.
+    world.board.unit.inject(Faults::none().fail_command(1, CommandError::Illegal));
+    world.driver.release(&[STREAM]);
+    assert_eq!(world.driver.statistics().refused_commands, 1);
+    world.driver.unbind_space(world.tag).expect("the unit answers");
+    world.board.device.expect(Expectation::Blocked);
+    assert!(!world.board.write(Iova::new(IOVA)).is_completed(), "through a freed descriptor");
+    world.board.assert_clean();
+    world.driver.claim(&[STREAM]).expect("confirmed at last");
+}
+
+#[test]
 fn an_aborted_fetch_is_tried_again() {
     for nth in 1..SWEEP {
         let world = World::new(Profile::qemu10(), Policy::default(), small());
