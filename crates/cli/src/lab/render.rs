@@ -167,11 +167,16 @@ fn closing(report: &Report, closers: &Closers, view: View) -> String {
         let new: Vec<String> = new.map(ToString::to_string).collect();
         let alone =
             report.violations.iter().find(|found| found.id == Some(*id)).map(words::code)?;
-        (!new.is_empty())
-            .then(|| format!("{alone} {} is closed by: {}", id.info().name, new.join(", ")))
+        (!new.is_empty()).then(|| {
+            format!(
+                "{alone} {} is closed, but not everything, by: {}",
+                id.info().name,
+                new.join(", ")
+            )
+        })
     });
     for (number, line) in partly.enumerate() {
-        let label = if number == 0 { "but not all" } else { "" };
+        let label = if number == 0 { "in part" } else { "" };
         out += &view.say(label, &line);
     }
     out

@@ -28,11 +28,20 @@ pub(crate) fn spans(rung: &Rung, show_function: bool) -> Vec<Span> {
     spans
 }
 
-/// The lines of a rung, at most `width` characters each; lines of the log and what is wrong begin a line of their own.
-pub(crate) fn lines(rung: &Rung, show_function: bool, width: usize) -> Vec<Vec<Span>> {
+/// The lines of a rung, at most `width` characters each. Lines of the log, whole or cut to one, and what is wrong begin
+/// a line of their own.
+pub(crate) fn lines(rung: &Rung, show_function: bool, width: usize, whole: bool) -> Vec<Vec<Span>> {
     let mut lines = wrap(&spans(rung, show_function), width);
     for line in &rung.log {
-        lines.extend(wrap(&[(Role::Log, format!("log: {line}"))], width));
+        let mut wrapped = wrap(&[(Role::Log, format!("log: {line}"))], width);
+        if !whole && wrapped.len() > 1 {
+            wrapped.truncate(1);
+            append(&mut wrapped, Role::Log, "\u{2026}");
+        }
+        lines.extend(wrapped);
+    }
+    for property in &rung.violated {
+        lines.extend(wrap(&[(Role::Bad, format!("\u{2717} {property}"))], width));
     }
     lines
 }

@@ -39,7 +39,7 @@ pub struct Rung {
     pub label: String,
     /// What it does, in words.
     pub words: String,
-    /// What it changed and the words do not say.
+    /// What it changed and the words do not say; its thread's own device is not named.
     pub more: Vec<Change>,
     /// Everything that it changed.
     pub changes: Vec<Change>,
@@ -183,12 +183,14 @@ pub(crate) fn is_bookkeeping(field: &str) -> bool {
 
 fn rung(step: &TraceStep, names: &Names) -> Rung {
     let thread = step.label.thread.as_str();
-    let change = |change: &portcullis_explore::search::Change| Change {
-        field: names.shorten(&change.field, thread),
-        before: change.before.clone(),
-        after: change.after.clone(),
+    let changed = |short_for: &str| -> Vec<Change> {
+        let changes = step.report.changes.iter().map(|change| Change {
+            field: names.shorten(&change.field, short_for),
+            before: change.before.clone(),
+            after: change.after.clone(),
+        });
+        changes.collect()
     };
-    let changes: Vec<Change> = step.report.changes.iter().map(change).collect();
     let (words, said) = words::step(step, names);
     let logged = |note: &&String| note.starts_with(LOG);
     let report = &step.report;
@@ -197,12 +199,11 @@ fn rung(step: &TraceStep, names: &Names) -> Rung {
         functions: step.label.functions.iter().map(ToString::to_string).collect(),
         label: step.label.to_string(),
         words,
-        more: changes
-            .iter()
+        more: changed(thread)
+            .into_iter()
             .filter(|change| said.as_ref() != Some(&change.field))
-            .cloned()
             .collect(),
-        changes,
+        changes: changed(""),
         notes: report.notes.iter().filter(|note| !logged(note)).cloned().collect(),
         log: report.notes.iter().filter(logged).map(|note| note[LOG.len()..].to_owned()).collect(),
         held: report

@@ -133,10 +133,7 @@ fn row(
         .iter()
         .find(|column| column.thread == rung.thread)
         .map_or(40, |column| column.width);
-    let mut lines = cell::lines(rung, named, width);
-    for property in &rung.violated {
-        lines.extend(cell::wrap(&[(Role::Bad, format!("\u{2717} {property}"))], width));
-    }
+    let lines = cell::lines(rung, named, width, false);
     let mut out = String::new();
     for (number, line) in lines.iter().enumerate() {
         match number {
@@ -180,7 +177,7 @@ fn tail(ladder: &Ladder, locks: &Locks, shown: usize, width: usize, paint: Paint
         let names: Vec<String> = locks
             .letters
             .iter()
-            .map(|(letter, lock)| format!("{letter} {}", lock.replace(' ', "\u{a0}")))
+            .map(|(letter, lock)| format!("{letter}\u{a0}{}", lock.replace(' ', "\u{a0}")))
             .collect();
         legend = format!("locks held: {}", names.join(", "));
     }

@@ -52,7 +52,7 @@ pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) 
     let why = names.shorten(&step.label.why, thread);
     if let Some(field) = what.strip_prefix("read ") {
         let seen = step.report.observed.as_deref().unwrap_or("?");
-        return (format!("{} \u{2192} {seen}", asked(field, &why)), None);
+        return (format!("{} \u{2192} {seen}", asked(field, &why, thread)), None);
     }
     let [change] = &step.report.changes[..] else {
         return (joined(&what, &why), None);
@@ -64,25 +64,26 @@ pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) 
         (before, after) => format!(" ({before} \u{2192} {after})"),
     };
     match (what.strip_prefix(&format!("{field} = ")), why.is_empty()) {
-        (Some(_), false) => (format!("{}{why}{to}", owner(&field)), Some(field)),
+        (Some(_), false) => (format!("{}{why}{to}", owner(&field, thread)), Some(field)),
         (Some(_), true) => (format!("{what}{to}"), Some(field)),
         (None, _) => (joined(&what, &why), None),
     }
 }
 
-/// The device in front of a field's name, where it is there: `video-codec: `.
-fn owner(field: &str) -> &str {
-    field.rfind(": ").map_or("", |end| &field[..end + 2])
+/// The device in front of a field's name, where it is there and is not the thread's own: `video-codec: `.
+fn owner<'a>(field: &'a str, thread: &str) -> &'a str {
+    let Some(end) = field.rfind(": ") else { return "" };
+    if thread.ends_with(&field[..end]) { "" } else { &field[..end + 2] }
 }
 
 /// A read field and what is asked of it; the field alone where the question names it.
-fn asked(field: &str, why: &str) -> String {
+fn asked(field: &str, why: &str, thread: &str) -> String {
     let short = field.rsplit(": ").next().unwrap_or(field);
     let last = short.rsplit("->").next().unwrap_or(short);
     if why.is_empty() {
         field.to_owned()
     } else if why.contains(last) {
-        format!("{}{why}", owner(field))
+        format!("{}{why}", owner(field, thread))
     } else {
         format!("{field}: {why}")
     }

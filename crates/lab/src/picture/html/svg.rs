@@ -160,13 +160,7 @@ impl<'a> Plan<'a> {
     fn row(&self, at: usize, named: bool, top: usize) -> (String, usize) {
         let rung = &self.ladder.rungs[at];
         let column = self.column(rung.thread);
-        let mut lines = cell::lines(rung, named, column.characters);
-        for property in &rung.violated {
-            lines.extend(cell::wrap(
-                &[(Role::Bad, format!("\u{2717} {property}"))],
-                column.characters,
-            ));
-        }
+        let lines = cell::lines(rung, named, column.characters, true);
         let height = lines.len() * LINE + 5;
         let mut class = match rung.weight {
             Weight::Key => "step key",
