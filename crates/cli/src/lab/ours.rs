@@ -123,10 +123,7 @@ fn as_text(found: &[(String, World, Report)], view: render::View) -> String {
             let ladder = Ladder::of_run(&violation.ladder, std::slice::from_ref(&wrong));
             out += &format!("\n{}\n{}", style.strong(world.name), view.ladder(&ladder));
             out += &view.say("wrong", &wrong);
-            out += &view.say(
-                "replay",
-                &format!("portcullis lab replay {PREFIX}{key}/{}", violation.schedule),
-            );
+            out += &view.command("replay", &format!("{PREFIX}{key}/{}", violation.schedule));
         }
     }
     out

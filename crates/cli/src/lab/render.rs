@@ -1,6 +1,7 @@
 //! What was found, for a terminal.
 
 use crate::style::{Style, table};
+use portcullis_explore::search::Mode;
 use portcullis_lab::linux::{Change, Closers, Report, Verdict, ViolationReport, World};
 use portcullis_lab::picture::text::{self, Layout, Role, paragraph};
 use portcullis_lab::picture::{Ladder, words};
@@ -34,6 +35,17 @@ impl View {
         }
     }
 
+    /// Which kernel or core, in which world.
+    pub(crate) fn title(self, protocol: &str, world: &str) -> String {
+        format!("{}\n{}", self.style.strong(protocol), paragraph("    ", world, self.width()))
+    }
+
+    /// How to see a schedule again: never broken, so that it can be copied.
+    pub(crate) fn command(self, label: &str, schedule: &str) -> String {
+        let lead = self.style.strong(&format!("    {label:<12}"));
+        format!("{lead}portcullis lab replay {schedule}\n")
+    }
+
     /// A labelled paragraph below a ladder.
     pub(crate) fn say(self, label: &str, text: &str) -> String {
         let lead = format!("    {label:<12}");
@@ -44,8 +56,7 @@ impl View {
 
 /// A report, with the ladder of the worst violation, or of `all`.
 pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view: View) -> String {
-    let mut out =
-        paragraph(&format!("{}: ", report.protocol), &words::world(&report.world), view.width());
+    let mut out = view.title(&report.protocol.to_string(), &words::world(&report.world));
     out += &verdict(report, view);
     let worst = worst(report);
     if report.violations.len() > 1 {
@@ -63,12 +74,10 @@ pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view
     }
     if report.verdict == Verdict::Clean {
         out += &match &report.healthy {
-            Some(schedule) => view.say(
-                "not vacuous",
-                &format!(
-                    "every client can end bound and healthy: portcullis lab replay {schedule}"
-                ),
-            ),
+            Some(schedule) => {
+                let good = "every client can end bound and healthy, as on this schedule:";
+                view.say("not vacuous", good) + &view.command("", schedule)
+            }
             None => view
                 .say("but", "on no schedule of this world does every client end bound and healthy"),
         };
@@ -86,10 +95,15 @@ fn worst(report: &Report) -> Option<&ViolationReport> {
 
 fn verdict(report: &Report, view: View) -> String {
     let explored = &report.explored;
+    let (how_far, ends) = match explored.mode {
+        Mode::Full | Mode::Reduced if explored.exhaustive => ("", "ends"),
+        Mode::Full | Mode::Reduced => (", cut short", "ends"),
+        Mode::Bounded(_) => (" and no others", "ends"),
+        Mode::Random | Mode::Pct(_) => ("", "runs"),
+    };
     let covered = format!(
-        "{}{}; {} states, {} ends, {}",
+        "{}{how_far}; {} states, {} {ends}, {}",
         explored.mode,
-        if explored.exhaustive { "" } else { ", not all of them" },
         explored.states,
         explored.schedules,
         time(explored.seconds)
@@ -143,7 +157,7 @@ fn violation(found: &ViolationReport, world: &World, view: View) -> String {
     if !fields.is_empty() {
         out += &view.say("in the end", &fields.join(", "));
     }
-    out += &view.say("replay", &format!("portcullis lab replay {}", found.schedule));
+    out += &view.command("replay", &found.schedule);
     out
 }
 

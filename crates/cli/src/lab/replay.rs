@@ -4,7 +4,6 @@ use super::{Answer, ReplayArgs, ours, render, write_page};
 use crate::board::width;
 use crate::style::Style;
 use portcullis_lab::linux;
-use portcullis_lab::picture::text::paragraph;
 use portcullis_lab::picture::{Ladder, html, words};
 use serde_json::{Value, json};
 
@@ -26,7 +25,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let text = match args.json {
         true => format!("{:#}\n", as_json(&title, schedule, &ladder, &wrong)),
         false => {
-            let mut out = paragraph(&format!("{title}: "), &world, view.width());
+            let mut out = view.title(&title, &world);
             out += &format!("\n{}", view.ladder(&ladder));
             for wrong in &wrong {
                 out += &view.say("wrong", wrong);
