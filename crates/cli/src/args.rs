@@ -120,15 +120,15 @@ pub(crate) enum BenchCommand {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProbeArgs {
     /// Largest number of clients.
-    #[arg(long, default_value_t = 100_000)]
-    clients: usize,
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    clients: u32,
     /// Rounds of which the best counts.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
 }
 
 impl From<ProbeArgs> for ProbeBench {
     fn from(args: ProbeArgs) -> Self {
-        Self { most_clients: args.clients, rounds: args.rounds }
+        Self { most_clients: args.clients as usize, rounds: args.rounds as usize }
     }
 }

@@ -31,13 +31,9 @@ fn main() -> ExitCode {
             }
         },
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Args::command(),
-                "portcullis",
-                &mut std::io::stdout(),
-            );
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);
+            print_bytes(&script).map(|()| ExitCode::SUCCESS)
         }
         Command::Man => man(),
     };
@@ -127,8 +123,9 @@ fn run_lab(args: &LabArgs) -> Result<ExitCode, String> {
 
 fn man() -> Result<ExitCode, String> {
     let page = clap_mangen::Man::new(Args::command());
-    page.render(&mut std::io::stdout()).map_err(|error| error.to_string())?;
-    Ok(ExitCode::SUCCESS)
+    let mut text = Vec::new();
+    page.render(&mut text).map_err(|error| error.to_string())?;
+    print_bytes(&text).map(|()| ExitCode::SUCCESS)
 }
 
 /// Shows a bar on a terminal only.
@@ -143,9 +140,14 @@ fn progress_bar(count: u64) -> indicatif::ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
 }
 
-/// Prints; a reader who has gone (a closed pipe) is no error.
 fn print(text: &str) -> Result<(), String> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// Prints; a reader who has gone (a closed pipe) is no error.
+fn print_bytes(bytes: &[u8]) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
         _ => Ok(()),
     }
