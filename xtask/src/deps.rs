@@ -51,13 +51,16 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-smmuv3",
 ];
 
-/// Fails on an arrow that is not in the table, and on a crate that is not in it.
+/// Fails on an arrow that is not in the table, on a crate that is not in it, and on somebody else's crate without a line in ARCHITECTURE.md.
 pub(crate) fn check() -> Outcome {
     let mut command = Command::new(env!("CARGO"));
     command.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(crate::root());
     let metadata: serde_json::Value =
         serde_json::from_str(&output(&mut command)?).map_err(|error| error.to_string())?;
-    let findings = findings(&metadata);
+    let path = crate::root().join("ARCHITECTURE.md");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut findings = findings(&metadata);
+    findings.extend(unexplained(&metadata, &text));
     if findings.is_empty() {
         println!("deps: every arrow points the right way");
         return Ok(());
@@ -93,6 +96,20 @@ fn findings(metadata: &serde_json::Value) -> Vec<String> {
     findings
 }
 
+/// Crates of others that the section "Dependencies" of `architecture` gives no reason for.
+fn unexplained(metadata: &serde_json::Value, architecture: &str) -> Vec<String> {
+    let section = architecture.split("## Dependencies").nth(1).unwrap_or_default();
+    let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
+    let name = |value: &serde_json::Value| value["name"].as_str().unwrap_or_default().to_string();
+    let ours: BTreeSet<String> = packages.iter().map(name).collect();
+    let named = packages
+        .iter()
+        .flat_map(|package| package["dependencies"].as_array().map_or(&[][..], Vec::as_slice));
+    let theirs: BTreeSet<String> = named.map(name).filter(|name| !ours.contains(name)).collect();
+    let silent = theirs.into_iter().filter(|name| !section.contains(&format!("`{name}`")));
+    silent.map(|name| format!("{name}: no reason given under \"Dependencies\"")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +132,18 @@ mod tests {
         assert!(findings(&right).is_empty());
         let stranger = package("portcullis-util", "portcullis-addr", None);
         assert_eq!(findings(&stranger).len(), 1);
+    }
+
+    #[test]
+    fn a_crate_of_others_needs_a_reason() {
+        let metadata = json!({ "packages": [{
+            "name": "portcullis-addr",
+            "dependencies": [{ "name": "bitflags" }, { "name": "leftpad" }],
+        }]});
+        let text = "`leftpad`\n## Dependencies\n| `bitflags` | `addr` | flag sets |";
+        assert_eq!(
+            unexplained(&metadata, text),
+            ["leftpad: no reason given under \"Dependencies\""]
+        );
     }
 }
