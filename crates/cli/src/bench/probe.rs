@@ -115,10 +115,11 @@ impl Run {
             arrivals.swap(last, random.below(last + 1));
         }
         for iommu in 0..self.iommus {
-            let at = if self.iommus_first { 0 } else { random.below(arrivals.len() + 1) };
+            // Those before stay in front, as swapping with the first client does not move them.
+            let at = if self.iommus_first { iommu } else { random.below(arrivals.len() + 1) };
             arrivals.push(Arrival::Iommu(FwNode(iommu as u32)));
             let last = arrivals.len() - 1;
-            arrivals.swap(at.min(last), last);
+            arrivals.swap(at, last);
         }
         let driver: Arc<dyn Driver<Host>> = Arc::new(FreeDriver);
         let start = Instant::now();
