@@ -14,6 +14,24 @@ fn register(sub: &Sub, node: FwNode) -> Arc<Books> {
     books
 }
 
+/// A device, its driver's handle, and the IOMMU in front of it.
+struct Bound {
+    sub: Arc<Sub>,
+    x: Arc<Device<Host>>,
+    books: Arc<Books>,
+    handle: DmaHandle<Host>,
+}
+
+fn bound() -> Bound {
+    let sub = Arc::new(subsystem());
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let driver = Arc::new(Keeper::default());
+    sub.bind(&x, driver.clone()).expect("bound");
+    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    Bound { sub, x, books, handle }
+}
+
 fn page() -> PhysRange {
     PhysRange::new(PhysAddr::new(0x8000_0000), 0x1000).expect("a page")
 }
@@ -243,12 +261,7 @@ fn a_node_that_failed_blocks_with_its_reason_until_it_comes_after_all() {
 
 #[test]
 fn unbind_voids_the_handle_and_removes_what_was_left_mapped() {
-    let sub = subsystem();
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    let books = register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { sub, x, books, handle } = bound();
     let mapping = handle.map(page(), DmaDirection::ToDevice).expect("mapped");
     assert_eq!(sub.counts().mappings, 1);
     sub.unbind(&x).expect("bound");
@@ -261,12 +274,7 @@ fn unbind_voids_the_handle_and_removes_what_was_left_mapped() {
 
 #[test]
 fn a_mapping_made_while_the_driver_is_unbound_does_not_outlive_the_bind() {
-    let sub = Arc::new(subsystem());
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { sub, x, handle, .. } = bound();
     let (other, device) = (Arc::clone(&sub), Arc::clone(&x));
     // Between the handle's look at "revoked" and the mapping.
     ON_CONFIG.set(Some(Box::new(move || other.unbind(&device).expect("bound"))));
@@ -301,12 +309,7 @@ fn a_mapping_of_an_earlier_bind_is_not_taken_for_one_of_this() {
 
 #[test]
 fn a_mapping_that_fails_on_the_way_takes_no_addresses() {
-    let sub = subsystem();
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { sub, x, handle, .. } = bound();
     let large = PhysRange::new(PhysAddr::new(0x8020_0000), 0x20_0000).expect("two MiB");
     NO_RECLAIM.set(true);
     handle.map(large, DmaDirection::Both).expect_err("no room");
@@ -317,12 +320,7 @@ fn a_mapping_that_fails_on_the_way_takes_no_addresses() {
 
 #[test]
 fn absurd_sizes_are_refused() {
-    let sub = subsystem();
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { handle, .. } = bound();
     let all = PhysRange::new(PhysAddr::new(1), u64::MAX).expect("does not wrap");
     let error = handle.map(all, DmaDirection::Both).expect_err("too long");
     assert!(matches!(error, DmaError::Iova(_)), "{error}");
@@ -332,12 +330,7 @@ fn absurd_sizes_are_refused() {
 
 #[test]
 fn an_unconfirmed_unmap_is_quarantined_and_never_reused() {
-    let sub = subsystem();
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    let books = register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { sub, books, handle, .. } = bound();
     let first = handle.map(page(), DmaDirection::Both).expect("mapped");
     let address = first.device_address();
     books.mute.store(true, Ordering::Relaxed);
@@ -350,12 +343,7 @@ fn an_unconfirmed_unmap_is_quarantined_and_never_reused() {
 
 #[test]
 fn a_table_in_the_way_of_a_large_leaf_is_forgotten_by_hardware_before_the_leaf_is_made() {
-    let sub = subsystem();
-    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
-    let books = register(&sub, A);
-    let driver = Arc::new(Keeper::default());
-    sub.bind(&x, driver.clone()).expect("bound");
-    let handle = driver.handle.lock().expect("test").clone().expect("bound");
+    let Bound { sub, books, handle, .. } = bound();
     let _small = handle.map(page(), DmaDirection::Both).expect("mapped");
     assert_eq!(books.invalidations.load(Ordering::Relaxed), 0, "small pages disturb nobody");
     let large = PhysRange::new(PhysAddr::new(0x8020_0000), 0x20_0000).expect("two MiB");
