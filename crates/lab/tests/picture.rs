@@ -179,7 +179,7 @@ fn worlds_are_told_in_words() {
     let world: World = "i2r1c2.mixed.pci.acpi.v2.a2.vfio".parse().expect("a world");
     assert_eq!(
         words::world(&world),
-        "2 IOMMUs: arm-smmu.0.auto is bound, arm-smmu.1.auto registers; 2 clients: 0000:00:02.0, 0000:00:03.0 behind \
-         arm-smmu.0.auto, in one group, the last wants an identity domain; PCI, ACPI, SMMUv2; 2 attempts; vfio"
+        "2 IOMMUs (arm-smmu.0.auto bound, arm-smmu.1.auto registering), 2 clients (0000:00:02.0, 0000:00:03.0) behind \
+         the first, in one group, the last wants an identity domain; PCI, ACPI, SMMUv2; 2 attempts; vfio"
     );
 }

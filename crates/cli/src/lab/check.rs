@@ -2,9 +2,7 @@
 
 use super::progress::{Background, Ticker, short};
 use super::{Answer, CheckArgs, interrupt, render, write_page};
-use crate::board::width;
-use crate::style::Style;
-use portcullis_explore::search::{Progress, Strategy};
+use portcullis_explore::search::{Mode, Progress, Strategy};
 use portcullis_lab::linux::{self, Budget, Closers, Protocol, Report, Verdict};
 use portcullis_lab::picture::html;
 use std::sync::atomic::AtomicBool;
@@ -35,7 +33,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
     let text = match args.json {
         true => report.to_json() + "\n",
         false => {
-            let view = render::View { style: Style::of_stdout(), width: width(), full: args.full };
+            let view = render::View::of_stdout(args.full);
             render::report(&report, closers.as_ref(), args.all, view)
         }
     };
@@ -63,12 +61,11 @@ fn find_closers(report: &Report, stop: &AtomicBool) -> Result<Option<Closers>, S
 }
 
 fn describe(progress: &Progress) -> String {
-    let Progress { mode, states, frontier, schedules, depth, violations, seconds, .. } = *progress;
-    let rate = short(progress.transitions as f64 / seconds.max(1e-3));
-    format!(
-        "{mode}: {} states, {} waiting, depth {depth}, {} ends, {violations} violated; {rate} steps/s, {seconds:.0} s",
-        short(states as f64),
-        short(frontier as f64),
-        short(schedules as f64),
-    )
+    let Progress { states, frontier, schedules, violations, seconds, transitions, .. } = *progress;
+    let rate = short(transitions as f64 / seconds.max(1e-3));
+    let covered = match progress.mode {
+        Mode::Random | Mode::Pct(_) => format!("{} runs", short(schedules as f64)),
+        _ => format!("{} states, {} waiting", short(states as f64), short(frontier as f64)),
+    };
+    format!("{seconds:.0} s: {covered}, {violations} violated, {rate} steps/s")
 }

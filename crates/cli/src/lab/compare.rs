@@ -3,7 +3,6 @@
 use super::progress::Ticker;
 use super::render::View;
 use super::{Answer, CompareArgs, interrupt, write_page};
-use crate::board::width;
 use crate::style::{Style, table};
 use portcullis_lab::linux::{Cell, Matrix, PROPERTIES, Verdict, compare, comparison_worlds};
 use portcullis_lab::picture::text::paragraph;
@@ -27,7 +26,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     if let Some(path) = &args.html {
         write_page(path, &html::matrix(&matrix))?;
     }
-    let view = View { style: Style::of_stdout(), width: width(), full: false };
+    let view = View::of_stdout(false);
     let text = match args.json {
         true => format!("{:#}\n", as_json(&matrix)?),
         false => as_text(&matrix, view, began.elapsed().as_secs_f64()),

@@ -1,7 +1,7 @@
 //! `lab list`.
 
+use super::render::View;
 use super::{Answer, ListArgs};
-use crate::board::width;
 use crate::style::{Style, table};
 use portcullis_lab::linux::{BASES, BaseInfo, COMMITS, CommitInfo};
 use portcullis_lab::picture::text::paragraph;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub(crate) fn run(args: &ListArgs) -> Answer {
     let text = match args.json {
         true => format!("{:#}\n", as_json()),
-        false => as_text(Style::of_stdout(), width().clamp(60, 160)),
+        false => as_text(View::of_stdout(false)),
     };
     Answer { text, held: true }
 }
@@ -36,7 +36,8 @@ fn as_json() -> Value {
     json!({"bases": bases.collect::<Vec<_>>(), "commits": commits.collect::<Vec<_>>()})
 }
 
-fn as_text(style: Style, width: usize) -> String {
+fn as_text(view: View) -> String {
+    let (style, width) = (view.style, view.width());
     let mut out = format!("{}\n", style.strong("Versions"));
     let rows: Vec<Vec<String>> = BASES
         .iter()

@@ -2,8 +2,7 @@
 
 use super::progress::{Ticker, short};
 use super::{Answer, OursArgs, OursWorld, interrupt, render};
-use crate::board::width;
-use crate::style::{Style, table};
+use crate::style::table;
 use portcullis_lab::ours::World;
 use portcullis_lab::picture::Ladder;
 use portcullis_threads::{Budget, Explorer, Report, Schedule, Strategy};
@@ -27,12 +26,11 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
         let explorer = explorer.progress(move |progress| {
             ticker.say(|| {
                 let covered =
-                    progress.covered.map(|share| format!(", about {:.1} % covered", share * 100.0));
+                    progress.covered.map(|share| format!("about {:.1} % covered, ", share * 100.0));
+                let (runs, rate) = (short(progress.executions as f64), short(progress.rate));
+                let covered = covered.unwrap_or_default();
                 format!(
-                    "{name}: {} runs, {} runs/s{}, {} violated",
-                    short(progress.executions as f64),
-                    short(progress.rate),
-                    covered.unwrap_or_default(),
+                    "{runs} runs, {covered}{} violated, {rate} runs/s; {name}",
                     progress.violations
                 )
             });
@@ -48,7 +46,7 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
     let text = match args.json {
         true => format!("{:#}\n", as_json(&found)),
         false => {
-            let view = render::View { style: Style::of_stdout(), width: width(), full: args.full };
+            let view = render::View::of_stdout(args.full);
             as_text(&found, view)
         }
     };

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Nothing is said before so much time has passed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Characters of the line: it must not break on a narrow terminal, or it could not be wiped.
+const LINE: usize = 79;
+
 /// The line.
 #[derive(Debug)]
 pub(crate) struct Ticker {
@@ -26,8 +29,9 @@ impl Ticker {
         let fresh = self.last.is_some_and(|last| last.elapsed() < Duration::from_millis(200));
         if self.wanted && self.began.elapsed() >= PATIENCE && !fresh {
             self.last = Some(Instant::now());
+            let line: String = (text() + " (Ctrl-C: stop, report)").chars().take(LINE).collect();
             // Progress that cannot be shown is no reason to stop.
-            let _ = write!(std::io::stderr(), "\r\x1b[2K{} (Ctrl-C: stop and report)", text());
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
         }
     }
 }

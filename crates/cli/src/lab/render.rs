@@ -15,6 +15,13 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// For standard output as it is. `COLUMNS` goes before what the terminal says; 120 columns where there is none.
+    pub(crate) fn of_stdout(full: bool) -> Self {
+        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
+        Self { style: Style::of_stdout(), width: asked.or_else(terminal).unwrap_or(120), full }
+    }
+
     /// Readers do not follow longer lines.
     pub(crate) fn width(self) -> usize {
         self.width.clamp(60, 160)

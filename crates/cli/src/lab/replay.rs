@@ -1,15 +1,13 @@
 //! `lab replay`.
 
 use super::{Answer, ReplayArgs, ours, render, write_page};
-use crate::board::width;
-use crate::style::Style;
 use portcullis_lab::linux;
 use portcullis_lab::picture::{Ladder, html, words};
 use serde_json::{Value, json};
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let schedule = args.schedule.trim();
-    let view = render::View { style: Style::of_stdout(), width: width(), full: args.full };
+    let view = render::View::of_stdout(args.full);
     let (title, world, ladder, wrong) = match schedule.strip_prefix(ours::PREFIX) {
         Some(rest) => ours::replay(rest)?,
         None => {

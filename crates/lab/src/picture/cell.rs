@@ -14,7 +14,7 @@ pub(crate) fn spans(rung: &Rung, show_function: bool) -> Vec<Span> {
         spans.push((Role::Function, format!("{function}:")));
     }
     spans.push((Role::Words, rung.words.clone()));
-    for change in rung.more.iter().filter(|change| !is_bookkeeping(&change.field)) {
+    for change in rung.more.iter().filter(|change| !is_bookkeeping(&change.field, &change.after)) {
         let told = rung.words.contains(&format!("{} = ", change.field));
         spans.push((
             Role::Change,

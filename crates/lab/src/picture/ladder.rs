@@ -139,7 +139,7 @@ impl Ladder {
         }
         let unlocks = |note: &String| note.starts_with("unlock ");
         let spoke = rung.functions.is_empty() && !rung.notes.iter().all(unlocks);
-        let told = rung.changes.iter().any(|change| !is_bookkeeping(&change.field));
+        let told = rung.changes.iter().any(|change| !is_bookkeeping(&change.field, &change.after));
         if told || spoke { Weight::Change } else { Weight::Plain }
     }
 
@@ -160,8 +160,9 @@ impl Ladder {
     /// As [`changed`](Self::changed), without what says little: that something is there, and bookkeeping.
     #[must_use]
     pub fn telling(&self) -> Vec<(&str, &str)> {
-        let dull =
-            |field: &str, value: &str| matches!(value, "set" | "yes") || is_bookkeeping(field);
+        let dull = |field: &str, value: &str| {
+            matches!(value, "set" | "yes") || is_bookkeeping(field, value)
+        };
         self.changed().into_iter().filter(|(field, value)| !dull(field, value)).collect()
     }
 
@@ -174,11 +175,18 @@ impl Ladder {
     }
 }
 
-/// Fields that only mirror others, or that no property and no other thread asks for: not worth a line.
-pub(crate) fn is_bookkeeping(field: &str) -> bool {
-    ["dev->driver", "->priv", "group->devices", ": devices", "on group_list"]
-        .iter()
-        .any(|end| field.ends_with(end))
+/// Changes of fields that only mirror others, or that no other thread asks for: not worth a line.
+pub(crate) fn is_bookkeeping(field: &str, after: &str) -> bool {
+    let mirrors = [
+        "dev->driver",
+        "->priv",
+        "group->devices",
+        ": devices",
+        "on group_list",
+        "domain at the first mapping",
+    ];
+    mirrors.iter().any(|end| field.ends_with(end))
+        || (field.ends_with("entry") && after == "on no list")
 }
 
 fn rung(step: &TraceStep, names: &Names) -> Rung {

@@ -93,13 +93,13 @@ fn joined(what: &str, why: &str) -> String {
     if why.is_empty() { what.to_owned() } else { format!("{what} ({why})") }
 }
 
-/// A world in a sentence without a full stop: `2 IOMMUs: 15000000.iommu is bound, 5040000.iommu registers; ...`.
+/// A world in words, without a full stop: `2 IOMMUs (15000000.iommu bound, 5040000.iommu registering), 1 client (...)`.
 #[must_use]
 pub fn world(world: &World) -> String {
     let bound = world.iommus - world.registering;
     let name = |index: usize| match index < bound {
-        true => format!("{} is bound", world.iommu_name(index)),
-        false => format!("{} registers", world.iommu_name(index)),
+        true => format!("{} bound", world.iommu_name(index)),
+        false => format!("{} registering", world.iommu_name(index)),
     };
     let iommus: Vec<String> = (0..world.iommus).map(name).collect();
     let clients: Vec<&str> = (0..world.clients).map(|index| world.client_name(index)).collect();
@@ -109,13 +109,17 @@ pub fn world(world: &World) -> String {
         (_, Grouping::Shared) => ", in one group",
         (_, Grouping::Mixed) => ", in one group, the last wants an identity domain",
     };
-    let second = if world.two_nodes { " and the last IOMMU" } else { "" };
+    let behind = match (world.iommus, world.two_nodes) {
+        (1, _) => "it",
+        (_, true) => "the first and the last",
+        (_, false) => "the first",
+    };
     let bus = match world.bus {
         Bus::Platform => "platform bus",
         Bus::Pci => "PCI",
     };
     let firmware = match world.firmware {
-        Firmware::Dt => "devicetree",
+        Firmware::Dt => "DT",
         Firmware::Acpi => "ACPI",
     };
     let driver = match world.driver {
@@ -123,12 +127,11 @@ pub fn world(world: &World) -> String {
         Driver::V3 => "SMMUv3",
     };
     let mut text = format!(
-        "{}: {}; {}: {} behind {}{second}{group}; {bus}, {firmware}, {driver}",
+        "{} ({}), {} ({}) behind {behind}{group}; {bus}, {firmware}, {driver}",
         count(world.iommus, "IOMMU"),
         iommus.join(", "),
         count(world.clients, "client"),
         clients.join(", "),
-        world.iommu_name(0),
     );
     if world.attempts > 1 {
         text += &format!("; {} attempts", world.attempts);
