@@ -24,7 +24,9 @@
 //! # Not supported
 //!
 //! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; bounce buffers (a mapping that is not a whole
-//! number of pages exposes the rest of its first and last page to the device).
+//! number of pages exposes the rest of its first and last page to the device); cache maintenance on map and unmap (the driver of a device that does not
+//! snoop calls `publish` and `refresh` of its memory itself); a domain for a device that is added after its IOMMU was registered and has no driver
+//! (it stays blocked until a member of its group is bound, or the IOMMU is registered again).
 //!
 //! # Dependency rule
 //!
