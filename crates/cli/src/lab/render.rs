@@ -113,7 +113,7 @@ fn verdict(report: &Report, view: View) -> String {
         explored.mode,
         explored.states,
         explored.schedules,
-        time(explored.seconds)
+        words::time(explored.seconds)
     );
     let word = match report.verdict {
         Verdict::Clean => view.style.good("clean"),
@@ -215,9 +215,4 @@ fn cut(text: &str, width: usize) -> String {
         None => text.to_owned(),
         Some(_) => text.chars().take(width.saturating_sub(1)).chain(['\u{2026}']).collect(),
     }
-}
-
-/// `3 ms`, `1.25 s`.
-fn time(seconds: f64) -> String {
-    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
 }

@@ -166,3 +166,9 @@ pub fn fewest(report: &Report) -> Vec<(String, usize)> {
     }
     ways
 }
+
+/// A time in a unit that shows it: `0.3 ms`, `1.25 s`.
+#[must_use]
+pub fn time(seconds: f64) -> String {
+    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}

@@ -75,12 +75,12 @@ fn verdict(report: &Report) -> String {
     let explored = &report.explored;
     let word = word(report.verdict);
     format!(
-        "<p class=\"verdict\"><strong class=\"{word}\">{word}</strong> {}{}; {} states, {} ends, {:.2} s</p>\n",
+        "<p class=\"verdict\"><strong class=\"{word}\">{word}</strong> {}{}; {} states, {} ends, {}</p>\n",
         escaped(&explored.mode.to_string()),
         if explored.exhaustive { "" } else { ", not all of them" },
         explored.states,
         explored.schedules,
-        explored.seconds
+        words::time(explored.seconds)
     )
 }
 
