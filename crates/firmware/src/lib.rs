@@ -15,8 +15,8 @@
 //!   linear in the input; nothing panics.
 //!
 //! Not supported: devicetree overlays; IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
-//! (the devices that it names are refused, never direct); `dma-ranges` offsets (a device without IOMMU is assumed to see memory
-//! 1:1); ACPI tables.
+//! (the devices that it names are refused, never direct); `dma-ranges` that move addresses (a
+//! device without an IOMMU below them is refused); ACPI tables.
 //!
 //! Dependency rule: uses `portcullis-addr` and the core's description types, nothing else. It knows no driver and no hardware.
 //! `no_std` + `alloc`, no `unsafe`.

@@ -77,8 +77,12 @@ pub(super) struct Addresses<'t, 'a> {
 enum DmaRanges {
     Absent,
     OneToOne,
-    /// Addresses of that many bits reach memory.
-    Bits(u8),
+    Limited {
+        /// Addresses of that many bits reach memory.
+        bits: u8,
+        /// Whether they come out as other ones.
+        moves: bool,
+    },
 }
 
 impl<'t, 'a> Addresses<'t, 'a> {
@@ -127,10 +131,25 @@ impl<'t, 'a> Addresses<'t, 'a> {
             match self.dma_ranges_of(bus)? {
                 DmaRanges::Absent => break,
                 DmaRanges::OneToOne => at = self.dma_parent(bus),
-                DmaRanges::Bits(bits) => return Ok(bits),
+                DmaRanges::Limited { bits, .. } => return Ok(bits),
             }
         }
         Ok(64)
+    }
+
+    /// Whether memory is elsewhere below `bus` than above it: `dma-ranges` that move addresses. The core has no such offset, so without an IOMMU to
+    /// replace it a device there would reach the wrong memory.
+    pub(super) fn dma_moves(&mut self, bus: Node<'t, 'a>) -> bool {
+        let mut at = Some(bus);
+        for _ in 0..super::tree::TreeLimits::DEPTH {
+            let Some(bus) = at else { break };
+            match self.dma_ranges_of(bus) {
+                Ok(DmaRanges::Absent) | Err(_) => break,
+                Ok(DmaRanges::Limited { moves: true, .. }) => return true,
+                Ok(DmaRanges::OneToOne | DmaRanges::Limited { .. }) => at = self.dma_parent(bus),
+            }
+        }
+        false
     }
 
     fn dma_ranges_of(&mut self, bus: Node<'t, 'a>) -> Result<DmaRanges, Problem> {
@@ -210,5 +229,6 @@ fn read_dma_ranges(bus: Node<'_, '_>) -> Result<DmaRanges, Problem> {
         last = last.max(child.ok_or_else(|| malformed("has a range that ends beyond 2^64"))?);
     }
     let bits = u64::BITS.saturating_sub(last.leading_zeros()).max(1);
-    Ok(DmaRanges::Bits(u8::try_from(bits).unwrap_or(64)))
+    let moves = ranges.iter().any(|range| range.child != range.parent);
+    Ok(DmaRanges::Limited { bits: u8::try_from(bits).unwrap_or(64), moves })
 }

@@ -48,6 +48,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             (None, Some(bus)) if streams.streams.is_empty() => bus.dma_path(&first_requester(bus)),
             (None, _) => self.path_of_streams(node, &template.path, &streams),
         };
+        let dma = self.refuse_moved(node, &template.path, dma);
         let description = DeviceDescription { dma, ..template };
         let functions = match &bus {
             Some(bus) if !matches!(description.dma, DmaPath::Unusable(_)) => {
@@ -187,6 +188,21 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             return DmaPath::Direct;
         }
         DmaPath::Translated(FwSpec { streams: streams.streams.clone() })
+    }
+
+    /// A direct device's addresses are physical ones; where a bus moves them, it would reach the wrong memory.
+    fn refuse_moved(&mut self, node: Node<'t, 'a>, path: &str, dma: DmaPath) -> DmaPath {
+        let bus = if node.has("iommu-map") { Some(node) } else { self.addresses.dma_parent(node) };
+        if dma != DmaPath::Direct || !bus.is_some_and(|bus| self.addresses.dma_moves(bus)) {
+            return dma;
+        }
+        let problem = Problem::new(
+            rule::DMA_RANGES,
+            "`dma-ranges` above it moves addresses, and no IOMMU in front of it translates",
+            "put it behind an IOMMU, or below a bus whose `dma-ranges` are 1:1",
+        );
+        self.findings.refuse(node.enabled(), path, &problem);
+        DmaPath::Unusable(problem.what)
     }
 
     fn disabled(&self, mut named: impl Iterator<Item = FwNode>) -> Option<&'r IommuNode> {

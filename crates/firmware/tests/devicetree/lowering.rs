@@ -1,7 +1,7 @@
 //! What well-formed properties become.
 
 use crate::made::{bridge, client, device, dt, root, smmu};
-use portcullis::ReservedKind;
+use portcullis::{DmaPath, ReservedKind};
 use portcullis_firmware::{RequesterId, rule};
 
 #[test]
@@ -46,6 +46,29 @@ fn the_bus_limits_the_address_width() {
     assert_eq!(bits("/narrow/silent/c@3"), 64);
     assert_eq!(bits("/open/d@4"), 64);
     assert_eq!(bits("/e@5"), 64);
+}
+
+#[test]
+fn a_bus_that_moves_addresses_needs_an_iommu() {
+    let moved = |name: &str| {
+        dt(name)
+            .cells("#address-cells", &[1])
+            .cells("#size-cells", &[1])
+            .cells("dma-ranges", &[0, 0x4000_0000, 0x1000_0000])
+    };
+    let plain = |name: &str| dt(name).flag("portcullis,client");
+    let one_to_one = dt("same").cells("#address-cells", &[1]).cells("#size-cells", &[1]);
+    let machine = root()
+        .with(smmu(1))
+        .with(moved("moved").with(plain("a@1")).with(client("b@2", &[1, 2])))
+        .with(one_to_one.cells("dma-ranges", &[0, 0, 0x1000_0000]).with(plain("c@3")))
+        .read();
+    let dma = |path| &device(&machine, path).description.dma;
+    assert!(matches!(dma("/moved/a@1"), DmaPath::Unusable(_)), "{:?}", dma("/moved/a@1"));
+    assert!(matches!(dma("/moved/b@2"), DmaPath::Translated(_)));
+    assert_eq!(*dma("/same/c@3"), DmaPath::Direct);
+    let finding = machine.findings.iter().find(|finding| finding.path == "/moved/a@1");
+    assert_eq!(finding.expect("a finding").rule, rule::DMA_RANGES);
 }
 
 #[test]
