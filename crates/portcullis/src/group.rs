@@ -134,7 +134,7 @@ impl<P: Platform> IommuGroup<P> {
 
     fn note_node(self: &Arc<Self>, state: &mut GroupState<P>, node: &Arc<Node<P>>) {
         if !state.nodes.iter().any(|known| known.id == node.id) {
-            node.slot.lock().groups.push(Arc::downgrade(self));
+            node.slot.lock().note_group(Arc::downgrade(self));
             state.nodes.push(Arc::clone(node));
         }
     }
@@ -270,24 +270,19 @@ impl<P: Platform> GroupState<P> {
         }
     }
 
-    /// Takes a member out and returns its streams that nobody else in the group has. Touches no hardware: see [`Self::leave`].
-    pub(crate) fn remove_member(&mut self, id: DeviceId) -> Vec<FwStream> {
-        let Some(index) = self.members.iter().position(|member| member.id == id) else {
-            return Vec::new();
-        };
-        let member = self.members.remove(index);
-        let shared =
-            |stream: &FwStream| self.members.iter().any(|other| other.streams().contains(stream));
-        member.streams().iter().filter(|stream| !shared(stream)).copied().collect()
-    }
-
-    /// Takes a removed member's streams away from the domain, and the domain away with the last member.
-    pub(crate) fn leave(&mut self, id: DeviceId) {
+    /// Takes a member out: its streams that nobody else in the group has are blocked, and the domain goes with the last member.
+    pub(crate) fn remove_member(&mut self, id: DeviceId) {
+        self.members.retain(|member| member.id != id);
         if self.members.is_empty() {
             self.detach();
         } else if let Some(attached) = &mut self.attached {
             attached.leave(id);
         }
+    }
+
+    /// Whether the group could have its domain now and has none.
+    pub(crate) fn wants_set_up(&self) -> bool {
+        self.attached.is_none() && self.nodes.iter().all(|node| node.serves())
     }
 
     /// Gives the group to an owner outside the kernel: all its streams are blocked until that owner lets go. The same owner may claim again.

@@ -60,6 +60,16 @@ pub(crate) struct Slot<P: Platform> {
     pub(crate) groups: Vec<Weak<IommuGroup<P>>>,
 }
 
+impl<P: Platform> Slot<P> {
+    /// Remembers a group; those that are gone make room, so that plugging in and out does not add up.
+    pub(crate) fn note_group(&mut self, group: Weak<IommuGroup<P>>) {
+        if self.groups.len() == self.groups.capacity() {
+            self.groups.retain(|group| group.strong_count() > 0);
+        }
+        self.groups.push(group);
+    }
+}
+
 /// A firmware node that something may be registered for.
 pub(crate) struct Node<P: Platform> {
     pub(crate) id: FwNode,
@@ -106,6 +116,11 @@ impl<P: Platform> Node<P> {
     pub(crate) fn forget_waiter(&self, device: &Arc<Device<P>>) {
         let address = Arc::as_ptr(device);
         self.slot.lock().waiters.retain(|waiter| !core::ptr::eq(waiter.as_ptr(), address));
+    }
+
+    /// Whether an IOMMU serves here.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.slot.lock().state, SlotState::Registered(_))
     }
 
     pub(crate) fn state(&self) -> NodeState {

@@ -119,10 +119,11 @@ impl<P: Platform> Subsystem<P> {
         if let Some(node) = state.waits_in.take() {
             self.node(node).forget_waiter(device);
         }
-        self.topology().lock().remove(device);
+        // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
         if let Some(group) = device.group() {
-            group.with(|_, group| group.leave(device.id()));
+            group.with(|_, group| group.remove_member(device.id()));
         }
+        self.topology().lock().remove(device);
         Ok(())
     }
 

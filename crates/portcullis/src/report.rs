@@ -3,6 +3,7 @@
 use crate::description::{DmaPath, DomainType, FwNode};
 use crate::device::{Device, DeviceStage, Phase};
 use crate::dma::Reach;
+use crate::domain::Attachment;
 use crate::group::GroupId;
 use crate::ops::Fault;
 use crate::subsystem::Subsystem;
@@ -106,7 +107,10 @@ fn report<P: Platform>(device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) 
         None => (None, None),
         Some(group) => {
             let (id, kind) = group.with(|group, state| {
-                (group.id(), state.attached.as_ref().map(|attached| attached.domain().kind()))
+                // A late member has no part in the domain until it is bound.
+                let covers = |attached: &&Attachment<P>| attached.covers(device.id());
+                let attached = state.attached.as_ref().filter(covers);
+                (group.id(), attached.map(|attached| attached.domain().kind()))
             });
             let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
             (Some(*numbers.entry(id).or_insert(next)), kind)

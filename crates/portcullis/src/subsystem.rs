@@ -118,7 +118,8 @@ impl<P: Platform> Subsystem<P> {
         self.policy
     }
 
-    /// Takes a device in. It joins the group of the devices that it cannot be told apart from; if that would join groups that are in use, it stays blocked.
+    /// Takes a device in. It joins the group of the devices that it cannot be told apart from; if that would join groups that are in use, it stays blocked. Where its IOMMU
+    /// serves already, its group's domain is queued, for whoever calls [`run_deferred`](Self::run_deferred).
     ///
     /// # Errors
     ///
@@ -128,7 +129,13 @@ impl<P: Platform> Subsystem<P> {
         &self,
         description: DeviceDescription,
     ) -> Result<Arc<Device<P>>, AddDeviceError> {
-        self.topology.lock().add(description)
+        let device = self.topology.lock().add(description)?;
+        if let Some(group) = device.group()
+            && group.with(|_, state| state.wants_set_up())
+        {
+            self.work.push([Work::SetUpGroup(Arc::downgrade(group))]);
+        }
+        Ok(device)
     }
 
     /// Makes an instance visible. It must serve already: reset, tables installed, all streams blocked.
@@ -262,6 +269,11 @@ impl<P: Platform> Subsystem<P> {
                     }
                 }
                 Work::SetUpGroups(node) => self.set_up_groups(&node),
+                Work::SetUpGroup(group) => {
+                    if let Some(group) = group.upgrade() {
+                        self.set_up_group(&group);
+                    }
+                }
             }
             done += 1;
         }
@@ -328,19 +340,21 @@ impl<P: Platform> Subsystem<P> {
     /// Devices without a driver get their group's domain too: its reserved regions and isolation do not wait for a driver.
     fn set_up_groups(&self, node: &Node<P>) {
         let groups = node.slot.lock().groups.clone();
-        for group in groups.iter().filter_map(Weak::upgrade) {
-            #[cfg(feature = "planted-bugs")]
-            if crate::plant::attach::registration(&group, self.policy.default_domain) {
-                continue;
-            }
-            // Whoever binds later learns the reason; nothing is lost by not keeping it here.
-            let _ = group.with(|_, state| {
-                if state.members.is_empty() {
-                    return Ok(());
-                }
-                state.ensure_attached(self.policy.default_domain, None).map(drop)
-            });
+        groups.iter().filter_map(Weak::upgrade).for_each(|group| self.set_up_group(&group));
+    }
+
+    fn set_up_group(&self, group: &Arc<IommuGroup<P>>) {
+        #[cfg(feature = "planted-bugs")]
+        if crate::plant::attach::registration(group, self.policy.default_domain) {
+            return;
         }
+        // Whoever binds later learns the reason; nothing is lost by not keeping it here.
+        let _ = group.with(|_, state| {
+            if state.members.is_empty() {
+                return Ok(());
+            }
+            state.ensure_attached(self.policy.default_domain, None).map(drop)
+        });
     }
 }
 

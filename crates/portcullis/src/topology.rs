@@ -105,13 +105,21 @@ impl<P: Platform> Topology<P> {
         Ok(device)
     }
 
-    /// Takes a device out of the index and out of its group, which is left for the caller to tell hardware about.
+    /// Takes a device, which has left its group, out of the index.
     pub(crate) fn remove(&mut self, device: &Device<P>) {
         if let Some(slot) = self.devices.get_mut(device.id().0 as usize) {
             *slot = None;
         }
-        if let Some(group) = device.group() {
-            let streams = group.with(|_, state| state.remove_member(device.id()));
+        if let (Some(group), DmaPath::Translated(spec)) =
+            (device.group(), &device.description().dma)
+        {
+            let mut streams = spec.streams.clone();
+            group.with(|_, state| {
+                let kept = |stream: &FwStream| {
+                    state.members.iter().any(|member| member.streams().contains(stream))
+                };
+                streams.retain(|stream| !kept(stream));
+            });
             self.forget_streams(&streams);
         }
     }

@@ -1,6 +1,7 @@
 //! What became ready and must be tried again, and who sleeps until there is some.
 
 use crate::device::Device;
+use crate::group::IommuGroup;
 use crate::node::Node;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
@@ -11,6 +12,8 @@ pub(crate) enum Work<P: Platform> {
     Retry(Weak<Device<P>>),
     /// Give every group behind the node its domain, also where no driver asks for it.
     SetUpGroups(Arc<Node<P>>),
+    /// The same for one group.
+    SetUpGroup(Weak<IommuGroup<P>>),
 }
 
 #[doc(alias = "deferred_probe_active_list")]

@@ -373,6 +373,47 @@ fn removal_takes_streams_and_groups_with_it() {
 }
 
 #[test]
+fn a_device_without_a_driver_gets_its_domain_also_when_it_comes_late() {
+    let sub = subsystem();
+    let books = register(&sub, A);
+    sub.run_deferred();
+    sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    assert_eq!(sub.counts().queued, 1);
+    sub.run_deferred();
+    assert!(matches!(books.target(1), Some(StreamTarget::Space(_))));
+    assert_eq!(sub.reports()[0].reach, Reach::Translated);
+    sub.add_device(behind("/y", &[(B, 1)])).expect("added");
+    assert_eq!(sub.counts().queued, 0, "its IOMMU is not there");
+}
+
+#[test]
+fn a_late_member_has_no_part_in_the_domain_before_it_is_bound() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    register(&sub, A);
+    sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+    sub.add_device(behind("/y", &[(A, 1), (A, 2)])).expect("added");
+    assert_eq!(sub.reports()[1].reach, Reach::Blocked);
+}
+
+#[test]
+fn plugging_a_stream_in_and_out_leaves_the_index_right() {
+    let sub = subsystem();
+    let books = register(&sub, A);
+    for round in 0..100 {
+        let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+        let y = sub.add_device(behind("/y", &[(A, 1), (A, 2)])).expect("added");
+        sub.bind(&x, Arc::new(Keeper::default())).expect("bound");
+        sub.remove_device(&x).expect("there");
+        assert_eq!(sub.device_of(A, StreamId::new(1)).expect("y has it").path(), "/y", "{round}");
+        assert!(matches!(books.target(2), Some(StreamTarget::Space(_))));
+        sub.remove_device(&y).expect("there");
+        assert!(books.is_empty());
+        assert!(sub.device_of(A, StreamId::new(1)).is_none());
+    }
+}
+
+#[test]
 fn a_device_that_is_removed_while_it_waits_leaves_no_waiter() {
     let sub = subsystem();
     let before = sub.counts();
