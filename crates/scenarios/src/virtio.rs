@@ -5,16 +5,8 @@
 //! `VIRTIO_F_ACCESS_PLATFORM` ([`QemuTransport`] shows how): the crate's drivers do not know that feature, and a device that offers it because it is behind
 //! an IOMMU refuses a driver that does not accept it (Virtual I/O Device 1.2, 6.1).
 //!
-//! How a kernel's driver probe uses it:
-//!
-//! ```ignore
-//! fn probe(&self, device: &Device<P>, dma: DmaHandle<P>) -> Result<Box<dyn BoundDriver>, ProbeError> {
-//!     // The handle of this device and no other: one `Kernel` type per device, or a lookup by CPU-local state.
-//!     Rng::install(HalState::new(dma));
-//!     let rng = VirtIORng::<IommuHal<Rng>, _>::new(transport)?;
-//!     Ok(Box::new(BoundRng(rng)))
-//! }
-//! ```
+//! How a kernel's driver probe uses it stands in full in `examples/virtio_rng.rs`. The handle belongs to one device: a kernel with several has one
+//! [`Kernel`] type per device, or looks the state up by what its CPU is working on.
 #![expect(unsafe_code, reason = "`Hal` is an unsafe trait")]
 
 mod transport;
