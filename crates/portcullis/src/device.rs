@@ -4,16 +4,13 @@ use crate::description::{DeviceDescription, FwNode};
 use crate::dma::Lease;
 use crate::driver::{BoundDriver, Driver};
 use crate::group::IommuGroup;
+use crate::member::DeviceId;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
-
-/// A device's number in its subsystem. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId(pub(crate) u32);
 
 /// How far a device has come.
 #[derive(Clone, Debug, PartialEq, Eq)]

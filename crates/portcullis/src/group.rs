@@ -1,10 +1,12 @@
 //! Devices that hardware cannot tell apart: they share one domain, decided from all of them.
 
-use crate::description::{DeviceDescription, DmaPath, DomainType, FwNode, FwStream};
-use crate::device::{Device, DeviceId};
-use crate::domain::{Attachment, Domain, Instances};
+use crate::attachment::{Attachment, Instances};
+use crate::description::{DomainType, FwNode};
+use crate::device::Device;
+use crate::member::{DeviceId, Member};
 use crate::node::{Need, Node};
 use crate::plant::{Plant, planted};
+use crate::space::Domain;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,22 +20,6 @@ const OWNED_OUTSIDE: &str = "its group is owned from outside the kernel: release
 /// A group's number in order of creation. Reports number groups by their members instead, so that arrival order does not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GroupId(pub(crate) u32);
-
-/// A device as its group knows it.
-#[derive(Clone, Debug)]
-pub(crate) struct Member {
-    pub(crate) id: DeviceId,
-    pub(crate) description: Arc<DeviceDescription>,
-}
-
-impl Member {
-    pub(crate) fn streams(&self) -> &[FwStream] {
-        match &self.description.dma {
-            DmaPath::Translated(spec) => &spec.streams,
-            DmaPath::Direct | DmaPath::Unusable(_) => &[],
-        }
-    }
-}
 
 /// Who may use the group's devices.
 #[derive(Debug, PartialEq, Eq)]

@@ -36,17 +36,21 @@
 
 extern crate alloc;
 
+mod attachment;
 mod description;
 mod device;
 mod dma;
-mod domain;
 mod driver;
+mod error;
 mod group;
+mod instance;
+mod member;
 mod node;
 mod ops;
 mod plant;
 mod probe;
 mod report;
+mod space;
 mod subsystem;
 mod topology;
 mod work;
@@ -54,9 +58,11 @@ mod work;
 pub use description::{
     DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, ReservedKind, ReservedRegion,
 };
-pub use device::{Device, DeviceId, DeviceStage};
-pub use dma::{DmaBuffer, DmaDirection, DmaError, DmaHandle, DmaMapping, Reach};
+pub use device::{Device, DeviceStage};
+pub use dma::{DmaBuffer, DmaDirection, DmaHandle, DmaMapping, Reach};
 pub use driver::{BoundDriver, Driver, ProbeError};
+pub use error::DmaError;
+pub use member::DeviceId;
 pub use node::NodeState;
 pub use ops::{
     AccessKind, Capabilities, Fault, FaultReason, IommuOps, OpsError, ReadyInstance, ReportedFault,

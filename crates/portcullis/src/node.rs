@@ -3,27 +3,13 @@
 use crate::description::FwNode;
 use crate::device::Device;
 use crate::group::IommuGroup;
-use crate::ops::IommuOps;
+use crate::instance::IommuDevice;
 use crate::plant::{Plant, planted};
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
-
-/// One registered IOMMU.
-#[doc(alias = "iommu_device")]
-pub(crate) struct IommuDevice {
-    pub(crate) node: FwNode,
-    pub(crate) ops: Box<dyn IommuOps>,
-}
-
-impl fmt::Debug for IommuDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "IommuDevice({}, {})", self.node, self.ops.driver_name())
-    }
-}
 
 /// What stands at a node, as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,9 +62,10 @@ pub(crate) const fn planted(_bug: Plant) -> bool {
 #[cfg(feature = "planted-bugs")]
 pub(crate) mod attach {
     use super::{Plant, planted};
+    use crate::attachment::{Attachment, Instances};
     use crate::description::DomainType;
-    use crate::domain::{Attachment, Domain, Instances};
     use crate::group::{GroupState, IommuGroup, NotAttached, Waiter};
+    use crate::space::Domain;
     use alloc::string::String;
     use alloc::sync::Arc;
     use portcullis_platform::Platform;

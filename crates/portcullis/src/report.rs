@@ -1,9 +1,9 @@
 //! Looking at the subsystem from outside.
 
+use crate::attachment::Attachment;
 use crate::description::{DmaPath, DomainType, FwNode};
 use crate::device::{Device, DeviceStage, Phase};
 use crate::dma::Reach;
-use crate::domain::Attachment;
 use crate::group::GroupId;
 use crate::ops::Fault;
 use crate::subsystem::Subsystem;

@@ -3,7 +3,8 @@
 use crate::description::{DeviceDescription, DomainType, FwNode};
 use crate::device::Device;
 use crate::group::{GroupState, IommuGroup, Owner};
-use crate::node::{IommuDevice, Node, NodeState, SlotState};
+use crate::instance::IommuDevice;
+use crate::node::{Node, NodeState, SlotState};
 use crate::ops::{OpsError, ReadyInstance, ReportedFault};
 use crate::plant::{Plant, planted};
 use crate::topology::{AddDeviceError, Topology};

@@ -1,8 +1,9 @@
 //! Which devices, nodes and groups there are: changed only by adding and removing.
 
 use crate::description::{DeviceDescription, DmaPath, FwNode, FwStream};
-use crate::device::{Device, DeviceId};
-use crate::group::{GroupId, IommuGroup, Member};
+use crate::device::Device;
+use crate::group::{GroupId, IommuGroup};
+use crate::member::{DeviceId, Member};
 use crate::node::Node;
 use alloc::string::String;
 use alloc::sync::Arc;
