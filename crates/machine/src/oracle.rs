@@ -166,6 +166,20 @@ pub enum Violation {
         /// The command.
         command: [u64; 2],
     },
+    /// Two invalidation commands of different kinds without a CMD_SYNC between them, on a unit whose erratum forbids that; the second one had no effect.
+    UnsyncedCommands {
+        /// The IOMMU.
+        iommu: u32,
+        /// Opcodes of the two.
+        opcodes: [u64; 2],
+    },
+    /// A valid entry has a bit set that is reserved on this unit (RES0).
+    ReservedField {
+        /// The IOMMU.
+        iommu: u32,
+        /// The kind of entry and the field, as the document names them.
+        field: (&'static str, &'static str),
+    },
 }
 
 impl fmt::Display for Violation {
@@ -195,6 +209,15 @@ impl fmt::Display for Violation {
             }
             Self::UnpredictableCommand { iommu, command: [low, high] } => {
                 write!(f, "IOMMU {iommu}: command {low:#x} {high:#x} has an unpredictable scope")
+            }
+            Self::UnsyncedCommands { iommu, opcodes: [first, second] } => {
+                write!(
+                    f,
+                    "IOMMU {iommu}: command {second:#x} follows {first:#x} without a CMD_SYNC"
+                )
+            }
+            Self::ReservedField { iommu, field: (entry, field) } => {
+                write!(f, "IOMMU {iommu}: {entry}.{field} is reserved here and not 0")
             }
         }
     }

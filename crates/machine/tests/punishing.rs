@@ -418,6 +418,55 @@ fn replacing_small_pages_by_a_block_without_break_conflicts() {
 }
 
 #[test]
+fn a_reserved_attribute_in_an_entry_is_recorded_where_attributes_cannot_be_overridden() {
+    let use_incoming = 1 << 44;
+    let life = |profile: Profile, word1: u64| {
+        let mut rig = Rig::new(profile, Policy::default());
+        let frame = rig.page();
+        rig.map(rig.root, 0, VA, frame | LEAF);
+        rig.put(rig.cd, &rig::cd_words(rig.root));
+        let mut entry = rig::ste_stage1(rig.cd);
+        entry[1] |= word1;
+        rig.put(rig.ste(), &entry);
+        rig.cfgi_ste();
+        assert!(rig.lands(VA), "the attribute is ignored");
+        rig.machine.violations()
+    };
+    let with = Profile { attribute_overrides: true, ..Profile::qemu10() };
+    assert_eq!(life(Profile::qemu10(), 0), []);
+    assert_eq!(life(with, use_incoming), []);
+    let reserved = Violation::ReservedField { iommu: 0, field: ("STE", "SHCFG") };
+    assert_eq!(life(Profile::qemu10(), use_incoming), [reserved]);
+}
+
+#[test]
+fn with_its_erratum_a_second_kind_of_command_needs_a_sync_before_it() {
+    let life = |profile: Profile, policy: Policy, synced: bool| {
+        let mut rig = Rig::new(profile, policy);
+        let frame = rig.page();
+        rig.map(rig.root, 0, VA, frame | LEAF);
+        rig.stage1();
+        assert!(rig.lands(VA));
+        rig.put(rig.leaf_of(rig.root, 0, VA), &[0]);
+        let (entry, address) = ([0x03 | u64::from(SID) << 32, 1], [0x12 | rig::ASID << 48, VA | 1]);
+        if synced {
+            rig.commands(&[entry]);
+            rig.commands(&[address]);
+        } else {
+            rig.commands(&[entry, address]);
+        }
+        let verdict = rig.machine.violations().first().cloned();
+        (rig.lands(VA), verdict)
+    };
+    let unsynced = Violation::UnsyncedCommands { iommu: 0, opcodes: [0x03, 0x12] };
+    for policy in [Policy::default(), Policy::like_qemu()] {
+        assert_eq!(life(Profile::mmu700(), policy.clone(), true), (false, None));
+        assert_eq!(life(Profile::mmu700(), policy.clone(), false), (true, Some(unsynced.clone())));
+        assert_eq!(life(Profile::server(), policy, false), (false, None));
+    }
+}
+
+#[test]
 fn several_units_several_ports() {
     let machine = rig::machine(Policy::default());
     let first = machine.add_smmuv3(Profile { reset_abort: true, ..Profile::qemu10() });

@@ -168,7 +168,7 @@ fn promise_of(violation: &Violation) -> &'static str {
         Violation::BlockedPassed(_) | Violation::Untranslated(_) => "P2",
         Violation::StaleHit(_) | Violation::ForbiddenRange(_) => "P3",
         Violation::TlbConflict { .. } | Violation::GuardedWrite { .. } => "P5",
-        Violation::UnpredictableCommand { .. } => "P3",
+        Violation::UnpredictableCommand { .. } | Violation::UnsyncedCommands { .. } => "P3",
         _ => "P4",
     }
 }

@@ -272,7 +272,7 @@ impl<P: Platform> Spaces<P> {
         ste::S1COR.write(&mut entry, cache);
         ste::S1CSH.write(&mut entry, share);
         // Ignored here, but the same as in a bypass entry: one phase less between the two.
-        ste::SHCFG.write(&mut entry, shareability::USE_INCOMING);
+        ste::SHCFG.write(&mut entry, incoming_shareability(&self.features));
         entry
     }
 
@@ -281,7 +281,7 @@ impl<P: Platform> Spaces<P> {
         let mut entry = [0; ste::WORDS];
         ste::V.write(&mut entry, 1);
         ste::CONFIG.write(&mut entry, ste::config::S2);
-        ste::SHCFG.write(&mut entry, shareability::USE_INCOMING);
+        ste::SHCFG.write(&mut entry, incoming_shareability(&self.features));
         ste::S2VMID.write(&mut entry, u64::from(name.id));
         ste::S2T0SZ.write(&mut entry, 64 - u64::from(config.input_bits));
         ste::S2SL0.write(&mut entry, start_level_code(config).unwrap_or(0));
@@ -298,12 +298,17 @@ impl<P: Platform> Spaces<P> {
 }
 
 /// An entry that passes addresses unchanged, with the transaction's own attributes.
-pub(crate) fn bypass_entry() -> Entry {
+pub(crate) fn bypass_entry(features: &Features) -> Entry {
     let mut entry = [0; ste::WORDS];
     ste::V.write(&mut entry, 1);
     ste::CONFIG.write(&mut entry, ste::config::BYPASS);
-    ste::SHCFG.write(&mut entry, shareability::USE_INCOMING);
+    ste::SHCFG.write(&mut entry, incoming_shareability(features));
     entry
+}
+
+/// The `SHCFG` that leaves a transaction as it came: the field is reserved, and must be 0, where attributes cannot be overridden (§5.2).
+fn incoming_shareability(features: &Features) -> u64 {
+    if features.attribute_overrides { shareability::USE_INCOMING } else { 0 }
 }
 
 /// Cacheability and shareability with which hardware reads tables.

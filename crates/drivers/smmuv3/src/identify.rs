@@ -1,5 +1,6 @@
 //! What a unit can do, from its id registers (§6.3.1 to §6.3.8), and whether this driver can drive it.
 
+use crate::errata::{self, Erratum, Implementation};
 use crate::error::BringUpError;
 use crate::unit::Unit;
 use portcullis_addr::{PageSize, PageSizes};
@@ -42,11 +43,20 @@ pub struct Features {
     pub output_bits: u8,
     /// Granules: a subset of 4, 16 and 64 KiB.
     pub granules: PageSizes,
+    /// The memory type and shareability of a stream can be overridden; without it the fields for that are reserved (§5.2).
+    pub attribute_overrides: bool,
     /// The n of SMMUv3.n.
     pub minor: u8,
+    /// Who made it.
+    pub implementation: Implementation,
 }
 
 impl Features {
+    /// The known errata of this implementation.
+    pub fn errata(&self) -> impl Iterator<Item = &'static Erratum> {
+        errata::of(self.implementation)
+    }
+
     /// Leaf sizes of all granules.
     pub fn page_sizes(&self) -> PageSizes {
         let bitmap = GRANULES.iter().filter(|granule| self.granules.contains(granule.size));
@@ -123,6 +133,7 @@ pub(crate) fn identify<P: Platform, R: Registers>(
         idr1: read(spec::IDR1)?,
         idr3: read(spec::IDR3)?,
         idr5: read(spec::IDR5)?,
+        iidr: read(spec::IIDR)?,
         aidr: read(spec::AIDR)?,
     };
     id.check_revision()?;
@@ -137,6 +148,7 @@ struct Ids {
     idr1: u64,
     idr3: u64,
     idr5: u64,
+    iidr: u64,
     aidr: u64,
 }
 
@@ -230,7 +242,9 @@ impl Ids {
             event_queue_log2: small(idr1::EVENTQS, self.idr1),
             output_bits: self.output_bits(),
             granules: self.granules(),
+            attribute_overrides: idr1::ATTR_TYPES_OVR.is_set(self.idr1),
             minor: small(aidr::ARCH_MINOR_REV, self.aidr),
+            implementation: Implementation::of(self.iidr),
         }
     }
 }

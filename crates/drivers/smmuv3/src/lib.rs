@@ -4,6 +4,7 @@
 //! stream aborting. Through [`IommuOps`] the core then claims streams, names page tables, attaches, invalidates, and collects faults.
 //!
 //! - `identify`: id registers to [`Features`], refusal of what this driver cannot drive.
+//! - `errata`: what is known to be broken about which implementation.
 //! - `probe`: reset, take-over, enabling, stopping.
 //! - `stream_table`, `context`: who is who: streams and address spaces.
 //! - `entry`: changes of entries that hardware reads at the same time.
@@ -33,6 +34,7 @@ mod command;
 mod command_queue;
 mod context;
 mod entry;
+mod errata;
 mod error;
 mod event_queue;
 mod identify;
@@ -47,6 +49,7 @@ pub use command::Command;
 #[cfg(feature = "mutants")]
 pub use command_queue::CommandFilter;
 pub use command_queue::{STALLED_SYNC_BOUND, SYNC_BOUND};
+pub use errata::{Consequence, Erratum, Implementation};
 pub use error::BringUpError;
 pub use identify::Features;
 pub use ops::{Serviced, Statistics};

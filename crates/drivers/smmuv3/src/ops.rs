@@ -129,7 +129,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.block(&doubtful)?;
         match target {
             StreamTarget::Blocked => self.block(streams),
-            StreamTarget::Identity => self.rewrite(streams, &bypass_entry()),
+            StreamTarget::Identity => self.rewrite(streams, &bypass_entry(&self.features)),
             StreamTarget::Space(tag) => self.rewrite(streams, &self.spaces.entry(tag)?),
         }
     }

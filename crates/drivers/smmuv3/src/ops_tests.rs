@@ -148,7 +148,7 @@ impl Stand {
     fn change(&self, to: StreamTarget) -> Seen {
         let wanted = match to {
             StreamTarget::Blocked => [0; 8],
-            StreamTarget::Identity => bypass_entry(),
+            StreamTarget::Identity => bypass_entry(&self.driver.features),
             StreamTarget::Space(tag) => self.driver.spaces.entry(tag).expect("bound"),
         };
         let base = self.driver.streams.entry_address(STREAM).expect("claimed").raw();

@@ -103,8 +103,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// Drops whatever an earlier owner left in the unit's caches.
     fn forget_everything(&self) -> Result<(), OpsError> {
         let hyp = self.features.hyp.then(Command::tlbi_el2_all);
-        let all = [Command::cfgi_all(), Command::tlbi_nsnh_all()].into_iter().chain(hyp);
-        self.commands.execute(&self.unit, 2 + usize::from(hyp.is_some()), all)
+        let kinds = [Command::cfgi_all(), Command::tlbi_nsnh_all()].into_iter().chain(hyp);
+        // Each with a CMD_SYNC of its own (`Consequence::SyncBetweenKinds`).
+        for command in kinds {
+            self.commands.execute(&self.unit, 1, core::iter::once(command))?;
+        }
+        Ok(())
     }
 
     /// Wired interrupts for events and global errors (§6.3.16).

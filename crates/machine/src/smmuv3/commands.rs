@@ -93,17 +93,34 @@ impl SmmuV3 {
             for owed in mem::take(&mut state.owed) {
                 self.forget(state, owed);
             }
+            state.unsynced = None;
             state.counters.syncs += 1;
             self.signal_completion(state, command);
-        } else if self.is_eager() {
-            self.forget(state, command);
-        } else {
-            state.owed.push(command);
+        } else if self.may_follow(state, operation) {
+            if self.is_eager() {
+                self.forget(state, command);
+            } else {
+                state.owed.push(command);
+            }
         }
         state.commands_since += 1;
         state.counters.commands += 1;
         state.registers.set_command_index(queue.next(index));
         Ok(())
+    }
+
+    /// Whether a command has an effect, given those since the last CMD_SYNC ([`Profile::sync_between_kinds`]).
+    fn may_follow(&self, state: &mut State, operation: u64) -> bool {
+        if [opcode::PREFETCH_CONFIG, opcode::PREFETCH_ADDR].contains(&operation) {
+            return true;
+        }
+        let Some(earlier) = state.unsynced.replace(operation) else { return true };
+        if earlier == operation || !self.profile.sync_between_kinds {
+            return true;
+        }
+        let (iommu, opcodes) = (self.index, [earlier, operation]);
+        self.oracle.violated(Violation::UnsyncedCommands { iommu, opcodes });
+        false
     }
 
     fn signal_completion(&self, state: &mut State, command: [u64; 2]) {

@@ -71,6 +71,8 @@ struct State {
     caches: Caches,
     /// Commands consumed whose invalidation is not yet in effect.
     owed: Vec<[u64; 2]>,
+    /// Opcode of the last invalidation since the last CMD_SYNC.
+    unsynced: Option<u64>,
     /// Changes whenever a translation that is under way may have used what is no longer true.
     epoch: u64,
     random: Random,
@@ -119,6 +121,7 @@ impl SmmuV3 {
             registers: RegisterFile::reset(&profile),
             caches: Caches::default(),
             owed: Vec::new(),
+            unsynced: None,
             epoch: 0,
             random: Random::new(seed),
             faults: Faults::none(),
@@ -194,6 +197,7 @@ impl SmmuV3 {
         state.registers = RegisterFile::reset(&self.profile);
         state.caches = Caches::default();
         state.owed.clear();
+        state.unsynced = None;
         state.epoch += 1;
     }
 

@@ -51,6 +51,14 @@ pub struct Profile {
     pub va_52: bool,
     /// Terminated transactions always abort: `CD.A` must be 1.
     pub term_model: bool,
+    /// Memory type and shareability of a stream can be overridden (`IDR1.ATTR_TYPES_OVR`). Otherwise the fields of an entry that would do so are reserved, and
+    /// an entry that sets one is recorded as [`Violation::ReservedField`](crate::Violation::ReservedField).
+    pub attribute_overrides: bool,
+    /// `IIDR`: who made it and which revision it is.
+    pub iidr: u32,
+    /// Arm erratum 2812531 (MMU-700): between two invalidation commands of different kinds there must be a CMD_SYNC, otherwise the second one has no
+    /// effect, and [`Violation::UnsyncedCommands`](crate::Violation::UnsyncedCommands) is recorded. What real hardware does to whom is not public; this is what can be told from outside.
+    pub sync_between_kinds: bool,
     /// Minor architecture revision: 3.x.
     pub revision: u8,
     /// Whether `GBPA.ABORT` is set out of reset; otherwise everything passes until software acts.
@@ -83,6 +91,9 @@ impl Profile {
             granule_64k: true,
             va_52: false,
             term_model: true,
+            attribute_overrides: false,
+            iidr: 0,
+            sync_between_kinds: false,
             revision: 1,
             reset_abort: false,
         }
@@ -118,6 +129,9 @@ impl Profile {
             granule_64k: false,
             va_52: false,
             term_model: false,
+            attribute_overrides: false,
+            iidr: 0,
+            sync_between_kinds: false,
             revision: 0,
             reset_abort: false,
         }
@@ -147,9 +161,15 @@ impl Profile {
             msi: true,
             oas_bits: 52,
             va_52: true,
+            attribute_overrides: true,
             revision: 2,
             ..Self::qemu10()
         }
+    }
+
+    /// An Arm MMU-700 r1p0 with its erratum 2812531 (`IIDR` as Linux 309a15cb16bb decodes it).
+    pub fn mmu700() -> Self {
+        Self { iidr: 0x4871_043b, sync_between_kinds: true, ..Self::server() }
     }
 
     /// `IDR0`.
@@ -178,7 +198,8 @@ impl Profile {
         let bits = idr1::SIDSIZE.of(self.sid_bits.min(32).into())
             | idr1::SSIDSIZE.of(self.ssid_bits.min(20).into())
             | idr1::EVENTQS.of(self.eventq_log2.min(19).into())
-            | idr1::CMDQS.of(self.cmdq_log2.min(19).into());
+            | idr1::CMDQS.of(self.cmdq_log2.min(19).into())
+            | idr1::ATTR_TYPES_OVR.of(self.attribute_overrides.into());
         bits as u32
     }
 

@@ -126,7 +126,7 @@ impl RegisterFile {
                 (spec::IDR1.offset, profile.idr1()),
                 (spec::IDR3.offset, profile.idr3()),
                 (spec::IDR5.offset, profile.idr5()),
-                (spec::IIDR.offset, 0),
+                (spec::IIDR.offset, profile.iidr),
                 (spec::AIDR.offset, profile.aidr()),
                 (spec::IDR2.offset, 0),
             ],

@@ -5,6 +5,7 @@ use super::profile::size_bits;
 use super::tlb::Fill;
 use super::walk::{Stage, Table};
 use super::{Profile, translate::Transit};
+use crate::oracle::Violation;
 use portcullis_spec::smmuv3::event::number;
 use portcullis_spec::smmuv3::ste::{self, config, granule0, s1dss, s1fmt};
 use portcullis_spec::smmuv3::{l1std, strtab_base_cfg, strtab_fmt};
@@ -52,10 +53,24 @@ impl Transit<'_> {
         let entry = self
             .entry("STE", address)
             .map_err(|address| Refusal::Fetch { number: number::F_STE_FETCH, address })?;
+        self.check_reserved(&entry);
         if ste::V.read(&entry) == 1 || self.keeps_invalid() {
             self.fills.push(Fill::Stream { stream, entry });
         }
         Ok(entry)
+    }
+
+    /// Records what is set although it is reserved on this unit (§5.2); the transaction goes on with its own attributes.
+    fn check_reserved(&self, entry: &[u64; 8]) {
+        if ste::V.read(entry) == 0 || self.smmu.profile.attribute_overrides {
+            return;
+        }
+        for field in [ste::SHCFG, ste::MTCFG, ste::MEM_ATTR] {
+            if field.read(entry) != 0 {
+                let (iommu, field) = (self.smmu.index, ("STE", field.name()));
+                self.smmu.oracle.violated(Violation::ReservedField { iommu, field });
+            }
+        }
     }
 
     fn stream_entry_address(&mut self) -> Result<u64, Refusal> {

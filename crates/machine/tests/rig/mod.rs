@@ -90,7 +90,8 @@ impl Rig {
         }
         self.r.write32(0x50, 5);
         self.enable(8);
-        self.commands(&[[0x04, 31], [0x30, 0]]);
+        self.commands(&[[0x04, 31]]);
+        self.commands(&[[0x30, 0]]);
         self.enable(0xd);
     }
 
@@ -176,7 +177,7 @@ impl Rig {
     }
 
     pub(crate) fn stage2(&mut self, root: u64) {
-        self.put(self.ste(), &[1 | 6 << 1, 1 << 44, ste_stage2_word(), root, 0, 0, 0, 0]);
+        self.put(self.ste(), &[1 | 6 << 1, 0, ste_stage2_word(), root, 0, 0, 0, 0]);
         self.cfgi_ste();
     }
 
@@ -278,7 +279,7 @@ pub(crate) fn cd_words(root: u64) -> [u64; 8] {
 }
 
 pub(crate) fn ste_stage1(cd: u64) -> [u64; 8] {
-    [1 | 5 << 1 | cd, 1 << 2 | 1 << 4 | 3 << 6 | 1 << 44, 0, 0, 0, 0, 0, 0]
+    [1 | 5 << 1 | cd, 1 << 2 | 1 << 4 | 3 << 6, 0, 0, 0, 0, 0, 0]
 }
 
 /// VMID 3, 39-bit input from level 1, 4 KiB pages, 44-bit output, record.
@@ -287,6 +288,6 @@ pub(crate) fn ste_stage2_word() -> u64 {
 }
 
 pub(crate) fn ste_nested(cd: u64, root2: u64) -> [u64; 8] {
-    let word1 = 1 << 2 | 1 << 4 | 3 << 6 | 1 << 44;
+    let word1 = 1 << 2 | 1 << 4 | 3 << 6;
     [1 | 7 << 1 | cd, word1, ste_stage2_word(), root2, 0, 0, 0, 0]
 }

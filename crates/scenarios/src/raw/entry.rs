@@ -18,11 +18,11 @@ pub fn put_address(entry: &mut [u64; 8], field: Field, address: PhysAddr) {
     entry[field.word()] |= field.in_place(address.raw());
 }
 
+/// `SHCFG` stays 0: it is reserved where `IDR1.ATTR_TYPES_OVR` is 0, as on both platforms (5.2).
 fn valid(config: u64) -> Ste {
     let mut entry = [0; 8];
     ste::V.write(&mut entry, 1);
     ste::CONFIG.write(&mut entry, config);
-    ste::SHCFG.write(&mut entry, shareability::USE_INCOMING);
     entry
 }
 

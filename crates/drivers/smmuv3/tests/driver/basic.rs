@@ -16,6 +16,7 @@ fn everywhere(test: impl Fn(Profile, Policy)) {
         Profile::large(),
         Profile::non_coherent(),
         Profile::server(),
+        Profile::mmu700(),
     ];
     for profile in profiles {
         let late = Policy::default().store_order(StoreOrder::Late);

@@ -4,7 +4,7 @@ use crate::meddler::Rule;
 use crate::world::{Board, PAGE, STREAM, World, small};
 use portcullis::{IommuOps, StreamTarget};
 use portcullis_addr::{Iova, Prot};
-use portcullis_machine::{Expectation, Policy, Profile};
+use portcullis_machine::{Expectation, Policy, Profile, Violation};
 use portcullis_pgtable::IotlbGather;
 use portcullis_smmuv3::Options;
 use portcullis_spec::Field;
@@ -183,4 +183,25 @@ fn a_take_over_that_forgets_to_forget_is_caught() {
     assert!(!take_over(None));
     assert!(take_over(on(opcode::CFGI_STE_RANGE, lose)), "configuration of the earlier owner");
     assert!(take_over(on(opcode::TLBI_NSNH_ALL, lose)), "translations of the earlier owner");
+}
+
+/// Erratum 2812531: with the CMD_SYNC between the first two commands gone, the second one has no effect.
+#[test]
+fn a_lost_sync_between_two_kinds_is_caught_on_a_unit_that_needs_it() {
+    let life = |profile: Profile, lose_first: bool| {
+        let first = std::sync::atomic::AtomicBool::new(lose_first);
+        let mut board = Board::new(profile, Policy::default());
+        board.rule = on(opcode::SYNC, move |command| {
+            if first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                lose(command);
+            }
+        });
+        let world = World::on(board, small());
+        world.board.machine.violations()
+    };
+    assert_eq!(life(Profile::mmu700(), false), []);
+    assert_eq!(life(Profile::server(), true), []);
+    let opcodes = [opcode::CFGI_STE_RANGE, opcode::TLBI_NSNH_ALL];
+    let caught = life(Profile::mmu700(), true);
+    assert!(caught.contains(&Violation::UnsyncedCommands { iommu: 0, opcodes }), "{caught:?}");
 }
