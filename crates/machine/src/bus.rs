@@ -173,7 +173,7 @@ impl MachineBuilder {
         let oracle = Arc::new(Oracle::new(policy.accesses_kept));
         let memory = Arc::new(PhysicalMemory::new(ram_base, ram_size, Arc::clone(&oracle)));
         let smmus = Arc::new(RwLock::new(Vec::new()));
-        let clock = MachineClock::new(time, hook.clone(), Arc::clone(&smmus));
+        let clock = Arc::new(MachineClock::new(time, hook.clone(), Arc::clone(&smmus)));
         let devices = RwLock::new(Vec::new());
         Arc::new(Machine { memory, oracle, clock, hook, policy, seed, smmus, devices })
     }
@@ -183,7 +183,7 @@ impl MachineBuilder {
 pub struct Machine {
     memory: Arc<PhysicalMemory>,
     oracle: Arc<Oracle>,
-    clock: MachineClock,
+    clock: Arc<MachineClock>,
     hook: Hook,
     policy: Policy,
     seed: u64,
@@ -210,7 +210,7 @@ impl Machine {
     }
 
     /// The clock.
-    pub fn clock(&self) -> &MachineClock {
+    pub fn clock(&self) -> &Arc<MachineClock> {
         &self.clock
     }
 

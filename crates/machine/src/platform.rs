@@ -3,22 +3,22 @@
 use crate::bus::Machine;
 use crate::clock::MachineClock;
 use crate::memory::PhysicalMemory;
-use portcullis_platform::{Platform, RawEvent, RawLock};
+use portcullis_platform::{Platform, Threads};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// A [`Machine`] with locks of kind `L` and events of kind `E`: those of `portcullis_platform::host` for a boot on OS threads, a schedule
-/// explorer's own for an explored one.
-pub struct MachinePlatform<L, E> {
+/// A [`Machine`] whose CPUs are threads of kind `T`: `portcullis_platform::host::HostThreads` for a boot on OS threads, a schedule explorer's own for an
+/// explored one.
+pub struct MachinePlatform<T> {
     machine: Arc<Machine>,
-    locks: PhantomData<fn() -> (L, E)>,
+    threads: PhantomData<fn() -> T>,
 }
 
-impl<L, E> MachinePlatform<L, E> {
+impl<T> MachinePlatform<T> {
     /// The platform that `machine` is.
     pub fn new(machine: &Arc<Machine>) -> Self {
-        Self { machine: Arc::clone(machine), locks: PhantomData }
+        Self { machine: Arc::clone(machine), threads: PhantomData }
     }
 
     /// The machine behind it.
@@ -27,21 +27,23 @@ impl<L, E> MachinePlatform<L, E> {
     }
 }
 
-impl<L, E> Clone for MachinePlatform<L, E> {
+impl<T> Clone for MachinePlatform<T> {
     fn clone(&self) -> Self {
         Self::new(&self.machine)
     }
 }
 
-impl<L, E> fmt::Debug for MachinePlatform<L, E> {
+impl<T> fmt::Debug for MachinePlatform<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MachinePlatform").field("machine", &self.machine).finish()
     }
 }
 
-impl<L: RawLock, E: RawEvent> Platform for MachinePlatform<L, E> {
-    type Lock = L;
-    type Event = E;
+impl<T: Threads> Platform for MachinePlatform<T> {
+    type Lock = T::Lock;
+    type IrqLock = T::IrqLock;
+    type Event = T::Event;
+    type Atomic = T::Atomic;
     type Memory = PhysicalMemory;
     type Clock = MachineClock;
 
@@ -51,5 +53,13 @@ impl<L: RawLock, E: RawEvent> Platform for MachinePlatform<L, E> {
 
     fn clock(&self) -> &MachineClock {
         self.machine.clock()
+    }
+
+    fn cpus(&self) -> usize {
+        T::cpus()
+    }
+
+    fn cpu(&self) -> usize {
+        T::cpu()
     }
 }

@@ -6,7 +6,7 @@ use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{
     DmaRequest, Machine, MachinePlatform, Policy, Profile, TimeSource, Violation,
 };
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Clock, DmaMemory, DmaPages, Platform};
 use rig::{ASID, LEAF, Rig};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -118,7 +118,7 @@ fn units_work_side_by_side() {
 fn it_is_a_platform() {
     let machine =
         Machine::builder().ram(PhysAddr::new(0x8000_0000), 1 << 20).time(TimeSource::Host).build();
-    let platform = MachinePlatform::<HostLock, HostEvent>::new(&machine);
+    let platform = MachinePlatform::<HostThreads>::new(&machine);
     let layout = portcullis_platform::PageLayout::naturally_aligned(0x3000).expect("not empty");
     let pages = DmaPages::new(platform.memory(), layout).expect("room for 16 KiB");
     assert!(pages.address().is_aligned(0x4000));

@@ -1,5 +1,6 @@
 //! Time, and waits that end.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 /// Nanoseconds since some fixed point, or a duration in nanoseconds.
@@ -13,6 +14,16 @@ pub trait Clock: Send + Sync + 'static {
     ///
     /// On a platform with virtual time each call must move [`now`](Self::now) on, or a bounded wait would not end.
     fn relax(&self);
+}
+
+impl<C: Clock> Clock for Arc<C> {
+    fn now(&self) -> Nanos {
+        (**self).now()
+    }
+
+    fn relax(&self) {
+        (**self).relax();
+    }
 }
 
 /// A wait for hardware reached its bound.

@@ -1,19 +1,32 @@
 //! The seams on top of the standard library, for programs that run on an operating system.
-#![expect(unsafe_code, reason = "RawLock promises exclusion to Mutex")]
+#![expect(unsafe_code, reason = "RawLock and RawIrqLock promise exclusion")]
 
-use crate::{Clock, LockLabel, Nanos, RawEvent, RawLock};
+use crate::{
+    AllocError, Clock, DmaMemory, LockLabel, Nanos, NativeAtomic, PageLayout, Platform, RawEvent,
+    RawIrqLock, RawLock, Threads,
+};
 use core::fmt;
 use parking_lot::lock_api::RawMutex as _;
-use std::sync::{Condvar, Mutex, PoisonError};
+use portcullis_addr::PhysAddr;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// A sleeping lock: parking_lot's, one byte, no system call while nobody waits.
 pub struct HostLock(parking_lot::RawMutex);
 
+impl HostLock {
+    /// A free lock, in a `static` too. Labels are ignored here anyway.
+    pub const fn unlabelled() -> Self {
+        Self(parking_lot::RawMutex::INIT)
+    }
+}
+
 // SAFETY: parking_lot's RawMutex makes the same promise (lock_api's `RawMutex` contract), and every call goes straight to it.
 unsafe impl RawLock for HostLock {
     fn new(_label: LockLabel) -> Self {
-        Self(parking_lot::RawMutex::INIT)
+        Self::unlabelled()
     }
 
     fn lock(&self) {
@@ -33,6 +46,28 @@ unsafe impl RawLock for HostLock {
 impl fmt::Debug for HostLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostLock").finish_non_exhaustive()
+    }
+}
+
+/// A program has no interrupts to mask, so its short lock is [`HostLock`] again, as a type of its own.
+#[derive(Debug)]
+pub struct HostIrqLock(HostLock);
+
+// SAFETY: HostLock's promise; there are no interrupt handlers.
+unsafe impl RawIrqLock for HostIrqLock {
+    type Saved = ();
+
+    fn new(label: LockLabel) -> Self {
+        Self(HostLock::new(label))
+    }
+
+    fn lock(&self) {
+        self.0.lock();
+    }
+
+    unsafe fn unlock(&self, (): ()) {
+        // SAFETY: the caller holds the lock, by this method's contract.
+        unsafe { self.0.unlock() }
     }
 }
 
@@ -86,9 +121,116 @@ impl Clock for HostClock {
     }
 }
 
+/// Threads of the operating system. A thread keeps the CPU number that it was given first: as a hint that is as good as the true one, and costs no system call.
+#[derive(Debug)]
+pub struct HostThreads;
+
+impl Threads for HostThreads {
+    type Lock = HostLock;
+    type IrqLock = HostIrqLock;
+    type Event = HostEvent;
+    type Atomic = NativeAtomic;
+
+    fn cpus() -> usize {
+        static CPUS: OnceLock<usize> = OnceLock::new();
+        *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    fn cpu() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static MINE: Cell<Option<usize>> = const { Cell::new(None) };
+        }
+        MINE.get().unwrap_or_else(|| {
+            let cpu = NEXT.fetch_add(1, Ordering::Relaxed) % Self::cpus();
+            MINE.set(Some(cpu));
+            cpu
+        })
+    }
+}
+
+/// Memory that hands out addresses and keeps nothing: every word reads 0. For code that moves no data, such as tests and benchmarks of the probe protocol.
+#[derive(Debug, Default)]
+pub struct NoMemory(AtomicU64);
+
+/// Above what a test takes for an address of its own by accident.
+const FIRST_ADDRESS: u64 = 0x8000_0000;
+
+impl DmaMemory for NoMemory {
+    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
+        let (size, align) = (layout.size() as u64, layout.align() as u64);
+        let place =
+            |used: u64| Some((FIRST_ADDRESS + used).next_multiple_of(align) + size - FIRST_ADDRESS);
+        let used = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).unwrap_or(0);
+        Ok(PhysAddr::new((FIRST_ADDRESS + used).next_multiple_of(align)))
+    }
+    fn free(&self, _: PhysAddr, _: PageLayout) {}
+    fn load64(&self, _: PhysAddr) -> u64 {
+        0
+    }
+    fn store64(&self, _: PhysAddr, _: u64) {}
+    fn compare_exchange64(&self, _: PhysAddr, old: u64, _: u64) -> Result<(), u64> {
+        if old == 0 { Ok(()) } else { Err(0) }
+    }
+    fn publish(&self, _: PhysAddr, _: usize) {}
+    fn refresh(&self, _: PhysAddr, _: usize) {}
+}
+
+/// This process as a platform: its locks and threads, with memory `M` and clock `C`.
+pub struct HostPlatform<M, C = HostClock> {
+    memory: Arc<M>,
+    clock: C,
+}
+
+impl<M> HostPlatform<M> {
+    /// The platform with `memory`, and time from now on.
+    pub fn new(memory: Arc<M>) -> Self {
+        Self::with_clock(memory, HostClock::start())
+    }
+}
+
+impl<M, C> HostPlatform<M, C> {
+    /// The platform with `memory` and `clock`.
+    pub const fn with_clock(memory: Arc<M>, clock: C) -> Self {
+        Self { memory, clock }
+    }
+}
+
+impl<M, C> fmt::Debug for HostPlatform<M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostPlatform").finish_non_exhaustive()
+    }
+}
+
+impl<M: DmaMemory, C: Clock> Platform for HostPlatform<M, C> {
+    type Lock = HostLock;
+    type IrqLock = HostIrqLock;
+    type Event = HostEvent;
+    type Atomic = NativeAtomic;
+    type Memory = M;
+    type Clock = C;
+
+    fn memory(&self) -> &Arc<M> {
+        &self.memory
+    }
+
+    fn clock(&self) -> &C {
+        &self.clock
+    }
+
+    fn cpus(&self) -> usize {
+        HostThreads::cpus()
+    }
+
+    fn cpu(&self) -> usize {
+        HostThreads::cpu()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RawAtomic as _;
 
     #[test]
     fn the_lock_excludes_and_the_event_loses_nothing() {
@@ -118,5 +260,52 @@ mod tests {
         let clock = HostClock::start();
         assert_eq!(crate::wait_for(&clock, 1000, || false), Err(crate::Timeout { after: 1000 }));
         assert_eq!(crate::wait_for(&clock, 1000, || true), Ok(()));
+    }
+
+    #[test]
+    fn short_sections_exclude_and_survive_a_panic() {
+        let data = crate::IrqMutex::<u64, HostIrqLock>::new(LockLabel::new("test", 0), 0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1000).for_each(|_| data.with(|data| *data += 1)));
+            }
+        });
+        let section = std::panic::AssertUnwindSafe(|| data.with(|_| panic!("planted")));
+        assert!(std::panic::catch_unwind(section).is_err());
+        assert_eq!(data.with(|data| *data), 4000);
+    }
+
+    #[test]
+    fn each_cpu_has_its_own_copy_and_a_thread_keeps_its_cpu() {
+        let platform = HostPlatform::new(Arc::<NoMemory>::default());
+        let counts = crate::PerCpu::new(&platform, |_| NativeAtomic::unlabelled(0));
+        let add = || _ = counts.here(&platform).fetch_add(1, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            for _ in 0..2 * platform.cpus() {
+                scope.spawn(|| {
+                    let before = platform.cpu();
+                    add();
+                    assert_eq!(platform.cpu(), before);
+                    assert!(before < platform.cpus());
+                });
+            }
+        });
+        let seen: Vec<_> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        assert_eq!(seen.len(), platform.cpus());
+        assert_eq!(seen.iter().sum::<u64>(), 2 * platform.cpus() as u64);
+        let places: Vec<_> = counts.iter().map(|count| std::ptr::from_ref(count).addr()).collect();
+        assert!(places.iter().all(|place| place % 128 == 0), "{places:x?}");
+    }
+
+    #[test]
+    fn addresses_without_memory_are_aligned_and_never_the_same() {
+        let memory = NoMemory::default();
+        let mut end = 0;
+        for (size, align) in [(4096, 4096), (1, 1), (64, 64), (0x10000, 0x10000), (8, 8)] {
+            let layout = PageLayout::new(size, align).expect("sound");
+            let address = memory.allocate(layout).expect("never runs out");
+            assert!(address.is_aligned(align as u64) && address.raw() >= end);
+            end = address.raw() + size as u64;
+        }
     }
 }

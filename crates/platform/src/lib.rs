@@ -1,25 +1,34 @@
 //! The seams: everything that the core and the drivers need from the system they run on.
 //!
-//! Scope: locks and waiting ([`RawLock`], [`RawEvent`], [`Mutex`]), memory that hardware can read ([`DmaMemory`], [`DmaPages`]),
+//! Scope: long locks and waiting ([`RawLock`], [`RawEvent`], [`Mutex`]), short locks that interrupt handlers may take ([`RawIrqLock`], [`IrqMutex`]), words that are
+//! shared without a lock ([`RawAtomic`]), per-CPU data ([`PerCpu`]), memory that hardware can read ([`DmaMemory`], [`DmaPages`]),
 //! register blocks ([`Registers`]), and time ([`Clock`], [`wait_for`]); [`Platform`] bundles them. They are *type parameters*, not
 //! cargo features: one binary holds the real boot (OS threads) and the explored one (scheduled coroutines) side by side. No lock lives in a `static`.
 //!
 //! Not supported: NUMA placement of table memory; interrupts as objects (whoever owns the line calls the driver's interrupt entry).
 //!
 //! Dependency rule: uses `addr` only. The core, the drivers and every platform use it. `no_std` + `alloc`; the feature `std` adds
-//! [`host`], the implementation on top of the standard library. `unsafe` only in `sync`.
+//! [`host`], the implementation on top of the standard library. `unsafe` only in `sync` and `irq` (exclusion) and `host`.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
+mod atomic;
 mod clock;
+mod cpu;
 #[cfg(feature = "std")]
 pub mod host;
+mod irq;
 mod memory;
 mod registers;
 mod sync;
 
+#[cfg(target_has_atomic = "64")]
+pub use atomic::NativeAtomic;
+pub use atomic::RawAtomic;
 pub use clock::{Clock, Nanos, Timeout, wait_for};
+pub use cpu::PerCpu;
+pub use irq::{IrqMutex, RawIrqLock};
 pub use memory::{AllocError, DmaMemory, DmaPages, PageLayout};
 pub use registers::Registers;
 pub use sync::{LockLabel, Mutex, MutexGuard, RawEvent, RawLock};
@@ -29,10 +38,14 @@ use core::fmt;
 
 /// The system that the subsystem runs on: its locks, its memory, its clock.
 pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
-    /// The mutual exclusion behind every [`Mutex`].
+    /// Long locks, the mutual exclusion behind every [`Mutex`].
     type Lock: RawLock;
+    /// Short locks, which interrupt handlers may take, behind every [`IrqMutex`].
+    type IrqLock: RawIrqLock;
     /// How a thread sleeps until something happens.
     type Event: RawEvent;
+    /// Words that are shared without a lock.
+    type Atomic: RawAtomic;
     /// Memory that IOMMUs walk and devices reach.
     type Memory: DmaMemory;
     /// Monotonic time.
@@ -42,7 +55,38 @@ pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
     fn memory(&self) -> &Arc<Self::Memory>;
     /// The clock.
     fn clock(&self) -> &Self::Clock;
+
+    /// How many CPUs there can be: the number of copies of a [`PerCpu`]. At least 1, and the same at every call.
+    fn cpus(&self) -> usize {
+        1
+    }
+
+    /// The CPU that the caller runs on, below [`cpus`](Self::cpus). A hint: the thread may move at any time.
+    fn cpu(&self) -> usize {
+        0
+    }
 }
 
-/// A [`Mutex`] on the locks of platform `P`.
+/// The part of a [`Platform`] that threads synchronise with, for platforms that run on more than one kind of thread: the software machine runs on OS threads
+/// ([`host::HostThreads`]) and on a schedule explorer's.
+pub trait Threads: 'static {
+    /// As [`Platform::Lock`].
+    type Lock: RawLock;
+    /// As [`Platform::IrqLock`].
+    type IrqLock: RawIrqLock;
+    /// As [`Platform::Event`].
+    type Event: RawEvent;
+    /// As [`Platform::Atomic`].
+    type Atomic: RawAtomic;
+
+    /// As [`Platform::cpus`].
+    fn cpus() -> usize;
+    /// As [`Platform::cpu`].
+    fn cpu() -> usize;
+}
+
+/// A [`Mutex`] on the long locks of platform `P`.
 pub type Lock<P, T> = Mutex<T, <P as Platform>::Lock>;
+
+/// An [`IrqMutex`] on the short locks of platform `P`.
+pub type IrqLock<P, T> = IrqMutex<T, <P as Platform>::IrqLock>;

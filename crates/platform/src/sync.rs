@@ -3,11 +3,12 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-/// Which lock this is: a class shared by all locks of one kind, and a number that tells two of them apart.
+/// Which lock, event or atomic this is: a class shared by all of one kind, and a number that tells two of them apart.
 ///
-/// An ordinary platform ignores it. The schedule explorer names locks by it in the pictures that it draws, and a lock checker can order by class.
+/// An ordinary platform ignores it. The schedule explorer names objects by it in the pictures that it draws, and a lock checker can order by class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LockLabel {
     /// Kind, e.g. `"group"`.
@@ -17,7 +18,7 @@ pub struct LockLabel {
 }
 
 impl LockLabel {
-    /// The label of lock `index` of `class`.
+    /// The label of object `index` of `class`.
     pub const fn new(class: &'static str, index: u64) -> Self {
         Self { class, index }
     }
@@ -29,7 +30,9 @@ impl fmt::Display for LockLabel {
     }
 }
 
-/// A lock that one thread of execution holds at a time. The convention is that of the `lock_api` crate's `RawMutex`, plus a label at birth.
+/// A long lock: one thread of execution holds it at a time, possibly for long. It is held across a driver's probe and across waits for hardware, so its waiters
+/// should sleep, and an interrupt handler must never take it (that is what [`RawIrqLock`](crate::RawIrqLock) is for). The convention is that of the `lock_api`
+/// crate's `RawMutex`, plus a label at birth. Linux's counterpart is `struct mutex`.
 ///
 /// # Safety
 ///
@@ -46,7 +49,7 @@ pub unsafe trait RawLock: Send + Sync + 'static {
     ///
     /// # Safety
     ///
-    /// The caller holds the lock.
+    /// The calling thread holds the lock.
     unsafe fn unlock(&self);
 }
 
@@ -57,9 +60,9 @@ pub trait RawEvent: Send + Sync + 'static {
     fn new(label: LockLabel) -> Self;
     /// A number that every [`notify_all`](Self::notify_all) changes.
     fn generation(&self) -> u64;
-    /// Returns once [`generation`](Self::generation) differs from `seen`.
+    /// Returns once [`generation`](Self::generation) differs from `seen`. Never called from an interrupt handler.
     fn wait(&self, seen: u64);
-    /// Changes the generation and wakes everybody.
+    /// Changes the generation and wakes everybody. May be called from an interrupt handler.
     fn notify_all(&self);
 }
 
@@ -72,26 +75,23 @@ pub struct Mutex<T, L> {
 // SAFETY: the data moves between threads only inside the exclusion that RawLock promises, so T: Send is enough.
 unsafe impl<T: Send, L: RawLock> Sync for Mutex<T, L> {}
 
-impl<T, L: RawLock> Mutex<T, L> {
-    /// `data` behind a fresh lock.
-    pub fn new(label: LockLabel, data: T) -> Self {
-        Self { raw: L::new(label), data: UnsafeCell::new(data) }
-    }
-
-    /// Waits for the lock and gives access to the data until the guard is dropped. Not recursive.
-    pub fn lock(&self) -> MutexGuard<'_, T, L> {
-        self.raw.lock();
-        MutexGuard { mutex: self }
-    }
-
-    /// Access to the data if nobody holds the lock now.
-    pub fn try_lock(&self) -> Option<MutexGuard<'_, T, L>> {
-        // Lazily: a guard that is made and dropped without the lock would unlock somebody else's.
-        self.raw.try_lock().then(|| MutexGuard { mutex: self })
+impl<T, L> Mutex<T, L> {
+    /// `data` behind `raw`, which must be free. For a `static`, with a lock that has a `const` constructor of its own:
+    ///
+    /// ```
+    /// # #[cfg(feature = "std")] {
+    /// use portcullis_platform::{Mutex, host::HostLock};
+    /// static COUNT: Mutex<u64, HostLock> = Mutex::from_raw(HostLock::unlabelled(), 0);
+    /// *COUNT.lock() += 1;
+    /// assert_eq!(*COUNT.lock(), 1);
+    /// # }
+    /// ```
+    pub const fn from_raw(raw: L, data: T) -> Self {
+        Self { raw, data: UnsafeCell::new(data) }
     }
 
     /// The data, without locking: `&mut self` proves that nobody else can.
-    pub fn get_mut(&mut self) -> &mut T {
+    pub const fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
     }
 
@@ -101,7 +101,26 @@ impl<T, L: RawLock> Mutex<T, L> {
     }
 }
 
-impl<T, L: RawLock> fmt::Debug for Mutex<T, L> {
+impl<T, L: RawLock> Mutex<T, L> {
+    /// `data` behind a fresh lock. [`from_raw`](Self::from_raw) is the `const` way: a trait's function cannot be called in one.
+    pub fn new(label: LockLabel, data: T) -> Self {
+        Self::from_raw(L::new(label), data)
+    }
+
+    /// Waits for the lock and gives access to the data until the guard is dropped. Not recursive.
+    pub fn lock(&self) -> MutexGuard<'_, T, L> {
+        self.raw.lock();
+        MutexGuard { mutex: self, thread: PhantomData }
+    }
+
+    /// Access to the data if nobody holds the lock now.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T, L>> {
+        // Lazily: a guard that is made and dropped without the lock would unlock somebody else's.
+        self.raw.try_lock().then(|| MutexGuard { mutex: self, thread: PhantomData })
+    }
+}
+
+impl<T, L> fmt::Debug for Mutex<T, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex").finish_non_exhaustive()
     }
@@ -109,13 +128,36 @@ impl<T, L: RawLock> fmt::Debug for Mutex<T, L> {
 
 /// Access to what a [`Mutex`] protects.
 ///
+/// It stays with the thread that took the lock, and is shared with other threads only where the data may be, as std's and `lock_api`'s guards are:
+///
+/// ```compile_fail,E0277
+/// # use portcullis_platform::{MutexGuard, RawLock};
+/// fn shared<T: Sync>() {}
+/// fn cell<L: RawLock>() { shared::<MutexGuard<'static, core::cell::Cell<u64>, L>>() }
+/// ```
+/// ```compile_fail,E0277
+/// # use portcullis_platform::{MutexGuard, RawLock};
+/// fn sent<T: Send>() {}
+/// fn number<L: RawLock>() { sent::<MutexGuard<'static, u64, L>>() }
+/// ```
+/// ```
+/// # use portcullis_platform::{MutexGuard, RawLock};
+/// fn shared<T: Sync>() {}
+/// fn number<L: RawLock>() { shared::<MutexGuard<'static, u64, L>>() }
+/// ```
+///
 /// # Invariants
 ///
 /// The thread that made it holds `mutex.raw`.
 #[must_use = "the lock is free again as soon as the guard is dropped"]
 pub struct MutexGuard<'a, T, L: RawLock> {
     mutex: &'a Mutex<T, L>,
+    /// Neither `Send` (the lock is given back where it was taken) nor `Sync` by itself (below).
+    thread: PhantomData<*mut ()>,
 }
+
+// SAFETY: a shared guard gives out `&T` only, and the lock is not given back through it.
+unsafe impl<T: Sync, L: RawLock> Sync for MutexGuard<'_, T, L> {}
 
 impl<T, L: RawLock> Deref for MutexGuard<'_, T, L> {
     type Target = T;
@@ -135,7 +177,7 @@ impl<T, L: RawLock> DerefMut for MutexGuard<'_, T, L> {
 
 impl<T, L: RawLock> Drop for MutexGuard<'_, T, L> {
     fn drop(&mut self) {
-        // SAFETY: by the type's invariant the lock is held; it is given back once, here.
+        // SAFETY: by the type's invariant this thread holds the lock; it is given back once, here.
         unsafe { self.mutex.raw.unlock() }
     }
 }

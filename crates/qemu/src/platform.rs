@@ -5,39 +5,13 @@ use crate::process::Qemu;
 use crate::qtest::{Request, Width};
 use crate::ram::Ram;
 use portcullis_addr::PhysAddr;
-use portcullis_platform::host::{HostClock, HostEvent, HostLock};
-use portcullis_platform::{Platform, Registers, Timeout, wait_for};
+use portcullis_platform::host::{HostClock, HostPlatform};
+use portcullis_platform::{Registers, Timeout, wait_for};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Locks and time of this process, memory of the machine.
-#[derive(Debug)]
-pub struct QemuPlatform {
-    ram: Arc<Ram>,
-    clock: HostClock,
-}
-
-impl QemuPlatform {
-    /// The platform whose memory is that of `qemu`.
-    pub fn new(qemu: &Qemu) -> Self {
-        Self { ram: Arc::clone(qemu.ram()), clock: HostClock::start() }
-    }
-}
-
-impl Platform for QemuPlatform {
-    type Lock = HostLock;
-    type Event = HostEvent;
-    type Memory = Ram;
-    type Clock = HostClock;
-
-    fn memory(&self) -> &Arc<Ram> {
-        &self.ram
-    }
-
-    fn clock(&self) -> &HostClock {
-        &self.clock
-    }
-}
+/// Locks and time of this process, memory of the machine ([`Qemu::ram`]).
+pub type QemuPlatform = HostPlatform<Ram>;
 
 /// A block of registers of the machine, accessed over the qtest socket (15 to 50 us each).
 ///

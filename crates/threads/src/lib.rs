@@ -2,7 +2,7 @@
 //!
 //! A [`World`] is a closure that builds a fresh instance of the code under test and gives it threads. [`Explorer`] runs it again and again, each time in
 //! another order, until every order that could matter was run. The code under test is not changed: it is generic over the platform's
-//! [`RawLock`](portcullis_platform::RawLock) and [`RawEvent`](portcullis_platform::RawEvent), and here these are [`LabLock`] and [`LabEvent`].
+//! [`Threads`](portcullis_platform::Threads), and here these are [`LabThreads`]: [`LabLock`], [`LabIrqLock`], [`LabEvent`] and [`LabAtomic`].
 //!
 //! ```
 //! use portcullis_platform::{LockLabel, Mutex};
@@ -29,15 +29,15 @@
 //!
 //! # What a step is
 //!
-//! Threads are stackful coroutines on one OS thread. One is switched away from only where it takes a lock, reads, waits for or notifies an event, or calls
-//! [`step`]; what follows until its next such point, the release of locks included, belongs to the step. That loses nothing: in safe Rust
+//! Threads are stackful coroutines on one OS thread. One is switched away from only where it takes a lock, reads, waits for or notifies an event, reads or changes an
+//! atomic, or calls [`step`]; what follows until its next such point, the release of locks included, belongs to the step. That loses nothing: in safe Rust
 //! everything else that threads share is behind one of those locks, and giving a lock back early can only let more happen. One exception: code that calls
 //! `try_lock` can tell how long a lock was held, so the first `try_lock` starts the exploration anew with every release a step of its own.
 //! [`choose`] is a choice of the environment; all values are taken.
 //!
 //! # What is a violation
 //!
-//! A deadlock, a lost wake-up (everybody who is left waits for an event; a [`World::daemon`] may), a lock taken twice, a panic, a run that does not end,
+//! A deadlock, a lost wake-up (everybody who is left waits for an event; a [`World::daemon`] may), a lock taken twice, a wait under a short lock, a panic, a run that does not end,
 //! whatever the code reports with [`violation`], and whatever [`World::at_end`] finds. [`reached`] counts good states, so that a
 //! world does not pass because nothing happens in it.
 //!
@@ -53,8 +53,8 @@
 //!
 //! # Not supported
 //!
-//! Weak memory: everything is sequentially consistent. Atomics of the code under test are not seen unless it tells through [`step`]; two accesses in one step are not
-//! interleaved. More than 32 threads, or more than 65,535 steps of one thread. Fairness: a spinning thread ends at the step limit, as a violation. Destructors
+//! Weak memory: everything is sequentially consistent. Atomics of the code under test that are not [`LabAtomic`]s are not seen unless it tells through [`step`]; two
+//! accesses in one step are not interleaved. More than 32 threads, or more than 65,535 steps of one thread. Fairness: a spinning thread ends at the step limit, as a violation. Destructors
 //! that panic while a given-up run is unwound abort the process. Exploring one world exhaustively on several OS threads (random strategies can: [`Explorer::run_on`]).
 //!
 //! Dependency rule: uses `platform` and the coroutine crate; knows nothing of IOMMUs. `std`. `unsafe` only in `runtime` (switching) and `sync` (the seam's contract).
@@ -79,5 +79,5 @@ pub use ambient::{choose, current, observe, reached, spawn, step, violation};
 pub use explorer::{Budget, Explorer, Progress, Replay, Strategy};
 pub use report::{LadderStep, Report, Violation};
 pub use schedule::{Decision, Schedule, ScheduleError};
-pub use sync::{LabEvent, LabLock};
+pub use sync::{LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads};
 pub use world::World;

@@ -78,6 +78,8 @@ pub(crate) struct Runtime {
     pub(crate) recording: Cell<bool>,
     pub(crate) held: RefCell<Vec<(u8, Object, LockLabel)>>,
     pub(crate) notes: RefCell<Vec<String>>,
+    /// How many short locks each thread holds.
+    pub(crate) short_locks: [Cell<u32>; MAX_THREADS],
 }
 
 impl Runtime {
@@ -107,6 +109,7 @@ impl Runtime {
             recording: Cell::new(false),
             held: RefCell::default(),
             notes: RefCell::default(),
+            short_locks: [const { Cell::new(0) }; MAX_THREADS],
         }
     }
 
@@ -123,6 +126,7 @@ impl Runtime {
         self.endings.borrow_mut().clear();
         self.held.borrow_mut().clear();
         self.notes.borrow_mut().clear();
+        self.short_locks.iter().for_each(|count| count.set(0));
     }
 
     /// Runs `f` with this as the execution that ambient calls ([`with`]) find.

@@ -6,9 +6,8 @@ use portcullis::{
     BoundDriver, Device, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
     Policy, ProbeError, Subsystem,
 };
-use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_platform::host::{HostClock, HostEvent, HostLock};
-use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform};
+use portcullis_addr::StreamId;
+use portcullis_platform::host::{HostPlatform, NoMemory};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,44 +22,8 @@ pub struct ProbeBench {
     pub rounds: usize,
 }
 
-/// No memory: nothing is mapped here.
-#[derive(Debug)]
-struct NoMemory;
-
-impl DmaMemory for NoMemory {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        Err(AllocError { layout })
-    }
-    fn free(&self, _: PhysAddr, _: PageLayout) {}
-    fn load64(&self, _: PhysAddr) -> u64 {
-        0
-    }
-    fn store64(&self, _: PhysAddr, _: u64) {}
-    fn compare_exchange64(&self, _: PhysAddr, _: u64, _: u64) -> Result<(), u64> {
-        Err(0)
-    }
-    fn publish(&self, _: PhysAddr, _: usize) {}
-    fn refresh(&self, _: PhysAddr, _: usize) {}
-}
-
-#[derive(Debug)]
-struct Host {
-    memory: Arc<NoMemory>,
-    clock: HostClock,
-}
-
-impl Platform for Host {
-    type Lock = HostLock;
-    type Event = HostEvent;
-    type Memory = NoMemory;
-    type Clock = HostClock;
-    fn memory(&self) -> &Arc<NoMemory> {
-        &self.memory
-    }
-    fn clock(&self) -> &HostClock {
-        &self.clock
-    }
-}
+/// Nothing is mapped here.
+type Host = HostPlatform<NoMemory>;
 
 struct FreeDriver;
 
@@ -102,8 +65,7 @@ enum Arrival {
 
 impl Run {
     fn measure(&self, seed: u64) -> Outcome {
-        let host = Host { memory: Arc::new(NoMemory), clock: HostClock::start() };
-        let subsystem = Subsystem::new(Arc::new(host), Policy::default());
+        let subsystem = Subsystem::new(Arc::new(Host::new(Arc::default())), Policy::default());
         let mut arrivals: Vec<Arrival> = self
             .clients()
             .map(|client| {

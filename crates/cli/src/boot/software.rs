@@ -9,7 +9,7 @@ use portcullis_machine::{
     Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
     Profile, SmmuV3, StepHook, TimeSource, Violation,
 };
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostThreads;
 use portcullis_smmuv3::{Options, Smmu};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// RAM that is simulated at most; it costs only what is stored in it.
 const MOST_RAM: u64 = 4 << 30;
 
-type HostPlatform = MachinePlatform<HostLock, HostEvent>;
+type HostPlatform = MachinePlatform<HostThreads>;
 
 /// A software machine built after a description.
 #[derive(Debug)]

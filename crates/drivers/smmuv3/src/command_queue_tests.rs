@@ -12,7 +12,9 @@ use portcullis_addr::PhysAddr;
 use portcullis_platform::{Clock, PageLayout};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3::command::{OPCODE, opcode, tlbi};
-use portcullis_threads::{Budget, Explorer, LabEvent, LabLock, Report, World, observe, step};
+use portcullis_threads::{
+    Budget, Explorer, LabAtomic, LabEvent, LabIrqLock, LabLock, Report, World, observe, step,
+};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -59,7 +61,9 @@ struct Lab {
 
 impl Platform for Lab {
     type Lock = LabLock;
+    type IrqLock = LabIrqLock;
     type Event = LabEvent;
+    type Atomic = LabAtomic;
     type Memory = Slots;
     type Clock = Looks;
     fn memory(&self) -> &Arc<Slots> {

@@ -7,7 +7,7 @@ use portcullis_addr::{PageSize, PhysAddr};
 use portcullis_machine::{
     Machine, MachineClock, PhysicalMemory, Policy, Profile, SmmuRegisters, TimeSource,
 };
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostPlatform;
 use portcullis_platform::{AllocError, DmaMemory, PageLayout};
 use portcullis_spec::smmuv3::{CMDQ_CONS, CMDQ_PROD};
 use std::sync::Mutex;
@@ -81,29 +81,11 @@ impl Registers for WatchedRegisters {
     }
 }
 
-#[derive(Debug)]
-struct WatchedPlatform {
-    machine: Arc<Machine>,
-    memory: Arc<WatchedMemory>,
-}
+type WatchedPlatform = HostPlatform<WatchedMemory, Arc<MachineClock>>;
 
 impl core::fmt::Debug for WatchedMemory {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("WatchedMemory")
-    }
-}
-
-impl Platform for WatchedPlatform {
-    type Lock = HostLock;
-    type Event = HostEvent;
-    type Memory = WatchedMemory;
-    type Clock = MachineClock;
-
-    fn memory(&self) -> &Arc<WatchedMemory> {
-        &self.memory
-    }
-    fn clock(&self) -> &MachineClock {
-        self.machine.clock()
     }
 }
 
@@ -126,7 +108,7 @@ impl Stand {
         let awaited = Mutex::new(None);
         let registers =
             WatchedRegisters { inner: unit.registers(), log: Arc::clone(&log), awaited };
-        let platform = Arc::new(WatchedPlatform { machine, memory });
+        let platform = Arc::new(WatchedPlatform::with_clock(memory, Arc::clone(machine.clock())));
         let driver = Smmu::bring_up(platform, registers, Options::default()).expect("comes up");
         driver.claim(&[STREAM]).expect("claimed");
         let mut targets = vec![("blocked", StreamTarget::Blocked)];

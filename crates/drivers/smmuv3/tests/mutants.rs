@@ -4,12 +4,12 @@ use portcullis::{IommuOps, StreamTarget};
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_machine::{DmaRequest, Machine, MachinePlatform, Policy, Profile};
 use portcullis_pgtable::IotlbGather;
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostThreads;
 use portcullis_smmuv3::{Command, CommandFilter, Options, Smmu};
 use portcullis_spec::smmuv3::command::opcode;
 use std::sync::{Arc, Mutex};
 
-type Platform = MachinePlatform<HostLock, HostEvent>;
+type Platform = MachinePlatform<HostThreads>;
 
 const IOVA: Iova = Iova::new(0x1000);
 

@@ -2,8 +2,10 @@
 
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
-use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform};
-use portcullis_threads::{LabEvent, LabLock, choose, current, step};
+use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform, Threads};
+use portcullis_threads::{
+    LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, choose, current, step,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,7 +110,9 @@ impl fmt::Debug for LabPlatform {
 
 impl Platform for LabPlatform {
     type Lock = LabLock;
+    type IrqLock = LabIrqLock;
     type Event = LabEvent;
+    type Atomic = LabAtomic;
     type Memory = LabMemory;
     type Clock = MachineClock;
 
@@ -118,6 +122,14 @@ impl Platform for LabPlatform {
 
     fn clock(&self) -> &MachineClock {
         self.machine.clock()
+    }
+
+    fn cpus(&self) -> usize {
+        LabThreads::cpus()
+    }
+
+    fn cpu(&self) -> usize {
+        LabThreads::cpu()
     }
 }
 

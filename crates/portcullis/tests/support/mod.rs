@@ -4,58 +4,20 @@
 use portcullis::*;
 use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
-use portcullis_platform::host::{HostClock, HostEvent, HostLock};
-use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform, Timeout};
+use portcullis_platform::host::{HostPlatform, NoMemory};
+use portcullis_platform::{AllocError, PageLayout, Timeout};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Memory that only hands out addresses: these tests move no data.
-#[derive(Debug, Default)]
-pub struct Addresses(AtomicU64);
-
-impl DmaMemory for Addresses {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        let size = layout.size() as u64;
-        Ok(PhysAddr::new(0x8000_0000 + self.0.fetch_add(size, Ordering::Relaxed)))
-    }
-    fn free(&self, _: PhysAddr, _: PageLayout) {}
-    fn load64(&self, _: PhysAddr) -> u64 {
-        0
-    }
-    fn store64(&self, _: PhysAddr, _: u64) {}
-    fn compare_exchange64(&self, _: PhysAddr, old: u64, _: u64) -> Result<(), u64> {
-        if old == 0 { Ok(()) } else { Err(0) }
-    }
-    fn publish(&self, _: PhysAddr, _: usize) {}
-    fn refresh(&self, _: PhysAddr, _: usize) {}
-}
-
-#[derive(Debug)]
-pub struct Host {
-    memory: Arc<Addresses>,
-    clock: HostClock,
-}
-
-impl Platform for Host {
-    type Lock = HostLock;
-    type Event = HostEvent;
-    type Memory = Addresses;
-    type Clock = HostClock;
-    fn memory(&self) -> &Arc<Addresses> {
-        &self.memory
-    }
-    fn clock(&self) -> &HostClock {
-        &self.clock
-    }
-}
+/// Moves no data.
+pub type Host = HostPlatform<NoMemory>;
 
 pub type Sub = Subsystem<Host>;
 
 pub fn subsystem() -> Sub {
-    let host = Host { memory: Arc::default(), clock: HostClock::start() };
-    Subsystem::new(Arc::new(host), Policy::default())
+    Subsystem::new(Arc::new(Host::new(Arc::default())), Policy::default())
 }
 
 thread_local! {

@@ -115,7 +115,7 @@ impl VirtMachine {
 
     /// What the core and a driver need of it.
     pub fn platform(&self) -> QemuPlatform {
-        QemuPlatform::new(&self.qemu)
+        QemuPlatform::new(Arc::clone(self.qemu.ram()))
     }
 
     /// The SMMU's registers, both pages.

@@ -7,7 +7,7 @@ use portcullis_addr::{Iova, PhysAddr};
 use portcullis_machine::{
     AccessKind, Device, InterruptLine, Machine, MachinePlatform, Policy, Profile, SmmuRegisters,
 };
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostThreads;
 use portcullis_platform::{DmaMemory, Registers};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -121,7 +121,7 @@ impl Bench for SoftwareBench {
     }
 
     fn start_driver(&self, setup: &Setup) -> Result<Box<dyn IommuOps>, Failure> {
-        let platform = MachinePlatform::<HostLock, HostEvent>::new(&self.machine);
+        let platform = MachinePlatform::<HostThreads>::new(&self.machine);
         crate::driver::bring_up(Arc::new(platform), self.registers.clone(), setup)
     }
 

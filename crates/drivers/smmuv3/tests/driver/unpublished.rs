@@ -7,8 +7,8 @@ use portcullis_machine::{
     DmaRequest, Expectation, Machine, MachineClock, PhysicalMemory, Policy, Profile, TimeSource,
 };
 use portcullis_pgtable::IotlbGather;
-use portcullis_platform::host::{HostEvent, HostLock};
-use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout, Platform, Registers};
+use portcullis_platform::host::HostPlatform;
+use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout, Registers};
 use portcullis_smmuv3::Smmu;
 use portcullis_spec::smmuv3::{CMDQ_BASE, STRTAB_BASE, cmdq_base, l1std, ste, strtab_base};
 use std::collections::BTreeSet;
@@ -53,24 +53,7 @@ impl DmaMemory for Forgetful {
     }
 }
 
-#[derive(Debug)]
-struct Careless {
-    machine: Arc<Machine>,
-    memory: Arc<Forgetful>,
-}
-
-impl Platform for Careless {
-    type Lock = HostLock;
-    type Event = HostEvent;
-    type Memory = Forgetful;
-    type Clock = MachineClock;
-    fn memory(&self) -> &Arc<Forgetful> {
-        &self.memory
-    }
-    fn clock(&self) -> &MachineClock {
-        self.machine.clock()
-    }
-}
+type Careless = HostPlatform<Forgetful, Arc<MachineClock>>;
 
 /// What one life of a device came to.
 struct Life {
@@ -93,7 +76,7 @@ fn life(forget: u64) -> Life {
         published: AtomicU64::new(0),
         places: Mutex::default(),
     });
-    let platform = Careless { machine: Arc::clone(&machine), memory: Arc::clone(&memory) };
+    let platform = Careless::with_clock(Arc::clone(&memory), Arc::clone(machine.clock()));
     let mut bases = [0; 2];
     let run = || {
         let smmu = Smmu::bring_up(Arc::new(platform), unit.registers(), small()).ok()?;

@@ -8,12 +8,12 @@ use portcullis_machine::{
     TimeSource,
 };
 use portcullis_pgtable::{IotlbGather, PageTable};
-use portcullis_platform::host::{HostEvent, HostLock};
+use portcullis_platform::host::HostThreads;
 use portcullis_platform::{DmaPages, PageLayout};
 use portcullis_smmuv3::{BringUpError, Options, Smmu};
 use std::sync::Arc;
 
-pub(crate) type Platform = MachinePlatform<HostLock, HostEvent>;
+pub(crate) type Platform = MachinePlatform<HostThreads>;
 pub(crate) type Driver = Smmu<Platform, Meddler>;
 
 pub(crate) const STREAM: StreamId = StreamId::new(0x10);
