@@ -5,11 +5,12 @@ mod args;
 use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_cli::bench::probe;
-use portcullis_cli::boot::{self, BootOptions, BootReport, QemuMachine, SoftwareMachine};
+use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, LabArgs};
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
 use portcullis_firmware::Severity;
+use portcullis_testbed::{QemuMachine, SoftwareMachine};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 

@@ -1,10 +1,8 @@
 //! Boots of the built-in board, through the same code as the command's.
 
 use portcullis_cli::board;
-use portcullis_cli::boot::{
-    BootOptions, Order, QemuMachine, SoftwareMachine, boot, boot_failing, calm_picture, repeat,
-    to_json,
-};
+use portcullis_cli::boot::{BootOptions, Order, boot, boot_failing, calm_picture, repeat, to_json};
+use portcullis_testbed::{QemuMachine, SoftwareMachine};
 
 #[test]
 fn any_order_ends_in_the_same_picture() {

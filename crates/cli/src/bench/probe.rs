@@ -1,13 +1,13 @@
 //! `portcullis bench probe`: what the probe protocol itself costs, and how it scales.
 
 use super::null::NullIommu;
-use crate::boot::Random;
 use portcullis::{
     BoundDriver, Device, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
     Policy, ProbeError, Subsystem,
 };
 use portcullis_addr::StreamId;
 use portcullis_platform::host::{HostPlatform, NoMemory};
+use portcullis_testbed::Random;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,13 +1,13 @@
 //! The driver that every client of a boot gets: it maps buffers, has its device use them, and checks what must be refused.
 
 use super::promises::Promises;
-use super::testbed::{Endpoint, OwnDriver, SharedBuffer};
 use portcullis::{
     BoundDriver, Device, DmaBuffer, DmaDirection, DmaError, DmaHandle, DmaMapping, DmaPath, Driver,
     FwNode, ProbeError, Reach, Subsystem,
 };
 use portcullis_addr::{PhysAddr, PhysRange};
 use portcullis_platform::{DmaMemory, DmaPages, PageLayout, Platform};
+use portcullis_testbed::{Endpoint, OwnDriver, SharedBuffer};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

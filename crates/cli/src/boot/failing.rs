@@ -1,8 +1,9 @@
 //! A boot during which one allocation of DMA memory fails, and what a second try makes of it.
 
-use super::{Boot, BootOptions, Picture, SoftwareMachine, Testbed, Verdict, picture_of};
+use super::{Boot, BootOptions, Picture, Verdict, picture_of};
 use portcullis::{DeviceStage, DmaPath, NodeState};
 use portcullis_firmware::MachineDescription;
+use portcullis_testbed::{SoftwareMachine, Testbed};
 
 /// How it went.
 #[derive(Clone, Debug)]

@@ -5,27 +5,22 @@ mod failing;
 mod json;
 mod plan;
 mod promises;
-mod qemu;
 mod races;
 mod repeat;
 mod report;
-mod software;
-mod testbed;
 
 pub use failing::{Failing, boot_failing};
 pub use json::{summary_to_json, to_json};
-pub use plan::{Arrival, Order, Random, Step, arrivals, calm, storm};
+pub use plan::{Arrival, Order, Step, arrivals, calm, storm};
 pub use promises::{PROMISES, Promises, Verdict};
-pub use qemu::QemuMachine;
 pub use races::{Counts, KINDS};
 pub use repeat::{Summary, calm_picture, repeat};
 pub use report::{BootReport, ClientRow, IommuRow, IommuState, render, render_summary};
-pub use software::SoftwareMachine;
-pub use testbed::{Endpoint, OwnDriver, SharedBuffer, Testbed};
 
 use client::{ClientDriver, ClientRecord, FaultLog, is_shut_out};
 use portcullis::{DeviceReport, DeviceStage, DmaPath, FwNode, NodeState, Policy, Reach, Subsystem};
 use portcullis_firmware::{IommuNode, MachineDescription};
+use portcullis_testbed::{IommuDriver, Random, Testbed};
 use races::Races;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -229,7 +224,7 @@ impl<'a, T: Testbed> Boot<'a, T> {
         if let Some(reason) = &iommu.unusable {
             return Err(reason.clone());
         }
-        if iommu.driver().is_none() {
+        if IommuDriver::of(iommu).is_none() {
             let compatible = iommu.compatible.first().map_or("this IOMMU", String::as_str);
             return Err(format!("no driver for {compatible}"));
         }
@@ -324,13 +319,17 @@ impl<'a, T: Testbed> Boot<'a, T> {
         let state = match self.subsystem.node_state(iommu.node) {
             _ if !iommu.enabled => IommuState::Disabled,
             NodeState::Registered { .. } => IommuState::Registered,
-            NodeState::Failed(_) if iommu.driver().is_none() => IommuState::NoDriver,
+            NodeState::Failed(_) if IommuDriver::of(iommu).is_none() => IommuState::NoDriver,
             NodeState::Failed(reason) => IommuState::Failed(reason),
             NodeState::Absent | NodeState::Announced => {
                 IommuState::Failed("it was never registered".to_string())
             }
         };
-        IommuRow { path: iommu.path.clone(), driver: iommu.driver(), state }
+        IommuRow {
+            path: iommu.path.clone(),
+            driver: IommuDriver::of(iommu).map(|driver| driver.name),
+            state,
+        }
     }
 
     /// Everything goes again; every counter must be back.

@@ -2,8 +2,9 @@
 
 use super::promises::{Promises, Verdict};
 use super::races::{Counts, KINDS};
-use super::{BootOptions, Picture, SoftwareMachine, boot};
+use super::{BootOptions, Picture, boot};
 use portcullis_firmware::MachineDescription;
+use portcullis_testbed::SoftwareMachine;
 use std::time::{Duration, Instant};
 
 /// What many boots came to.

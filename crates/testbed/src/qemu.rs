@@ -1,7 +1,9 @@
 //! QEMU as a testbed: its own SMMUv3, its own devices, the devicetree that it writes itself.
 
-use super::testbed::{Endpoint, OwnDriver, SharedBuffer, Testbed};
-use portcullis::{FwNode, ReadyInstance};
+use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
+use crate::registry::{IommuDriver, UnitOptions};
+use crate::testbed::Testbed;
+use portcullis::ReadyInstance;
 use portcullis_addr::Iova;
 use portcullis_firmware::{
     IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_devicetree,
@@ -12,7 +14,6 @@ use portcullis_qemu::endpoint::{
 };
 use portcullis_qemu::pci::Function;
 use portcullis_qemu::{BusId, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
-use portcullis_smmuv3::{Options, Smmu};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,16 +102,9 @@ impl Testbed for QemuMachine {
         if iommu.kind != IommuKind::SmmuV3 {
             return Err("QEMU's machine has no such IOMMU".to_string());
         }
-        let FwNode(index) = iommu.node;
-        let options = Options {
-            index: u64::from(index),
-            coherent: Some(iommu.coherent),
-            ..Options::default()
-        };
-        match Smmu::bring_up(Arc::clone(&self.platform), self.machine.smmu(), options) {
-            Ok(smmu) => Ok(Box::new(smmu)),
-            Err(error) => Err(error.to_string()),
-        }
+        let driver = IommuDriver::of(iommu).ok_or("no driver")?;
+        let options = UnitOptions::described(iommu);
+        driver.bring_up(Arc::clone(&self.platform), self.machine.smmu(), &options)
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

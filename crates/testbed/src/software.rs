@@ -1,7 +1,9 @@
-//! The software machine as a testbed: one register-level SMMUv3 a described one, one device a client.
+//! The software machine as a testbed: a register-level SMMUv3 for each one that is described, and a device for each client.
 
-use super::plan::Random;
-use super::testbed::{Endpoint, Testbed};
+use crate::endpoint::Endpoint;
+use crate::random::Random;
+use crate::registry::{IommuDriver, UnitOptions};
+use crate::testbed::Testbed;
 use portcullis::{DeviceDescription, DmaPath, FwNode, ReadyInstance};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
@@ -10,7 +12,6 @@ use portcullis_machine::{
     Profile, SmmuV3, StepHook, TimeSource, Violation,
 };
 use portcullis_platform::host::HostThreads;
-use portcullis_smmuv3::{Options, Smmu};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,12 +45,12 @@ impl SoftwareMachine {
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
-    pub(super) fn fail_allocation(&self, nth: u64) {
+    pub fn fail_allocation(&self, nth: u64) {
         self.machine.memory().fail_allocation(nth, false);
     }
 
     /// Lets no allocation fail any more; whether one did.
-    pub(super) fn stop_failing(&self) -> bool {
+    pub fn stop_failing(&self) -> bool {
         self.machine.memory().stop_failing();
         self.machine.usage().failures > 0
     }
@@ -136,16 +137,10 @@ impl Testbed for SoftwareMachine {
     }
 
     fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
+        let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let smmu = self.smmus.get(&iommu.node).ok_or("the machine has no such IOMMU")?;
-        let options = Options {
-            index: u64::from(iommu.node.0),
-            coherent: Some(iommu.coherent),
-            ..Options::default()
-        };
-        match Smmu::bring_up(Arc::clone(&self.platform), smmu.registers(), options) {
-            Ok(smmu) => Ok(Box::new(smmu)),
-            Err(error) => Err(error.to_string()),
-        }
+        let options = UnitOptions::described(iommu);
+        driver.bring_up(Arc::clone(&self.platform), smmu.registers(), &options)
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

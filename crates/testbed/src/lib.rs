@@ -1,0 +1,23 @@
+//! Machines to run the shipped core and drivers on, each seen the same way: the software machine and QEMU.
+//!
+//! - [`Testbed`]: a machine with IOMMUs to bring up and devices that do DMA; [`SoftwareMachine`] and [`QemuMachine`] are two.
+//! - [`Endpoint`]: a device that does real DMA at command, or with a small driver of its own.
+//! - [`IommuDriver`]: which hardware driver serves which IOMMU. Firmware's reader knows no driver, and no driver knows firmware; they meet here.
+//!
+//! Not supported: real hardware. A kernel brings its own platform and joins core and drivers as `registry` does.
+//!
+//! Dependency rule: uses the core, every driver, every platform and the firmware reader. Only programs and tests use it.
+
+mod endpoint;
+mod qemu;
+mod random;
+mod registry;
+mod software;
+mod testbed;
+
+pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
+pub use qemu::QemuMachine;
+pub use random::Random;
+pub use registry::{DRIVERS, IommuDriver, UnitOptions};
+pub use software::SoftwareMachine;
+pub use testbed::Testbed;
