@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 /// One access to state that several threads share without a lock: a register, a table that hardware reads, an atomic.
 ///
-/// The access itself follows the call, before the next one. Two steps on the same `(object, index)` of which one is a `write` are ordered both ways round by the
-/// exploration; anything else is free to be taken in any order. Outside of an exploration, and while a world is being built, nothing happens.
+/// The access itself follows this call and precedes the next one. Two steps on the same `(object, index)`, at least one of them a `write`, are explored in both orders;
+/// all other steps are treated as independent. Outside an exploration, and while a world is being built, the call does nothing.
 ///
-/// Code under test that shares state by atomics without telling through this function is not explored faithfully.
+/// Code under test that shares state through atomics without calling this function is not explored faithfully.
 pub fn step(object: &'static str, index: u64, what: &'static str, write: bool) {
     try_with(|rt| {
         if rt.current.get() == HOST || rt.abandoning.get() {
@@ -64,7 +64,7 @@ pub fn violation(property: impl Into<Cow<'static, str>>, message: impl Into<Stri
     });
 }
 
-/// Notes that a good state was reached in this execution (a `sometimes` property): it keeps a world from passing because nothing happened in it.
+/// Notes that a good state was reached in this execution (a `sometimes` property). It shows that a world does not pass merely because nothing happened in it.
 pub fn reached(goal: &'static str) {
     try_with(|rt| {
         if !rt.abandoning.get() {

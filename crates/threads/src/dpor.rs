@@ -18,7 +18,7 @@ enum Node {
         /// Threads whose next step was explored before from an equivalent state.
         sleep: u32,
     },
-    /// What the environment answers.
+    /// The environment's choice.
     Choice { chosen: u8, n: u8 },
 }
 
@@ -26,11 +26,11 @@ enum Node {
 #[derive(Debug, Default)]
 pub(crate) struct Dpor {
     stack: Vec<Node>,
-    /// How many decisions of the current execution were taken.
+    /// How many decisions of the current execution have been made.
     depth: usize,
     /// The sleep set of the next decision, when it is new.
     sleep: u32,
-    /// What the current execution adds is new from this depth on.
+    /// From this depth on, the current execution explores something new.
     fresh: usize,
 }
 

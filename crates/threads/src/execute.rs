@@ -9,7 +9,7 @@ use crate::world::World;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
-/// Who decides.
+/// Makes the scheduling decisions.
 pub(crate) trait Director {
     /// Which of the `enabled` threads goes next; `last` went before (or 255). `None` gives this execution up as covered elsewhere.
     fn pick(&mut self, stage: &Stage, enabled: u32, last: u8) -> Option<u8>;
@@ -29,7 +29,7 @@ pub(crate) trait Director {
     }
 }
 
-/// What a director may look at.
+/// What a director may inspect.
 pub(crate) struct Stage<'a> {
     pub(crate) rt: &'a Runtime,
     pub(crate) trace: &'a Trace,
@@ -113,7 +113,7 @@ impl Executor {
         self.rt.tape.borrow_mut().load(script.into_iter(), random);
         let rt = Rc::clone(&self.rt);
         rt.enter(|| {
-            // Whatever happens, no coroutine may be left suspended outside of its execution.
+            // No coroutine may stay suspended after its execution has ended, whatever happens.
             let ending = catch_unwind(AssertUnwindSafe(|| {
                 build(&mut World::new());
                 self.rt.notes.borrow_mut().clear();
@@ -268,7 +268,7 @@ impl Executor {
             .fold(0, |set, thread| set | 1 << thread)
     }
 
-    /// Nobody can go on: is that an end, and a good one?
+    /// Called when no thread can continue: decides whether that is a proper end.
     fn finish(&mut self) -> Ending {
         if !self.stamp_failures() {
             self.blocked_for_ever();
@@ -365,7 +365,7 @@ impl Executor {
         self.rt.released.borrow_mut().clear();
     }
 
-    /// Destructors that wait for each other's locks get them in turn: the execution is being thrown away, and one runs at a time.
+    /// Destructors that wait for each other's locks get them in turn: the execution is being discarded, and one destructor runs at a time.
     fn unblock(&self, op: Option<Op>, force: bool) {
         match op {
             Some(op) if force && op.kind == Kind::Acquire => self.rt.store(op.object, 0),

@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Which runs to look at.
+/// Which runs to explore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// All, up to reordering of independent steps: source-set partial-order reduction with sleep sets.
+    /// Every run, up to the order of independent steps: source-set partial-order reduction with sleep sets.
     Exhaustive,
-    /// All, one by one. `remember` gives up a run whose prefix is a reordering of one that was seen. For cross-checks and tiny worlds.
+    /// Every run, one by one. With `remember`, a run is abandoned when its prefix is a reordering of one seen before. For cross-checks and tiny worlds.
     Enumerate {
         /// Whether to remember prefixes.
         remember: bool,
     },
-    /// All with at most `bound` preemptions (a preemption takes control from a thread that could have gone on), up to reordering.
+    /// Every run with at most `bound` preemptions (a preemption interrupts a thread that could have continued), up to reordering.
     Preemptions {
         /// The bound.
         bound: u16,
@@ -59,16 +59,16 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// What an exploration may cost.
+/// Limits on the cost of an exploration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Runs at most.
+    /// The maximum number of runs.
     pub executions: u64,
-    /// Steps of one run at most; a longer one violates `endless`.
+    /// The maximum number of steps of one run; a longer one violates `endless`.
     pub steps: usize,
-    /// Time at most.
+    /// The maximum time.
     pub time: Duration,
-    /// Runs at most for making each counterexample shorter; 0 keeps the first.
+    /// The maximum number of runs spent on shortening each counterexample; 0 keeps the first one.
     pub shorten: u64,
     /// Whether to stop at the first violation.
     pub stop_at_first: bool,
@@ -90,14 +90,14 @@ impl Default for Budget {
     }
 }
 
-/// How far an exploration is.
+/// The progress of an exploration.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     /// Runs so far.
     pub executions: u64,
     /// Runs per second so far.
     pub rate: f64,
-    /// A rough share of the whole, 0..=1, where it is known.
+    /// A rough estimate of the completed share, 0..=1, where one is known.
     pub covered: Option<f64>,
     /// Violated properties so far.
     pub violations: usize,
@@ -177,7 +177,7 @@ impl Explorer {
         Self { budget, strategy: Strategy::Exhaustive, watch: None, stop: None }
     }
 
-    /// Explores that way instead.
+    /// Explores with `strategy` instead.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
         self
@@ -217,7 +217,7 @@ impl Explorer {
         report
     }
 
-    /// As [`run`](Self::run), for the random strategies on `workers` OS threads at once, each with runs of its own; the others run on one.
+    /// Like [`run`](Self::run), but random strategies use `workers` OS threads, each with its own runs; the other strategies use one.
     ///
     /// # Panics
     ///
@@ -254,7 +254,7 @@ impl Explorer {
         })
     }
 
-    /// `false` when it must start again, with releases as operations.
+    /// `false` when the exploration must start again with releases as operations.
     fn explore(
         &mut self,
         executor: &mut Executor,
@@ -390,15 +390,15 @@ impl Explorer {
     }
 }
 
-/// A seed of its own for each worker; the first keeps the one given.
+/// A separate seed for each worker; the first one keeps the seed that was given.
 const fn part(seed: u64, worker: u64) -> u64 {
     seed.wrapping_add(worker.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// One run that was asked for.
+/// One requested run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// All its decisions, those after the end of the given schedule included.
+    /// All its decisions, including those after the end of the given schedule.
     pub schedule: Schedule,
     /// Its steps.
     pub ladder: Vec<LadderStep>,
@@ -418,7 +418,7 @@ fn failures_of(ending: Ending, limit: usize) -> Vec<Failure> {
     }
 }
 
-/// The executor's last run up to `failure`, and its preemptions until there.
+/// The executor's last run up to `failure`, and the number of preemptions up to that point.
 fn run_to(failure: &Failure, executor: &Executor) -> (Schedule, usize) {
     let (decisions, preemptions) =
         failure.cut.unwrap_or((executor.decisions.len(), executor.preemptions));

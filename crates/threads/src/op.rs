@@ -11,7 +11,7 @@ pub(crate) const MAX_THREADS: usize = 32;
 pub(crate) struct Object {
     /// 0 for what the world's builder made, thread + 1 for what a thread made, one reserved value for named state.
     pub(crate) row: u8,
-    /// The how manieth of that creator.
+    /// Its index among that creator's objects.
     pub(crate) index: u32,
 }
 
@@ -20,9 +20,9 @@ pub(crate) struct Object {
 pub(crate) enum Kind {
     /// Take a lock; possible while it is free.
     Acquire,
-    /// Take a lock if it is free, else go on without.
+    /// Take a lock if it is free, otherwise go on without it.
     TryAcquire,
-    /// Give a lock back (an operation of its own only where locks are tried, see the crate head).
+    /// Release a lock (an operation of its own only where `try_lock` is used; see the crate's documentation).
     Release,
     /// Read an event's generation.
     Generation,

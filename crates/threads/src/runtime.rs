@@ -33,10 +33,10 @@ thread_local! {
     static CURRENT: Cell<*const Runtime> = const { Cell::new(ptr::null()) };
 }
 
-/// What unwinds the threads of an execution that is given up.
+/// The panic payload that unwinds the threads of an abandoned execution.
 struct Abandoned;
 
-/// Something that must not happen, and did.
+/// A violation that was observed.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) property: Cow<'static, str>,
@@ -55,7 +55,7 @@ pub(crate) struct ThreadInfo {
 /// What one execution shares between the scheduler and the threads. Reached by `&` from both sides, hence the cells.
 pub(crate) struct Runtime {
     pub(crate) current: Cell<u8>,
-    /// Names this execution among all of the process, so that a lock that strays into another one is noticed.
+    /// Distinguishes this execution from all others of the process, so that a lock used in the wrong one is noticed.
     pub(crate) epoch: Cell<u64>,
     pub(crate) pending: [Cell<Option<Op>>; MAX_THREADS],
     yielders: [Cell<*const Yielder<(), ()>>; MAX_THREADS],
@@ -141,7 +141,7 @@ impl Runtime {
         f()
     }
 
-    /// A fresh object of whoever is running: its number depends on the creator's own history only, so it is the same in every schedule.
+    /// A new object created by the running thread. Its number depends only on that thread's own history, so it is the same in every schedule.
     pub(crate) fn create(&self, initial: u64) -> Object {
         let creator = self.current.get();
         let row = if creator == HOST { 0 } else { usize::from(creator) + 1 };
@@ -178,7 +178,7 @@ impl Runtime {
         }
     }
 
-    /// Makes a thread; the scheduler adopts it as soon as it has control.
+    /// Creates a thread; the scheduler takes it over as soon as it runs again.
     pub(crate) fn spawn(
         &self,
         name: Cow<'static, str>,
@@ -226,7 +226,7 @@ impl Runtime {
     pub(crate) fn point(&self, op: Op) {
         let me = self.current.get();
         if std::thread::panicking() && !self.abandoning.get() {
-            // A destructor of a thread that panics wants more than to unlock: nothing after this can be scheduled faithfully.
+            // A destructor of a panicking thread does more than unlock: nothing after this point can be scheduled faithfully.
             self.abandoning.set(true);
         }
         if self.abandoning.get() {
@@ -239,7 +239,7 @@ impl Runtime {
         }
     }
 
-    /// Unwinding a given-up thread: its destructors may still take locks, but nothing is scheduled any more.
+    /// Unwinds an abandoned thread: its destructors may still take locks, but nothing is scheduled any more.
     fn point_while_abandoned(&self, me: u8, op: Op) {
         if !std::thread::panicking() {
             panic::resume_unwind(Box::new(Abandoned));

@@ -10,7 +10,7 @@ pub(crate) type Clock = [u16; MAX_THREADS];
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
     pub(crate) thread: u8,
-    /// The how manieth of its thread, from 1.
+    /// Its position among its thread's events, counted from 1.
     pub(crate) index: u16,
     /// The decision that scheduled it.
     pub(crate) node: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Event {
 #[derive(Clone, Debug, Default)]
 struct History {
     epoch: u32,
-    /// Last change, or the event within which a lock was given back.
+    /// The last change, or the event that released the lock.
     write: u32,
     /// Last successful acquisition.
     acquire: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Trace {
     now: Vec<Clock>,
     objects: Vec<Vec<History>>,
     epoch: u32,
-    /// The events that race with the newest one and could come after it instead.
+    /// The events that race with the newest one and could also happen after it.
     pub(crate) races: Vec<u32>,
     /// The clock of the newest event without what it learned from its lock.
     pub(crate) before: Clock,
@@ -92,7 +92,7 @@ impl Trace {
         &self.now[usize::from(thread)]
     }
 
-    /// The acquisition by which `object` is, or was last, held.
+    /// The acquisition by which `object` is held now, or was held last.
     pub(crate) fn acquisition(&self, object: Object) -> Option<u32> {
         let history = self.objects.get(usize::from(object.row))?.get(object.index as usize)?;
         (history.epoch == self.epoch).then(|| history.acquire.checked_sub(1)).flatten()
@@ -137,12 +137,12 @@ impl Trace {
         number
     }
 
-    /// Joins into `clock` what the object's history orders before the new event, and notes which of it could have come later.
+    /// Joins into `clock` what the object's history orders before the new event, and notes which of these events could have come later.
     fn learn(&mut self, clock: &mut Clock, history: &History, kind: Kind, outcome: u64) {
         self.races.clear();
         let reads = if kind.is_read() { &[][..] } else { &history.reads };
         for (at, &read) in reads.iter().enumerate() {
-            // Only immediate races count: not one that another read lies between.
+            // Only immediate races count, not those with another read in between.
             if !reads[at + 1..].iter().any(|&later| self.ordered(read - 1, later - 1)) {
                 self.race(clock, read - 1);
             }
@@ -152,7 +152,7 @@ impl Trace {
             Kind::Acquire if history.acquire != 0 => self.race(clock, history.acquire - 1),
             // The notification that ended a wait cannot come after it.
             Kind::Wait(seen) if outcome == seen + 1 => {}
-            // Every read since the change knows of it, so it lies behind them.
+            // Every read since that change already happens after it.
             _ if history.write != 0 && reads.is_empty() => self.race(clock, history.write - 1),
             _ => {}
         }
@@ -170,7 +170,7 @@ impl Trace {
         }
     }
 
-    /// The newest event of `thread` gave `object` back.
+    /// The newest event of `thread` released `object`.
     pub(crate) fn released(&mut self, object: Object) {
         let slot = self.history(object);
         let newest = self.events.len() as u32;
@@ -183,7 +183,7 @@ impl Trace {
             return;
         }
         let Some(number) = (self.events.len() as u32).checked_sub(1) else {
-            // Before anything was scheduled: part of where this execution starts.
+            // Made before anything was scheduled, so it belongs to the initial state.
             self.hash =
                 u128::from(mix((self.hash as u64).wrapping_add(u64::from(value) + 1))) << 32;
             return;
@@ -234,7 +234,7 @@ impl Trace {
     }
 }
 
-/// Whether somebody with that clock knows of `event`.
+/// Whether `event` happens before whoever has that clock.
 pub(crate) fn knows(clock: &Clock, event: &Event) -> bool {
     clock[usize::from(event.thread)] >= event.index
 }
