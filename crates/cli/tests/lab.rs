@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 const GOLDEN: &str = "p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
 const MESSAGE: &str =
@@ -277,6 +276,19 @@ fn our_own_core_is_clean_where_it_is_exhausted() {
     assert!(text.contains("nothing is wrong"), "{text}");
 }
 
+/// Waits until process `id` has used half a second of processor time, so that its search is under way however busy the machine is.
+fn wait_for_work(id: u32) {
+    // proc(5): field 14 of `stat` is the user time in ticks of 1/100 s; the name in field 2 may hold blanks.
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("it is running");
+        let fields = stat.rsplit_once(')').expect("a name in parentheses").1;
+        fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse::<u64>().ok())
+    };
+    while ticks().expect("a number") < 50 {
+        std::thread::yield_now();
+    }
+}
+
 /// Ctrl-C is a question about what was covered so far, not an end without an answer.
 #[test]
 fn an_interrupted_search_reports_what_it_has_covered() {
@@ -286,8 +298,7 @@ fn an_interrupted_search_reports_what_it_has_covered() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    // Long enough to have begun; were it not, the test would fail, not pass.
-    std::thread::sleep(Duration::from_millis(1500));
+    wait_for_work(child.id());
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.is_ok_and(|status| status.success()), "the search was still running");
     let out = child.wait_with_output().expect("it ends");

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const VA: u64 = 0x5000;
 
-/// Looks until it holds, sleeping in between, at most `looks` times.
+/// Looks until it holds, giving the other threads a turn in between, at most `looks` times.
 fn some_time(looks: u32, holds: impl Fn() -> bool) -> bool {
     (0..looks).any(|_| {
-        std::thread::sleep(std::time::Duration::from_micros(20));
+        std::thread::yield_now();
         holds()
     })
 }
@@ -61,7 +61,7 @@ fn storm(invalidate: bool) -> Vec<Violation> {
             rig.put(table.raw() + 8 * (VA >> 12), &[frame.raw() | LEAF]);
             rig.put(level2, &[table.raw() | 3]);
             let before = landed.load(Ordering::Relaxed);
-            assert!(some_time(20_000, || landed.load(Ordering::Relaxed) > before), "no storm");
+            assert!(some_time(2_000_000, || landed.load(Ordering::Relaxed) > before), "no storm");
             rig.put(level2, &[0]);
             if invalidate {
                 rig.commands(&[[0x12 | ASID << 48, VA]]);
@@ -70,7 +70,7 @@ fn storm(invalidate: bool) -> Vec<Violation> {
             rig.memory.free(table, page);
             // Time for the storm to find the freed frame, if it can.
             let before = landed.load(Ordering::Relaxed);
-            some_time(5, || landed.load(Ordering::Relaxed) > before);
+            some_time(200, || landed.load(Ordering::Relaxed) > before);
         }
     });
     machine.violations()
