@@ -38,7 +38,7 @@ impl fmt::Display for Board {
 
 /// A device with a DMA engine and a buffer of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Endpoint {
+pub enum Client {
     /// On the root bus.
     First,
     /// On the root bus.
@@ -51,7 +51,7 @@ pub enum Endpoint {
     TwinB,
 }
 
-impl Endpoint {
+impl Client {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::First, Self::Second, Self::Bridged, Self::TwinA, Self::TwinB];
 
@@ -66,7 +66,7 @@ impl Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::First => "first",
@@ -125,7 +125,7 @@ pub trait Bench {
     /// When the device does not finish.
     fn device_reads(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
@@ -137,7 +137,7 @@ pub trait Bench {
     /// When the device does not finish.
     fn device_writes(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,

@@ -9,7 +9,7 @@ mod stage_one;
 mod stage_two;
 mod topology;
 
-use crate::bench::{Bench, Board, Endpoint, Failure};
+use crate::bench::{Bench, Board, Client, Failure};
 use crate::check::{Check, Class, Direction, Event, Spot};
 use crate::raw::{Expected, Granule, Layout, Rig, Tree, entry};
 use portcullis_addr::PhysAddr;
@@ -98,14 +98,14 @@ const NOWHERE: PhysAddr = PhysAddr::new(0x20_0000_0000);
 const FAR_PAGE: PhysAddr = PhysAddr::new(0x4323_3000);
 
 /// A stage 1 fault of the device's own access.
-fn fault(number: u64, endpoint: Endpoint, direction: Direction, iova: u64) -> Expected {
+fn fault(number: u64, client: Client, direction: Direction, iova: u64) -> Expected {
     let spot = Spot { iova, direction, stage: 1, class: Class::Input, ipa: None };
-    Expected::Refused(Event::translation(number, endpoint, spot))
+    Expected::Refused(Event::translation(number, client, spot))
 }
 
 /// An error of the stream's configuration.
-fn misconfigured(number: u64, endpoint: Endpoint) -> Expected {
-    Expected::Refused(Event::configuration(number, endpoint))
+fn misconfigured(number: u64, client: Client) -> Expected {
+    Expected::Refused(Event::configuration(number, client))
 }
 
 /// An SMMU on which the first device has an address space of its own.
@@ -125,7 +125,7 @@ impl<'a> FirstSpace<'a> {
         let tree = Tree::new(bench, granule, 48)?;
         let descriptor = rig.allocate(64)?;
         rig.store(descriptor, &entry::context(ASID, &tree));
-        rig.install(Endpoint::First, &entry::stage_one(descriptor))?;
+        rig.install(Client::First, &entry::stage_one(descriptor))?;
         Ok(Self { rig, tree, descriptor })
     }
 
@@ -134,7 +134,7 @@ impl<'a> FirstSpace<'a> {
         let mut space = Self::new(bench, Granule::K4)?;
         let page = space.rig.page()?;
         space.tree.map(IOVA, page, crate::raw::Leaf::READ_WRITE)?;
-        space.rig.writes(Endpoint::First, IOVA, page, Expected::Landed)?;
+        space.rig.writes(Client::First, IOVA, page, Expected::Landed)?;
         Ok((space, page))
     }
 }

@@ -1,6 +1,6 @@
 //! What a scenario saw, beside what the specification says it must see.
 
-use crate::bench::Endpoint;
+use crate::bench::Client;
 use portcullis_spec::smmuv3::event::{self, class, number};
 use std::fmt;
 
@@ -98,14 +98,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// The event that `endpoint` causes when translation fails at `spot`.
-    pub fn translation(number: u64, endpoint: Endpoint, spot: Spot) -> Self {
-        Self::Translation { number, stream: endpoint.stream().raw(), spot }
+    /// The event that `client` causes when translation fails at `spot`.
+    pub fn translation(number: u64, client: Client, spot: Spot) -> Self {
+        Self::Translation { number, stream: client.stream().raw(), spot }
     }
 
-    /// The event that `endpoint` causes when its configuration is at fault.
-    pub fn configuration(number: u64, endpoint: Endpoint) -> Self {
-        Self::Configuration { number, stream: endpoint.stream().raw() }
+    /// The event that `client` causes when its configuration is at fault.
+    pub fn configuration(number: u64, client: Client) -> Self {
+        Self::Configuration { number, stream: client.stream().raw() }
     }
 
     /// Reads a record.

@@ -1,6 +1,6 @@
 //! The SMMU driven by the real driver, through the interface that the core uses.
 
-use crate::bench::{Bench, Endpoint, Failure, failing};
+use crate::bench::{Bench, Client, Failure, failing};
 use crate::check::{Check, Direction};
 use crate::pattern::{self, LANDING_OFFSET, allocate, outcome, target};
 use portcullis::{
@@ -131,13 +131,13 @@ impl<'a> Driven<'a> {
         allocate(self.bench, bytes)
     }
 
-    /// Claims the stream of `endpoint`.
+    /// Claims the stream of `client`.
     ///
     /// # Errors
     ///
     /// The driver's.
-    pub fn claim(&self, endpoint: Endpoint) -> Result<(), Failure> {
-        self.ops.claim(&[endpoint.stream()]).map_err(failing("claim"))
+    pub fn claim(&self, client: Client) -> Result<(), Failure> {
+        self.ops.claim(&[client.stream()]).map_err(failing("claim"))
     }
 
     /// A new space with all leaf sizes of the unit.
@@ -172,24 +172,24 @@ impl<'a> Driven<'a> {
         Ok(space)
     }
 
-    /// Points the stream of `endpoint` to `target`.
+    /// Points the stream of `client` to `target`.
     ///
     /// # Errors
     ///
     /// The driver's.
-    pub fn attach(&self, endpoint: Endpoint, target: StreamTarget) -> Result<(), Failure> {
-        self.ops.attach(&[endpoint.stream()], target).map_err(failing("attach"))
+    pub fn attach(&self, client: Client, target: StreamTarget) -> Result<(), Failure> {
+        self.ops.attach(&[client.stream()], target).map_err(failing("attach"))
     }
 
-    /// Claims the stream of `endpoint` and attaches it to a new space.
+    /// Claims the stream of `client` and attaches it to a new space.
     ///
     /// # Errors
     ///
     /// The driver's.
-    pub fn attached(&self, endpoint: Endpoint) -> Result<Space, Failure> {
-        self.claim(endpoint)?;
+    pub fn attached(&self, client: Client) -> Result<Space, Failure> {
+        self.claim(client)?;
         let space = self.space()?;
-        self.attach(endpoint, StreamTarget::Space(space.tag))?;
+        self.attach(client, StreamTarget::Space(space.tag))?;
         Ok(space)
     }
 
@@ -233,31 +233,31 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    /// Lets `endpoint` write a word at `iova`, looks for it at `phys`, and checks that against `expected`.
+    /// Lets `client` write a word at `iova`, looks for it at `phys`, and checks that against `expected`.
     ///
     /// # Errors
     ///
     /// When the platform fails.
     pub fn writes(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         iova: u64,
         phys: PhysAddr,
         expected: Expected,
     ) -> Result<(), Failure> {
-        let landed = pattern::write(self.bench, endpoint, iova, phys)?;
-        self.judge(endpoint, Direction::Write, iova, phys, landed, expected);
+        let landed = pattern::write(self.bench, client, iova, phys)?;
+        self.judge(client, Direction::Write, iova, phys, landed, expected);
         Ok(())
     }
 
-    /// Lets `endpoint`, which is attached to `space`, read the word at `iova`, which is expected to come from `phys`, and checks that against `expected`.
+    /// Lets `client`, which is attached to `space`, read the word at `iova`, which is expected to come from `phys`, and checks that against `expected`.
     ///
     /// # Errors
     ///
     /// When the platform fails.
     pub fn reads(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         space: &Space,
         iova: u64,
         phys: PhysAddr,
@@ -266,12 +266,12 @@ impl<'a> Driven<'a> {
         self.tokens += 0x0101_0101;
         let token = self.tokens;
         self.bench.write_bytes(phys, &token.to_le_bytes());
-        self.bench.device_reads(endpoint, Iova::new(iova), LANDING_OFFSET, 4)?;
+        self.bench.device_reads(client, Iova::new(iova), LANDING_OFFSET, 4)?;
         let granule = space.table.page_sizes().smallest().map_or(4096, |size| size.bytes());
         let exit = Iova::new(EXIT & !(granule - 1));
-        self.bench.device_writes(endpoint, exit, LANDING_OFFSET, 4)?;
+        self.bench.device_writes(client, exit, LANDING_OFFSET, 4)?;
         let landed = pattern::word(self.bench, space.exit) == token;
-        self.judge(endpoint, Direction::Read, iova, phys, landed, expected);
+        self.judge(client, Direction::Read, iova, phys, landed, expected);
         Ok(())
     }
 
@@ -300,7 +300,7 @@ impl<'a> Driven<'a> {
 
     fn judge(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         direction: Direction,
         iova: u64,
         phys: PhysAddr,
@@ -317,7 +317,7 @@ impl<'a> Driven<'a> {
             Direction::Write => AccessKind::Write,
         };
         let mut fault = Fault {
-            stream: endpoint.stream(),
+            stream: client.stream(),
             reason: FaultReason::StreamBlocked,
             iova: None,
             access: None,
@@ -334,7 +334,7 @@ impl<'a> Driven<'a> {
                 outcome(false, &[line(&fault, iova, phys)])
             }
         };
-        let what = format!("{endpoint}, {direction} {}", target(iova, phys));
+        let what = format!("{client}, {direction} {}", target(iova, phys));
         self.check(what, expected, outcome(landed, &lines));
     }
 }

@@ -1,6 +1,6 @@
 //! The driver with one kind of invalidation dropped or misdirected.
 
-use crate::bench::{Bench, Endpoint, Failure, Line, SoftwareBench};
+use crate::bench::{Bench, Client, Failure, Line, SoftwareBench};
 use crate::cases::{Scenario, all, named};
 use crate::check::Check;
 use crate::compare::start_qemu;
@@ -241,22 +241,22 @@ impl Bench for Tampered<'_> {
 
     fn device_reads(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.inner.device_reads(endpoint, iova, offset, len)
+        self.inner.device_reads(client, iova, offset, len)
     }
 
     fn device_writes(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.inner.device_writes(endpoint, iova, offset, len)
+        self.inner.device_writes(client, iova, offset, len)
     }
 
     fn take_interrupts(&self) -> Result<Vec<Line>, Failure> {

@@ -1,6 +1,6 @@
 //! How bytes are recognised: every device has a word of its own that it writes, and reads land elsewhere in its buffer.
 
-use crate::bench::{Bench, Endpoint, Failure};
+use crate::bench::{Bench, Client, Failure};
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_platform::PageLayout;
 
@@ -11,33 +11,33 @@ const OWN_OFFSET: usize = 0;
 /// Where what it reads goes.
 pub(crate) const LANDING_OFFSET: usize = 1024;
 
-/// What `endpoint` writes.
-fn own_word(endpoint: Endpoint) -> u32 {
-    0xd0c0_b0a0 + endpoint as u32
+/// What `client` writes.
+fn own_word(client: Client) -> u32 {
+    0xd0c0_b0a0 + client as u32
 }
 
 /// Fills every device's buffer with its own word. The SMMU must let everything pass, as it does out of reset.
 pub(crate) fn load(bench: &dyn Bench) -> Result<(), Failure> {
     let page = allocate(bench, 4096)?;
-    for endpoint in Endpoint::ALL {
-        bench.write_bytes(page, &own_word(endpoint).to_le_bytes());
-        bench.device_reads(endpoint, Iova::new(page.raw()), OWN_OFFSET, 4)?;
+    for client in Client::ALL {
+        bench.write_bytes(page, &own_word(client).to_le_bytes());
+        bench.device_reads(client, Iova::new(page.raw()), OWN_OFFSET, 4)?;
     }
     Ok(())
 }
 
-/// Lets `endpoint` write its word at `iova`; whether it arrived at `phys`.
+/// Lets `client` write its word at `iova`; whether it arrived at `phys`.
 pub(crate) fn write(
     bench: &dyn Bench,
-    endpoint: Endpoint,
+    client: Client,
     iova: u64,
     phys: PhysAddr,
 ) -> Result<bool, Failure> {
     bench.write_bytes(phys, &BACKGROUND.to_le_bytes());
-    bench.device_writes(endpoint, Iova::new(iova), OWN_OFFSET, 4)?;
+    bench.device_writes(client, Iova::new(iova), OWN_OFFSET, 4)?;
     match word(bench, phys) {
         BACKGROUND => Ok(false),
-        word if word == own_word(endpoint) => Ok(true),
+        word if word == own_word(client) => Ok(true),
         word => Err(Failure(format!("{phys} holds {word:#x} after a write"))),
     }
 }

@@ -7,7 +7,7 @@ mod table;
 
 pub use table::{Granule, Leaf, Tree};
 
-use crate::bench::{Bench, Endpoint, Failure, Line};
+use crate::bench::{Bench, Client, Failure, Line};
 use crate::check::{Check, Direction, Event};
 use crate::pattern::{self, LANDING_OFFSET, allocate, outcome, target};
 use portcullis_addr::{Iova, PhysAddr};
@@ -223,25 +223,25 @@ impl<'a> Rig<'a> {
         self.store(PhysAddr::new(self.streams.raw() + 8 * u64::from(stream >> 8)), &[word]);
     }
 
-    /// Writes the stream table entry of `endpoint` and nothing else.
+    /// Writes the stream table entry of `client` and nothing else.
     ///
     /// # Errors
     ///
     /// When there is no memory.
-    pub fn store_entry(&self, endpoint: Endpoint, entry: &[u64; 8]) -> Result<(), Failure> {
-        let at = self.entry_of(endpoint.stream().raw())?;
+    pub fn store_entry(&self, client: Client, entry: &[u64; 8]) -> Result<(), Failure> {
+        let at = self.entry_of(client.stream().raw())?;
         self.store(at, entry);
         Ok(())
     }
 
-    /// Writes the entry of `endpoint` and has the SMMU forget the old one.
+    /// Writes the entry of `client` and has the SMMU forget the old one.
     ///
     /// # Errors
     ///
     /// When the command is not carried out.
-    pub fn install(&mut self, endpoint: Endpoint, entry: &[u64; 8]) -> Result<(), Failure> {
-        self.store_entry(endpoint, entry)?;
-        self.run(&[command::cfgi_ste(endpoint.stream().raw())])
+    pub fn install(&mut self, client: Client, entry: &[u64; 8]) -> Result<(), Failure> {
+        self.store_entry(client, entry)?;
+        self.run(&[command::cfgi_ste(client.stream().raw())])
     }
 
     /// Carries out commands and a `CMD_SYNC` after them.
@@ -286,32 +286,32 @@ impl<'a> Rig<'a> {
         taken
     }
 
-    /// Lets `endpoint` write a word at `iova`, looks for it at `phys`, and checks that against `expected`.
+    /// Lets `client` write a word at `iova`, looks for it at `phys`, and checks that against `expected`.
     ///
     /// # Errors
     ///
     /// When the platform fails, or memory holds neither what was there nor what was written.
     pub fn writes(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         iova: u64,
         phys: PhysAddr,
         expected: Expected,
     ) -> Result<(), Failure> {
-        let landed = pattern::write(self.bench, endpoint, iova, phys)?;
+        let landed = pattern::write(self.bench, client, iova, phys)?;
         let events = self.take_events();
-        self.judge(endpoint, Direction::Write, iova, phys, (landed, &events), expected);
+        self.judge(client, Direction::Write, iova, phys, (landed, &events), expected);
         Ok(())
     }
 
-    /// Lets `endpoint` read the word at `iova`, which is expected to come from `phys`, and checks that against `expected`.
+    /// Lets `client` read the word at `iova`, which is expected to come from `phys`, and checks that against `expected`.
     ///
     /// # Errors
     ///
     /// When the platform fails.
     pub fn reads(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         iova: u64,
         phys: PhysAddr,
         expected: Expected,
@@ -319,10 +319,10 @@ impl<'a> Rig<'a> {
         self.tokens += 0x0101_0101;
         let token = self.tokens;
         self.bench.write_bytes(phys, &token.to_le_bytes());
-        self.bench.device_reads(endpoint, Iova::new(iova), LANDING_OFFSET, 4)?;
+        self.bench.device_reads(client, Iova::new(iova), LANDING_OFFSET, 4)?;
         let events = self.take_events();
-        let landed = self.buffer_word(endpoint)? == token;
-        self.judge(endpoint, Direction::Read, iova, phys, (landed, &events), expected);
+        let landed = self.buffer_word(client)? == token;
+        self.judge(client, Direction::Read, iova, phys, (landed, &events), expected);
         Ok(())
     }
 
@@ -362,14 +362,14 @@ impl<'a> Rig<'a> {
 
     fn judge(
         &mut self,
-        endpoint: Endpoint,
+        client: Client,
         direction: Direction,
         iova: u64,
         phys: PhysAddr,
         (landed, events): (bool, &[Event]),
         expected: Expected,
     ) {
-        let what = format!("{endpoint}, {direction} {}", target(iova, phys));
+        let what = format!("{client}, {direction} {}", target(iova, phys));
         let events: Vec<_> = events.iter().map(|event| self.describe(event, phys, iova)).collect();
         let expected = match expected {
             Expected::Landed => outcome(true, &[]),
@@ -389,14 +389,14 @@ impl<'a> Rig<'a> {
     }
 
     /// The word that the device read last: it writes it back while the SMMU is disabled, which lets everything pass and forgets nothing.
-    fn buffer_word(&self, endpoint: Endpoint) -> Result<u32, Failure> {
+    fn buffer_word(&self, client: Client) -> Result<u32, Failure> {
         let control = self.read(spec::CR0);
         let abort = self.read(spec::GBPA);
         self.control(control & !spec::cr0::SMMUEN.mask())?;
         self.bypass_globally(false)?;
         let scratch = self.page()?;
         let iova = Iova::new(scratch.raw());
-        self.bench.device_writes(endpoint, iova, LANDING_OFFSET, 4)?;
+        self.bench.device_writes(client, iova, LANDING_OFFSET, 4)?;
         self.bypass_globally(spec::gbpa::ABORT.is_set(abort))?;
         self.control(control)?;
         Ok(pattern::word(self.bench, scratch))

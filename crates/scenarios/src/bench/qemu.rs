@@ -1,6 +1,6 @@
 //! QEMU's own SMMUv3.
 
-use super::{Bench, Board, Endpoint, Failure, Line, failing};
+use super::{Bench, Board, Client, Failure, Line, failing};
 use crate::driver::Setup;
 use portcullis::IommuOps;
 use portcullis_addr::{Iova, PhysAddr};
@@ -52,25 +52,25 @@ impl QemuBench {
             Err(error) => return Err(failing("starting QEMU")(error)),
         };
         machine.watch_smmu_interrupts().map_err(failing("watching interrupts"))?;
-        let edus = endpoints(&machine, slots)?;
+        let edus = clients(&machine, slots)?;
         let smmu = machine.smmu();
         Ok(Some(Self { machine, smmu, edus }))
     }
 
-    fn edu(&self, endpoint: Endpoint) -> &Edu {
-        let index = Endpoint::ALL.iter().position(|other| *other == endpoint);
-        &self.edus[index.expect("ALL has every endpoint")]
+    fn edu(&self, client: Client) -> &Edu {
+        let index = Client::ALL.iter().position(|other| *other == client);
+        &self.edus[index.expect("ALL has every client")]
     }
 }
 
 /// The devices, each checked to arrive with the id that scenarios count on.
-fn endpoints(machine: &VirtMachine, slots: [Slot; 5]) -> Result<[Edu; 5], Failure> {
+fn clients(machine: &VirtMachine, slots: [Slot; 5]) -> Result<[Edu; 5], Failure> {
     let mut edus = Vec::new();
-    for (endpoint, slot) in Endpoint::ALL.into_iter().zip(slots) {
+    for (client, slot) in Client::ALL.into_iter().zip(slots) {
         let function = machine.function(slot).map_err(failing("finding a device"))?;
         let id = u32::from(function.dma_alias().requester_id());
-        if id != endpoint.stream().raw() {
-            return Err(Failure(format!("{endpoint} arrives as {id:#x}")));
+        if id != client.stream().raw() {
+            return Err(Failure(format!("{client} arrives as {id:#x}")));
         }
         edus.push(machine.edu(slot).map_err(failing("finding an edu"))?);
     }
@@ -104,22 +104,22 @@ impl Bench for QemuBench {
 
     fn device_reads(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.edu(endpoint).read_memory(iova, offset, len).map_err(device_failure)
+        self.edu(client).read_memory(iova, offset, len).map_err(device_failure)
     }
 
     fn device_writes(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.edu(endpoint).write_memory(iova, offset, len).map_err(device_failure)
+        self.edu(client).write_memory(iova, offset, len).map_err(device_failure)
     }
 
     fn take_interrupts(&self) -> Result<Vec<Line>, Failure> {

@@ -1,6 +1,6 @@
 //! The software machine's SMMUv3, made to look like QEMU's.
 
-use super::{Bench, Board, Endpoint, Failure, Line};
+use super::{Bench, Board, Client, Failure, Line};
 use crate::driver::Setup;
 use portcullis::IommuOps;
 use portcullis_addr::{Iova, PhysAddr};
@@ -38,8 +38,8 @@ impl SoftwareBench {
     fn new(board: Board, policy: Policy) -> Self {
         let machine = Machine::builder().ram(RAM_BASE, RAM_LEN).policy(policy).build();
         let smmu = machine.add_smmuv3(profile(board));
-        let devices = Endpoint::ALL
-            .map(|endpoint| machine.add_client(endpoint.to_string(), &smmu, endpoint.stream()));
+        let devices = Client::ALL
+            .map(|client| machine.add_client(client.to_string(), &smmu, client.stream()));
         let interrupts = Arc::new(Mutex::new(Vec::new()));
         let inbox = Arc::clone(&interrupts);
         smmu.on_interrupt(move |line| {
@@ -54,9 +54,9 @@ impl SoftwareBench {
         Self { registers: smmu.registers(), machine, devices, interrupts }
     }
 
-    fn copy(&self, kind: AccessKind, endpoint: Endpoint, iova: Iova, offset: usize, len: usize) {
-        let index = Endpoint::ALL.iter().position(|other| *other == endpoint);
-        let device = &self.devices[index.expect("ALL has every endpoint")];
+    fn copy(&self, kind: AccessKind, client: Client, iova: Iova, offset: usize, len: usize) {
+        let index = Client::ALL.iter().position(|other| *other == client);
+        let device = &self.devices[index.expect("ALL has every client")];
         // An aborted transfer shows in memory, in the device's buffer and in the event queue, as on hardware.
         let _outcome = device.copy(&self.machine, kind, iova, offset, len);
     }
@@ -95,23 +95,23 @@ impl Bench for SoftwareBench {
 
     fn device_reads(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.copy(AccessKind::Read, endpoint, iova, offset, len);
+        self.copy(AccessKind::Read, client, iova, offset, len);
         Ok(())
     }
 
     fn device_writes(
         &self,
-        endpoint: Endpoint,
+        client: Client,
         iova: Iova,
         offset: usize,
         len: usize,
     ) -> Result<(), Failure> {
-        self.copy(AccessKind::Write, endpoint, iova, offset, len);
+        self.copy(AccessKind::Write, client, iova, offset, len);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("descriptor-outside-memory", "7.3.10", Board::StageOne, descriptor_outside_memory),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 
 fn disabled_passes(bench: &dyn Bench) -> Told {
     let mut rig = Rig::cold(bench, Layout::default())?;
@@ -81,10 +81,10 @@ fn entry_bypass(bench: &dyn Bench) -> Told {
 
 fn entry_of_another_stream(bench: &dyn Bench) -> Told {
     let mut rig = Rig::start(bench, Layout::default())?;
-    rig.install(Endpoint::Second, &entry::bypass())?;
+    rig.install(Client::Second, &entry::bypass())?;
     let page = rig.page()?;
     rig.writes(FIRST, page.raw(), page, misconfigured(number::C_BAD_STE, FIRST))?;
-    rig.writes(Endpoint::Second, page.raw(), page, Expected::Landed)?;
+    rig.writes(Client::Second, page.raw(), page, Expected::Landed)?;
     Ok(rig.into_checks())
 }
 
@@ -138,12 +138,12 @@ const TWO_LEVEL: Layout = Layout { two_level: true, streams_log2: 16, events_log
 fn two_level_table(bench: &dyn Bench) -> Told {
     let mut rig = Rig::start(bench, TWO_LEVEL)?;
     let page = rig.page()?;
-    for endpoint in [FIRST, Endpoint::Bridged] {
-        rig.install(endpoint, &entry::bypass())?;
-        rig.writes(endpoint, page.raw(), page, Expected::Landed)?;
+    for client in [FIRST, Client::Bridged] {
+        rig.install(client, &entry::bypass())?;
+        rig.writes(client, page.raw(), page, Expected::Landed)?;
     }
     // In a second-level table that exists, but not valid.
-    let second = Endpoint::Second;
+    let second = Client::Second;
     rig.writes(second, page.raw(), page, misconfigured(number::C_BAD_STE, second))?;
     Ok(rig.into_checks())
 }
@@ -152,7 +152,7 @@ fn two_level_no_table(bench: &dyn Bench) -> Told {
     let mut rig = Rig::start(bench, TWO_LEVEL)?;
     let page = rig.page()?;
     rig.install(FIRST, &entry::bypass())?;
-    let other = Endpoint::Bridged;
+    let other = Client::Bridged;
     rig.writes(other, page.raw(), page, misconfigured(number::C_BAD_STREAMID, other))?;
     Ok(rig.into_checks())
 }

@@ -1,7 +1,7 @@
 //! The real driver, through the interface that the core uses.
 
 use super::{Board, IOVA, NEXT, Scenario, Told, negative, positive};
-use crate::bench::{Bench, Endpoint, Failure};
+use crate::bench::{Bench, Client, Failure};
 use crate::driver::{Driven, Expected, Setup, Space};
 use crate::raw::{self, Granule, Layout, Leaf, Rig, Tree, command, entry};
 use portcullis::{FaultReason, Stage, StreamTarget};
@@ -35,7 +35,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("driver-event-overflow", "7.2", Board::StageOne, event_overflow),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 const PAGE: u64 = 4096;
 
 const fn read_write() -> Prot {
@@ -228,17 +228,17 @@ fn space_change(bench: &dyn Bench) -> Told {
 
 fn two_spaces(bench: &dyn Bench) -> Told {
     let (mut driven, first, a) = used(bench, &Setup::default())?;
-    let second = driven.attached(Endpoint::Second)?;
+    let second = driven.attached(Client::Second)?;
     let b = driven.memory(4096)?;
     driven.map(&second, IOVA, b, PAGE, read_write())?;
     driven.map(&second, NEXT, b, PAGE, read_write())?;
-    driven.writes(Endpoint::Second, IOVA, b, Expected::Landed)?;
+    driven.writes(Client::Second, IOVA, b, Expected::Landed)?;
     driven.writes(FIRST, IOVA, a, Expected::Landed)?;
     driven.writes(FIRST, NEXT, b, HOLE)?;
     // What the first unmaps the second keeps.
     driven.unmap(&first, IOVA, PAGE)?;
     driven.writes(FIRST, IOVA, a, HOLE)?;
-    driven.writes(Endpoint::Second, IOVA, b, Expected::Landed)?;
+    driven.writes(Client::Second, IOVA, b, Expected::Landed)?;
     Ok(driven.into_checks())
 }
 
@@ -255,10 +255,10 @@ fn identity(bench: &dyn Bench) -> Told {
 
 fn group_of_two(bench: &dyn Bench) -> Told {
     let mut driven = Driven::start(bench, &Setup::default())?;
-    let space = driven.attached(Endpoint::TwinA)?;
+    let space = driven.attached(Client::TwinA)?;
     let page = driven.memory(4096)?;
     driven.map(&space, IOVA, page, PAGE, read_write())?;
-    for twin in [Endpoint::TwinA, Endpoint::TwinB] {
+    for twin in [Client::TwinA, Client::TwinB] {
         driven.writes(twin, IOVA, page, Expected::Landed)?;
         driven.reads(twin, &space, IOVA, page, Expected::Landed)?;
         driven.writes(twin, NEXT, page, HOLE)?;
@@ -268,11 +268,11 @@ fn group_of_two(bench: &dyn Bench) -> Told {
 
 fn behind_a_port(bench: &dyn Bench) -> Told {
     let mut driven = Driven::start(bench, &Setup::default())?;
-    let space = driven.attached(Endpoint::Bridged)?;
+    let space = driven.attached(Client::Bridged)?;
     let page = driven.memory(4096)?;
     driven.map(&space, IOVA, page, PAGE, read_write())?;
-    driven.writes(Endpoint::Bridged, IOVA, page, Expected::Landed)?;
-    driven.reads(Endpoint::Bridged, &space, IOVA, page, Expected::Landed)?;
+    driven.writes(Client::Bridged, IOVA, page, Expected::Landed)?;
+    driven.reads(Client::Bridged, &space, IOVA, page, Expected::Landed)?;
     driven.writes(FIRST, IOVA, page, Expected::StreamBlocked)?;
     Ok(driven.into_checks())
 }
@@ -348,7 +348,7 @@ fn shutdown(bench: &dyn Bench) -> Told {
     driven.ops().shutdown().map_err(crate::bench::failing("shutdown"))?;
     driven.writes(FIRST, IOVA, page, Expected::Silence)?;
     driven.writes(FIRST, page.raw(), page, Expected::Silence)?;
-    driven.writes(Endpoint::Second, page.raw(), page, Expected::Silence)?;
+    driven.writes(Client::Second, page.raw(), page, Expected::Silence)?;
     Ok(driven.into_checks())
 }
 

@@ -24,7 +24,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("unmap-and-reuse", "3.21", Board::StageOne, unmap_and_reuse),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 const STREAM: u32 = FIRST.stream().raw();
 
 fn refused() -> Expected {

@@ -14,7 +14,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("nested-tlbi-vmall", "4.4.3", Board::Nested, tlbi_vmall),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 const VA: u64 = 0x55_5555_5000;
 const IPA: u64 = 0x8_0000_1000;
 const VMID: u64 = 3;

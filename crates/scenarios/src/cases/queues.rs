@@ -16,7 +16,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("disabled-while-busy", "6.3.9.6", Board::StageOne, disabled_while_busy),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 
 fn sync_interrupt(bench: &dyn Bench) -> Told {
     let mut rig = Rig::start(bench, Layout::default())?;

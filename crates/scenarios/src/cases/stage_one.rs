@@ -22,7 +22,7 @@ pub(super) const ALL: &[Scenario] = &[
     positive("s1-64k-granule", "3.3.2", Board::StageOne, granule_64k),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 
 fn read_write(bench: &dyn Bench) -> Told {
     let mut space = FirstSpace::new(bench, Granule::K4)?;

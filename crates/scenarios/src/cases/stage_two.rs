@@ -16,7 +16,7 @@ pub(super) const ALL: &[Scenario] = &[
     negative("s2-tlbi-vmall", "4.4.3", Board::Nested, tlbi_vmall),
 ];
 
-const FIRST: Endpoint = Endpoint::First;
+const FIRST: Client = Client::First;
 const IPA: u64 = 0x9_8765_4000;
 const VMID: u64 = 3;
 
