@@ -1,7 +1,7 @@
 //! One pool of zeroed pages for every contestant, and the fast [`DmaMemory`] on top of it: physical memory as a kernel with a linear map has it.
 
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::alloc::{Layout, alloc_zeroed};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock};
@@ -88,7 +88,8 @@ impl FastMemory {
     }
 }
 
-impl DmaMemory for FastMemory {
+// SAFETY: as `word` says; this program has no other caller than the table code that is measured.
+unsafe impl DmaMemory for FastMemory {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         assert!(layout.size() <= PAGE, "the workloads use 4 KiB tables only");
         take().map(|page| PhysAddr::new(page as u64)).ok_or(AllocError { layout })
@@ -113,11 +114,11 @@ impl DmaMemory for FastMemory {
     }
 
     /// Hardware snoops: what Linux's `dma_wmb` is on this CPU.
-    fn publish(&self, _address: PhysAddr, _len: usize) {
+    fn publish(&self, _address: PhysAddr, _len: usize, _to: Coherency) {
         fence(Ordering::Release);
     }
 
-    fn refresh(&self, _address: PhysAddr, _len: usize) {
+    fn refresh(&self, _address: PhysAddr, _len: usize, _from: Coherency) {
         fence(Ordering::Acquire);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Allocator {
     frontier: u32,
     /// Candidates by order; one is real when `head` says so (entries are dropped lazily).
     free: [Vec<u32>; ORDERS],
-    /// For the first page of a free block its order + 1, otherwise absent.
+    /// For the first page of a free block its order, otherwise absent.
     head: BTreeMap<u32, u8>,
     live: BTreeMap<u32, PageLayout>,
     freed: BTreeMap<u32, PageLayout>,
@@ -61,11 +61,14 @@ impl Allocator {
         }
     }
 
-    pub(crate) fn allocate(&mut self, layout: PageLayout) -> Option<Block> {
+    /// A block of the first `within` pages.
+    pub(crate) fn allocate(&mut self, layout: PageLayout, within: u32) -> Option<Block> {
         let order = order_of(layout);
-        let (first, used_before) = match self.take(order) {
+        let taken =
+            if within < self.pages { self.take_low(order, within) } else { self.take(order) };
+        let (first, used_before) = match taken {
             Some(first) => (first, true),
-            None => (self.extend(order)?, false),
+            None => (self.extend(order, within)?, false),
         };
         let pages = 1 << order;
         self.forget_freed(first, pages);
@@ -105,10 +108,25 @@ impl Allocator {
     /// forgotten invalidation survives least.
     fn take(&mut self, order: usize) -> Option<u32> {
         let (found, first) = (order..ORDERS).find_map(|o| Some((o, self.pop(o)?)))?;
+        Some(self.split(first, found, order))
+    }
+
+    /// As [`take`](Self::take), the lowest, of the first `within` pages.
+    fn take_low(&mut self, order: usize, within: u32) -> Option<u32> {
+        let low = self.head.range(..within.saturating_sub((1 << order) - 1));
+        let (first, found) = low
+            .map(|(first, order)| (*first, usize::from(*order)))
+            .find(|(_, free)| *free >= order)?;
+        self.head.remove(&first);
+        Some(self.split(first, found, order))
+    }
+
+    /// Keeps the front of a block that is no longer in `head`, of order `found`.
+    fn split(&mut self, first: u32, found: usize, order: usize) -> u32 {
         for smaller in (order..found).rev() {
             self.push(first + (1 << smaller), smaller);
         }
-        Some(first)
+        first
     }
 
     fn pop(&mut self, order: usize) -> Option<u32> {
@@ -127,13 +145,13 @@ impl Allocator {
     }
 
     /// Takes a block from the untouched end; the gap that alignment leaves becomes free blocks.
-    fn extend(&mut self, order: usize) -> Option<u32> {
+    fn extend(&mut self, order: usize, within: u32) -> Option<u32> {
         if order >= ORDERS {
             return None;
         }
         let size = 1u32 << order;
         let first = self.frontier.checked_next_multiple_of(size)?;
-        let end = first.checked_add(size).filter(|end| *end <= self.pages)?;
+        let end = first.checked_add(size).filter(|end| *end <= self.pages.min(within))?;
         while self.frontier < first {
             let gap = self.frontier.trailing_zeros() as usize;
             self.push(self.frontier, gap);
@@ -170,6 +188,8 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
+    const ALL: u32 = u32::MAX;
+
     fn layout(size: usize, align: usize) -> PageLayout {
         PageLayout::new(size, align).expect("test layout")
     }
@@ -185,7 +205,7 @@ mod tests {
                 assert!(allocator.free(block.first, layout).is_ok());
             } else {
                 let wanted = layout(1 + random.below(0x9000) as usize, 0x1000 << random.below(5));
-                let block = allocator.allocate(wanted).expect("20 blocks of 64 KiB fit 4 MiB");
+                let block = allocator.allocate(wanted, ALL).expect("20 blocks of 64 KiB fit 4 MiB");
                 assert_eq!(u64::from(block.first) << PAGE_SHIFT & (wanted.align() as u64 - 1), 0);
                 let end = block.first + block.pages;
                 assert!(
@@ -200,14 +220,14 @@ mod tests {
         assert_eq!((allocator.live_count(), allocator.live_bytes()), (0, 0));
         let frontier = allocator.frontier as usize;
         let whole = layout((frontier.next_power_of_two() / 2) << PAGE_SHIFT, 4096);
-        assert!(allocator.allocate(whole).is_some_and(|block| block.used_before));
+        assert!(allocator.allocate(whole, ALL).is_some_and(|block| block.used_before));
     }
 
     #[test]
     fn wrong_frees_are_told_apart() {
         let mut allocator = Allocator::new(64);
         let page = layout(4096, 4096);
-        let block = allocator.allocate(page).expect("fits");
+        let block = allocator.allocate(page, ALL).expect("fits");
         assert_eq!(allocator.free(block.first + 1, page), Err(FreeError::Foreign));
         let other = layout(64, 64);
         assert_eq!(allocator.free(block.first, other), Err(FreeError::Layout(page)));
@@ -218,9 +238,27 @@ mod tests {
     #[test]
     fn exhaustion_is_an_answer() {
         let mut allocator = Allocator::new(4);
-        assert_eq!(allocator.allocate(layout(5 << 12, 4096)), None);
-        assert_eq!(allocator.allocate(layout(1 << 40, 4096)), None);
-        assert!((0..4).all(|_| allocator.allocate(layout(1, 1)).is_some()));
-        assert_eq!(allocator.allocate(layout(1, 1)), None);
+        assert_eq!(allocator.allocate(layout(5 << 12, 4096), ALL), None);
+        assert_eq!(allocator.allocate(layout(1 << 40, 4096), ALL), None);
+        assert!((0..4).all(|_| allocator.allocate(layout(1, 1), ALL).is_some()));
+        assert_eq!(allocator.allocate(layout(1, 1), ALL), None);
+    }
+
+    #[test]
+    fn low_memory_is_found_among_freed_and_fresh_pages_and_nowhere_else() {
+        let mut allocator = Allocator::new(64);
+        let page = layout(4096, 4096);
+        let first: Vec<_> = (0..8).filter_map(|_| allocator.allocate(page, ALL)).collect();
+        assert_eq!(allocator.allocate(page, 8), None, "the first eight are taken");
+        assert!(allocator.allocate(page, 9).is_some_and(|block| block.first == 8));
+        for held in [6, 2, 5, 3] {
+            allocator.free(first[held].first, page).expect("held");
+        }
+        let pair = layout(0x2000, 0x2000);
+        assert!(allocator.allocate(pair, 4).is_some_and(|block| block.first == 2));
+        assert_eq!(allocator.allocate(pair, 7), None, "5 and 6 are no aligned pair");
+        assert!(allocator.allocate(page, 6).is_some_and(|block| block.first == 5));
+        assert!(allocator.allocate(page, ALL).is_some_and(|block| block.first == 6));
+        assert_eq!(allocator.allocate(page, 0), None);
     }
 }

@@ -231,8 +231,9 @@ impl Machine {
 
     /// Adds an SMMUv3 as it comes out of reset.
     pub fn add_smmuv3(&self, profile: Profile) -> Arc<SmmuV3> {
-        if !profile.coherent || self.policy.store_order == crate::StoreOrder::Late {
-            self.memory.split_views();
+        let late = self.policy.store_order == crate::StoreOrder::Late;
+        if !profile.coherent || late {
+            self.memory.split_views(late);
         }
         let mut smmus = self.smmus.write().unwrap_or_else(PoisonError::into_inner);
         let index = smmus.len() as u32;

@@ -1,11 +1,15 @@
 //! Physical memory: sparse, shared by CPUs, IOMMUs and devices, and suspicious of all three.
+#![expect(
+    unsafe_code,
+    reason = "DmaMemory's obligations are promised here; no line needs more than the word"
+)]
 
 use crate::allocator::{Allocator, Block, FreeError, PAGE_SHIFT};
 use crate::oracle::{AccessKind, Agent, Oracle, Violation};
 pub(crate) use crate::sparse::View;
 use crate::sparse::{Chunk, Sparse};
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,6 +48,7 @@ pub struct PhysicalMemory {
     /// The attempt that fails, 0 for none.
     fail_at: AtomicU64,
     fail_on: AtomicBool,
+    late: AtomicBool,
     oracle: Arc<Oracle>,
 }
 
@@ -59,6 +64,7 @@ impl PhysicalMemory {
             failures: AtomicU64::new(0),
             fail_at: AtomicU64::new(0),
             fail_on: AtomicBool::new(false),
+            late: AtomicBool::new(false),
             oracle,
         }
     }
@@ -122,9 +128,22 @@ impl PhysicalMemory {
         self.dma_read(address.raw(), bytes, Agent::Cpu).is_ok()
     }
 
-    /// From now on stores are seen by [`View::Published`] only after they were published.
-    pub(crate) fn split_views(&self) {
+    /// From now on stores are seen by [`View::Published`] only after they were published. `late`: coherent agents look at that picture too.
+    pub(crate) fn split_views(&self, late: bool) {
+        self.late.fetch_or(late, Ordering::Relaxed);
         self.words.split();
+    }
+
+    /// Whether publishing to `observer` (or refreshing from it) changes the published picture. What serves a coherent observer does nothing for one that does
+    /// not snoop, unless the machine makes stores late for both: there is one published picture only.
+    fn needs_cleaning_for(&self, observer: Coherency) -> bool {
+        observer == Coherency::NonCoherent || self.late.load(Ordering::Relaxed)
+    }
+
+    /// How many pages, from the first, lie wholly at or below address `last`.
+    fn pages_up_to(&self, last: u64) -> u32 {
+        let Some(beyond) = last.checked_sub(self.words.base()) else { return 0 };
+        u32::try_from((beyond.min(self.words.size() - 1) + 1) >> PAGE_SHIFT).unwrap_or(u32::MAX)
     }
 
     /// The number of the last allocation or free.
@@ -319,13 +338,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl DmaMemory for PhysicalMemory {
+// SAFETY: all words live in atomics of this type's own, reached through an index that is checked; what else is asked for is a violation that the oracle notes.
+// The allocator gives no page out twice and knows what it gave.
+unsafe impl DmaMemory for PhysicalMemory {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let fail_at = self.fail_at.load(Ordering::Relaxed);
         let refused = fail_at != 0
             && (attempt == fail_at || attempt > fail_at && self.fail_on.load(Ordering::Relaxed));
-        let block = if refused { None } else { lock(&self.allocator).allocate(layout) };
+        let within = self.pages_up_to(layout.last());
+        let block = if refused { None } else { lock(&self.allocator).allocate(layout, within) };
         let Some(block) = block else {
             self.failures.fetch_add(1, Ordering::Relaxed);
             return Err(AllocError { layout });
@@ -383,11 +405,15 @@ impl DmaMemory for PhysicalMemory {
         Ok(())
     }
 
-    fn publish(&self, address: PhysAddr, len: usize) {
-        self.each_word(address, len, Chunk::publish_if_dirty);
+    fn publish(&self, address: PhysAddr, len: usize, to: Coherency) {
+        if self.needs_cleaning_for(to) {
+            self.each_word(address, len, Chunk::publish_if_dirty);
+        }
     }
 
-    fn refresh(&self, address: PhysAddr, len: usize) {
-        self.each_word(address, len, Chunk::refresh);
+    fn refresh(&self, address: PhysAddr, len: usize, from: Coherency) {
+        if self.needs_cleaning_for(from) {
+            self.each_word(address, len, Chunk::refresh);
+        }
     }
 }

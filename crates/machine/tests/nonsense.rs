@@ -4,7 +4,7 @@ mod rig;
 
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{Device, DmaRequest, Machine, Policy, Profile, SmmuRegisters};
-use portcullis_platform::{Clock, DmaMemory, Registers};
+use portcullis_platform::{Clock, Coherency, DmaMemory, Registers};
 use rig::LEAF;
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ impl Nonsense {
         self.almost_store(CONTEXT, &rig::cd_words(ROOT), 15);
         let leaf = ROOT | LEAF | 3 << 6;
         self.almost_store(ROOT, &[leaf; 512], 1);
-        self.machine.memory().publish(PhysAddr::new(STRTAB), 0x3000);
+        self.machine.memory().publish(PhysAddr::new(STRTAB), 0x3000, Coherency::NonCoherent);
         self.registers.write32(0x20, 0);
         self.machine.clock().relax();
         self.registers.write64(0x80, STRTAB);

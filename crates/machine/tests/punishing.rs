@@ -7,7 +7,7 @@ use portcullis_machine::{
     AccessKind, Agent, ChunkOrder, Consumption, DmaRequest, Expectation, Machine, POISON, Policy,
     Profile, ReadChunks, StoreOrder, TlbPolicy, Violation,
 };
-use portcullis_platform::{Clock, DmaMemory, Registers};
+use portcullis_platform::{Clock, Coherency, DmaMemory, Registers};
 use portcullis_spec::smmuv3::event::number;
 use rig::{ASID, LEAF, LEAF2, Rig, SID, cd_words, ste_stage1, ste_stage2_word};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -261,14 +261,20 @@ fn what_was_not_published_is_not_seen() {
     rig.tlbi_va(VA);
     assert!(rig.lands(VA));
     assert_eq!(rig.machine.oracle().accesses()[1].physical, PhysAddr::new(page), "the old one");
-    rig.memory.publish(PhysAddr::new(leaf), 8);
+    rig.memory.publish(PhysAddr::new(leaf), 8, Coherency::Coherent);
+    rig.tlbi_va(VA);
+    assert!(rig.lands(VA), "an order is not enough for a unit that does not snoop");
+    assert_eq!(rig.machine.oracle().accesses()[2].physical, PhysAddr::new(page), "still the old");
+    rig.memory.publish(PhysAddr::new(leaf), 8, Coherency::NonCoherent);
     rig.tlbi_va(VA);
     assert!(rig.lands(VA));
-    assert_eq!(rig.machine.oracle().accesses()[2].physical, PhysAddr::new(other));
+    assert_eq!(rig.machine.oracle().accesses()[3].physical, PhysAddr::new(other));
     // Records come the same way back.
     assert!(!rig.lands(0x1000));
     assert_eq!(rig.get(rig.eventq), 0);
-    rig.memory.refresh(PhysAddr::new(rig.eventq), 32);
+    rig.memory.refresh(PhysAddr::new(rig.eventq), 32, Coherency::Coherent);
+    assert_eq!(rig.get(rig.eventq), 0, "nor here");
+    rig.memory.refresh(PhysAddr::new(rig.eventq), 32, Coherency::NonCoherent);
     assert_eq!(rig.get(rig.eventq) & 0xff, number::F_TRANSLATION);
 }
 

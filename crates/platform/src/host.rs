@@ -1,15 +1,15 @@
 //! The seams on top of the standard library, for programs that run on an operating system.
 #![expect(unsafe_code, reason = "RawLock and RawIrqLock promise exclusion")]
 
+pub use crate::host_memory::{HostMemory, NoMemory};
 use crate::{
-    AllocError, Clock, DmaMemory, LockLabel, Nanos, NativeAtomic, PageLayout, Platform, RawEvent,
-    RawIrqLock, RawLock, Threads,
+    Clock, DmaMemory, LockLabel, Nanos, NativeAtomic, Platform, RawEvent, RawIrqLock, RawLock,
+    Threads,
 };
 use core::fmt;
 use parking_lot::lock_api::RawMutex as _;
-use portcullis_addr::PhysAddr;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -149,33 +149,6 @@ impl Threads for HostThreads {
     }
 }
 
-/// Memory that hands out addresses and keeps nothing: every word reads 0. For code that moves no data, such as tests and benchmarks of the probe protocol.
-#[derive(Debug, Default)]
-pub struct NoMemory(AtomicU64);
-
-/// Above what a test takes for an address of its own by accident.
-const FIRST_ADDRESS: u64 = 0x8000_0000;
-
-impl DmaMemory for NoMemory {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        let (size, align) = (layout.size() as u64, layout.align() as u64);
-        let place =
-            |used: u64| Some((FIRST_ADDRESS + used).next_multiple_of(align) + size - FIRST_ADDRESS);
-        let used = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).unwrap_or(0);
-        Ok(PhysAddr::new((FIRST_ADDRESS + used).next_multiple_of(align)))
-    }
-    fn free(&self, _: PhysAddr, _: PageLayout) {}
-    fn load64(&self, _: PhysAddr) -> u64 {
-        0
-    }
-    fn store64(&self, _: PhysAddr, _: u64) {}
-    fn compare_exchange64(&self, _: PhysAddr, old: u64, _: u64) -> Result<(), u64> {
-        if old == 0 { Ok(()) } else { Err(0) }
-    }
-    fn publish(&self, _: PhysAddr, _: usize) {}
-    fn refresh(&self, _: PhysAddr, _: usize) {}
-}
-
 /// This process as a platform: its locks and threads, with memory `M` and clock `C`.
 pub struct HostPlatform<M, C = HostClock> {
     memory: Arc<M>,
@@ -295,17 +268,5 @@ mod tests {
         assert_eq!(seen.iter().sum::<u64>(), 2 * platform.cpus() as u64);
         let places: Vec<_> = counts.iter().map(|count| std::ptr::from_ref(count).addr()).collect();
         assert!(places.iter().all(|place| place % 128 == 0), "{places:x?}");
-    }
-
-    #[test]
-    fn addresses_without_memory_are_aligned_and_never_the_same() {
-        let memory = NoMemory::default();
-        let mut end = 0;
-        for (size, align) in [(4096, 4096), (1, 1), (64, 64), (0x10000, 0x10000), (8, 8)] {
-            let layout = PageLayout::new(size, align).expect("sound");
-            let address = memory.allocate(layout).expect("never runs out");
-            assert!(address.is_aligned(align as u64) && address.raw() >= end);
-            end = address.raw() + size as u64;
-        }
     }
 }

@@ -8,7 +8,8 @@
 //! Not supported: NUMA placement of table memory; interrupts as objects (whoever owns the line calls the driver's interrupt entry).
 //!
 //! Dependency rule: uses `addr` only. The core, the drivers and every platform use it. `no_std` + `alloc`; the feature `std` adds
-//! [`host`], the implementation on top of the standard library. `unsafe` only in `sync` and `irq` (exclusion) and `host`.
+//! [`host`], the implementation on top of the standard library. `unsafe` only in `sync` and `irq` (exclusion), `memory` and `watch` (the contract of DMA memory) and
+//! the two of `host`.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -18,10 +19,13 @@ mod clock;
 mod cpu;
 #[cfg(feature = "std")]
 pub mod host;
+#[cfg(feature = "std")]
+mod host_memory;
 mod irq;
 mod memory;
 mod registers;
 mod sync;
+mod watch;
 
 #[cfg(target_has_atomic = "64")]
 pub use atomic::NativeAtomic;
@@ -29,9 +33,10 @@ pub use atomic::RawAtomic;
 pub use clock::{Clock, Nanos, Timeout, wait_for};
 pub use cpu::PerCpu;
 pub use irq::{IrqMutex, RawIrqLock};
-pub use memory::{AllocError, DmaMemory, DmaPages, PageLayout};
+pub use memory::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout};
 pub use registers::Registers;
 pub use sync::{LockLabel, Mutex, MutexGuard, RawEvent, RawLock};
+pub use watch::{MemoryWatch, WatchedMemory};
 
 use alloc::sync::Arc;
 use core::fmt;

@@ -17,12 +17,12 @@ impl Extents {
         Self { free, used: BTreeMap::new(), used_bytes: 0 }
     }
 
-    /// `size` bytes at the lowest multiple of `align` (a power of two) where they fit.
-    pub(crate) fn take(&mut self, size: u64, align: u64) -> Option<u64> {
+    /// `size` bytes at the lowest multiple of `align` (a power of two) where they fit, none of them above `limit`.
+    pub(crate) fn take(&mut self, size: u64, align: u64, limit: u64) -> Option<u64> {
         let fits = |(&start, &end): (&u64, &u64)| {
             let at = start.checked_next_multiple_of(align)?;
             let last = at.checked_add(size)?;
-            (last <= end).then_some((start, end, at, last))
+            (last <= end && last - 1 <= limit).then_some((start, end, at, last))
         };
         let (start, end, at, last) = self.free.iter().find_map(fits)?;
         self.free.remove(&start);
@@ -70,9 +70,9 @@ mod tests {
     #[test]
     fn what_is_given_back_merges_to_one_extent() {
         let mut extents = Extents::new(0x1000, 0x10000);
-        let a = extents.take(0x100, 64).expect("room");
-        let b = extents.take(0x1000, 0x1000).expect("room");
-        let c = extents.take(0x40, 64).expect("room");
+        let a = extents.take(0x100, 64, u64::MAX).expect("room");
+        let b = extents.take(0x1000, 0x1000, u64::MAX).expect("room");
+        let c = extents.take(0x40, 64, u64::MAX).expect("room");
         assert_eq!((a, b, c), (0x1000, 0x2000, 0x1100));
         for (at, size) in [(b, 0x1000), (a, 0x100), (c, 0x40)] {
             assert!(extents.give_back(at, size));
@@ -84,10 +84,10 @@ mod tests {
     #[test]
     fn nothing_is_handed_out_twice_or_outside() {
         let mut extents = Extents::new(0x1000, 0x3000);
-        assert_eq!(extents.take(0x2000, 0x2000), None);
-        assert_eq!(extents.take(0x1000, 0x2000), Some(0x2000));
-        assert_eq!(extents.take(0x1000, 1), Some(0x1000));
-        assert_eq!(extents.take(1, 1), None);
+        assert_eq!(extents.take(0x2000, 0x2000, u64::MAX), None);
+        assert_eq!(extents.take(0x1000, 0x2000, u64::MAX), Some(0x2000));
+        assert_eq!(extents.take(0x1000, 1, u64::MAX), Some(0x1000));
+        assert_eq!(extents.take(1, 1, u64::MAX), None);
         assert!(!extents.give_back(0x1000, 0x800), "another size");
         assert!(extents.give_back(0x1000, 0x1000));
         assert!(!extents.give_back(0x1000, 0x1000), "twice");

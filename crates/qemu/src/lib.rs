@@ -41,7 +41,8 @@
 //!
 //! Not supported: other boards than `virt` (x86 ports are there, presets are not); block transfers over the socket (RAM is mapped); MSI-X; hot plug.
 //!
-//! Dependency rule: uses `addr` and `platform`; knows no driver and not the core. Needs an operating system (Linux). `unsafe` only in `sys`.
+//! Dependency rule: uses `addr` and `platform`; knows no driver and not the core. Needs an operating system (Linux). `unsafe` only in `sys`, and as the
+//! word before `impl DmaMemory`.
 
 pub mod endpoint;
 mod error;

@@ -1,10 +1,14 @@
 //! The machine's RAM: a memory file that this process and QEMU have both mapped.
+#![expect(
+    unsafe_code,
+    reason = "DmaMemory's obligations are promised here; no line needs more than the word"
+)]
 
 use crate::error::{Error, ErrorKind};
 use crate::extents::Extents;
 use crate::sys::Mapping;
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::fs::File;
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
@@ -199,11 +203,13 @@ impl State {
             Some(left) => self.countdown = Some(left - 1),
             None => {}
         }
-        self.extents.take(layout.size() as u64, layout.align() as u64)
+        self.extents.take(layout.size() as u64, layout.align() as u64, layout.last())
     }
 }
 
-impl DmaMemory for Ram {
+// SAFETY: the memory is a mapping of its own that no Rust object lies in, and is reached as atomics whose place `Mapping` checks. The extents give no byte out
+// twice and know what they gave.
+unsafe impl DmaMemory for Ram {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         let address = self.state().take(layout).ok_or(AllocError { layout })?;
         self.zero(address, layout.size());
@@ -232,11 +238,11 @@ impl DmaMemory for Ram {
     }
 
     // QEMU reads the very pages that this process writes: nothing to clean, only order to keep.
-    fn publish(&self, _address: PhysAddr, _len: usize) {
+    fn publish(&self, _address: PhysAddr, _len: usize, _to: Coherency) {
         fence(Ordering::SeqCst);
     }
 
-    fn refresh(&self, _address: PhysAddr, _len: usize) {
+    fn refresh(&self, _address: PhysAddr, _len: usize, _from: Coherency) {
         fence(Ordering::SeqCst);
     }
 }

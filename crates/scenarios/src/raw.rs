@@ -11,6 +11,7 @@ use crate::bench::{Bench, Client, Failure, Line};
 use crate::check::{Check, Direction, Event};
 use crate::pattern::{self, LANDING_OFFSET, allocate, outcome, target};
 use portcullis_addr::{Iova, PhysAddr};
+use portcullis_platform::Coherency;
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3 as spec;
 use queue::Queue;
@@ -194,7 +195,7 @@ impl<'a> Rig<'a> {
         for (index, word) in words.iter().enumerate().rev() {
             memory.store64(PhysAddr::new(address.raw() + 8 * index as u64), *word);
         }
-        memory.publish(address, 8 * words.len());
+        memory.publish(address, 8 * words.len(), Coherency::NonCoherent);
     }
 
     /// Where the entry of `stream` is; allocates the second-level table that it is in.
@@ -276,7 +277,7 @@ impl<'a> Rig<'a> {
         let mut taken = Vec::new();
         while self.events.index() != produced && taken.len() < 1 << 19 {
             let slot = self.events.slot();
-            self.bench.memory().refresh(slot, 32);
+            self.bench.memory().refresh(slot, 32, Coherency::NonCoherent);
             let word = |n: u64| self.bench.memory().load64(PhysAddr::new(slot.raw() + 8 * n));
             taken.push(Event::decode(&[word(0), word(1), word(2), word(3)]));
             self.events.advance();

@@ -15,7 +15,7 @@ pub use transport::QemuTransport;
 
 use portcullis::{DmaBuffer, DmaHandle};
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{DmaMemory, Platform};
+use portcullis_platform::{Coherency, DmaMemory, Platform};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -114,7 +114,7 @@ unsafe impl<K: Kernel> Hal for IommuHal<K> {
             // SAFETY: the caller gives a valid buffer that nobody writes now; the bounce page is ours and at least as long.
             unsafe { bounce.copy_from_nonoverlapping(buffer.cast(), buffer.len()) };
         }
-        K::state().dma.platform().memory().publish(cpu, buffer.len());
+        K::state().dma.platform().memory().publish(cpu, buffer.len(), Coherency::NonCoherent);
         device
     }
 
@@ -122,7 +122,7 @@ unsafe impl<K: Kernel> Hal for IommuHal<K> {
         let Some(lent) = K::state().lock().remove(&device) else { return };
         if direction != BufferDirection::DriverToDevice {
             let cpu = lent.pages().address();
-            lent.pages().memory().refresh(cpu, buffer.len());
+            lent.pages().memory().refresh(cpu, buffer.len(), Coherency::NonCoherent);
             let bounce = K::pointer(cpu, buffer.len());
             // SAFETY: the caller gives a valid buffer that nobody else uses now; the device has finished with the bounce page, which is at least as long.
             unsafe { buffer.cast().copy_from_nonoverlapping(bounce, buffer.len()) };

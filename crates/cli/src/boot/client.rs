@@ -6,7 +6,7 @@ use portcullis::{
     FwNode, ProbeError, Reach, Subsystem,
 };
 use portcullis_addr::{PhysAddr, PhysRange};
-use portcullis_platform::{DmaMemory, DmaPages, PageLayout, Platform};
+use portcullis_platform::{Coherency, DmaMemory, DmaPages, PageLayout, Platform};
 use portcullis_testbed::{Endpoint, OwnDriver, SharedBuffer};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -272,11 +272,11 @@ fn fill<M: DmaMemory>(memory: &M, at: PhysAddr, value: impl Fn(u64) -> u64) {
     for word in words() {
         memory.store64(PhysAddr::new(at.raw() + word * 8), value(word));
     }
-    memory.publish(at, LENGTH);
+    memory.publish(at, LENGTH, Coherency::NonCoherent);
 }
 
 fn holds<M: DmaMemory>(memory: &M, at: PhysAddr, value: impl Fn(u64) -> u64) -> bool {
-    memory.refresh(at, LENGTH);
+    memory.refresh(at, LENGTH, Coherency::NonCoherent);
     words().all(|word| memory.load64(PhysAddr::new(at.raw() + word * 8)) == value(word))
 }
 

@@ -417,9 +417,9 @@ impl<P: Platform> CommandQueue<P> {
         let start = self.slot(first);
         let bytes = count * spec::command::BYTES;
         let to_end = (self.capacity() * spec::command::BYTES) - start as usize;
-        self.pages.memory().publish(self.pages.at(start), bytes.min(to_end));
+        self.pages.publish(self.pages.at(start), bytes.min(to_end));
         if bytes > to_end {
-            self.pages.memory().publish(self.pages.at(0), bytes - to_end);
+            self.pages.publish(self.pages.at(0), bytes - to_end);
         }
     }
 }

@@ -9,7 +9,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{Clock, PageLayout};
+use portcullis_platform::host::HostMemory;
+use portcullis_platform::{Clock, Coherency};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3::command::{OPCODE, opcode, tlbi};
 use portcullis_threads::{
@@ -17,28 +18,6 @@ use portcullis_threads::{
 };
 use std::sync::Mutex;
 use std::time::Duration;
-
-/// Memory without an owner: the queue's slots.
-#[derive(Debug, Default)]
-struct Slots(Mutex<BTreeMap<u64, u64>>);
-
-impl DmaMemory for Slots {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        Ok(PhysAddr::new(layout.align() as u64 * 0x10))
-    }
-    fn free(&self, _address: PhysAddr, _layout: PageLayout) {}
-    fn load64(&self, address: PhysAddr) -> u64 {
-        self.0.lock().expect("no panic").get(&address.raw()).copied().unwrap_or(0)
-    }
-    fn store64(&self, address: PhysAddr, value: u64) {
-        self.0.lock().expect("no panic").insert(address.raw(), value);
-    }
-    fn compare_exchange64(&self, _: PhysAddr, _: u64, _: u64) -> Result<(), u64> {
-        unreachable!("the queue needs no such access")
-    }
-    fn publish(&self, _address: PhysAddr, _len: usize) {}
-    fn refresh(&self, _address: PhysAddr, _len: usize) {}
-}
 
 /// Time that each look moves on.
 #[derive(Debug, Default)]
@@ -55,7 +34,7 @@ impl Clock for Looks {
 
 #[derive(Debug, Default)]
 struct Lab {
-    memory: Arc<Slots>,
+    memory: Arc<HostMemory>,
     clock: Looks,
 }
 
@@ -64,9 +43,9 @@ impl Platform for Lab {
     type IrqLock = LabIrqLock;
     type Event = LabEvent;
     type Atomic = LabAtomic;
-    type Memory = Slots;
+    type Memory = HostMemory;
     type Clock = Looks;
-    fn memory(&self) -> &Arc<Slots> {
+    fn memory(&self) -> &Arc<HostMemory> {
         &self.memory
     }
     fn clock(&self) -> &Looks {
@@ -76,7 +55,7 @@ impl Platform for Lab {
 
 /// A unit that consumes one command at each look at its read index, and refuses the one with number `refuse`, once.
 struct Consumer {
-    memory: Arc<Slots>,
+    memory: Arc<HostMemory>,
     state: Arc<Mutex<Consumed>>,
 }
 
@@ -97,7 +76,7 @@ impl Consumed {
         self.registers.get(&register.offset).copied().unwrap_or(0)
     }
 
-    fn consume(&mut self, memory: &Slots) {
+    fn consume(&mut self, memory: &HostMemory) {
         let (produced, consumed) = (self.get(spec::CMDQ_PROD), self.get(spec::CMDQ_CONS));
         let read = consumed & cmdq_cons::RD.mask() as u32;
         let stopped = (self.get(spec::GERROR) ^ self.get(spec::GERRORN)) & 1 != 0;
@@ -168,7 +147,7 @@ fn stand(plan: Plan) -> Arc<Stand> {
     let lab = Arc::new(Lab::default());
     let state = Arc::new(Mutex::new(Consumed { refuse, hasty, ..Consumed::default() }));
     let consumer = Consumer { memory: Arc::clone(&lab.memory), state: Arc::clone(&state) };
-    let running = Running::default();
+    let running = Running::new(Coherency::Coherent);
     running.set(true);
     let queue = CommandQueue::new(&*lab, &running, log2, 48, 0).expect("memory");
     let unit = Unit::new(lab, consumer).expect("a block of registers");

@@ -334,5 +334,5 @@ fn write_descriptor<M: DmaMemory>(pages: &HardwarePages<M>, descriptor: &Entry) 
             pages.memory().store64(pages.at(word as u64 * 8), value);
         }
     }
-    pages.memory().publish(pages.address(), cd::BYTES);
+    pages.publish(pages.address(), cd::BYTES);
 }

@@ -109,7 +109,7 @@ impl<P: Platform> EventQueue<P> {
     fn load(&self, index: u32) -> Record {
         let offset = (index as usize & (self.capacity() - 1)) * record::BYTES;
         let memory = self.pages.memory();
-        memory.refresh(self.pages.at(offset as u64), record::BYTES);
+        self.pages.refresh(self.pages.at(offset as u64), record::BYTES);
         core::array::from_fn(|word| memory.load64(self.pages.at((offset + word * 8) as u64)))
     }
 }

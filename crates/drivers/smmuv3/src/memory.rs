@@ -3,19 +3,27 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout};
 
-/// Whether the unit may access memory; shared by everything that it was told of.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Running(Arc<AtomicBool>);
+/// Whether the unit may access memory, and whether it snoops when it does; shared by everything that it was told of.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    set: Arc<AtomicBool>,
+    coherency: Coherency,
+}
 
 impl Running {
+    /// A unit that does not run yet.
+    pub(crate) fn new(coherency: Coherency) -> Self {
+        Self { set: Arc::new(AtomicBool::new(false)), coherency }
+    }
+
     pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.set.load(Ordering::Acquire)
     }
 
     pub(crate) fn set(&self, running: bool) {
-        self.0.store(running, Ordering::Release);
+        self.set.store(running, Ordering::Release);
     }
 }
 
@@ -38,14 +46,21 @@ impl<M: DmaMemory> HardwarePages<M> {
         address_bits: u8,
     ) -> Result<Self, AllocError> {
         let layout = PageLayout::naturally_aligned(bytes).expect("no structure here is empty");
-        let pages = DmaPages::new(memory, layout)?;
-        let address = pages.address();
-        if (address.raw() + (bytes as u64 - 1)) >> address_bits != 0 {
-            return Err(AllocError { layout });
-        }
-        memory.publish(address, bytes);
-        let memory = Arc::clone(memory);
-        Ok(Self { pages: Some(pages), memory, address, running: running.clone() })
+        let pages = DmaPages::new(memory, layout.within_bits(address_bits))?;
+        let (memory, address) = (Arc::clone(memory), pages.address());
+        let made = Self { pages: Some(pages), memory, address, running: running.clone() };
+        made.publish(address, bytes);
+        Ok(made)
+    }
+
+    /// Shows what was stored at `address` to the unit.
+    pub(crate) fn publish(&self, address: PhysAddr, bytes: usize) {
+        self.memory.publish(address, bytes, self.running.coherency);
+    }
+
+    /// Shows what the unit stored at `address` to the CPU.
+    pub(crate) fn refresh(&self, address: PhysAddr, bytes: usize) {
+        self.memory.refresh(address, bytes, self.running.coherency);
     }
 
     pub(crate) fn memory(&self) -> &Arc<M> {

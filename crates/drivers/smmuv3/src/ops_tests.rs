@@ -8,7 +8,7 @@ use portcullis_machine::{
     Machine, MachineClock, PhysicalMemory, Policy, Profile, SmmuRegisters, TimeSource,
 };
 use portcullis_platform::host::HostPlatform;
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{MemoryWatch, WatchedMemory};
 use portcullis_spec::smmuv3::{CMDQ_CONS, CMDQ_PROD};
 use std::sync::Mutex;
 use std::vec;
@@ -22,33 +22,11 @@ enum Happened {
 
 type Log = Arc<Mutex<Vec<Happened>>>;
 
-struct WatchedMemory {
-    inner: Arc<PhysicalMemory>,
-    log: Log,
-}
+struct StoreLog(Log);
 
-impl DmaMemory for WatchedMemory {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        self.inner.allocate(layout)
-    }
-    fn free(&self, address: PhysAddr, layout: PageLayout) {
-        self.inner.free(address, layout);
-    }
-    fn load64(&self, address: PhysAddr) -> u64 {
-        self.inner.load64(address)
-    }
-    fn store64(&self, address: PhysAddr, value: u64) {
-        self.log.lock().expect("no test panics here").push(Happened::Store(address, value));
-        self.inner.store64(address, value);
-    }
-    fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
-        self.inner.compare_exchange64(address, old, new)
-    }
-    fn publish(&self, address: PhysAddr, len: usize) {
-        self.inner.publish(address, len);
-    }
-    fn refresh(&self, address: PhysAddr, len: usize) {
-        self.inner.refresh(address, len);
+impl MemoryWatch for StoreLog {
+    fn stores(&self, address: PhysAddr, value: u64) {
+        self.0.lock().expect("no test panics here").push(Happened::Store(address, value));
     }
 }
 
@@ -81,13 +59,7 @@ impl Registers for WatchedRegisters {
     }
 }
 
-type WatchedPlatform = HostPlatform<WatchedMemory, Arc<MachineClock>>;
-
-impl core::fmt::Debug for WatchedMemory {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("WatchedMemory")
-    }
-}
+type WatchedPlatform = HostPlatform<WatchedMemory<PhysicalMemory, StoreLog>, Arc<MachineClock>>;
 
 const STREAM: StreamId = StreamId::new(0x10);
 
@@ -104,7 +76,7 @@ impl Stand {
         let unit = machine.add_smmuv3(Profile { sid_bits: 8, ..Profile::qemu10() });
         let log = Log::default();
         let inner = Arc::clone(machine.memory());
-        let memory = Arc::new(WatchedMemory { inner, log: Arc::clone(&log) });
+        let memory = Arc::new(WatchedMemory::new(inner, StoreLog(Arc::clone(&log))));
         let awaited = Mutex::new(None);
         let registers =
             WatchedRegisters { inner: unit.registers(), log: Arc::clone(&log), awaited };

@@ -12,7 +12,7 @@ use crate::unit::Unit;
 use crate::{Options, Smmu};
 use alloc::sync::Arc;
 use portcullis::OpsError;
-use portcullis_platform::{AllocError, Platform, Registers};
+use portcullis_platform::{AllocError, Coherency, Platform, Registers};
 use portcullis_spec::Field;
 use portcullis_spec::smmuv3::{self as spec, cr0, cr1, cr2, gbpa, irq_ctrl};
 
@@ -46,8 +46,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         features: Features,
         options: Options,
     ) -> Result<Self, BringUpError> {
-        let running = Running::default();
         let coherent = options.coherent.unwrap_or(features.coherent);
+        let running = Running::new(Coherency::of(coherent));
         let (platform, label, bits) = (&**unit.platform(), options.index, features.output_bits);
         let log2 = options.command_queue_log2.min(features.command_queue_log2);
         let commands = CommandQueue::new(platform, &running, log2, bits, label)

@@ -227,13 +227,13 @@ impl<P: Platform> StreamTable<P> {
             let address = PhysAddr::new(stream.entry.raw() + word as u64 * 8);
             self.first.memory().store64(address, value);
         }
-        self.first.memory().publish(stream.entry, ste::BYTES);
+        self.first.publish(stream.entry, ste::BYTES);
     }
 
     /// Makes the entry invalid in one store.
     pub(crate) fn invalidate(&self, stream: &Stream) {
         self.first.memory().store64(stream.entry, 0);
-        self.first.memory().publish(stream.entry, 8);
+        self.first.publish(stream.entry, 8);
     }
 
     /// Notes that hardware may still hold old entries of streams whose entries say "blocked".
@@ -299,7 +299,7 @@ impl<P: Platform> StreamTable<P> {
                 l1std::SPAN.of(u64::from(SPLIT) + 1) | l1std::L2PTR.in_place(table.address().raw());
             let address = self.descriptor(index);
             self.first.memory().store64(address, descriptor);
-            self.first.memory().publish(address, l1std::BYTES);
+            self.first.publish(address, l1std::BYTES);
             streams.second.insert(index, table);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
-use portcullis_platform::{AllocError, DmaMemory, PageLayout, Platform, Threads};
+use portcullis_platform::{MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
 use portcullis_threads::{
     LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, choose, current, step,
 };
@@ -10,28 +10,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The machine's RAM, whose allocations fail where the environment so chooses.
+/// The machine's RAM under the scheduler.
+pub type LabMemory = WatchedMemory<PhysicalMemory, LabWatch>;
+
+/// Lets allocations fail where the environment so chooses, and makes accesses steps.
 #[derive(Debug)]
-pub struct LabMemory {
-    ram: Arc<PhysicalMemory>,
+pub struct LabWatch {
     failing: bool,
     fine: bool,
     /// The threads whose one failure has happened.
     failed: AtomicU32,
 }
 
-impl LabMemory {
-    /// Whether this allocation is the one that fails in its thread. Counted for each thread, so that allocations of two threads stay independent.
-    fn fails(&self) -> bool {
-        let Some(thread) = current().filter(|_| self.failing) else { return false };
-        let bit = 1 << thread;
-        if self.failed.load(Ordering::Relaxed) & bit != 0 || choose(2) == 0 {
-            return false;
-        }
-        self.failed.fetch_or(bit, Ordering::Relaxed);
-        true
-    }
-
+impl LabWatch {
     /// Tables and queues are shared without a lock: each access is a step, so that no order of two of them is overlooked.
     fn touch(&self, address: PhysAddr, what: &'static str, write: bool) {
         if self.fine {
@@ -40,39 +31,28 @@ impl LabMemory {
     }
 }
 
-impl DmaMemory for LabMemory {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        if self.fails() {
-            return Err(AllocError { layout });
+impl MemoryWatch for LabWatch {
+    /// Whether this is not the allocation that fails in its thread. Counted for each thread, so that allocations of two threads stay independent.
+    fn allocates(&self, _: PageLayout) -> bool {
+        let Some(thread) = current().filter(|_| self.failing) else { return true };
+        let bit = 1 << thread;
+        if self.failed.load(Ordering::Relaxed) & bit != 0 || choose(2) == 0 {
+            return true;
         }
-        self.ram.allocate(layout)
+        self.failed.fetch_or(bit, Ordering::Relaxed);
+        false
     }
 
-    fn free(&self, address: PhysAddr, layout: PageLayout) {
-        self.ram.free(address, layout);
-    }
-
-    fn load64(&self, address: PhysAddr) -> u64 {
+    fn loads(&self, address: PhysAddr) {
         self.touch(address, "load", false);
-        self.ram.load64(address)
     }
 
-    fn store64(&self, address: PhysAddr, value: u64) {
+    fn stores(&self, address: PhysAddr, _: u64) {
         self.touch(address, "store", true);
-        self.ram.store64(address, value);
     }
 
-    fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
+    fn exchanges(&self, address: PhysAddr, _: u64, _: u64) {
         self.touch(address, "compare and exchange", true);
-        self.ram.compare_exchange64(address, old, new)
-    }
-
-    fn publish(&self, address: PhysAddr, len: usize) {
-        self.ram.publish(address, len);
-    }
-
-    fn refresh(&self, address: PhysAddr, len: usize) {
-        self.ram.refresh(address, len);
     }
 }
 
@@ -86,18 +66,18 @@ impl LabPlatform {
     /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere; `fine` makes each access to memory a step.
     pub fn new(machine: &Arc<Machine>, failing: bool, fine: bool) -> Self {
         let ram = Arc::clone(machine.memory());
-        let memory = LabMemory { ram, failing, fine, failed: AtomicU32::new(0) };
-        Self { machine: Arc::clone(machine), memory: Arc::new(memory) }
+        let watch = LabWatch { failing, fine, failed: AtomicU32::new(0) };
+        Self { machine: Arc::clone(machine), memory: Arc::new(LabMemory::new(ram, watch)) }
     }
 
     /// Whether allocations fail in this world.
     pub fn may_fail(&self) -> bool {
-        self.memory.failing
+        self.memory.watch().failing
     }
 
     /// Whether the calling thread has met its failed allocation.
     pub fn has_failed(&self) -> bool {
-        let failed = self.memory.failed.load(Ordering::Relaxed);
+        let failed = self.memory.watch().failed.load(Ordering::Relaxed);
         current().is_some_and(|thread| failed & 1 << thread != 0)
     }
 }

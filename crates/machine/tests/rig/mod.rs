@@ -6,7 +6,7 @@ use portcullis_machine::{
     AccessKind, Device, DmaOutcome, DmaRequest, Machine, PhysicalMemory, Policy, Profile,
     SmmuRegisters, SmmuV3,
 };
-use portcullis_platform::{Clock, DmaMemory, PageLayout, Registers};
+use portcullis_platform::{Clock, Coherency, DmaMemory, PageLayout, Registers};
 use portcullis_spec::smmuv3::event;
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ impl Rig {
 
     pub(crate) fn put(&self, address: u64, words: &[u64]) {
         self.store(address, words);
-        self.memory.publish(PhysAddr::new(address), 8 * words.len());
+        self.memory.publish(PhysAddr::new(address), 8 * words.len(), Coherency::NonCoherent);
     }
 
     pub(crate) fn get(&self, address: u64) -> u64 {
@@ -226,7 +226,7 @@ impl Rig {
         let mut records = Vec::new();
         while self.seen != producer {
             let at = self.eventq + 32 * u64::from(self.seen & ((1 << log2) - 1));
-            self.memory.refresh(PhysAddr::new(at), 32);
+            self.memory.refresh(PhysAddr::new(at), 32, Coherency::NonCoherent);
             records.push([0, 8, 16, 24].map(|word| self.get(at + word)));
             self.seen = (self.seen + 1) & ((2 << log2) - 1);
         }

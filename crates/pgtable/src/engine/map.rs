@@ -195,13 +195,13 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             self.memory.store64(entry_at(first, offset), entry);
             entry += 1 << shift;
         }
-        self.memory.publish(first, count * 8);
+        self.publish(first, count * 8);
     }
 
     /// Puts a table into the entry at `address`, unless another thread has just done so.
     fn install(&self, address: PhysAddr, pages: &mut FreeChain<'_, F, M>) -> Result<(), MapError> {
         let page = pages.take()?;
-        self.memory.publish(page, self.geometry.table_bytes());
+        self.publish(page, self.geometry.table_bytes());
         // Hardware that snoops sees the pointer as soon as any CPU does; otherwise it is settled below, or by whoever follows it before that.
         let settled = if self.config.coherent_walk { F::SOFTWARE_BIT } else { 0 };
         let entry = F::table(page) | settled;
@@ -213,7 +213,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if settled == 0 {
             self.settle(address, entry);
         } else {
-            self.memory.publish(address, 8);
+            self.publish(address, 8);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, Prot};
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 
 /// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, the quarantined ones too: no hardware may walk it any more.
 ///
@@ -61,7 +61,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let table_layout = PageLayout::naturally_aligned(geometry.table_bytes())
             .expect("a table has at least one entry, so it is not empty");
         let root = allocate(&**memory, root_layout, params.output_bits)?;
-        memory.publish(root, root_bytes);
+        memory.publish(root, root_bytes, Coherency::of(params.coherent));
         let config = TableConfig {
             format: F::FORMAT,
             granule: params.granule,
@@ -137,9 +137,14 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Makes sure that a table entry has reached hardware, and remembers it in the entry.
     #[cold]
     fn settle(&self, address: PhysAddr, entry: u64) {
-        self.memory.publish(address, 8);
+        self.publish(address, 8);
         // A loser finds that another thread has done the same: nothing is left to do.
         let _ = self.memory.compare_exchange64(address, entry, entry | F::SOFTWARE_BIT);
+    }
+
+    /// Shows stores to whoever walks this table.
+    fn publish(&self, address: PhysAddr, len: usize) {
+        self.memory.publish(address, len, Coherency::of(self.config.coherent_walk));
     }
 
     fn is_last(&self, shift: u32) -> bool {
@@ -156,7 +161,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         for offset in 0..count {
             self.memory.store64(entry_at(first, offset), 0);
         }
-        self.memory.publish(first, count * 8);
+        self.publish(first, count * 8);
     }
 
     fn check_input(&self, iova: Iova, len: u64) -> bool {

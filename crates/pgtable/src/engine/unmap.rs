@@ -136,7 +136,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if let Some(run) = run {
             self.owe(gather, run);
         }
-        self.memory.publish(super::entry_at(node.table, *indices.start()), indices.count() * 8);
+        self.publish(super::entry_at(node.table, *indices.start()), indices.count() * 8);
     }
 
     /// Hands the tables from `node` down to the gather, with the debt for the leaves that they hold. Their parent does not lead to them any more.
@@ -198,7 +198,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         if changed {
             let first = super::entry_at(node.table, *indices.start());
-            self.memory.publish(first, indices.count() * 8);
+            self.publish(first, indices.count() * 8);
         }
         empty
     }

@@ -1,8 +1,12 @@
 //! Memory that punishes: it fails allocations on request, poisons freed pages, keeps apart what CPUs see from what a walker without snooping sees,
 //! and watches every store for a change that hardware could read as a mixture.
+#![expect(
+    unsafe_code,
+    reason = "DmaMemory's obligations are promised here; no line needs more than the word"
+)]
 
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{AllocError, DmaMemory, PageLayout};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -117,7 +121,8 @@ impl TestMemory {
     }
 }
 
-impl DmaMemory for TestMemory {
+// SAFETY: all words live in atomics of its own, reached through an index that is checked; the pool gives no page out twice.
+unsafe impl DmaMemory for TestMemory {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         let one_less = |left: usize| match left {
             usize::MAX => Some(left),
@@ -181,7 +186,7 @@ impl DmaMemory for TestMemory {
         Ok(())
     }
 
-    fn publish(&self, address: PhysAddr, len: usize) {
+    fn publish(&self, address: PhysAddr, len: usize, _: Coherency) {
         self.publishes.fetch_add(1, Ordering::SeqCst);
         let first = self.checked(address);
         for index in first..first + len / 8 {
@@ -190,7 +195,7 @@ impl DmaMemory for TestMemory {
         }
     }
 
-    fn refresh(&self, _address: PhysAddr, _len: usize) {}
+    fn refresh(&self, _: PhysAddr, _: usize, _: Coherency) {}
 }
 
 impl fmt::Debug for TestMemory {

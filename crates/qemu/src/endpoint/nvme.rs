@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind};
 use crate::platform::Mmio;
 use crate::ram::Ram;
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{DmaMemory, Registers};
+use portcullis_platform::{Coherency, DmaMemory, Registers};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -211,7 +211,7 @@ impl Queue {
         for (index, word) in words.into_iter().enumerate() {
             ram.store64(at(slot, 8 * index), word);
         }
-        ram.publish(slot, SUBMISSION_LEN);
+        ram.publish(slot, SUBMISSION_LEN, Coherency::Coherent);
         self.tail = (self.tail + 1) % ENTRIES;
         registers.write32(self.submission_doorbell, u32::from(self.tail));
         self.complete(registers, ram, id, command.opcode)

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind};
 use crate::ram::Ram;
 use portcullis_addr::PhysAddr;
 use portcullis_platform::host::HostClock;
-use portcullis_platform::{DmaMemory, wait_for};
+use portcullis_platform::{Coherency, DmaMemory, wait_for};
 use std::sync::Arc;
 
 const ENTROPY_SOURCE: u16 = 4;
@@ -94,7 +94,7 @@ impl VirtioRng {
         let available = self.buffers.available.phys;
         self.ram.store16(at(available, 4 + 2 * slot), slot as u16);
         self.submitted = self.submitted.wrapping_add(1);
-        self.ram.publish(available, 4);
+        self.ram.publish(available, 4, Coherency::Coherent);
         self.ram.store16(at(available, 2), self.submitted);
         self.transport.notify(0);
         let used = self.buffers.used.phys;

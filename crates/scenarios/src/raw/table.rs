@@ -4,6 +4,7 @@
 use crate::bench::{Bench, Failure};
 use crate::pattern::allocate;
 use portcullis_addr::PhysAddr;
+use portcullis_platform::Coherency;
 
 const TABLE_OR_PAGE: u64 = 3;
 const BLOCK: u64 = 1;
@@ -203,6 +204,6 @@ impl<'a> Tree<'a> {
 
     fn store(&self, place: PhysAddr, word: u64) {
         self.bench.memory().store64(place, word);
-        self.bench.memory().publish(place, 8);
+        self.bench.memory().publish(place, 8, Coherency::NonCoherent);
     }
 }

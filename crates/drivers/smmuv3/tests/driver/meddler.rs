@@ -2,7 +2,7 @@
 
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{PhysicalMemory, SmmuRegisters};
-use portcullis_platform::{DmaMemory, Registers};
+use portcullis_platform::{Coherency, DmaMemory, Registers};
 use portcullis_spec::smmuv3::{CMDQ_BASE, CMDQ_PROD, cmdq_base, command};
 use std::sync::{Arc, Mutex};
 
@@ -40,7 +40,7 @@ impl Meddler {
             rule(&mut words);
             self.memory.store64(low, words[0]);
             self.memory.store64(high, words[1]);
-            self.memory.publish(low, command::BYTES);
+            self.memory.publish(low, command::BYTES, Coherency::NonCoherent);
         }
         queue.1 = produced;
     }

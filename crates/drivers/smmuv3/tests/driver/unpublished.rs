@@ -8,52 +8,32 @@ use portcullis_machine::{
 };
 use portcullis_pgtable::IotlbGather;
 use portcullis_platform::host::HostPlatform;
-use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout, Registers};
+use portcullis_platform::{Coherency, DmaPages, MemoryWatch, PageLayout, Registers, WatchedMemory};
 use portcullis_smmuv3::Smmu;
 use portcullis_spec::smmuv3::{CMDQ_BASE, STRTAB_BASE, cmdq_base, l1std, ste, strtab_base};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The machine's memory, except that publication number `forget` does not happen.
+/// Publication number `forget` does not happen.
 #[derive(Debug)]
 struct Forgetful {
-    inner: Arc<PhysicalMemory>,
     forget: u64,
     published: AtomicU64,
     /// All of them: where and how long.
     places: Mutex<Vec<(u64, usize)>>,
 }
 
-impl DmaMemory for Forgetful {
-    fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        self.inner.allocate(layout)
-    }
-    fn free(&self, address: PhysAddr, layout: PageLayout) {
-        self.inner.free(address, layout);
-    }
-    fn load64(&self, address: PhysAddr) -> u64 {
-        self.inner.load64(address)
-    }
-    fn store64(&self, address: PhysAddr, value: u64) {
-        self.inner.store64(address, value);
-    }
-    fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
-        self.inner.compare_exchange64(address, old, new)
-    }
-    fn publish(&self, address: PhysAddr, len: usize) {
+impl MemoryWatch for Forgetful {
+    fn publishes(&self, address: PhysAddr, len: usize, to: Coherency) -> bool {
+        assert_eq!(to, Coherency::NonCoherent, "nothing here is for a unit that snoops");
         let n = self.published.fetch_add(1, Ordering::Relaxed) + 1;
         self.places.lock().expect("no test panics here").push((address.raw(), len));
-        if n != self.forget {
-            self.inner.publish(address, len);
-        }
-    }
-    fn refresh(&self, address: PhysAddr, len: usize) {
-        self.inner.refresh(address, len);
+        n != self.forget
     }
 }
 
-type Careless = HostPlatform<Forgetful, Arc<MachineClock>>;
+type Careless = HostPlatform<WatchedMemory<PhysicalMemory, Forgetful>, Arc<MachineClock>>;
 
 /// What one life of a device came to.
 struct Life {
@@ -70,12 +50,8 @@ fn life(forget: u64) -> Life {
     let unit = machine.add_smmuv3(Profile::non_coherent());
     let device = machine.add_client("client", &unit, STREAM);
     let inner = Arc::clone(machine.memory());
-    let memory = Arc::new(Forgetful {
-        inner,
-        forget,
-        published: AtomicU64::new(0),
-        places: Mutex::default(),
-    });
+    let watch = Forgetful { forget, published: AtomicU64::new(0), places: Mutex::default() };
+    let memory = Arc::new(WatchedMemory::new(inner, watch));
     let platform = Careless::with_clock(Arc::clone(&memory), Arc::clone(machine.clock()));
     let mut bases = [0; 2];
     let run = || {
@@ -114,7 +90,7 @@ fn life(forget: u64) -> Life {
         Some(right)
     };
     let right = run().unwrap_or(false) && machine.violations().is_empty();
-    let places = memory.places.lock().expect("no test panics here");
+    let places = memory.watch().places.lock().expect("no test panics here");
     let published = places.iter().map(|place| purpose(*place, &bases)).collect();
     Life { right, published }
 }
