@@ -1,6 +1,7 @@
 //! Where boards come from.
 
 use portcullis_firmware::{MachineDescription, read_devicetree};
+use portcullis_testbed::IommuDriver;
 use std::path::Path;
 
 /// The board that is built in (`boards/portcullis-default.dts`).
@@ -12,9 +13,17 @@ const BUILT_IN: &[u8] = include_bytes!("../../../boards/portcullis-default.dtb")
 ///
 /// Which file cannot be used, and why.
 pub fn read(path: Option<&Path>) -> Result<MachineDescription, String> {
-    let Some(path) = path else {
-        return read_devicetree(BUILT_IN, "portcullis-default").map_err(|error| error.to_string());
+    let mut machine = match path {
+        None => {
+            read_devicetree(BUILT_IN, "portcullis-default").map_err(|error| error.to_string())?
+        }
+        Some(path) => read_file(path)?,
     };
+    machine.note_unserved(|iommu| IommuDriver::of(iommu).is_some());
+    Ok(machine)
+}
+
+fn read_file(path: &Path) -> Result<MachineDescription, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     read_devicetree(&bytes, &name).map_err(|error| format!("{}: {error}", path.display()))

@@ -9,7 +9,7 @@ use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, LabArgs};
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
-use portcullis_firmware::Severity;
+use portcullis_firmware::{MachineDescription, Severity};
 use portcullis_testbed::{QemuMachine, SoftwareMachine};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -76,7 +76,7 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
             report.held()
         }
     };
-    Ok(verdict(held))
+    Ok(verdict(held && !errors_stand(&description)))
 }
 
 fn boot_on_qemu(args: &BootArgs, options: BootOptions, style: Style) -> Result<ExitCode, String> {
@@ -112,8 +112,12 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
         false => show::render_human(&description, board::width(), style.is_colored()),
     };
     print(&text)?;
-    let stands = description.findings.iter().any(|finding| finding.severity == Severity::Error);
-    Ok(verdict(!stands))
+    Ok(verdict(!errors_stand(&description)))
+}
+
+/// What makes `show` and `boot` alike end with status 1.
+fn errors_stand(description: &MachineDescription) -> bool {
+    description.findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
 fn run_lab(args: &LabArgs) -> Result<ExitCode, String> {

@@ -1,7 +1,7 @@
 //! Which devices share a stream: hardware cannot tell them apart.
 
-use crate::finding::rule;
 use crate::machine::{DescribedDevice, IommuNode, MachineDescription};
+use crate::rules::rule;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -25,7 +25,7 @@ pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
 }
 
 /// Disjoint sets over device indices; the value is the set's lowest member.
-fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
+pub(crate) fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
     let mut sets = Sets((0..devices.len()).collect());
     let mut clients: BTreeMap<FwNode, Vec<(usize, FwStream)>> = BTreeMap::new();
     for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.enabled) {

@@ -14,9 +14,10 @@
 //! - **Hostile bytes are harmless.** Depth, nodes and path lengths are bounded ([`devicetree::TreeLimits`]); time and memory are
 //!   linear in the input; nothing panics.
 //!
-//! Not supported: devicetree overlays; IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
+//! Not supported: IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
 //! (the devices that it names are refused, never direct); `dma-ranges` that move addresses (a
-//! device without an IOMMU below them is refused); ACPI tables.
+//! device without an IOMMU below them is refused); ACPI tables. Bus numbers of PCI functions below a bridge are those that enumeration
+//! gives where every bridge is described; a device plugged in elsewhere shifts them.
 //!
 //! Dependency rule: uses `portcullis-addr` and the core's description types, nothing else. It knows no driver and no hardware.
 //! `no_std` + `alloc`, no `unsafe`.
@@ -38,14 +39,20 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod checks;
 pub mod devicetree;
 mod finding;
 mod groups;
 mod machine;
 mod pci;
+mod problem;
+mod rules;
 
 pub use devicetree::{ReadError, read_devicetree};
-pub use finding::{Finding, Severity, rule};
+pub use finding::{Finding, Severity};
 pub use groups::sharing;
-pub use machine::{DescribedDevice, Interrupt, IommuKind, IommuNode, MachineDescription};
+pub use machine::{
+    DescribedDevice, Interrupt, IommuKind, IommuNode, MachineDescription, MsiMap, Quirk,
+};
 pub use pci::{IommuMap, NotMapped, PciBus, PciFunction, RequesterId};
+pub use rules::{Rule, rule, rule_named};

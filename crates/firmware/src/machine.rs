@@ -1,11 +1,13 @@
 //! What comes out: one description of the machine, whatever it was read from.
 
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::pci::{PciBus, PciFunction};
+use crate::rules::rule;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use portcullis::{DeviceDescription, FwNode, FwStream};
-use portcullis_addr::PhysRange;
+use portcullis_addr::{PhysAddr, PhysRange};
 
 /// A machine, as its firmware describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +42,25 @@ impl MachineDescription {
         self.iommu(node).map_or("?", |iommu| &iommu.path)
     }
 
-    /// What the core is to be told: each enabled device, and for an enabled bus its functions in place of the bus
-    /// (the bus itself where its map cannot be used: it then stands for all of them, blocked).
+    /// Adds a note for each enabled IOMMU that `served` says no driver knows. The reader knows no drivers; whoever has them asks.
+    pub fn note_unserved(&mut self, served: impl Fn(&IommuNode) -> bool) {
+        for iommu in self.iommus.iter().filter(|iommu| iommu.enabled && !served(iommu)) {
+            let name =
+                iommu.compatible.first().map_or("a node without `compatible`", String::as_str);
+            self.findings.push(Finding {
+                severity: Severity::Note,
+                path: iommu.path.clone(),
+                rule: rule::NO_DRIVER,
+                message: format!("there is no driver for {name}: its clients stay blocked"),
+            });
+        }
+    }
+
+    /// What the core is to be told: each enabled device, and for an enabled bus its functions, with the bridge itself only where it has
+    /// streams of its own (or where the map cannot be used: it then stands for all of them, blocked).
     pub fn clients(&self) -> impl Iterator<Item = &DeviceDescription> {
         self.devices.iter().filter(|device| device.enabled).flat_map(|device| {
-            let own = device.bus.is_none() || device.functions.is_empty();
+            let own = !device.streams.is_empty() || device.functions.is_empty();
             own.then_some(&device.description)
                 .into_iter()
                 .chain(device.functions.iter().map(|function| &function.description))
@@ -85,18 +101,61 @@ pub struct IommuNode {
     /// Whether its own table walks and queues snoop the CPU's caches.
     #[doc(alias = "dma-coherent")]
     pub coherent: bool,
+    /// How many context banks it has, as far as its interrupts tell (SMMUv2: one each beyond `#global-interrupts`).
+    pub context_banks: Option<usize>,
+    /// Defects and peculiarities that the description names; its driver must know them.
+    pub quirks: Vec<Quirk>,
     /// Marked `portcullis,late`: the `portcullis` command registers it last.
     pub late: bool,
     /// Why it cannot be used as described. Its clients are blocked then.
     pub unusable: Option<String>,
 }
 
-impl IommuNode {
-    /// The name of the driver that serves it, if the project has one.
-    pub fn driver(&self) -> Option<&'static str> {
-        match self.kind {
-            IommuKind::SmmuV3 => Some("smmuv3"),
-            IommuKind::SmmuV2 | IommuKind::Other => None,
+/// Something that sets an IOMMU apart from what its architecture says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Quirk {
+    /// SMMUv3, `hisilicon,broken-prefetch-cmd` (IORT model 1): it must not be sent CMD_PREFETCH_*.
+    BrokenPrefetch,
+    /// SMMUv3, `cavium,cn9900-broken-page1-regspace` (IORT model 2): the registers of page 1 are in page 0.
+    Page0RegistersOnly,
+    /// SMMUv2, `calxeda,smmu-secure-config-access`: non-secure software programs the secure registers.
+    SecureConfigAccess,
+    /// SMMUv2, `marvell,ap806-smmu-500`: 64-bit registers are accessed in halves.
+    HalvedRegisters,
+    /// SMMUv2, `nvidia,smmu-500`: two or three instances that are programmed alike.
+    MirroredInstances,
+    /// SMMUv2, `cavium,smmu-v2`: translation context ids are shared between instances.
+    SharedContextIds,
+    /// SMMUv2, `qcom,smmu-500` and `qcom,smmu-v2`: a hypervisor owns context banks and changes what is written to S2CR.
+    HypervisorOwned,
+}
+
+impl Quirk {
+    /// Why no driver of the project can serve an IOMMU that has it; `None` where its drivers know it or need not.
+    pub fn unsupported(self) -> Option<&'static str> {
+        match self {
+            Self::Page0RegistersOnly => Some("the registers of page 1 are in page 0"),
+            Self::SecureConfigAccess => Some("it is programmed through secure registers"),
+            // The SMMUv3 driver sends no prefetch command. The others are for the SMMUv2 driver to know.
+            Self::BrokenPrefetch
+            | Self::HalvedRegisters
+            | Self::MirroredInstances
+            | Self::SharedContextIds
+            | Self::HypervisorOwned => None,
+        }
+    }
+
+    /// The property or compatible that names it in a devicetree.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BrokenPrefetch => "hisilicon,broken-prefetch-cmd",
+            Self::Page0RegistersOnly => "cavium,cn9900-broken-page1-regspace",
+            Self::SecureConfigAccess => "calxeda,smmu-secure-config-access",
+            Self::HalvedRegisters => "marvell,ap806-smmu-500",
+            Self::MirroredInstances => "nvidia,smmu-500",
+            Self::SharedContextIds => "cavium,smmu-v2",
+            Self::HypervisorOwned => "qcom,smmu",
         }
     }
 }
@@ -115,7 +174,8 @@ pub struct Interrupt {
 pub struct DescribedDevice {
     /// Its node.
     pub node: FwNode,
-    /// What the core is told about it. For a bus this is what its functions share, with the DMA path of the first of them.
+    /// What the core is told about it. For a bus without streams of its own this is what its functions share, with the path of
+    /// [`PciBus::summary`].
     pub description: DeviceDescription,
     /// Whether it and all nodes above it are enabled.
     pub enabled: bool,
@@ -125,6 +185,19 @@ pub struct DescribedDevice {
     pub streams: Vec<FwStream>,
     /// For a bus: its `iommu-map`, if it could be read.
     pub bus: Option<PciBus>,
-    /// For a bus: the functions that the description lists below it; the first that the map covers where it lists none.
+    /// For a bus: the functions that the description lists below it; the first that the map covers where it lists none. Empty where the map cannot be used.
     pub functions: Vec<PciFunction>,
+    /// Where its message-signalled interrupts go, as far as the description says.
+    pub msi: Vec<MsiMap>,
+}
+
+/// One entry of `msi-map` or `msi-parent`: which controller takes the interrupts that a device writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MsiMap {
+    /// Path of the interrupt controller.
+    pub controller: String,
+    /// The address that devices write to, as the CPU sees it; `None` for controllers whose layout is not known.
+    pub doorbell: Option<PhysAddr>,
+    /// For a bus: first requester id, the id that it becomes, and the number of ids. `None` where all of the device's interrupts go there.
+    pub range: Option<(u32, u32, u32)>,
 }

@@ -31,11 +31,12 @@ impl fmt::Display for RequesterId {
     }
 }
 
-/// One range of `iommu-map`: requester ids `rid_base ..= rid_base + (length - 1)` become stream ids from `id_base` on.
+/// One range of a bus's map (devicetree `iommu-map`, an ACPI id mapping): requester ids `rid_base ..= rid_base + (length - 1)` become
+/// stream ids from `id_base` on, or all of them `id_base`.
 ///
 /// # Invariants
 ///
-/// `length >= 1`, and neither `rid_base + (length - 1)` nor `id_base + (length - 1)` exceeds `u32::MAX`.
+/// `length >= 1`, and neither `rid_base + (length - 1)` nor (unless `constant`) `id_base + (length - 1)` exceeds `u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IommuMap {
     /// First requester id, after the mask.
@@ -46,6 +47,8 @@ pub struct IommuMap {
     pub id_base: u32,
     /// Number of ids, at least 1.
     pub length: u32,
+    /// Whether every requester id of the range becomes `id_base` itself: the IOMMU cannot tell them apart (`#iommu-cells = <0>`, an alias).
+    pub constant: bool,
     /// Bits that the IOMMU ignores when it compares streams (SMMUv2).
     pub mask: u32,
     /// Whether the IOMMU's node is enabled; through a disabled one, transactions pass untranslated.
@@ -56,6 +59,13 @@ impl IommuMap {
     /// The last requester id of the range.
     pub fn rid_last(&self) -> u32 {
         self.rid_base.saturating_add(self.length.saturating_sub(1))
+    }
+
+    /// The stream of requester id `rid_base + offset`, with `offset < length`.
+    pub fn stream_at(&self, offset: u32) -> FwStream {
+        // The type's invariant: the sum fits 32 bits.
+        let id = if self.constant { self.id_base } else { self.id_base.wrapping_add(offset) };
+        FwStream { iommu: self.iommu, id: StreamId::new(id), mask: self.mask }
     }
 }
 
@@ -133,9 +143,7 @@ impl PciBus {
             .and_then(|map| Some((map, masked.checked_sub(map.rid_base)?)))
             .filter(|(map, offset)| *offset < map.length)
             .ok_or(NotMapped { requester, masked })?;
-        // The type's invariant: the sum fits 32 bits.
-        let id = StreamId::new(map.id_base.wrapping_add(offset));
-        Ok((*map, FwStream { iommu: map.iommu, id, mask: map.mask }))
+        Ok((*map, map.stream_at(offset)))
     }
 
     /// The streams of a function that issues transactions with any of `requesters`: its own id first, then its aliases
@@ -181,6 +189,19 @@ impl PciBus {
         }
     }
 
+    /// The DMA path of the bus as a whole: translated where any range leads to an enabled IOMMU (with the first stream of the first such
+    /// range), direct only where all lead to disabled ones.
+    pub fn summary(&self) -> DmaPath {
+        let enabled = self.maps.iter().find(|map| map.iommu_enabled);
+        match (enabled, self.maps.is_empty()) {
+            (Some(map), _) => {
+                DmaPath::Translated(FwSpec { streams: alloc::vec![map.stream_at(0)] })
+            }
+            (None, false) => DmaPath::Direct,
+            (None, true) => DmaPath::Unusable("its map covers no requester id".into()),
+        }
+    }
+
     /// A function named `path` behind this bus. `template` gives what it shares with the bus: coherency, address width, reserved ranges.
     pub fn function(
         &self,
@@ -206,7 +227,15 @@ mod tests {
     use super::*;
 
     fn map(rid_base: u32, id_base: u32, length: u32) -> IommuMap {
-        IommuMap { rid_base, iommu: FwNode(7), id_base, length, mask: 0, iommu_enabled: true }
+        IommuMap {
+            rid_base,
+            iommu: FwNode(7),
+            id_base,
+            length,
+            constant: false,
+            mask: 0,
+            iommu_enabled: true,
+        }
     }
 
     fn id(bus: &PciBus, rid: u32) -> Option<u32> {
@@ -224,6 +253,27 @@ mod tests {
         assert_eq!(id(&bus, 16), None);
         assert_eq!(id(&bus, u32::MAX), Some(0x1_000f));
         assert_eq!(bus.maps()[0].rid_base, 0xffff_0000);
+    }
+
+    #[test]
+    fn a_constant_range_gives_every_requester_one_stream() {
+        let constant = IommuMap { constant: true, ..map(8, u32::MAX, 8) };
+        let bus = PciBus::new(u32::MAX, alloc::vec![constant]).expect("one range");
+        assert_eq!(
+            (id(&bus, 8), id(&bus, 15), id(&bus, 16)),
+            (Some(u32::MAX), Some(u32::MAX), None)
+        );
+    }
+
+    #[test]
+    fn a_bus_is_direct_only_where_every_range_is() {
+        let off = IommuMap { iommu_enabled: false, ..map(0, 0, 8) };
+        let both = PciBus::new(u32::MAX, alloc::vec![off, map(8, 0x40, 8)]).expect("no overlap");
+        assert!(
+            matches!(both.summary(), DmaPath::Translated(spec) if spec.streams[0].id.raw() == 0x40)
+        );
+        let none = PciBus::new(u32::MAX, alloc::vec![off]).expect("one range");
+        assert_eq!(none.summary(), DmaPath::Direct);
     }
 
     #[test]

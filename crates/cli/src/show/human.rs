@@ -3,6 +3,7 @@
 use super::table::{Table, wrap};
 use portcullis::{DmaPath, FwNode, ReservedKind};
 use portcullis_firmware::{DescribedDevice, MachineDescription, Severity, sharing};
+use portcullis_testbed::IommuDriver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -76,7 +77,7 @@ fn iommus(machine: &MachineDescription) -> Table {
         table.row(vec![
             iommu.path.clone(),
             iommu.compatible.first().cloned().unwrap_or_default(),
-            iommu.driver().unwrap_or("none").to_owned(),
+            IommuDriver::of(iommu).map_or("none", |driver| driver.name).to_owned(),
             iommu.cells.map_or("?".to_owned(), |cells| cells.to_string()),
             clients.get(&iommu.node).copied().unwrap_or(0).to_string(),
             state.to_owned(),
@@ -194,7 +195,7 @@ fn verdict(machine: &MachineDescription, device: &DescribedDevice) -> (&'static 
         DmaPath::Direct => ("direct", "IOMMU disabled"),
         DmaPath::Translated(spec) => {
             let mut iommus = spec.streams.iter().filter_map(|it| machine.iommu(it.iommu));
-            match iommus.find(|iommu| iommu.driver().is_none()) {
+            match iommus.find(|iommu| IommuDriver::of(iommu).is_none()) {
                 Some(_) => ("blocked", "no driver"),
                 None => ("translated", ""),
             }

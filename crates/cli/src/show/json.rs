@@ -1,6 +1,7 @@
 //! The document that `show --json` prints. Field names and meanings are stable; fields may be added.
 
 use portcullis_firmware::{DescribedDevice, Finding, IommuNode, MachineDescription};
+use portcullis_testbed::IommuDriver;
 use serde::Serialize;
 
 /// The whole document.
@@ -99,7 +100,7 @@ fn iommu(iommu: &IommuNode) -> Iommu {
         path: iommu.path.clone(),
         compatible: iommu.compatible.clone(),
         enabled: iommu.enabled,
-        driver: iommu.driver(),
+        driver: IommuDriver::of(iommu).map(|driver| driver.name),
         cells: iommu.cells,
     }
 }

@@ -42,7 +42,7 @@ fn json_has_the_documented_fields() {
     let finding = entry(&document["findings"], "/soc/can@13010000");
     assert_eq!(
         (&finding["severity"], &finding["rule"]),
-        (&json!("note"), &json!("iommu-disabled"))
+        (&json!("warning"), &json!("iommu-disabled"))
     );
     assert!(finding["message"].as_str().is_some_and(|text| text.contains("`iommus`")));
 }
@@ -84,7 +84,7 @@ fn findings_stand_below_worst_first() {
     let error = page.find("error    /x [iommus-length]").expect("the error");
     assert!(error > page.find("/soc/pcie@40000000").expect("the table"));
     assert!(error < page.find("note ").expect("the notes"));
-    assert!(page.contains("1 error, 0 warnings"));
+    assert!(page.contains("1 error, 1 warning"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Addresses: `reg`, `ranges` and `dma-ranges`.
 
-use super::problem::Problem;
 use super::tree::{AddressCells, Node, Tree, cells};
-use crate::finding::rule;
+use crate::problem::Problem;
+use crate::rules::rule;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;

@@ -1,22 +1,20 @@
 //! The devices: everything that firmware says of one, put together.
 
 use super::address::Addresses;
+use super::functions::{self, Listed};
 use super::iommus::find;
-use super::map;
-use super::problem::{Findings, Problem};
-use super::reserved::Regions;
+use super::reserved::{Regions, Reserved, Span};
 use super::streams::{self, Streams};
-use super::tree::{Node, Tree, cells};
-use crate::finding::rule;
-use crate::machine::{DescribedDevice, IommuNode};
+use super::tree::{Node, Tree};
+use super::{map, msi, windows};
+use crate::machine::{DescribedDevice, IommuNode, MsiMap};
 use crate::pci::{PciBus, PciFunction, RequesterId};
+use crate::problem::{Findings, Problem};
+use crate::rules::rule;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use portcullis::{DeviceDescription, DmaPath, FwNode, FwSpec};
-
-/// More functions than this are not listed behind one bus.
-const MOST_FUNCTIONS: usize = 256;
+use portcullis::{DeviceDescription, DmaPath, FwNode, FwSpec, ReservedRegion};
 
 pub(super) struct Reader<'r, 't, 'a> {
     pub(super) tree: &'t Tree<'a>,
@@ -41,18 +39,20 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         let path = node.path();
         let streams = streams.unwrap_or_default();
         let problem = self.problems(node, &path, &streams, map.as_ref(), legacy);
-        let template = self.template(node, path, problem.as_ref());
+        let msi = self.msi(node, &path);
+        let placeholder = matches!(&map, Some(Ok(map)) if map.placeholder);
         let bus = map.and_then(Result::ok).map(|map| map.bus);
+        let own = !streams.streams.is_empty();
+        let template = self.template(node, path, problem.is_none(), own);
         let dma = match (problem, &bus) {
             (Some(problem), _) => DmaPath::Unusable(problem.what),
-            (None, Some(bus)) if streams.streams.is_empty() => bus.dma_path(&first_requester(bus)),
+            (None, Some(bus)) if !own => self.path_of_bus(node, &template.path, bus, placeholder),
             (None, _) => self.path_of_streams(node, &template.path, &streams),
         };
-        let dma = self.refuse_moved(node, &template.path, dma);
         let description = DeviceDescription { dma, ..template };
         let functions = match &bus {
-            Some(bus) if !matches!(description.dma, DmaPath::Unusable(_)) => {
-                self.functions(node, bus, &description)
+            Some(bus) if !matches!(description.dma, DmaPath::Unusable(_)) && !placeholder => {
+                self.functions(node, bus, &description, own)
             }
             _ => Vec::new(),
         };
@@ -64,6 +64,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             streams: streams.streams,
             bus,
             functions,
+            msi,
         })
     }
 
@@ -81,14 +82,7 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         match map {
             Some(Ok(map)) => {
                 problems.extend(self.unusable_targets(&map.bus));
-                self.remark_map(node, path, map);
-                if map.bus.maps().is_empty() {
-                    problems.push(Problem::new(
-                        rule::IOMMU_MAP_EMPTY,
-                        "`iommu-map` covers no requester id at all",
-                        "give a range its length",
-                    ));
-                }
+                problems.extend(self.remark_map(node, path, map));
             }
             Some(Err(problem)) => problems.push(problem.clone()),
             None => {}
@@ -114,9 +108,17 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         problems.into_iter().next()
     }
 
-    fn remark_map(&mut self, node: Node<'t, 'a>, path: &str, map: &map::Map) {
-        if let Some(iommu) = self.disabled(map.bus.maps().iter().map(|map| map.iommu)) {
-            self.note_disabled(node, path, "`iommu-map`", iommu);
+    /// Reports what a map that could be read leaves out; gives a problem where it leaves out everything.
+    fn remark_map(&mut self, node: Node<'t, 'a>, path: &str, map: &map::Map) -> Option<Problem> {
+        if map.placeholder {
+            if node.enabled() {
+                let message = "`iommu-map` has length 0, for boot firmware to fill in; until it does, what is on the bus stays blocked";
+                self.findings.note(path, rule::IOMMU_MAP_PLACEHOLDER, message);
+            }
+            return None;
+        }
+        for refused in &map.refused {
+            self.findings.refuse(node.enabled(), path, refused);
         }
         if let Some(index) = map.zero_length {
             let what = format!("`iommu-map` range {index} has length 0 and covers nothing");
@@ -126,6 +128,20 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         if map.one_cell && node.enabled() {
             let message = "`iommu-map` has one id cell per range though its IOMMU asks for two; the second is taken as 0";
             self.findings.note(path, rule::IOMMU_MAP_ONE_CELL, message);
+        }
+        map.bus.maps().is_empty().then(|| {
+            let what = "`iommu-map` covers no requester id at all";
+            Problem::new(rule::IOMMU_MAP_EMPTY, what, "give a range its length")
+        })
+    }
+
+    fn msi(&mut self, node: Node<'t, 'a>, path: &str) -> Vec<MsiMap> {
+        match msi::read(self.tree, self.addresses, node) {
+            Ok(maps) => maps,
+            Err(problem) => {
+                self.findings.warn(path, &problem);
+                Vec::new()
+            }
         }
     }
 
@@ -160,41 +176,83 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         bus.maps().iter().find_map(|map| find(self.iommus, map.iommu).and_then(unusable))
     }
 
-    /// All of the description but the DMA path.
+    /// All of the description but the DMA path: of a device with streams of its `own`, or of what the functions of a bus share.
     fn template(
         &mut self,
         node: Node<'t, 'a>,
         path: String,
-        problem: Option<&Problem>,
+        usable: bool,
+        own: bool,
     ) -> DeviceDescription {
-        let bus = if node.has("iommu-map") { Some(node) } else { self.addresses.dma_parent(node) };
-        let usable = problem.is_none();
+        let is_bus = node.has("iommu-map") && !own;
+        let bus = if is_bus { Some(node) } else { self.addresses.dma_parent(node) };
         let bits = bus.filter(|_| usable).and_then(|bus| self.addresses.dma_bits(bus).ok());
+        let bits = bits.unwrap_or(64);
+        let mut spans = self.regions.of(self.tree, node).unwrap_or_default();
+        if is_bus && is_pci(node) {
+            spans.extend(windows::out_of_reach(node, bits).into_iter().map(Span::kept_free));
+        }
         DeviceDescription {
             coherent: self.addresses.coherent(node),
-            address_bits: bits.unwrap_or(64),
-            reserved: self.regions.of(self.tree, node).unwrap_or_default(),
+            address_bits: bits,
+            reserved: self.reserve(&path, spans),
             ..DeviceDescription::new(path, DmaPath::Direct)
         }
     }
 
-    /// The path of a device without problems. Only here does one become direct.
-    fn path_of_streams(&mut self, node: Node<'t, 'a>, path: &str, streams: &Streams) -> DmaPath {
-        if let Some(iommu) = self.disabled(streams.iommus.iter().copied()) {
-            self.note_disabled(node, path, "`iommus`", iommu);
-            return DmaPath::Direct;
+    fn reserve(&mut self, path: &str, spans: Vec<Span>) -> Vec<ReservedRegion> {
+        let reserved = Reserved::merged(spans);
+        if let Some((first, last)) = reserved.overlap {
+            let what = format!("{first:#x}-{last:#x} is to be mapped 1:1 and to be kept free");
+            let remedy = "it is mapped; move the region, or mend what keeps it free";
+            self.findings.warn(path, &Problem::new(rule::RESERVED_OVERLAP, what, remedy));
         }
-        if streams.streams.is_empty() {
-            return DmaPath::Direct;
-        }
-        DmaPath::Translated(FwSpec { streams: streams.streams.clone() })
+        reserved.regions
     }
 
-    /// A direct device's addresses are physical ones; where a bus moves them, it would reach the wrong memory.
-    fn refuse_moved(&mut self, node: Node<'t, 'a>, path: &str, dma: DmaPath) -> DmaPath {
-        let bus = if node.has("iommu-map") { Some(node) } else { self.addresses.dma_parent(node) };
-        if dma != DmaPath::Direct || !bus.is_some_and(|bus| self.addresses.dma_moves(bus)) {
-            return dma;
+    /// The path of a device without problems. Only here and in [`Self::path_of_bus`] does one become direct.
+    fn path_of_streams(&mut self, node: Node<'t, 'a>, path: &str, streams: &Streams) -> DmaPath {
+        let off = self.disabled(streams.iommus.iter().copied());
+        if off.is_none() && !streams.streams.is_empty() {
+            return DmaPath::Translated(FwSpec { streams: streams.streams.clone() });
+        }
+        let bus = self.addresses.dma_parent(node);
+        let dma = self.direct_below(node, path, bus);
+        if let (Some(iommu), DmaPath::Direct) = (off, &dma) {
+            self.warn_disabled(node, path, "`iommus`", iommu);
+        }
+        dma
+    }
+
+    /// The path of a bus whose map has no problems: [`PciBus::summary`].
+    fn path_of_bus(
+        &mut self,
+        node: Node<'t, 'a>,
+        path: &str,
+        bus: &PciBus,
+        placeholder: bool,
+    ) -> DmaPath {
+        if placeholder {
+            return DmaPath::Unusable("boot firmware has not filled in its `iommu-map`".into());
+        }
+        let off = self.disabled(bus.maps().iter().map(|map| map.iommu));
+        let Some(iommu) = off else { return bus.summary() };
+        let direct = self.direct_below(node, path, Some(node));
+        if direct == DmaPath::Direct {
+            self.warn_disabled(node, path, "`iommu-map`", iommu);
+        }
+        if bus.summary() == DmaPath::Direct { direct } else { bus.summary() }
+    }
+
+    /// A direct device's addresses are physical ones; where the bus that it is on moves them, it would reach the wrong memory.
+    fn direct_below(
+        &mut self,
+        node: Node<'t, 'a>,
+        path: &str,
+        bus: Option<Node<'t, 'a>>,
+    ) -> DmaPath {
+        if !bus.is_some_and(|bus| self.addresses.dma_moves(bus)) {
+            return DmaPath::Direct;
         }
         let problem = Problem::new(
             rule::DMA_RANGES,
@@ -210,67 +268,142 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         named.find_map(|node| find(iommus, node).filter(|iommu| !iommu.enabled))
     }
 
-    fn note_disabled(&mut self, node: Node<'t, 'a>, path: &str, property: &str, iommu: &IommuNode) {
+    fn warn_disabled(&mut self, node: Node<'t, 'a>, path: &str, property: &str, iommu: &IommuNode) {
         if node.enabled() {
-            let message = format!(
-                "{property} names {}, which is disabled: what is described so is not behind it, its DMA is direct",
-                iommu.path
-            );
-            self.findings.note(path, rule::IOMMU_DISABLED, message);
+            let what = format!("{property} names {}, which is disabled", iommu.path);
+            let remedy = "what is described so reaches memory directly: enable the IOMMU if it is to be held back";
+            self.findings.warn(path, &Problem::new(rule::IOMMU_DISABLED, what, remedy));
         }
     }
 
-    /// The functions below a bus: those that the description lists, or the first that the map covers.
+    /// The functions below a bus: those that the description lists, or the first that the map covers. `own` says that `template` is not of the bus as
+    /// such but of the bridge's own streams.
     fn functions(
         &mut self,
         node: Node<'t, 'a>,
         bus: &PciBus,
         template: &DeviceDescription,
+        own: bool,
     ) -> Vec<PciFunction> {
-        let mut functions = Vec::new();
-        let mut seen = alloc::collections::BTreeSet::new();
-        let is_pci = node.property("device_type") == Some(b"pci\0");
-        for below in node.below().filter(|below| is_pci && below.enabled()) {
-            if functions.len() >= MOST_FUNCTIONS {
-                break;
-            }
-            let Some(requester) = requester_of(below) else { continue };
-            // A function with an `iommus` of its own is listed for itself.
-            if below.has("iommus") || !seen.insert(requester) {
-                continue;
-            }
-            let path = below.path();
-            if let Err(unmapped) = bus.stream(requester) {
-                let problem = Problem::new(
-                    rule::RID_NOT_MAPPED,
-                    format!(
-                        "`iommu-map` of {} does not cover requester id {requester}",
-                        template.path
-                    ),
-                    "add a range for it; it stays blocked",
-                );
-                debug_assert_eq!(unmapped.requester, requester);
-                self.findings.warn(&path, &problem);
-            }
-            let own =
-                DeviceDescription { coherent: self.addresses.coherent(below), ..template.clone() };
-            let description = bus.function(path, &[requester], &own);
-            functions.push(PciFunction { requester, description });
-        }
+        let shared = if own {
+            self.template(node, template.path.clone(), true, false)
+        } else {
+            template.clone()
+        };
+        let moves = self.addresses.dma_moves(node);
+        let below = Below { host: node, bus, shared: &shared, moves };
+        let listed = if is_pci(node) { functions::enumerate(node) } else { Vec::new() };
+        let mut functions: Vec<_> =
+            listed.iter().filter_map(|listed| self.function(&below, listed)).collect();
         if functions.is_empty() {
-            let requesters = first_requester(bus);
-            let listed = requesters.iter().map(|requester| PciFunction {
-                requester: *requester,
-                description: bus.function(
-                    format!("{}/{requester}", template.path),
-                    &[*requester],
-                    template,
-                ),
-            });
-            functions.extend(listed);
+            let requester = first_requester(bus);
+            functions.extend(requester.into_iter().map(|requester| {
+                let path = format!("{}/{requester}", shared.path);
+                below.function(requester, path, &shared)
+            }));
         }
         functions
     }
+
+    /// A listed function as a client; `None` where it is described elsewhere or is none.
+    fn function(
+        &mut self,
+        below: &Below<'_, 't, 'a>,
+        listed: &Listed<'t, 'a>,
+    ) -> Option<PciFunction> {
+        let Listed { node, requester, .. } = *listed;
+        // A function with an `iommus` of its own is listed for itself.
+        if node.has("iommus") {
+            return None;
+        }
+        let path = node.path();
+        let covered = below.bus.stream(requester);
+        if let Some(iommu) = find(self.iommus, node.id()) {
+            // An IOMMU that is a function of the bus that it serves is left out of the map on purpose.
+            let itself = covered.as_ref().is_ok_and(|(map, _)| map.iommu == iommu.node);
+            if itself {
+                let what = format!("`iommu-map` of {} puts it behind itself", below.shared.path);
+                let remedy = "leave its requester id out of the map";
+                self.findings.refuse(true, &path, &Problem::new(rule::IOMMU_CYCLE, what, remedy));
+            }
+            if itself || covered.is_err() {
+                return None;
+            }
+        }
+        if listed.again {
+            let message = "another node describes the same device and function; that one counts";
+            self.findings.note(&path, rule::DUPLICATE_FUNCTION, message);
+            return None;
+        }
+        if covered.is_err() {
+            self.remark_uncovered(below, listed, &path);
+        }
+        let mut own =
+            DeviceDescription { coherent: self.addresses.coherent(node), ..below.shared.clone() };
+        let regions = match self.regions.of(self.tree, node) {
+            Ok(regions) => regions,
+            Err(problem) => {
+                self.findings.refuse(true, &path, &problem);
+                let dma = DmaPath::Unusable(problem.what);
+                let description = DeviceDescription { path, dma, ..own };
+                return Some(PciFunction { requester, description });
+            }
+        };
+        if !regions.is_empty() {
+            let shared = own.reserved.iter().map(Span::of);
+            own.reserved = self.reserve(&path, regions.into_iter().chain(shared).collect());
+        }
+        Some(below.function(requester, path, &own))
+    }
+
+    /// The map does not cover the id that enumeration is expected to give. Where it covers another that the function could have, that is no mistake yet.
+    fn remark_uncovered(&mut self, below: &Below<'_, 't, 'a>, listed: &Listed<'t, 'a>, path: &str) {
+        let (first, last) = functions::bus_range(below.host);
+        let function = listed.requester.0 & 0xff;
+        let possible = |bus: u32| below.bus.stream(RequesterId((bus << 8) | function)).is_ok();
+        let bridge = &below.shared.path;
+        if !listed.on_root_bus && (first..=last).any(possible) {
+            let message = format!(
+                "`iommu-map` of {bridge} does not cover {}, which enumeration gives it where all bridges are described; it stays blocked then",
+                listed.requester
+            );
+            self.findings.note(path, rule::RID_UNCERTAIN, message);
+            return;
+        }
+        let requester = listed.requester;
+        let what = format!("`iommu-map` of {bridge} does not cover requester id {requester}");
+        let remedy = "add a range for it; it stays blocked";
+        self.findings.warn(path, &Problem::new(rule::RID_NOT_MAPPED, what, remedy));
+    }
+}
+
+/// The bus that a function is below.
+struct Below<'r, 't, 'a> {
+    host: Node<'t, 'a>,
+    bus: &'r PciBus,
+    /// What its functions share.
+    shared: &'r DeviceDescription,
+    /// Its `dma-ranges` move addresses.
+    moves: bool,
+}
+
+impl Below<'_, '_, '_> {
+    fn function(
+        &self,
+        requester: RequesterId,
+        path: String,
+        own: &DeviceDescription,
+    ) -> PciFunction {
+        let mut description = self.bus.function(path, &[requester], own);
+        if self.moves && description.dma == DmaPath::Direct {
+            description.dma = DmaPath::Unusable("`dma-ranges` above it moves addresses".into());
+        }
+        PciFunction { requester, description }
+    }
+}
+
+fn is_pci(node: Node<'_, '_>) -> bool {
+    node.property("device_type") == Some(b"pci\0")
 }
 
 fn unusable(iommu: &IommuNode) -> Option<Problem> {
@@ -279,15 +412,7 @@ fn unusable(iommu: &IommuNode) -> Option<Problem> {
     Some(Problem::new(rule::IOMMU_UNUSABLE, what, "mend the IOMMU's node"))
 }
 
-/// The lowest requester id that the map covers; empty where it covers none.
-fn first_requester(bus: &PciBus) -> Vec<RequesterId> {
-    let lowest = bus.maps().iter().map(|map| map.rid_base).min();
-    lowest.map(RequesterId).into_iter().collect()
-}
-
-/// A PCI function's requester id: bits 23..8 of the first of the five cells of its `reg` (IEEE 1275 PCI bus binding 2.1, section 2.2.1.1).
-fn requester_of(node: Node<'_, '_>) -> Option<RequesterId> {
-    let cells = cells(node.property("reg")?).filter(|cells| cells.len() >= 5)?;
-    let first = *cells.first()?;
-    (node.own_cells().address == 3).then_some(RequesterId((first >> 8) & 0xffff))
+/// The lowest requester id that the map covers.
+fn first_requester(bus: &PciBus) -> Option<RequesterId> {
+    bus.maps().iter().map(|map| map.rid_base).min().map(RequesterId)
 }

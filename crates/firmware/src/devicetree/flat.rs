@@ -105,6 +105,8 @@ pub enum ReadError {
         /// Where.
         offset: usize,
     },
+    /// It is an overlay: changes to another tree, which means nothing without it.
+    Overlay,
 }
 
 impl fmt::Display for ReadError {
@@ -138,6 +140,9 @@ impl fmt::Display for ReadError {
             }
             Self::NotText { offset } => write!(f, "the name at {offset:#x} is no text"),
             Self::Tree { error, offset } => write!(f, "{error} at {offset:#x}"),
+            Self::Overlay => f.write_str(
+                "it is an overlay, which must be applied to its base tree first (fdtoverlay, or --overlay)",
+            ),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The IOMMUs themselves.
 
 use super::address::Addresses;
-use super::problem::{Findings, Problem};
 use super::tree::{Node, PhandleError, Tree, cells};
-use crate::finding::rule;
-use crate::machine::{Interrupt, IommuKind, IommuNode};
+use crate::machine::{Interrupt, IommuKind, IommuNode, Quirk};
+use crate::problem::{Findings, Problem};
+use crate::rules::rule;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -67,6 +67,7 @@ fn read_one(
     addresses: &Addresses<'_, '_>,
     findings: &mut Findings,
 ) -> IommuNode {
+    let interrupts = interrupts(tree, node);
     let mut iommu = IommuNode {
         node: node.id(),
         path: node.path(),
@@ -75,12 +76,16 @@ fn read_one(
         enabled: node.enabled(),
         cells: node.cell("#iommu-cells"),
         registers: addresses.first_register_window(node),
-        interrupts: interrupts(tree, node),
+        context_banks: context_banks(node, kind, interrupts.len()),
+        interrupts,
+        quirks: quirks(node, kind),
         coherent: addresses.coherent(node),
         late: node.has("portcullis,late"),
         unusable: None,
     };
-    if let Some(problem) = check_cells(&iommu).or_else(|| check_registers(&iommu)) {
+    if let Some(problem) =
+        check_cells(&iommu).or_else(|| check_registers(&iommu)).or_else(|| check_quirks(&iommu))
+    {
         findings.refuse(iommu.enabled, &iommu.path, &problem);
         iommu.unusable = Some(problem.what);
     }
@@ -109,9 +114,9 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
     }
 }
 
-/// Only where a driver would use the registers.
+/// Only where the binding says that the kind has registers.
 fn check_registers(iommu: &IommuNode) -> Option<Problem> {
-    (iommu.driver().is_some() && iommu.registers.is_none()).then(|| {
+    (iommu.kind != IommuKind::Other && iommu.registers.is_none()).then(|| {
         Problem::new(
             rule::IOMMU_REG,
             "`reg` gives no register window that the CPU can reach",
@@ -120,17 +125,47 @@ fn check_registers(iommu: &IommuNode) -> Option<Problem> {
     })
 }
 
+fn check_quirks(iommu: &IommuNode) -> Option<Problem> {
+    let (quirk, why) = iommu.quirks.iter().find_map(|it| Some((it, it.unsupported()?)))?;
+    let what = format!("`{}`: {why}", quirk.name());
+    Some(Problem::new(rule::IOMMU_QUIRK, what, "that is not supported; its clients stay blocked"))
+}
+
+/// The quirks that a property names, and those that come with an integration.
+fn quirks(node: Node<'_, '_>, kind: IommuKind) -> Vec<Quirk> {
+    let by_property: &[Quirk] = match kind {
+        IommuKind::SmmuV3 => &[Quirk::BrokenPrefetch, Quirk::Page0RegistersOnly],
+        IommuKind::SmmuV2 => &[Quirk::SecureConfigAccess],
+        IommuKind::Other => &[],
+    };
+    let mut quirks: Vec<_> =
+        by_property.iter().copied().filter(|quirk| node.has(quirk.name())).collect();
+    if kind == IommuKind::SmmuV2 {
+        quirks.extend(node.strings("compatible").filter_map(|name| match name {
+            "marvell,ap806-smmu-500" => Some(Quirk::HalvedRegisters),
+            "nvidia,smmu-500" => Some(Quirk::MirroredInstances),
+            "cavium,smmu-v2" => Some(Quirk::SharedContextIds),
+            "qcom,smmu-500" | "qcom,smmu-v2" => Some(Quirk::HypervisorOwned),
+            _ => None,
+        }));
+        quirks.dedup();
+    }
+    quirks
+}
+
+/// Binding `iommu/arm,smmu.yaml`: `#global-interrupts` of them, then one for each context bank. Not where the number does not come out as described.
+fn context_banks(node: Node<'_, '_>, kind: IommuKind, interrupts: usize) -> Option<usize> {
+    let global = node.cell("#global-interrupts").filter(|_| kind == IommuKind::SmmuV2)? as usize;
+    interrupts.checked_sub(global).filter(|banks| *banks > 0)
+}
+
 fn remark(iommu: &IommuNode, node: Node<'_, '_>, findings: &mut Findings) {
-    let small = iommu.registers.filter(|window| window.len() < SMMUV3_REGISTERS);
+    let quirk = iommu.quirks.contains(&Quirk::Page0RegistersOnly);
+    let small = iommu.registers.filter(|window| window.len() < SMMUV3_REGISTERS && !quirk);
     if let (IommuKind::SmmuV3, Some(window)) = (iommu.kind, small) {
         let what = format!("`reg` has {:#x} bytes", window.len());
         let remedy = format!("an SMMUv3 has {SMMUV3_REGISTERS:#x}");
         findings.warn(&iommu.path, &Problem::new(rule::IOMMU_REG_SMALL, what, remedy));
-    }
-    if iommu.enabled && iommu.driver().is_none() {
-        let name = iommu.compatible.first().map_or("a node without `compatible`", String::as_str);
-        let message = format!("there is no driver for {name}: its clients stay blocked");
-        findings.note(&iommu.path, rule::NO_DRIVER, message);
     }
     if iommu.enabled && node.has("mmu-masters") {
         let what = "`mmu-masters` is the binding before `iommus` and is not read";

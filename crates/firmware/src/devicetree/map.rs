@@ -1,12 +1,12 @@
 //! `iommu-map` and `iommu-map-mask`: requester ids to streams.
 
 use super::iommus;
-use super::problem::Problem;
 use super::streams::{check_id, ignored_bits, specifier_cells};
 use super::tree::{Node, Tree, cells};
-use crate::finding::rule;
 use crate::machine::{IommuKind, IommuNode};
 use crate::pci::{IommuMap, PciBus};
+use crate::problem::Problem;
+use crate::rules::rule;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -15,6 +15,10 @@ pub(super) struct Map {
     pub(super) bus: PciBus,
     /// Index of the first range that has length 0.
     pub(super) zero_length: Option<usize>,
+    /// Ranges that were left out, so that their requester ids stay blocked.
+    pub(super) refused: Vec<Problem>,
+    /// There is nothing but one range of zeros, which boot firmware is to fill in.
+    pub(super) placeholder: bool,
     /// The tuples have one cell although the IOMMU asks for two, in the one form that Linux knows too.
     pub(super) one_cell: bool,
 }
@@ -23,7 +27,8 @@ pub(super) struct Map {
 struct Tuple<'i> {
     rid_base: u32,
     iommu: &'i IommuNode,
-    id_base: u32,
+    /// As many as `#iommu-cells` says.
+    id: &'i [u32],
     mask: u32,
     length: u32,
 }
@@ -37,8 +42,8 @@ pub(super) fn read(
     let cells = cells(value).filter(|cells| !cells.is_empty()).ok_or_else(|| bad_length(value))?;
     let mask = rid_mask(node)?;
     let one_cell = is_one_cell_map(tree, iommus, &cells);
-    let mut zero_length = None;
-    let mut maps = Vec::new();
+    let (mut zero_length, mut zeros) = (None, false);
+    let (mut maps, mut refused) = (Vec::new(), Vec::new());
     let mut rest = cells.as_slice();
     let mut index = 0usize;
     while !rest.is_empty() {
@@ -46,25 +51,46 @@ pub(super) fn read(
         let tuple = tuple(tree, iommus, &mut rest, one_cell, &property)?;
         if tuple.length == 0 {
             zero_length.get_or_insert(index);
+            zeros = tuple.rid_base == 0 && tuple.id.iter().all(|cell| *cell == 0);
+        } else if tuple.length > 1 && tuple.id.len() > 1 {
+            refused.push(no_linear_range(&tuple, &property));
         } else {
             maps.push(check(&tuple, mask, &property)?);
         }
         index = index.saturating_add(1);
     }
-    let bus = PciBus::new(mask, maps).map_err(|(low, high)| {
-        Problem::new(
-            rule::IOMMU_MAP_OVERLAP,
-            format!(
-                "`iommu-map` ranges {:#x}..={:#x} and {:#x}..={:#x} overlap",
-                low.rid_base,
-                low.rid_last(),
-                high.rid_base,
-                high.rid_last()
-            ),
-            "let one range cover each requester id",
-        )
-    })?;
-    Ok(Map { bus, zero_length, one_cell })
+    let placeholder = index == 1 && zeros;
+    let bus = PciBus::new(mask, maps).map_err(|(low, high)| overlap(&low, &high))?;
+    Ok(Map { bus, zero_length, refused, placeholder, one_cell })
+}
+
+/// Linux ccb2fd725d41 (7.2), `of_map_id`: with one output cell a linear relation to the input is assumed; with more, nobody knows which cell counts up.
+fn no_linear_range(tuple: &Tuple<'_>, property: &str) -> Problem {
+    Problem::new(
+        rule::IOMMU_MAP_RANGE,
+        format!(
+            "{property} leads {:#x} requester ids from {:#x} to {}, which takes {} id cells",
+            tuple.length,
+            tuple.rid_base,
+            tuple.iommu.path,
+            tuple.id.len()
+        ),
+        "write one range of length 1 for each requester id; these ids stay blocked",
+    )
+}
+
+fn overlap(low: &IommuMap, high: &IommuMap) -> Problem {
+    Problem::new(
+        rule::IOMMU_MAP_OVERLAP,
+        format!(
+            "`iommu-map` ranges {:#x}..={:#x} and {:#x}..={:#x} overlap",
+            low.rid_base,
+            low.rid_last(),
+            high.rid_base,
+            high.rid_last()
+        ),
+        "let one range cover each requester id",
+    )
 }
 
 fn bad_length(value: &[u8]) -> Problem {
@@ -103,7 +129,7 @@ fn is_one_cell_map(tree: &Tree<'_>, iommus: &[IommuNode], cells: &[u32]) -> bool
 fn tuple<'i>(
     tree: &Tree<'_>,
     iommus: &'i [IommuNode],
-    rest: &mut &[u32],
+    rest: &mut &'i [u32],
     one_cell: bool,
     property: &str,
 ) -> Result<Tuple<'i>, Problem> {
@@ -114,33 +140,29 @@ fn tuple<'i>(
             "give `iommu-map` whole tuples of requester id base, IOMMU, stream id base and length",
         )
     };
-    let (rid_base, phandle) = match **rest {
-        [rid_base, phandle, ..] => (rid_base, phandle),
-        _ => return Err(truncated()),
+    let Some((&[rid_base, phandle], after)) = rest.split_first_chunk::<2>() else {
+        return Err(truncated());
     };
     let iommu = iommus::resolve(tree, iommus, phandle, property)?;
     let count = if one_cell { 1 } else { specifier_cells(iommu, property)? };
-    let after = rest.get(2..).and_then(|rest| rest.split_at_checked(count));
     let wrong_cells = || {
-        Problem::new(
-            rule::IOMMU_MAP_CELLS,
-            format!("{property} does not have the {count} id cells that {} asks for", iommu.path),
-            "write each tuple with as many id cells as the IOMMU's `#iommu-cells` (1 or 2)",
-        )
+        let remedy = "write each tuple with as many id cells as the IOMMU's `#iommu-cells`";
+        let what =
+            format!("{property} does not have the {count} id cells that {} asks for", iommu.path);
+        Problem::new(rule::IOMMU_MAP_CELLS, what, remedy)
     };
-    let (id, tail) = after.ok_or_else(|| if count == 2 { wrong_cells() } else { truncated() })?;
-    let id_base = *id.first().ok_or_else(wrong_cells)?;
-    let own_mask = id.get(1).copied().filter(|_| iommu.kind == IommuKind::SmmuV2);
-    let (length, tail) =
-        tail.split_first().ok_or_else(|| if count == 2 { wrong_cells() } else { truncated() })?;
+    let cut_off = || if count == 1 { truncated() } else { wrong_cells() };
+    let (id, tail) = after.split_at_checked(count).ok_or_else(cut_off)?;
+    let (length, tail) = tail.split_first().ok_or_else(cut_off)?;
     *rest = tail;
+    let own_mask = id.get(1).copied().filter(|_| iommu.kind == IommuKind::SmmuV2);
     let mask = own_mask.unwrap_or_else(|| ignored_bits(iommu, tree.node(iommu.node)));
-    Ok(Tuple { rid_base, iommu, id_base, mask, length: *length })
+    Ok(Tuple { rid_base, iommu, id, mask, length: *length })
 }
 
 /// The range that a tuple with a length stands for.
 fn check(tuple: &Tuple<'_>, rid_mask: u32, property: &str) -> Result<IommuMap, Problem> {
-    let Tuple { rid_base, iommu, id_base, mask, length } = *tuple;
+    let Tuple { rid_base, iommu, id, mask, length } = *tuple;
     if rid_base & !rid_mask != 0 {
         return Err(Problem::new(
             rule::IOMMU_MAP_MASK,
@@ -161,7 +183,10 @@ fn check(tuple: &Tuple<'_>, rid_mask: u32, property: &str) -> Result<IommuMap, P
         })
     };
     last(rid_base, "requester id")?;
-    check_id(iommu, last(id_base, "stream id")?, mask, property)?;
+    let (id_base, constant) = id.first().map_or((0, true), |id| (*id, false));
+    if !constant {
+        check_id(iommu, last(id_base, "stream id")?, mask, property)?;
+    }
     let iommu_enabled = iommu.enabled;
-    Ok(IommuMap { rid_base, iommu: iommu.node, id_base, length, mask, iommu_enabled })
+    Ok(IommuMap { rid_base, iommu: iommu.node, id_base, length, constant, mask, iommu_enabled })
 }

@@ -6,22 +6,24 @@
 mod address;
 mod device;
 mod flat;
+mod functions;
 mod iommus;
 mod map;
-mod problem;
+mod msi;
 mod reserved;
 mod streams;
 mod tree;
+mod windows;
 
 pub use flat::{Block, FlatTree, MemoryReservation, ReadError};
 pub use tree::{Tree, TreeBuilder, TreeError, TreeLimits};
 
-use crate::groups;
+use crate::checks;
 use crate::machine::{IommuNode, MachineDescription};
+use crate::problem::Findings;
 use address::Addresses;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use problem::Findings;
 
 /// Reads the flattened devicetree `blob` (which may be padded behind) of a board to be called `board`.
 ///
@@ -29,20 +31,24 @@ use problem::Findings;
 ///
 /// # Errors
 ///
-/// The bytes are no flattened devicetree, or one beyond [`TreeLimits`].
+/// The bytes are no flattened devicetree, one beyond [`TreeLimits`], or an overlay.
 ///
 /// # Examples
 ///
 /// ```
 /// let blob = include_bytes!("../../../../boards/portcullis-default.dtb");
 /// let machine = portcullis_firmware::read_devicetree(blob, "portcullis-default")?;
-/// assert!(machine.iommus.iter().any(|iommu| iommu.driver() == Some("smmuv3")));
+/// assert!(machine.iommus.iter().any(|iommu| iommu.kind == portcullis_firmware::IommuKind::SmmuV3));
 /// # Ok::<(), portcullis_firmware::ReadError>(())
 /// ```
 pub fn read_devicetree(blob: &[u8], board: &str) -> Result<MachineDescription, ReadError> {
     let flat = FlatTree::new(blob)?;
     let reservations = flat.reservations()?;
-    Ok(lower(&flat.tree()?, &reservations, board))
+    let tree = flat.tree()?;
+    if tree.is_overlay() {
+        return Err(ReadError::Overlay);
+    }
+    Ok(lower(&tree, &reservations, board))
 }
 
 /// Lowers a tree, from whatever parser.
@@ -56,9 +62,9 @@ pub fn lower(
     let mut iommus = iommus::read(tree, &addresses, &mut findings);
     let above = iommus_above(tree, &mut iommus);
     iommus::refuse_cycles(&mut iommus, &above, &mut findings);
-    let regions = reserved::Regions::read(tree, &mut findings);
+    let regions = reserved::Regions::read(tree, &addresses, &mut findings);
     let legacy = iommus::legacy_clients(tree, &iommus);
-    let devices = {
+    let mut devices = {
         let mut reader = device::Reader {
             tree,
             iommus: &iommus,
@@ -69,9 +75,7 @@ pub fn lower(
         };
         tree.nodes().filter_map(|node| reader.read(node)).collect::<Vec<_>>()
     };
-    groups::note_sharing(&devices, &iommus, |path, rule, message| {
-        findings.note(path, rule, message);
-    });
+    checks::check(&mut devices, &iommus, &mut findings);
     let memory = reserved::memory(tree, &mut findings);
     let root = tree.nodes().next();
     let model = root.and_then(|root| root.strings("model").next()).map(ToString::to_string);

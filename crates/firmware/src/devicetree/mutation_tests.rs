@@ -51,7 +51,8 @@ fn mutate(blob: &mut Vec<u8>, random: &mut Random) {
 fn wrongly_direct(tree: &Tree<'_>, machine: &MachineDescription, device: &DescribedDevice) -> bool {
     let node = tree.node(device.node).expect("a device has a node");
     let names_one = node.has("iommus") || node.has("iommu-map");
-    let maps = device.bus.iter().flat_map(|bus| bus.maps());
+    // Its own path is that of its streams where it has any, of its map otherwise.
+    let maps = device.bus.iter().flat_map(|bus| bus.maps()).filter(|_| device.streams.is_empty());
     let named: Vec<FwNode> =
         device.streams.iter().map(|it| it.iommu).chain(maps.map(|it| it.iommu)).collect();
     let off = |node: &FwNode| machine.iommu(*node).is_some_and(|it| !it.enabled);
@@ -64,7 +65,11 @@ fn check(tree: &Tree<'_>, machine: &MachineDescription) {
         assert!(!wrongly_direct(tree, machine, device), "{device:?}");
     }
     for iommu in &machine.iommus {
-        assert!(iommu.driver().is_none() || iommu.registers.is_some() || iommu.unusable.is_some());
+        assert!(
+            iommu.kind == crate::IommuKind::Other
+                || iommu.registers.is_some()
+                || iommu.unusable.is_some()
+        );
     }
 }
 

@@ -1,10 +1,10 @@
 //! `iommus`: the streams of a device that is not behind a bus with a map.
 
 use super::iommus::{self, SMMUV2_LAST_ID};
-use super::problem::Problem;
 use super::tree::{Node, Tree, cells};
-use crate::finding::rule;
 use crate::machine::{IommuKind, IommuNode};
+use crate::problem::Problem;
+use crate::rules::rule;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::vec::Vec;

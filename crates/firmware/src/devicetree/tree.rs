@@ -302,6 +302,13 @@ impl<'a> Tree<'a> {
         self.nodes.len()
     }
 
+    /// Whether it is an overlay, as `dtc` writes one: references to be resolved against a base tree, or fragments with an `__overlay__`.
+    pub fn is_overlay(&self) -> bool {
+        let fragment = |node: Node<'_, '_>| node.children().any(|it| it.name() == "__overlay__");
+        let mut children = self.nodes().next().into_iter().flat_map(Node::children);
+        children.any(|child| child.name() == "__fixups__" || fragment(child))
+    }
+
     /// All nodes in document order, the root first.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         self.nodes.iter().zip(0u32..).map(|(record, index)| Node {
@@ -357,12 +364,6 @@ impl<'t, 'a> Node<'t, 'a> {
     /// It and all nodes above it, up to the root.
     pub(crate) fn up(self) -> impl Iterator<Item = Node<'t, 'a>> {
         core::iter::successors(Some(self), |node| node.parent())
-    }
-
-    /// The nodes below it at any depth, in document order.
-    pub(crate) fn below(self) -> impl Iterator<Item = Node<'t, 'a>> {
-        let first = self.id.0.saturating_add(1);
-        (first..self.record.end).filter_map(move |at| self.tree.node(FwNode(at)))
     }
 
     pub(crate) fn children(self) -> impl Iterator<Item = Node<'t, 'a>> {

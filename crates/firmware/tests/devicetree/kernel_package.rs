@@ -3,7 +3,7 @@
 use crate::say;
 use crate::second::{Counts, compare};
 use portcullis::DmaPath;
-use portcullis_firmware::{MachineDescription, Severity, read_devicetree};
+use portcullis_firmware::{IommuKind, MachineDescription, Severity, read_devicetree};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ fn blobs(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 fn all_behind_smmuv3(board: &str, machine: &MachineDescription, instances: usize) {
-    let enabled = machine.iommus.iter().filter(|it| it.enabled && it.driver() == Some("smmuv3"));
+    let enabled = machine.iommus.iter().filter(|it| it.enabled && it.kind == IommuKind::SmmuV3);
     assert_eq!(enabled.count(), instances, "{board}");
     assert!(machine.clients().count() > 0, "{board}");
     for client in machine.clients() {
@@ -175,7 +175,7 @@ fn every_board_of_the_kernel_package_is_read_twice_alike() {
         for finding in machine.findings.iter().filter(|it| it.severity == Severity::Error) {
             *rules.entry(finding.rule).or_default() += 1;
         }
-        let v3 = |it: &&portcullis_firmware::IommuNode| it.enabled && it.driver().is_some();
+        let v3 = |it: &&portcullis_firmware::IommuNode| it.enabled && it.kind == IommuKind::SmmuV3;
         let enabled = machine.iommus.iter().filter(v3).count();
         match board.as_ref() {
             // Older packages ship it with its SMMUs disabled.

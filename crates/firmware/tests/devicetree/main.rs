@@ -7,6 +7,7 @@ mod lowering;
 mod made;
 mod malformed;
 mod qemu;
+mod reports;
 mod second;
 
 /// Prints past the test harness, which hides what a passing test prints.

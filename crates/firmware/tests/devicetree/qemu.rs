@@ -29,7 +29,7 @@ fn the_virt_machine_has_its_smmu_in_front_of_pci() {
     let machine = read_devicetree(&blob, "virt").expect("well-formed");
     compare("virt", &blob, &machine, &mut Counts::default());
     let smmu = &machine.iommus[0];
-    assert_eq!((smmu.driver(), smmu.coherent), (Some("smmuv3"), true));
+    assert_eq!((smmu.kind, smmu.coherent), (portcullis_firmware::IommuKind::SmmuV3, true));
     assert_eq!(smmu.registers.map(|it| (it.start().raw(), it.len())), Some((0x905_0000, 0x2_0000)));
     let bridge = device(&machine, "/pcie@10000000");
     assert_eq!(translated(bridge), Some(vec![0]));

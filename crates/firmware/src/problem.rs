@@ -7,15 +7,15 @@ use alloc::vec::Vec;
 
 /// Why something cannot be used as described.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) rule: &'static str,
+pub(crate) struct Problem {
+    pub(crate) rule: &'static str,
     /// Names the property and what is wrong with it.
-    pub(super) what: String,
+    pub(crate) what: String,
     remedy: String,
 }
 
 impl Problem {
-    pub(super) fn new(
+    pub(crate) fn new(
         rule: &'static str,
         what: impl Into<String>,
         remedy: impl Into<String>,
@@ -31,26 +31,26 @@ impl Problem {
 
 /// Collects findings in the description's order.
 #[derive(Default)]
-pub(super) struct Findings(Vec<Finding>);
+pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
     /// A device or IOMMU cannot be used: an error where it is enabled, a warning where nobody would use it anyway.
-    pub(super) fn refuse(&mut self, enabled: bool, path: &str, problem: &Problem) {
+    pub(crate) fn refuse(&mut self, enabled: bool, path: &str, problem: &Problem) {
         let severity = if enabled { Severity::Error } else { Severity::Warning };
         self.0.push(problem.finding(severity, path));
     }
 
-    pub(super) fn warn(&mut self, path: &str, problem: &Problem) {
+    pub(crate) fn warn(&mut self, path: &str, problem: &Problem) {
         self.0.push(problem.finding(Severity::Warning, path));
     }
 
-    pub(super) fn note(&mut self, path: &str, rule: &'static str, message: impl Into<String>) {
+    pub(crate) fn note(&mut self, path: &str, rule: &'static str, message: impl Into<String>) {
         let message = message.into();
         self.0.push(Finding { severity: Severity::Note, path: path.into(), rule, message });
     }
 
     /// All of them, worst first, otherwise in the order in which they were met.
-    pub(super) fn into_sorted(self) -> Vec<Finding> {
+    pub(crate) fn into_sorted(self) -> Vec<Finding> {
         let mut findings = self.0;
         findings.sort_by_key(|finding| finding.severity);
         findings

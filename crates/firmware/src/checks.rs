@@ -1,0 +1,95 @@
+//! What can be said of a machine only when all its devices are known, whatever the description was read from.
+
+mod overlap;
+
+use crate::groups;
+use crate::machine::{DescribedDevice, IommuKind, IommuNode};
+use crate::problem::{Findings, Problem};
+use crate::rules::rule;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use portcullis::{DmaPath, FwNode, FwStream};
+
+/// The most stream match registers that an SMMUv2 can have (Arm IHI 0062, SMMU_SMR0 to SMMU_SMR127).
+const MOST_MATCH_REGISTERS: usize = 128;
+
+/// Checks all devices together; refuses those whose match entries cannot be programmed.
+pub(crate) fn check(
+    devices: &mut [DescribedDevice],
+    iommus: &[IommuNode],
+    findings: &mut Findings,
+) {
+    overlap::settle(devices, iommus, findings);
+    groups::note_sharing(devices, iommus, |path, rule, message| {
+        findings.note(path, rule, message);
+    });
+    let clients = clients(devices);
+    for iommu in iommus.iter().filter(|iommu| iommu.enabled && iommu.unusable.is_none()) {
+        if let Some(clients) = clients.get(&iommu.node) {
+            note_coherency(iommu, clients, findings);
+            warn_full(iommu, clients, findings);
+        }
+    }
+}
+
+/// An enabled client of an IOMMU: whether it snoops, its set of devices that share streams, and its stream.
+struct Client {
+    coherent: bool,
+    set: usize,
+    stream: FwStream,
+}
+
+/// The enabled, translated clients of each IOMMU.
+fn clients(devices: &[DescribedDevice]) -> BTreeMap<FwNode, alloc::vec::Vec<Client>> {
+    let mut clients = BTreeMap::<_, alloc::vec::Vec<Client>>::new();
+    let sets = groups::sets(devices);
+    let mut next_set = devices.len();
+    for (device, set) in devices.iter().zip(sets).filter(|(device, _)| device.enabled) {
+        let functions = device.functions.iter().map(|function| {
+            next_set = next_set.saturating_add(1);
+            (&function.description, next_set)
+        });
+        let own = (!device.streams.is_empty()).then_some((&device.description, set));
+        for (description, set) in own.into_iter().chain(functions) {
+            let DmaPath::Translated(spec) = &description.dma else { continue };
+            for stream in &spec.streams {
+                let client = Client { coherent: description.coherent, set, stream: *stream };
+                clients.entry(stream.iommu).or_default().push(client);
+            }
+        }
+    }
+    clients
+}
+
+fn note_coherency(iommu: &IommuNode, clients: &[Client], findings: &mut Findings) {
+    let apart = clients.iter().filter(|client| !client.coherent).count();
+    if iommu.coherent && apart > 0 {
+        let message = format!(
+            "its table walks snoop the CPU's caches, {apart} of its {} client streams do not: their drivers must maintain caches",
+            clients.len()
+        );
+        findings.note(&iommu.path, rule::COHERENCY, message);
+    }
+}
+
+fn warn_full(iommu: &IommuNode, clients: &[Client], findings: &mut Findings) {
+    if iommu.kind != IommuKind::SmmuV2 {
+        return;
+    }
+    let streams: BTreeSet<_> = clients.iter().map(|client| client.stream).collect();
+    let groups: BTreeSet<_> = clients.iter().map(|client| client.set).collect();
+    let what = match iommu.context_banks {
+        Some(banks) if groups.len() > banks => {
+            format!("{} groups of clients need a context bank each, it has {banks}", groups.len())
+        }
+        _ if streams.len() > MOST_MATCH_REGISTERS => {
+            format!(
+                "its clients have {} distinct streams, an SMMUv2 can match {MOST_MATCH_REGISTERS}",
+                streams.len()
+            )
+        }
+        _ => return,
+    };
+    let remedy = "the last ones to come will stay blocked; let devices share streams or masks";
+    findings.warn(&iommu.path, &Problem::new(rule::STREAM_TABLE_FULL, what, remedy));
+}
