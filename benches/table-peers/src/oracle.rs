@@ -4,7 +4,7 @@ use crate::pool;
 use crate::tables::ArmPages;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, RootTable, VaRange};
-use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
+use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
 use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, PageTable, TableParams};
 use portcullis_platform::DmaMemory;
 use std::collections::BTreeMap;
@@ -32,8 +32,13 @@ fn ours(memory: &pool::FastMemory, table: u64, level: usize, base: u64, found: &
 #[test]
 fn the_same_bits_as_aarch64_paging() {
     let memory = Arc::new(pool::FastMemory::new());
-    let params =
-        TableParams { granule: PageSize::SIZE_4K, input_bits: 48, output_bits: 48, coherent: true };
+    let params = TableParams {
+        granule: PageSize::SIZE_4K,
+        input_bits: 48,
+        output_bits: 48,
+        leaf_sizes: PageSizes::from_bitmap(0x4020_1000),
+        coherent: true,
+    };
     let table = IoPageTable::<ArmLpaeStage1, _>::new(&memory, params).expect("supported");
     let pages = ArmPages(pool::offset());
     let mut other = RootTable::with_va_range(pages, 0, El1And0, VaRange::Lower);
@@ -76,7 +81,7 @@ fn the_same_bits_as_aarch64_paging() {
         other.walk_range(&region, &mut note).expect("in range");
     }
     let mut found = Leaves::new();
-    ours(&memory, table.config().root.raw(), 0, 0, &mut found);
+    ours(&memory, table.config().root.address().raw(), 0, 0, &mut found);
     assert_eq!(found, theirs);
     assert!(found.len() > 500 && found.keys().any(|leaf| leaf.1 == 1));
 }

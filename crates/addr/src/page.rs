@@ -68,6 +68,9 @@ impl PageSizes {
     /// No size.
     pub const NONE: Self = Self(0);
 
+    /// Every size.
+    pub const ALL: Self = Self(!0xfff);
+
     /// The set with the bits of `bitmap`; bits below 4 KiB are dropped.
     pub const fn from_bitmap(bitmap: u64) -> Self {
         Self(bitmap & !0xfff)

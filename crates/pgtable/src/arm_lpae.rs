@@ -1,7 +1,7 @@
 //! VMSAv8-64 descriptors, stage 1 and stage 2 (Arm DDI 0487, chapter D8: "The AArch64 Virtual Memory System Architecture").
 
-use crate::{Format, Geometry, TableError, TableFormat, TableParams};
-use portcullis_addr::{PageSize, PhysAddr, Prot};
+use crate::{Format, Geometry, Level, TableError, TableFormat, TableParams, TableRoot};
+use portcullis_addr::{PageSize, PageSizes, PhysAddr, Prot};
 
 /// Bit 0: the descriptor is valid (D8.3).
 const VALID: u64 = 1;
@@ -11,6 +11,8 @@ const TABLE_OR_PAGE: u64 = 1 << 1;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// Bit 55: ignored by hardware in table, block and page descriptors (D8.3, "reserved for software use").
 const SOFTWARE: u64 = 1 << 55;
+/// Bit 52: hint that an aligned group of entries is alike and leads to contiguous memory (D8.6, "Contiguous bit").
+const CONTIGUOUS: u64 = 1 << 52;
 /// SH, bits 9:8: outer shareable.
 const SH_OUTER: u64 = 0b10 << 8;
 /// SH, bits 9:8: inner shareable.
@@ -18,12 +20,19 @@ const SH_INNER: u64 = 0b11 << 8;
 /// AF, bit 10: no access fault on first use.
 const ACCESS_FLAG: u64 = 1 << 10;
 
+/// Pages stand in tables of level 3.
+const LAST_LEVEL: u8 = 3;
+/// log2 of the root tables that may stand side by side (D8.2, "Concatenated translation tables").
+const MAX_CONCATENATED_LOG2: u8 = 4;
+
 /// VMSAv8-64 stage 1, the lower half of the address space (what `TTBR0`/`CD.TTB0` points to).
 ///
 /// Stage 1 cannot forbid reading a writable page, so [`Prot::WRITE`] implies [`Prot::READ`] here.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[doc(alias = "ARM_64_LPAE_S1")]
-pub enum ArmLpaeStage1 {}
+pub struct ArmLpaeStage1 {
+    granule: PageSize,
+}
 
 impl ArmLpaeStage1 {
     /// The memory attributes that the leaves' AttrIndx refers to (`MAIR_EL1` layout, 8 bits an index): 0 normal non-cacheable, 1 normal write-back,
@@ -48,13 +57,13 @@ impl Format for ArmLpaeStage1 {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = SOFTWARE;
 
-    fn geometry(params: &TableParams) -> Result<Geometry, TableError> {
+    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check(params)?;
-        let levels = levels(params);
-        geometry(params, levels)
+        let geometry = geometry(params, levels(params))?;
+        Ok((Self { granule: params.granule }, geometry))
     }
 
-    fn leaf_bits(prot: Prot) -> Option<u64> {
+    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
         if !prot.intersects(Prot::READ | Prot::WRITE) {
             return None;
         }
@@ -76,27 +85,43 @@ impl Format for ArmLpaeStage1 {
         Some(bits)
     }
 
-    fn leaf(bits: u64, phys: u64, last_level: bool) -> u64 {
-        leaf(bits, phys, last_level)
+    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
+        arm_root(geometry, root, levels)
     }
 
-    fn table(table: PhysAddr) -> u64 {
+    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+        leaf(bits, phys, level, size_log2)
+    }
+
+    fn table(&self, table: PhysAddr, _: Level) -> u64 {
         table.raw() | TABLE_OR_PAGE | VALID
     }
 
-    fn is_table(entry: u64) -> bool {
-        is_table(entry)
+    fn is_table(&self, entry: u64, _: Level) -> bool {
+        entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
     }
 
-    fn is_leaf(entry: u64, last_level: bool) -> bool {
-        is_leaf(entry, last_level)
+    fn is_leaf(&self, entry: u64, level: Level) -> bool {
+        is_leaf(entry, level)
     }
 
-    fn address(entry: u64) -> u64 {
+    fn table_address(&self, entry: u64) -> u64 {
         entry & ADDRESS
     }
 
-    fn prot(leaf: u64) -> Prot {
+    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
+        if leaf & CONTIGUOUS == 0 {
+            level.shift
+        } else {
+            level.shift + run_log2(self.granule, level)
+        }
+    }
+
+    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
+        leaf & ADDRESS & !((1 << self.leaf_size(leaf, level)) - 1)
+    }
+
+    fn prot(&self, leaf: u64) -> Prot {
         let mut prot = Prot::READ;
         prot.set(Prot::WRITE, leaf & Self::AP_READ_ONLY == 0);
         prot.set(Prot::PRIV, leaf & Self::AP_UNPRIVILEGED == 0);
@@ -110,9 +135,11 @@ impl Format for ArmLpaeStage1 {
 /// VMSAv8-64 stage 2, with concatenated root tables where they save the level 0 (D8.2, "Concatenated translation tables").
 ///
 /// Stage 2 knows no privilege: [`Prot::PRIV`] is refused.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[doc(alias = "ARM_64_LPAE_S2")]
-pub enum ArmLpaeStage2 {}
+pub struct ArmLpaeStage2 {
+    granule: PageSize,
+}
 
 impl ArmLpaeStage2 {
     /// MemAttr, bits 5:2: outer and inner write-back.
@@ -128,28 +155,23 @@ impl ArmLpaeStage2 {
     const AP_WRITE: u64 = 1 << 7;
     /// XN[1:0], bits 54:53, value 0b10: no execution at any exception level, with and without FEAT_XNX.
     const EXECUTE_NEVER: u64 = 1 << 54;
-    /// How many root tables may stand side by side.
-    const MAX_CONCATENATED: usize = 16;
 }
 
 impl Format for ArmLpaeStage2 {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage2;
     const SOFTWARE_BIT: u64 = SOFTWARE;
 
-    fn geometry(params: &TableParams) -> Result<Geometry, TableError> {
+    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check(params)?;
         if params.input_bits > params.output_bits {
             let (input, output) = (params.input_bits, params.output_bits);
             return Err(TableError::InputAboveOutput { input, output });
         }
-        let levels = levels(params);
-        // A root at level 0 with at most 16 entries becomes that many level-1 tables: one step less for each walk, and for the 16 KiB granule the
-        // only encoding that stage 2 has.
-        let narrow = root_entries(params, levels) <= Self::MAX_CONCATENATED;
-        geometry(params, if levels == 4 && narrow { 3 } else { levels })
+        let geometry = geometry(params, levels(params) - u8::from(concatenates(params)))?;
+        Ok((Self { granule: params.granule }, geometry))
     }
 
-    fn leaf_bits(prot: Prot) -> Option<u64> {
+    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
         if !prot.intersects(Prot::READ | Prot::WRITE) || prot.contains(Prot::PRIV) {
             return None;
         }
@@ -171,27 +193,43 @@ impl Format for ArmLpaeStage2 {
         Some(bits)
     }
 
-    fn leaf(bits: u64, phys: u64, last_level: bool) -> u64 {
-        leaf(bits, phys, last_level)
+    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
+        arm_root(geometry, root, levels)
     }
 
-    fn table(table: PhysAddr) -> u64 {
+    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+        leaf(bits, phys, level, size_log2)
+    }
+
+    fn table(&self, table: PhysAddr, _: Level) -> u64 {
         table.raw() | TABLE_OR_PAGE | VALID
     }
 
-    fn is_table(entry: u64) -> bool {
-        is_table(entry)
+    fn is_table(&self, entry: u64, _: Level) -> bool {
+        entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
     }
 
-    fn is_leaf(entry: u64, last_level: bool) -> bool {
-        is_leaf(entry, last_level)
+    fn is_leaf(&self, entry: u64, level: Level) -> bool {
+        is_leaf(entry, level)
     }
 
-    fn address(entry: u64) -> u64 {
+    fn table_address(&self, entry: u64) -> u64 {
         entry & ADDRESS
     }
 
-    fn prot(leaf: u64) -> Prot {
+    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
+        if leaf & CONTIGUOUS == 0 {
+            level.shift
+        } else {
+            level.shift + run_log2(self.granule, level)
+        }
+    }
+
+    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
+        leaf & ADDRESS & !((1 << self.leaf_size(leaf, level)) - 1)
+    }
+
+    fn prot(&self, leaf: u64) -> Prot {
         let mut prot = Prot::empty();
         prot.set(Prot::READ, leaf & Self::AP_READ != 0);
         prot.set(Prot::WRITE, leaf & Self::AP_WRITE != 0);
@@ -202,16 +240,29 @@ impl Format for ArmLpaeStage2 {
     }
 }
 
-fn leaf(bits: u64, phys: u64, last_level: bool) -> u64 {
-    phys | bits | VALID | if last_level { TABLE_OR_PAGE } else { 0 }
+fn leaf(bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+    let page = if level.is_last() { TABLE_OR_PAGE } else { 0 };
+    let run = if size_log2 > level.shift { CONTIGUOUS } else { 0 };
+    phys | bits | run | page | VALID
 }
 
-fn is_table(entry: u64) -> bool {
-    entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
+fn is_leaf(entry: u64, level: Level) -> bool {
+    entry & (VALID | TABLE_OR_PAGE) == VALID | if level.is_last() { TABLE_OR_PAGE } else { 0 }
 }
 
-fn is_leaf(entry: u64, last_level: bool) -> bool {
-    entry & (VALID | TABLE_OR_PAGE) == VALID | if last_level { TABLE_OR_PAGE } else { 0 }
+/// log2 of the entries that the contiguous hint groups (D8.6, "Contiguous bit": 16 entries of 4 KiB tables, 128 and 32 of 16 KiB, 32 of 64 KiB).
+fn run_log2(granule: PageSize, level: Level) -> u32 {
+    match (granule, level.number) {
+        (PageSize::SIZE_4K, _) => 4,
+        (PageSize::SIZE_16K, 0) => 7,
+        _ => 5,
+    }
+}
+
+fn arm_root(geometry: &Geometry, address: PhysAddr, levels: u8) -> TableRoot {
+    let per_table = geometry.table_bytes() / 8;
+    let tables = geometry.root_entries().div_ceil(per_table) as u8;
+    TableRoot::Arm { address, start_level: LAST_LEVEL + 1 - levels, tables }
 }
 
 /// The limits that both stages share.
@@ -234,95 +285,43 @@ fn levels(params: &TableParams) -> u8 {
     (params.input_bits - log2).div_ceil(log2 - 3)
 }
 
-fn root_entries(params: &TableParams, levels: u8) -> usize {
+/// Whether stage 2 must start one level lower, with up to 16 root tables side by side.
+///
+/// Level 0 does not exist for 16 KiB tables of 48 bits (D8.2, rule DXBSH), and which levels a walk may start at depends on the output size (rule
+/// SRKBC): with 4 KiB tables level 0 needs 44 bits or more, with 16 KiB tables level 1 needs 42 or more. (With 64 KiB tables level 1 needs 44, and fewer
+/// input bits never get there.) Where the document leaves the choice, a root at level 0 that fits into 16 tables is worth a step less a walk; at lower
+/// levels one small root table is worth more.
+fn concatenates(params: &TableParams) -> bool {
+    let levels = levels(params);
+    let fits = root_bits(params, levels) <= MAX_CONCATENATED_LOG2;
+    let forbidden = params.granule == PageSize::SIZE_16K && levels == 3 && params.output_bits <= 40;
+    fits && (levels == 4 || forbidden)
+}
+
+/// Input bits that index the root of a tree of that many levels.
+fn root_bits(params: &TableParams, levels: u8) -> u8 {
     let log2 = params.granule.log2();
-    1 << (params.input_bits - log2 - (log2 - 3) * (levels - 1))
+    params.input_bits - log2 - (log2 - 3) * (levels - 1)
 }
 
 fn geometry(params: &TableParams, levels: u8) -> Result<Geometry, TableError> {
-    // 4 KiB tables have blocks at levels 1 and 2, the larger granules at level 2 only (up to 48 output bits).
-    let first_leaf_level = if params.granule == PageSize::SIZE_4K { 1 } else { 2 };
-    Geometry::new(params.granule, levels, first_leaf_level, 3, root_entries(params, levels))
+    let sizes = leaf_sizes(params.granule).intersection(params.leaf_sizes);
+    Geometry::new(params.granule, levels, params.input_bits, sizes)
         .ok_or(TableError::InputBits { bits: params.input_bits })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn params(granule: PageSize, input_bits: u8) -> TableParams {
-        TableParams { granule, input_bits, output_bits: 48, coherent: true }
-    }
-
-    /// Start level and number of root entries, worked out by hand from DDI 0487 D8.2.
-    #[test]
-    fn start_levels_and_roots() {
-        let (k4, k16, k64) = (PageSize::SIZE_4K, PageSize::SIZE_16K, PageSize::SIZE_64K);
-        // (granule, input bits, stage 1 level, entries, stage 2 level, entries)
-        let cases = [
-            (k4, 32, 1, 4, 1, 4),
-            (k4, 36, 1, 64, 1, 64),
-            (k4, 39, 1, 512, 1, 512),
-            (k4, 40, 0, 2, 1, 1024),
-            (k4, 42, 0, 8, 1, 4096),
-            (k4, 43, 0, 16, 1, 8192),
-            (k4, 44, 0, 32, 0, 32),
-            (k4, 48, 0, 512, 0, 512),
-            (k16, 32, 2, 128, 2, 128),
-            (k16, 36, 2, 2048, 2, 2048),
-            (k16, 37, 1, 2, 1, 2),
-            (k16, 47, 1, 2048, 1, 2048),
-            (k16, 48, 0, 2, 1, 4096),
-            (k64, 32, 2, 8, 2, 8),
-            (k64, 42, 2, 8192, 2, 8192),
-            (k64, 43, 1, 2, 1, 2),
-            (k64, 48, 1, 64, 1, 64),
-        ];
-        for (granule, bits, level1, entries1, level2, entries2) in cases {
-            let one = ArmLpaeStage1::geometry(&params(granule, bits)).expect("supported");
-            let two = ArmLpaeStage2::geometry(&params(granule, bits)).expect("supported");
-            assert_eq!(
-                (one.start_level(), one.root_entries()),
-                (level1, entries1),
-                "{granule} {bits}"
-            );
-            assert_eq!(
-                (two.start_level(), two.root_entries()),
-                (level2, entries2),
-                "{granule} {bits}"
-            );
-        }
-    }
-
-    #[test]
-    fn leaf_sizes_of_each_granule() {
-        let sizes = |granule, bits| {
-            let geometry = ArmLpaeStage1::geometry(&params(granule, bits)).expect("supported");
-            geometry.leaf_sizes().bitmap()
-        };
-        for bits in 32..=48 {
-            assert_eq!(sizes(PageSize::SIZE_4K, bits), 0x4020_1000, "4K/2M/1G");
-            assert_eq!(sizes(PageSize::SIZE_16K, bits), 0x0200_4000, "16K/32M");
-            assert_eq!(sizes(PageSize::SIZE_64K, bits), 0x2001_0000, "64K/512M");
-        }
-    }
-
-    #[test]
-    fn what_the_format_has_not_is_refused() {
-        let good = params(PageSize::SIZE_4K, 48);
-        let refused = |params| ArmLpaeStage2::geometry(&params).expect_err("must be refused");
-        let granule = PageSize::SIZE_2M;
-        assert_eq!(refused(TableParams { granule, ..good }), TableError::Granule { granule });
-        for bits in [0, 31, 49, 52, 64, 255] {
-            let params = TableParams { input_bits: bits, ..good };
-            assert_eq!(refused(params), TableError::InputBits { bits });
-        }
-        for bits in [0, 31, 33, 47, 52, 255] {
-            let params = TableParams { input_bits: 32, output_bits: bits, ..good };
-            assert_eq!(refused(params), TableError::OutputBits { bits });
-        }
-        let params = TableParams { input_bits: 41, output_bits: 40, ..good };
-        assert_eq!(refused(params), TableError::InputAboveOutput { input: 41, output: 40 });
-        assert!(ArmLpaeStage1::geometry(&params).is_ok(), "stage 1 has no such rule");
-    }
+/// Pages and blocks (D8.3: 4 KiB tables have blocks at levels 1 and 2, the larger granules at level 2 only, up to 48 output bits), and the groups of
+/// them that the contiguous hint makes.
+fn leaf_sizes(granule: PageSize) -> PageSizes {
+    let highest_block = if granule == PageSize::SIZE_4K { 2 } else { 1 };
+    let sizes = (0..=highest_block).fold(0, |sizes, number| {
+        let shift = u32::from(granule.log2()) + u32::from(number) * u32::from(granule.log2() - 3);
+        let run = run_log2(granule, Level { number, shift });
+        sizes | 1 << shift | 1 << (shift + run)
+    });
+    PageSizes::from_bitmap(sizes)
 }
+
+#[cfg(test)]
+#[path = "arm_lpae_tests.rs"]
+mod tests;

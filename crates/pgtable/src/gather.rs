@@ -1,6 +1,6 @@
 //! What an unmap still owes.
 
-use portcullis_addr::{Iova, PageSize, PhysAddr};
+use portcullis_addr::{Iova, PageSize};
 
 /// One contiguous range of leaves of one size whose translations hardware may still hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,37 +9,36 @@ pub struct FlushRange {
     pub start: Iova,
     /// Last address, inclusive.
     pub last: Iova,
-    /// The size of the leaves that were removed: the stride of the invalidation.
+    /// What one entry covered that was removed: the stride of the invalidation. A leaf of several entries may be cached entry by entry.
     pub leaf: PageSize,
     /// Whether a table page was removed too, so that walk caches must be told (Arm: no `LEAF` hint).
     pub tables_freed: bool,
 }
 
-/// The invalidations that unmaps still owe, and the table pages that go back to their owner when that debt is paid. Until then no frame that was
-/// unmapped may be reused.
+/// The invalidations that unmaps still owe. Until they are paid no frame that was unmapped may be reused.
 ///
-/// Table pages that an unmap took out of the tree travel inside the gather, because a walk cache may still lead hardware into them. They come
-/// out by one way only: [`confirm`](Self::confirm), called when hardware has confirmed the invalidation, makes the [`Flushed`] that
-/// [`PageTable::retire`](crate::PageTable::retire) takes. A gather whose invalidation failed goes to
-/// [`PageTable::quarantine`](crate::PageTable::quarantine); one that is dropped with pages inside leaks them, which is safe.
+/// Table pages that [`reclaim`](crate::PageTable::reclaim) took out of the tree belong to the debt, because a walk cache may still lead hardware into
+/// them. They come out by one way only: [`confirm`](Self::confirm), called when hardware has confirmed the invalidation, makes the [`Flushed`] that
+/// [`PageTable::retire`](crate::PageTable::retire) takes. Where that never happens, because the invalidation failed or the gather was dropped, the pages
+/// stay with their table until it is dropped itself, when no hardware walks it any more.
 #[must_use = "the unmapped range stays reachable for the device until the gather is flushed"]
 #[derive(Debug, Default)]
 #[doc(alias = "iommu_iotlb_gather")]
 pub struct IotlbGather {
     range: Option<FlushRange>,
     everything: bool,
-    pub(crate) tables: TableChain,
+    pub(crate) tables: TakenOut,
 }
 
 impl IotlbGather {
     /// Owes nothing yet.
     pub const fn new() -> Self {
-        Self { range: None, everything: false, tables: TableChain::EMPTY }
+        Self { range: None, everything: false, tables: TakenOut::NONE }
     }
 
     /// Whether nothing is owed.
     pub fn is_empty(&self) -> bool {
-        self.range.is_none() && !self.everything && self.tables.count == 0
+        self.range.is_none() && !self.everything && self.tables.is_empty()
     }
 
     /// Adds `[start, last]` of leaves of size `leaf`. A range that does not adjoin the one already gathered, or has another leaf size, widens the
@@ -75,9 +74,9 @@ impl IotlbGather {
         self.everything
     }
 
-    /// Table pages that wait inside for the invalidation.
+    /// Table pages that wait for the invalidation.
     pub fn tables(&self) -> usize {
-        self.tables.count
+        self.tables.count()
     }
 
     /// States that hardware has confirmed every invalidation that this gather owes, and leaves it empty. The table pages inside are free to go:
@@ -89,40 +88,45 @@ impl IotlbGather {
     }
 }
 
-/// Table pages that hardware can no longer reach, by [`IotlbGather::confirm`]. Dropping it leaks them.
-#[must_use = "table pages go back to their memory only through `PageTable::retire`"]
+/// Table pages that hardware can no longer reach, by [`IotlbGather::confirm`]. Dropping it keeps them with their table until that is dropped.
+#[must_use = "table pages can be freed only after `PageTable::retire`"]
 #[derive(Debug)]
-pub struct Flushed(pub(crate) TableChain);
+pub struct Flushed(pub(crate) TakenOut);
 
 impl Flushed {
-    /// How many table pages it holds.
+    /// How many table pages it stands for.
     pub fn tables(&self) -> usize {
-        self.0.count
+        self.0.count()
     }
 }
 
-/// Table pages of one table, linked through the first word of each page, so that an unmap needs no memory to remember them. The link has
-/// zeroes in its low bits, so that hardware that still walks into the page reads "not present" there.
+/// Table pages that were taken out of one table's tree, by their places in that table's list of such pages.
 ///
 /// # Invariants
 ///
-/// `count == 0` exactly if `head`, `tail` and `owner` are meaningless; each page is in one chain only.
+/// `places` is not empty only where `owner` is a table's number; a place is in one value only.
 #[derive(Debug, Default)]
-pub(crate) struct TableChain {
-    /// The root of the table that the pages belong to.
-    pub(crate) owner: PhysAddr,
-    pub(crate) head: PhysAddr,
-    pub(crate) tail: PhysAddr,
-    pub(crate) count: usize,
+pub(crate) struct TakenOut {
+    /// The number of the table.
+    pub(crate) owner: u64,
+    /// One bit a place.
+    pub(crate) places: u64,
 }
 
-impl TableChain {
-    pub(crate) const EMPTY: Self =
-        Self { owner: PhysAddr::new(0), head: PhysAddr::new(0), tail: PhysAddr::new(0), count: 0 };
+impl TakenOut {
+    const NONE: Self = Self { owner: 0, places: 0 };
 
-    /// Whether a page of the table with root `owner` may join.
-    pub(crate) fn accepts(&self, owner: PhysAddr) -> bool {
-        self.count == 0 || self.owner == owner
+    fn is_empty(&self) -> bool {
+        self.places == 0
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.places.count_ones() as usize
+    }
+
+    /// Whether pages of the table with number `owner` may join.
+    pub(crate) fn accepts(&self, owner: u64) -> bool {
+        self.is_empty() || self.owner == owner
     }
 }
 

@@ -1,14 +1,14 @@
 //! What a driver asks for when it makes a table.
 
 use core::fmt;
-use portcullis_addr::PageSize;
+use portcullis_addr::{PageSize, PageSizes};
 use portcullis_platform::AllocError;
 
 /// The table that a driver wants, from what its hardware can walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "io_pgtable_cfg")]
 pub struct TableParams {
-    /// The smallest page and the size of a table: 4, 16 or 64 KiB for Arm.
+    /// The smallest page: 4, 16 or 64 KiB for Arm, 4 KiB elsewhere.
     pub granule: PageSize,
     /// Width of input addresses in bits (Arm: 32..=48).
     #[doc(alias = "ias")]
@@ -16,6 +16,9 @@ pub struct TableParams {
     /// Width of output addresses in bits (Arm: 32, 36, 40, 42, 44 or 48).
     #[doc(alias = "oas")]
     pub output_bits: u8,
+    /// The leaf sizes that may be used, the smallest page apart, which always is; sizes that the format lacks are ignored. Leaves of several entries count
+    /// too: without 64 KiB, for example, tables of 4 KiB pages carry no contiguous hint.
+    pub leaf_sizes: PageSizes,
     /// Whether hardware's walks snoop the CPU's caches. Where they do not, a table's pointer is published by whoever follows it first.
     pub coherent: bool,
 }

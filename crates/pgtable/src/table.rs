@@ -2,7 +2,7 @@
 
 use crate::{Flushed, IotlbGather};
 use core::fmt;
-use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_platform::AllocError;
 
 /// A table's format, as far as hardware must be told.
@@ -28,12 +28,34 @@ pub struct TableConfig {
     pub input_bits: u8,
     /// Width of output addresses in bits.
     pub output_bits: u8,
-    /// The level at which the walk starts (0..=3).
-    pub start_level: u8,
-    /// Where the root table is.
-    pub root: PhysAddr,
+    /// Where the root is and how deep the tree is, in the format's own terms.
+    pub root: TableRoot,
     /// Whether hardware's walks snoop the CPU's caches.
     pub coherent_walk: bool,
+}
+
+/// Where a walk begins, in the terms of the registers and configuration entries of each hardware family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TableRoot {
+    /// Arm: what TTB0, S2TTB or a TTBR holds.
+    Arm {
+        /// The root, aligned to its size.
+        address: PhysAddr,
+        /// The level at which the walk starts, in Arm's numbers: 0..=3, pages are at level 3.
+        start_level: u8,
+        /// Root tables side by side: 1 or, for stage 2, up to 16 (Arm DDI 0487, D8.2, "Concatenated translation tables").
+        tables: u8,
+    },
+}
+
+impl TableRoot {
+    /// Where the root table is.
+    pub fn address(self) -> PhysAddr {
+        match self {
+            Self::Arm { address, .. } => address,
+        }
+    }
 }
 
 /// Why nothing, or only a part, was mapped. Whatever was mapped by the failing call has been removed again.
@@ -157,9 +179,14 @@ impl fmt::Display for UnmapError {
 
 impl core::error::Error for UnmapError {}
 
-/// An I/O address space as a table in memory. All methods may be called from several threads at once on disjoint ranges.
+/// An I/O address space as a table in memory.
 ///
-/// What a call with a range that another thread is changing at the same time does is unspecified but memory safe.
+/// # What may run at the same time
+///
+/// All methods may be called from several threads at once. Calls on disjoint ranges do not disturb each other, also where the ranges share a table. What
+/// two calls do that change the same range at the same time is unspecified (each may succeed or fail, and what stays mapped is one of the things that they
+/// asked for; a table page may be lost to the tree and never freed), but no call ever touches memory that is not, or no longer, a table of this tree: table
+/// pages are freed only by the drop and by [`free_retired`](Self::free_retired).
 pub trait PageTable: Send + Sync + fmt::Debug {
     /// What hardware must know.
     fn config(&self) -> TableConfig;
@@ -170,15 +197,23 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// The input addresses it covers.
     fn input_range(&self) -> IovaRange;
 
-    /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. Needs no invalidation: nothing was there before, a
-    /// failing call has stored no leaf, and an empty table left over from earlier is filled, not replaced (see [`reclaim`](Self::reclaim)).
+    /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. No translation was there before, so only hardware that caches
+    /// "not present" must be told. Empty tables left over from earlier are filled, not replaced (see [`reclaim`](Self::reclaim)).
     ///
     /// # Errors
     ///
     /// [`MapError`]; the table is as before the call.
     fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<(), MapError>;
 
-    /// Removes the mappings of `[iova, iova + len)` and adds to `gather` what hardware may still hold. Never allocates.
+    /// Maps several physical ranges one behind the other from `iova` on, as [`map`](Self::map) does for one: all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; the table is as before the call. A list without segments is refused as a length of 0.
+    fn map_segments(&self, iova: Iova, segments: &[PhysRange], prot: Prot) -> Result<(), MapError>;
+
+    /// Removes the mappings of `[iova, iova + len)` and adds to `gather` what hardware may still hold. Never allocates, and leaves tables that it
+    /// empties in the tree: the next mapping there needs no memory, and hardware may keep its cached walks to them.
     ///
     /// # Errors
     ///
@@ -188,7 +223,8 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// Takes empty tables that lie wholly inside `[iova, iova + len)` out of the tree, so that a later [`map`](Self::map) can use larger leaves
     /// there. The caller owns the whole range: nobody maps or unmaps inside meanwhile. Returns how many tables now wait in `gather`, which
     /// must be flushed *before* the range is mapped again (Arm's break-before-make; a walk cache that still leads into the old table would
-    /// make the device fault). Never allocates.
+    /// make the device fault). Never allocates, and so takes at most 64 tables out until [`free_retired`](Self::free_retired) makes room: a large
+    /// range may need more than one call.
     ///
     /// # Errors
     ///
@@ -198,23 +234,36 @@ pub trait PageTable: Send + Sync + fmt::Debug {
         Ok(0)
     }
 
-    /// Gives the table pages of a gather back to their memory, now that its invalidation is confirmed. Pages of another table are leaked rather
-    /// than freed.
+    /// Notes that hardware can no longer reach the table pages of a gather: its invalidation is confirmed. Pages of another table are left alone.
+    /// Their memory is free once [`free_retired`](Self::free_retired) or the drop knows that no thread can reach them either.
     fn retire(&self, flushed: Flushed) {
         drop(flushed);
     }
 
-    /// Keeps the table pages of a gather whose invalidation was *not* confirmed until the table itself is dropped, and empties the gather.
-    /// The frames that the gather covered are the caller's to keep.
+    /// Empties a gather whose invalidation was *not* confirmed: its table pages are kept until the table itself is dropped. The frames that the gather
+    /// covered are the caller's to keep.
     fn quarantine(&self, gather: &mut IotlbGather) {
         drop(gather.confirm());
+    }
+
+    /// Gives the retired table pages back to their memory and returns how many these were.
+    ///
+    /// # Safety
+    ///
+    /// No other call on this table is under way on any thread: a call that began before a table page was taken out may still read and write it. Whoever
+    /// can stop and drain the callers knows that (a device's last handle is gone, for example); nobody else can, which is why this is `unsafe`.
+    #[expect(
+        unsafe_code,
+        reason = "the contract is about other threads, which no type here can see"
+    )]
+    unsafe fn free_retired(&self) -> usize {
+        0
     }
 
     /// Where `iova` leads now and what is allowed there.
     #[doc(alias = "iova_to_phys")]
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)>;
 
-    /// Table pages in use, the root included (once, whatever its size): those in the tree and those that wait for an invalidation. Back at its
-    /// first value when everything has been unmapped, reclaimed and retired.
+    /// Table pages in use, the root included (once, whatever its size): those in the tree and those that were taken out and not yet freed.
     fn table_pages(&self) -> usize;
 }

@@ -1,8 +1,10 @@
 //! An IOMMU that does nothing, or spins for as long as real set-up takes: what is left is the core's own cost.
 
 use portcullis::{Capabilities, Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
-use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, StreamId};
-use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot, StreamId};
+use portcullis_pgtable::{
+    IotlbGather, MapError, PageTable, TableConfig, TableFormat, TableRoot, UnmapError,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,8 +86,7 @@ impl PageTable for NullTable {
             granule: PageSize::SIZE_4K,
             input_bits: 48,
             output_bits: 48,
-            start_level: 0,
-            root: PhysAddr::new(0),
+            root: TableRoot::Arm { address: PhysAddr::new(0), start_level: 0, tables: 1 },
             coherent_walk: true,
         }
     }
@@ -96,6 +97,9 @@ impl PageTable for NullTable {
         IovaRange::new(Iova::new(0), 1 << 48).expect("48 bits fit")
     }
     fn map(&self, _: Iova, _: PhysAddr, _: u64, _: Prot) -> Result<(), MapError> {
+        Ok(())
+    }
+    fn map_segments(&self, _: Iova, _: &[PhysRange], _: Prot) -> Result<(), MapError> {
         Ok(())
     }
     fn unmap(&self, _: Iova, _: u64, _: &mut IotlbGather) -> Result<(), UnmapError> {

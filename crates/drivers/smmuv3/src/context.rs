@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis::{OpsError, SpaceTag};
 use portcullis_addr::PhysAddr;
-use portcullis_pgtable::{ArmLpaeStage1, PageTable, TableConfig, TableFormat};
+use portcullis_pgtable::{ArmLpaeStage1, PageTable, TableConfig, TableFormat, TableRoot};
 use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform};
 use portcullis_spec::smmuv3::{cacheability, cd, shareability, ste};
 
@@ -255,7 +255,7 @@ impl<P: Platform> Spaces<P> {
         cd::A.write(&mut entry, 1);
         cd::ASET.write(&mut entry, 1);
         cd::ASID.write(&mut entry, u64::from(name.id));
-        entry[cd::TTB0.word()] |= cd::TTB0.in_place(config.root.raw());
+        entry[cd::TTB0.word()] |= cd::TTB0.in_place(config.root.address().raw());
         cd::MAIR0.write(&mut entry, ArmLpaeStage1::MAIR & cd::MAIR0.max());
         cd::MAIR1.write(&mut entry, ArmLpaeStage1::MAIR >> 32);
         entry
@@ -292,7 +292,7 @@ impl<P: Platform> Spaces<P> {
         ste::S2PS.write(&mut entry, address_size_code(config.output_bits).unwrap_or(0));
         ste::S2AA64.write(&mut entry, 1);
         ste::S2R.write(&mut entry, 1);
-        entry[ste::S2TTB.word()] |= ste::S2TTB.in_place(config.root.raw());
+        entry[ste::S2TTB.word()] |= ste::S2TTB.in_place(config.root.address().raw());
         entry
     }
 }
@@ -322,9 +322,9 @@ pub(crate) fn walk_attributes(coherent: bool) -> (u64, u64) {
 
 /// `S2SL0` (§5.2): counts down from the level that the granule's encoding begins with.
 fn start_level_code(config: &TableConfig) -> Option<u64> {
+    let TableRoot::Arm { start_level, .. } = config.root else { return None };
     let first = if config.granule == portcullis_addr::PageSize::SIZE_4K { 2 } else { 3 };
-    let code = u64::from(config.start_level);
-    u64::checked_sub(first, code).filter(|code| *code <= 2)
+    u64::checked_sub(first, u64::from(start_level)).filter(|code| *code <= 2)
 }
 
 /// Writes a descriptor that no stream leads to yet: hardware cannot have fetched it (§3.21.3.1), so nothing has to be confirmed in between.

@@ -183,6 +183,7 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
             // The narrowest table of the format is 32 bits wide.
             input_bits: input_bits.max(32),
             output_bits,
+            leaf_sizes: request.page_sizes,
             coherent: request.coherent_walk && self.coherent,
         };
         let memory = self.unit.platform().memory();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Options;
 use crate::entry::tests::{Seen, Watch, meaning_of_ste};
-use portcullis_addr::{PageSize, PhysAddr};
+use portcullis_addr::{PageSize, PageSizes, PhysAddr};
 use portcullis_machine::{
     Machine, MachineClock, PhysicalMemory, Policy, Profile, SmmuRegisters, TimeSource,
 };
@@ -126,7 +126,13 @@ impl Stand {
 fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<dyn PageTable> {
     let memory = driver.unit.platform().memory();
     let granule = PageSize::SIZE_4K;
-    let params = TableParams { granule, input_bits: 40, output_bits: 44, coherent: true };
+    let params = TableParams {
+        granule,
+        input_bits: 40,
+        output_bits: 44,
+        leaf_sizes: PageSizes::ALL,
+        coherent: true,
+    };
     if stage2 {
         Arc::new(IoPageTable::<ArmLpaeStage2, _>::new(memory, params).expect("a table"))
     } else {

@@ -1,9 +1,11 @@
 //! Mapping: look at the whole range, take the memory, then store.
 
-use super::{IoPageTable, Slot, chain::FreeChain, entry_at};
-use crate::{Format, MapError};
+use super::IoPageTable;
+use super::pages::FreeChain;
+use super::walk::{Slot, entry_at};
+use crate::{Format, Level, MapError};
 use core::sync::atomic::Ordering;
-use portcullis_addr::{Iova, PhysAddr, Prot};
+use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
 use portcullis_platform::DmaMemory;
 
 /// What is still to be mapped.
@@ -16,9 +18,34 @@ struct Span {
 
 impl Span {
     fn skip(&mut self, bytes: u64) {
-        self.iova += bytes;
-        self.phys += bytes;
+        // Wraps at the end of a span that ends with the last address; nothing is left to map then.
+        self.iova = self.iova.wrapping_add(bytes);
+        self.phys = self.phys.wrapping_add(bytes);
         self.len -= bytes;
+    }
+}
+
+/// Segments one behind the other, neighbours in physical memory taken together, so that they get larger leaves.
+#[derive(Clone)]
+struct Spans<'a> {
+    iova: u64,
+    segments: core::iter::Peekable<core::slice::Iter<'a, PhysRange>>,
+}
+
+impl Iterator for Spans<'_> {
+    type Item = Span;
+
+    fn next(&mut self) -> Option<Span> {
+        let first = self.segments.next()?;
+        let mut span = Span { iova: self.iova, phys: first.start().raw(), len: first.len() };
+        let adjoins = |span: &Span, next: &PhysRange| {
+            span.phys.checked_add(span.len) == Some(next.start().raw())
+        };
+        while let Some(next) = self.segments.next_if(|next| adjoins(&span, next)) {
+            span.len += next.len();
+        }
+        self.iova = self.iova.wrapping_add(span.len);
+        Some(span)
     }
 }
 
@@ -26,14 +53,16 @@ impl Span {
 struct Run {
     /// The first leaf's entry, or the empty entry above it where tables are missing.
     slot: Slot,
-    /// The leaves' shift.
-    shift: u32,
-    count: usize,
+    /// Where the leaves stand.
+    level: Level,
+    /// log2 of a leaf's bytes.
+    size: u32,
+    entries: usize,
 }
 
 impl Run {
     fn bytes(&self) -> u64 {
-        (self.count as u64) << self.shift
+        (self.entries as u64) << self.level.shift
     }
 }
 
@@ -46,85 +75,106 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         prot: Prot,
     ) -> Result<(), MapError> {
         self.check_map(iova, phys, len)?;
-        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
-        if bits == 0 {
-            return Err(MapError::BadProt { prot });
-        }
+        let bits = self.bits_of(prot)?;
         let span = Span { iova: iova.raw(), phys: phys.raw(), len };
         // Most calls are for leaves of one size in one table that exists: one walk, no survey.
-        let shift = self.geometry.best_shift(span.iova | span.phys, len);
-        let slot = self.descend::<true>(span.iova, shift);
-        if slot.entry != 0 || slot.shift != shift {
-            return self.map_many(span, bits);
-        }
-        let count = len >> shift;
-        if len == 1 << shift {
-            self.store_run(slot.address, shift, 1, bits, span.phys);
+        let run = self.next_run::<true>(span, 64)?;
+        if run.slot.level == run.level && run.bytes() == len {
+            self.store_run(run.slot.address, &run, bits, span.phys);
             return Ok(());
         }
-        let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
-        let whole = count << shift == len && count <= room as u64;
-        if whole && self.free_entries(slot, count as usize, span)? == count as usize {
-            self.store_run(slot.address, shift, count as usize, bits, span.phys);
-            return Ok(());
+        self.map_many(core::iter::once(span), bits)
+    }
+
+    pub(super) fn map_list(
+        &self,
+        iova: Iova,
+        segments: &[PhysRange],
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        let bits = self.bits_of(prot)?;
+        let mut at = Some(iova);
+        for segment in segments {
+            let (phys, len) = (segment.start(), segment.len());
+            // The address behind the last segment may be 2^64, but no segment begins there.
+            let here = at.ok_or(MapError::OutOfRange { iova, len })?;
+            self.check_map(here, phys, len)?;
+            at = here.checked_add(len);
         }
-        self.map_many(span, bits)
+        if segments.is_empty() {
+            return Err(MapError::Unaligned { iova, phys: PhysAddr::new(0), len: 0 });
+        }
+        let segments = segments.iter().peekable();
+        self.map_many(Spans { iova: iova.raw(), segments }, bits)
+    }
+
+    fn bits_of(&self, prot: Prot) -> Result<u64, MapError> {
+        match self.leaf_bits[usize::from(prot.bits() & 63)] {
+            0 => Err(MapError::BadProt { prot }),
+            bits => Ok(bits),
+        }
     }
 
     #[inline(always)]
     fn check_map(&self, iova: Iova, phys: PhysAddr, len: u64) -> Result<(), MapError> {
-        let unit = self.config.granule.bytes() - 1;
+        let unit = self.params.granule.bytes() - 1;
         if (iova.raw() | phys.raw() | len) & unit != 0 || len == 0 {
             return Err(MapError::Unaligned { iova, phys, len });
         }
         if !self.check_input(iova, len) {
             return Err(MapError::OutOfRange { iova, len });
         }
-        let phys_end = phys.raw().checked_add(len);
-        if phys_end.is_none_or(|end| end > self.output_end) {
+        let last = phys.raw().checked_add(len - 1);
+        if last.is_none_or(|last| last > self.last_output) {
             return Err(MapError::PhysOutOfRange { phys, len });
         }
         Ok(())
     }
 
     /// Several tables, tables that are missing, or leftover ones. Nothing is stored where hardware could see it before all of the range is known to be free and
-    /// all memory is there.
+    /// all memory is there. The spans lie one behind the other.
     #[inline(never)]
-    fn map_many(&self, span: Span, bits: u64) -> Result<(), MapError> {
-        let missing = self.survey(span)?;
-        let mut pages = self.chain();
+    fn map_many(
+        &self,
+        spans: impl Iterator<Item = Span> + Clone,
+        bits: u64,
+    ) -> Result<(), MapError> {
+        let missing = self.survey(spans.clone())?;
+        let mut pages = FreeChain::new(self);
         pages.reserve(missing)?;
-        let mut rest = span;
-        while rest.len > 0 {
-            match self.map_run(rest, bits, &mut pages) {
-                Ok(bytes) => rest.skip(bytes),
-                Err(error) => {
-                    // Only for a caller that broke the rule of disjoint ranges: somebody stored into ours after the survey.
-                    self.forget(span.iova, rest.iova - span.iova);
-                    return Err(error);
+        let mut first = None;
+        for mut span in spans {
+            let first = *first.get_or_insert(span.iova);
+            while span.len > 0 {
+                match self.map_run(span, bits, &mut pages) {
+                    Ok(bytes) => span.skip(bytes),
+                    Err(error) => {
+                        // Only for a caller that broke the rule of disjoint ranges: somebody stored into ours after the survey.
+                        self.forget(first, span.iova - first);
+                        return Err(error);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// How many tables the range lacks.
-    fn survey(&self, mut span: Span) -> Result<usize, MapError> {
+    /// How many tables the spans lack.
+    fn survey(&self, spans: impl Iterator<Item = Span>) -> Result<usize, MapError> {
         // Per level the start of the last missing table that was counted: runs come in ascending order, so a table is met again only while it is last.
         let mut counted = [u64::MAX; 8];
         let mut missing = 0;
-        while span.len > 0 {
-            let run = self.next_run::<true>(span)?;
-            let depth = (run.slot.shift - run.shift) / self.geometry.index_bits();
-            for above in 1..=depth {
-                let shift = run.shift + above * self.geometry.index_bits();
-                let start = span.iova >> shift;
-                let level = (shift - self.geometry.leaf_shift()) / self.geometry.index_bits();
-                if core::mem::replace(&mut counted[level as usize], start) != start {
-                    missing += 1;
+        for mut span in spans {
+            while span.len > 0 {
+                let run = self.next_run::<true>(span, 64)?;
+                for above in run.level.number + 1..=run.slot.level.number {
+                    let start = span.iova >> self.geometry.level(above).shift;
+                    if core::mem::replace(&mut counted[usize::from(above)], start) != start {
+                        missing += 1;
+                    }
                 }
+                span.skip(run.bytes());
             }
-            span.skip(run.bytes());
         }
         Ok(missing)
     }
@@ -137,37 +187,49 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         pages: &mut FreeChain<'_, F, M>,
     ) -> Result<u64, MapError> {
         loop {
-            let run = self.next_run::<false>(span)?;
-            if run.slot.shift == run.shift {
-                self.store_run(run.slot.address, run.shift, run.count, bits, span.phys);
+            let run = self.next_run::<false>(span, 64)?;
+            if run.slot.level == run.level {
+                self.store_run(run.slot.address, &run, bits, span.phys);
                 return Ok(run.bytes());
             }
-            self.install(run.slot.address, pages)?;
+            self.install(run.slot, pages)?;
         }
     }
 
-    /// The longest run of free entries of one table from the start of `span`, for the largest leaves that fit.
+    /// The longest run of free entries of one table from the start of `span`, for the largest leaves that fit and are below 2^`below` bytes.
     ///
     /// A leftover table where a block would fit is used, with smaller leaves: replacing it would need an invalidation first.
     /// `LOOK`: whether the pages of the run may be in use; after the survey they are known to be free.
-    fn next_run<const LOOK: bool>(&self, span: Span) -> Result<Run, MapError> {
-        let mut shift = self.geometry.best_shift(span.iova | span.phys, span.len);
-        let mut len = span.len;
-        loop {
-            let slot = self.descend::<true>(span.iova, shift);
-            let room = self.geometry.entries(shift) - self.geometry.index(span.iova, shift);
-            let wanted = usize::try_from(len >> shift).map_or(room, |count| count.min(room));
-            if slot.entry == 0 {
-                let look = slot.shift == shift && (LOOK || !self.is_last(shift));
-                let count = if look { self.free_entries(slot, wanted, span)? } else { wanted };
-                return Ok(Run { slot, shift, count });
-            }
-            if slot.shift > shift || self.is_last(shift) || !F::is_table(slot.entry) {
+    fn next_run<const LOOK: bool>(&self, span: Span, below: u32) -> Result<Run, MapError> {
+        let size = self.geometry.best_size(span.iova | span.phys, span.len, below);
+        let level = self.geometry.level_of(size);
+        let slot = self.descend::<true>(span.iova, level.number);
+        if slot.entry != 0 {
+            if slot.level != level || !self.is_table(slot) {
                 return Err(MapError::Occupied { iova: Iova::new(span.iova) });
             }
-            len = len.min(1 << shift);
-            shift -= self.geometry.index_bits();
+            let len = span.len.min(1 << level.shift);
+            return self.smaller_run::<LOOK>(Span { len, ..span }, level.shift);
         }
+        let len = self.geometry.run_len(span.iova, span.phys, span.len, size);
+        let room = self.geometry.entries(level) - self.geometry.index(span.iova, level);
+        let wanted = usize::try_from(len >> size << (size - level.shift));
+        let wanted = wanted.map_or(room, |entries| entries.min(room));
+        let look = slot.level == level && (LOOK || !level.is_last());
+        let free = if look { self.free_entries(slot, wanted, span)? } else { wanted };
+        let entries = free >> (size - level.shift) << (size - level.shift);
+        if entries == 0 {
+            // A table stands where part of the leaf would be.
+            let len = (free as u64) << level.shift;
+            return self.smaller_run::<LOOK>(Span { len, ..span }, size);
+        }
+        Ok(Run { slot, level, size, entries })
+    }
+
+    /// [`next_run`](Self::next_run) where a table is in the way of larger leaves.
+    #[cold]
+    fn smaller_run<const LOOK: bool>(&self, span: Span, below: u32) -> Result<Run, MapError> {
+        self.next_run::<LOOK>(span, below)
     }
 
     /// How many entries from the empty `slot` on are empty too, at most `wanted`. A table ends the run; a leaf is an error.
@@ -178,42 +240,68 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             if entry == 0 {
                 continue;
             }
-            if !self.is_last(slot.shift) && F::is_table(entry) {
+            if self.is_table(Slot { entry, ..slot }) {
                 return Ok(offset);
             }
-            let iova = Iova::new(span.iova + ((offset as u64) << slot.shift));
+            let iova = Iova::new(span.iova + ((offset as u64) << slot.level.shift));
             return Err(MapError::Occupied { iova });
         }
         Ok(wanted)
     }
 
-    #[inline(always)]
-    fn store_run(&self, first: PhysAddr, shift: u32, count: usize, bits: u64, phys: u64) {
-        // Leaves of one run differ in their address field only, and the addresses are multiples of the leaf size.
-        let mut entry = F::leaf(bits, phys, self.is_last(shift));
-        for offset in 0..count {
-            self.memory.store64(entry_at(first, offset), entry);
-            entry += 1 << shift;
-        }
-        self.publish(first, count * 8);
+    fn is_table(&self, slot: Slot) -> bool {
+        !slot.level.is_last() && self.format.is_table(slot.entry, slot.level)
     }
 
-    /// Puts a table into the entry at `address`, unless another thread has just done so.
-    fn install(&self, address: PhysAddr, pages: &mut FreeChain<'_, F, M>) -> Result<(), MapError> {
+    /// Stores the leaves of `run` from the entry at `first` on.
+    #[inline(always)]
+    fn store_run(&self, first: PhysAddr, run: &Run, bits: u64, phys: u64) {
+        let per_leaf = 1 << (run.size - run.level.shift);
+        if per_leaf == 1 {
+            self.fill(first, run, run.entries, bits, phys);
+        } else {
+            for offset in (0..run.entries).step_by(per_leaf) {
+                let phys = phys + ((offset as u64) << run.level.shift);
+                self.fill(entry_at(first, offset), run, per_leaf, bits, phys);
+            }
+        }
+        self.publish(first, run.entries * 8);
+    }
+
+    /// Stores `count` entries of leaves of `run`'s size.
+    #[inline(always)]
+    fn fill(&self, first: PhysAddr, run: &Run, count: usize, bits: u64, phys: u64) {
+        let entry = |offset: u64| {
+            self.format.leaf(bits, phys + (offset << run.level.shift), run.level, run.size)
+        };
+        let mut value = entry(0);
+        let last = count as u64 - 1;
+        let step = if last == 0 { 0 } else { entry(1).wrapping_sub(value) };
+        // Entries differ by the same step nearly always; not where a format keeps the upper address bits apart and the run crosses them.
+        let even = value.wrapping_add(step.wrapping_mul(last)) == entry(last);
+        for offset in 0..count {
+            self.memory
+                .store64(entry_at(first, offset), if even { value } else { entry(offset as u64) });
+            value = value.wrapping_add(step);
+        }
+    }
+
+    /// Puts a table into the empty entry of `slot`, unless another thread has just done so.
+    fn install(&self, slot: Slot, pages: &mut FreeChain<'_, F, M>) -> Result<(), MapError> {
         let page = pages.take()?;
         self.publish(page, self.geometry.table_bytes());
         // Hardware that snoops sees the pointer as soon as any CPU does; otherwise it is settled below, or by whoever follows it before that.
-        let settled = if self.config.coherent_walk { F::SOFTWARE_BIT } else { 0 };
-        let entry = F::table(page) | settled;
-        if self.memory.compare_exchange64(address, 0, entry).is_err() {
+        let settled = if self.params.coherent { F::SOFTWARE_BIT } else { 0 };
+        let entry = self.format.table(page, slot.level) | settled;
+        if self.memory.compare_exchange64(slot.address, 0, entry).is_err() {
             pages.push(page);
             return Ok(());
         }
         self.pages.fetch_add(1, Ordering::Relaxed);
         if settled == 0 {
-            self.settle(address, entry);
+            self.settle(slot.address, entry);
         } else {
-            self.publish(address, 8);
+            self.publish(slot.address, 8);
         }
         Ok(())
     }

@@ -1,50 +1,42 @@
 //! The engine: walks, maps and unmaps the tree of any [`Format`].
 
-mod chain;
 mod map;
+mod pages;
+mod reclaim;
 mod unmap;
+mod walk;
 
 use crate::{
     Flushed, Format, Geometry, IotlbGather, MapError, PageTable, TableConfig, TableError,
     TableParams, UnmapError,
 };
 use alloc::sync::Arc;
-use chain::{END, FreeChain};
 use core::fmt;
-use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, Prot};
-use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use pages::TakenOutPages;
+use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
+use portcullis_platform::{Coherency, DmaMemory, PageLayout};
 
-/// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, the quarantined ones too: no hardware may walk it any more.
+/// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, also those that still wait for an invalidation: no hardware may
+/// walk it any more.
 ///
 /// All methods of [`PageTable`] run without a lock; see there for what may run at the same time.
 pub struct IoPageTable<F: Format, M: DmaMemory> {
     memory: Arc<M>,
+    format: F,
     geometry: Geometry,
-    config: TableConfig,
+    params: TableParams,
+    root: PhysAddr,
     root_layout: PageLayout,
     table_layout: PageLayout,
-    /// The first input address that is too wide, and the first output address.
-    input_end: u64,
-    output_end: u64,
+    /// The last input and the last output address.
+    last_input: u64,
+    last_output: u64,
     /// A leaf's bits for each protection; 0 where the format cannot express it.
     leaf_bits: [u64; 64],
-    /// Pages below the root, in the tree or waiting for an invalidation.
+    /// Pages below the root, in the tree or taken out of it.
     pages: AtomicUsize,
-    /// First page of the quarantine, a list through the first words. Pages are only added, until the drop.
-    quarantined: AtomicU64,
-    format: PhantomData<fn() -> F>,
-}
-
-/// One entry of the tree, as a walk found it.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// Where the entry stands.
-    address: PhysAddr,
-    entry: u64,
-    /// log2 of the bytes that it covers.
-    shift: u32,
+    taken_out: TakenOutPages,
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
@@ -54,35 +46,32 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     ///
     /// [`TableError`]: the format has no such table, or there is no memory for its root.
     pub fn new(memory: &Arc<M>, params: TableParams) -> Result<Self, TableError> {
-        let geometry = F::geometry(&params)?;
+        let (format, geometry) = F::new(&params)?;
         let root_bytes = (geometry.root_entries() * 8).max(4096);
         let root_layout = PageLayout::naturally_aligned(root_bytes)
             .expect("a root has at least one entry, so it is not empty");
         let table_layout = PageLayout::naturally_aligned(geometry.table_bytes())
             .expect("a table has at least one entry, so it is not empty");
-        let root = allocate(&**memory, root_layout, params.output_bits)?;
+        let (root_layout, table_layout) = (
+            root_layout.within_bits(params.output_bits),
+            table_layout.within_bits(params.output_bits),
+        );
+        let root = memory.allocate(root_layout)?;
         memory.publish(root, root_bytes, Coherency::of(params.coherent));
-        let config = TableConfig {
-            format: F::FORMAT,
-            granule: params.granule,
-            input_bits: params.input_bits,
-            output_bits: params.output_bits,
-            start_level: geometry.start_level(),
-            root,
-            coherent_walk: params.coherent,
-        };
+        let leaf_bits = core::array::from_fn(|raw| leaf_bits(&format, raw));
         Ok(Self {
             memory: Arc::clone(memory),
+            last_input: geometry.last_input(),
+            format,
             geometry,
-            config,
+            params,
+            root,
             root_layout,
             table_layout,
-            input_end: 1 << params.input_bits,
-            output_end: 1 << params.output_bits,
-            leaf_bits: core::array::from_fn(|raw| leaf_bits::<F>(raw)),
+            last_output: u64::MAX >> (64 - u32::from(params.output_bits)),
+            leaf_bits,
             pages: AtomicUsize::new(0),
-            quarantined: AtomicU64::new(END),
-            format: PhantomData,
+            taken_out: TakenOutPages::new(),
         })
     }
 
@@ -91,86 +80,14 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         &self.geometry
     }
 
-    /// The entry that decides about `iova`, but none below the level with shift `deepest`. `SETTLE`: publish table entries on the way whose
-    /// publication by another thread is not known to be complete, so that hardware that does not snoop follows the same way.
-    #[inline(always)]
-    fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
-        match self.geometry.leaf_shift() {
-            12 => self.walk::<12, SETTLE>(iova, deepest),
-            14 => self.walk::<14, SETTLE>(iova, deepest),
-            _ => self.walk::<16, SETTLE>(iova, deepest),
-        }
-    }
-
-    /// The walk for a granule of 2^`LEAF` bytes, one step a level written out, so that every shift is a constant.
-    #[inline(always)]
-    fn walk<const LEAF: u32, const SETTLE: bool>(&self, iova: u64, deepest: u32) -> Slot {
-        // Copies, because each acquire load would have the fields read again.
-        let (memory, root_shift) = (&*self.memory, self.geometry.root_shift());
-        let mut table = self.config.root.raw();
-        let mut mask = self.geometry.root_entries() as u64 - 1;
-        let below_root = (1u64 << (LEAF - 3)) - 1;
-        macro_rules! step {
-            ($above:literal) => {
-                let shift = LEAF + $above * (LEAF - 3);
-                if shift <= root_shift {
-                    let address = PhysAddr::new(table + ((iova >> shift) & mask) * 8);
-                    let entry = memory.load64(address);
-                    if shift == deepest || !F::is_table(entry) {
-                        return Slot { address, entry, shift };
-                    }
-                    if SETTLE && entry & F::SOFTWARE_BIT == 0 {
-                        self.settle(address, entry);
-                    }
-                    table = F::address(entry);
-                    mask = below_root;
-                }
-            };
-        }
-        step!(3);
-        step!(2);
-        step!(1);
-        let address = PhysAddr::new(table + ((iova >> LEAF) & mask) * 8);
-        Slot { address, entry: memory.load64(address), shift: LEAF }
-    }
-
-    /// Makes sure that a table entry has reached hardware, and remembers it in the entry.
-    #[cold]
-    fn settle(&self, address: PhysAddr, entry: u64) {
-        self.publish(address, 8);
-        // A loser finds that another thread has done the same: nothing is left to do.
-        let _ = self.memory.compare_exchange64(address, entry, entry | F::SOFTWARE_BIT);
-    }
-
-    /// Shows stores to whoever walks this table.
-    fn publish(&self, address: PhysAddr, len: usize) {
-        self.memory.publish(address, len, Coherency::of(self.config.coherent_walk));
-    }
-
-    fn is_last(&self, shift: u32) -> bool {
-        shift == self.geometry.leaf_shift()
-    }
-
-    /// The entry `offset` places behind `first` in the same table.
-    fn load_at(&self, first: PhysAddr, offset: usize) -> u64 {
-        self.memory.load64(entry_at(first, offset))
-    }
-
-    /// Clears `count` entries from `first` on, and publishes them as one run.
-    fn clear_run(&self, first: PhysAddr, count: usize) {
-        for offset in 0..count {
-            self.memory.store64(entry_at(first, offset), 0);
-        }
-        self.publish(first, count * 8);
-    }
-
     fn check_input(&self, iova: Iova, len: u64) -> bool {
-        iova.raw().checked_add(len).is_some_and(|end| end <= self.input_end)
+        let last = iova.raw().checked_add(len - 1);
+        last.is_some_and(|last| last <= self.last_input)
     }
 
     /// The part of an unmap's or a reclaim's arguments that can be wrong.
     fn check_range(&self, iova: Iova, len: u64) -> Result<(), UnmapError> {
-        if (iova.raw() | len) & (self.config.granule.bytes() - 1) != 0 || len == 0 {
+        if (iova.raw() | len) & (self.params.granule.bytes() - 1) != 0 || len == 0 {
             return Err(UnmapError::Unaligned { iova, len });
         }
         if !self.check_input(iova, len) {
@@ -178,35 +95,18 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         Ok(())
     }
-
-    /// A zeroed page for a table, which nobody can see yet.
-    fn allocate_table(&self) -> Result<PhysAddr, AllocError> {
-        allocate(&*self.memory, self.table_layout, self.config.output_bits)
-    }
-
-    /// Frees the tables below the table at `table`, whose entries have `shift`. Only for a tree that nobody walks any more.
-    fn free_below(&self, table: PhysAddr, shift: u32) {
-        if self.is_last(shift) {
-            return;
-        }
-        for index in 0..self.geometry.entries(shift) {
-            let entry = self.load_at(table, index);
-            if F::is_table(entry) {
-                let child = PhysAddr::new(F::address(entry));
-                self.free_below(child, shift - self.geometry.index_bits());
-                self.memory.free(child, self.table_layout);
-            }
-        }
-    }
-
-    fn chain(&self) -> FreeChain<'_, F, M> {
-        FreeChain::new(self)
-    }
 }
 
 impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     fn config(&self) -> TableConfig {
-        self.config
+        TableConfig {
+            format: F::FORMAT,
+            granule: self.params.granule,
+            input_bits: self.params.input_bits,
+            output_bits: self.params.output_bits,
+            root: self.format.root(&self.geometry, self.root, self.geometry.levels()),
+            coherent_walk: self.params.coherent,
+        }
     }
 
     fn page_sizes(&self) -> PageSizes {
@@ -214,12 +114,17 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn input_range(&self) -> IovaRange {
-        IovaRange::new(Iova::new(0), 1 << self.config.input_bits)
-            .expect("a table translates at least one address")
+        // One byte short where all 2^64 bytes are addresses: a length cannot say more.
+        let len = self.last_input.saturating_add(1);
+        IovaRange::new(Iova::new(0), len).expect("a table translates at least one address")
     }
 
     fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<(), MapError> {
         self.map_range(iova, phys, len, prot)
+    }
+
+    fn map_segments(&self, iova: Iova, segments: &[PhysRange], prot: Prot) -> Result<(), MapError> {
+        self.map_list(iova, segments, prot)
     }
 
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
@@ -232,21 +137,24 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn retire(&self, flushed: Flushed) {
-        self.free_chain(&flushed.0);
+        self.taken_out.retire(&flushed.0);
     }
 
-    fn quarantine(&self, gather: &mut IotlbGather) {
-        self.keep_chain(&gather.confirm().0);
+    #[expect(unsafe_code, reason = "the contract is the trait's; nothing in here is unsafe itself")]
+    unsafe fn free_retired(&self) -> usize {
+        self.free_taken_out(self.taken_out.retired())
     }
 
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
-        if !self.check_input(iova, 1) {
+        if iova.raw() > self.last_input {
             return None;
         }
-        let slot = self.descend::<false>(iova.raw(), self.geometry.leaf_shift());
-        F::is_leaf(slot.entry, self.is_last(slot.shift)).then(|| {
-            let offset = iova.raw() & ((1 << slot.shift) - 1);
-            (PhysAddr::new(F::address(slot.entry) | offset), F::prot(slot.entry))
+        let slot = self.descend::<false>(iova.raw(), 0);
+        self.format.is_leaf(slot.entry, slot.level).then(|| {
+            let size = self.format.leaf_size(slot.entry, slot.level);
+            let offset = iova.raw() & ((1 << size) - 1);
+            let leaf = self.format.leaf_address(slot.entry, slot.level);
+            (PhysAddr::new(leaf | offset), self.format.prot(slot.entry))
         })
     }
 
@@ -257,42 +165,23 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
 
 impl<F: Format, M: DmaMemory> Drop for IoPageTable<F, M> {
     fn drop(&mut self) {
-        self.free_quarantine();
-        self.free_below(self.config.root, self.geometry.root_shift());
-        self.memory.free(self.config.root, self.root_layout);
+        self.free_taken_out(u64::MAX);
+        self.free_below(self.root, self.top());
+        self.memory.free(self.root, self.root_layout);
     }
 }
 
 impl<F: Format, M: DmaMemory> fmt::Debug for IoPageTable<F, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IoPageTable")
-            .field("config", &self.config)
+            .field("config", &self.config())
             .field("table_pages", &self.table_pages())
             .finish_non_exhaustive()
     }
 }
 
-/// A leaf's bits for the protection with number `raw`; 0 where there is none. No leaf's bits are 0: every format marks at least one permission.
-fn leaf_bits<F: Format>(raw: usize) -> u64 {
+/// A leaf's bits for the protection with number `raw`; 0 where there is none.
+fn leaf_bits<F: Format>(format: &F, raw: usize) -> u64 {
     let prot = u8::try_from(raw).ok().and_then(Prot::from_bits);
-    prot.and_then(F::leaf_bits).unwrap_or(0)
-}
-
-fn entry_at(first: PhysAddr, offset: usize) -> PhysAddr {
-    PhysAddr::new(first.raw() + offset as u64 * 8)
-}
-
-/// Memory for a table that a walker with `output_bits` can reach.
-fn allocate<M: DmaMemory>(
-    memory: &M,
-    layout: PageLayout,
-    output_bits: u8,
-) -> Result<PhysAddr, AllocError> {
-    let page = memory.allocate(layout)?;
-    let end = page.raw().checked_add(layout.size() as u64);
-    if end.is_some_and(|end| end <= 1 << output_bits) {
-        return Ok(page);
-    }
-    memory.free(page, layout);
-    Err(AllocError { layout })
+    prot.and_then(|prot| format.leaf_bits(prot)).unwrap_or(0)
 }

@@ -3,7 +3,8 @@
 use super::{GRANULES, RW, Rng, Stage2, TestMemory, lookup, map, params, table, unmap, walker};
 use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
 use portcullis_pgtable::{
-    ArmLpaeStage1, ArmLpaeStage2, Format, IotlbGather, MapError, PageTable, TableError, UnmapError,
+    ArmLpaeStage1, ArmLpaeStage2, Format, IotlbGather, Level, MapError, PageTable, TableError,
+    UnmapError,
 };
 
 const MIB: u64 = 1 << 20;
@@ -60,12 +61,15 @@ fn leaves_carry_the_whole_output_address() {
 #[test]
 fn protections_survive_the_entry() {
     fn check<F: Format>(prot: Prot) -> bool {
-        let Some(bits) = F::leaf_bits(prot) else { return false };
-        for last_level in [false, true] {
-            let entry = F::leaf(bits, 0x1_4000_0000, last_level);
-            assert!(F::is_leaf(entry, last_level) && F::address(entry) == 0x1_4000_0000);
-            let read_back = F::prot(entry);
-            assert_eq!(F::leaf_bits(read_back), Some(bits), "{prot:?} became {read_back:?}");
+        let (format, _) = F::new(&params(PageSize::SIZE_4K, 48, 48)).expect("supported");
+        let Some(bits) = format.leaf_bits(prot) else { return false };
+        for (number, shift) in [(0, 12), (1, 21)] {
+            let level = Level { number, shift };
+            let entry = format.leaf(bits, 0x1_4000_0000, level, shift);
+            assert!(format.is_leaf(entry, level));
+            assert_eq!(format.leaf_address(entry, level), 0x1_4000_0000);
+            let read_back = format.prot(entry);
+            assert_eq!(format.leaf_bits(read_back), Some(bits), "{prot:?} became {read_back:?}");
         }
         true
     }

@@ -105,6 +105,7 @@ impl<F: Format> Bench<'_, F> {
         let everything = 1u64 << input_bits;
         self.table.reclaim(Iova::new(0), everything, &mut gather).expect("in range");
         self.table.retire(gather.confirm());
+        super::free_retired(&self.table);
         let left = self.table.table_pages();
         self.checks.that(left == pages, || format!("{left} table pages, {pages} at first"));
         let beyond = self.table.map(

@@ -1,17 +1,19 @@
 //! The tests of the table engine against a memory that punishes, a walker written on its own from Arm DDI 0487, and a flat model.
 
 mod cases;
+mod contiguous;
 mod debts;
 mod failure;
 mod grid;
 mod memory;
 mod order;
 mod random;
+mod segments;
 mod threads;
 mod walker;
 
 use memory::TestMemory;
-use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
+use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
 use portcullis_pgtable::{
     ArmLpaeStage1, ArmLpaeStage2, Format, IoPageTable, IotlbGather, PageTable, TableParams,
 };
@@ -24,8 +26,12 @@ const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 const GRANULES: [PageSize; 3] = [PageSize::SIZE_4K, PageSize::SIZE_16K, PageSize::SIZE_64K];
 
+/// Pages and blocks, no contiguous hint.
 fn params(granule: PageSize, input_bits: u8, output_bits: u8) -> TableParams {
-    TableParams { granule, input_bits, output_bits, coherent: false }
+    let (page, block) = (granule.bytes(), granule.bytes() * granule.bytes() / 8);
+    let large = if granule == PageSize::SIZE_4K { 1 << 30 } else { 0 };
+    let leaf_sizes = PageSizes::from_bitmap(page | block | large);
+    TableParams { granule, input_bits, output_bits, leaf_sizes, coherent: false }
 }
 
 /// A fresh table of `F` with 48 bits on both sides, in a memory of its own.
@@ -48,6 +54,16 @@ fn unmap(table: &dyn PageTable, iova: u64, len: u64) {
         .unmap(Iova::new(iova), len, &mut gather)
         .unwrap_or_else(|error| panic!("unmap {iova:#x}+{len:#x}: {error}"));
     table.retire(gather.confirm());
+}
+
+/// Frees the retired pages of a table that nobody else is using, and counts them.
+#[expect(
+    unsafe_code,
+    reason = "the contract is about other threads, which the callers do not have"
+)]
+fn free_retired(table: &dyn PageTable) -> usize {
+    // SAFETY: the tests that call this do so while no other thread uses the table.
+    unsafe { table.free_retired() }
 }
 
 fn lookup(table: &dyn PageTable, iova: u64) -> Option<u64> {

@@ -3,8 +3,8 @@
 use super::{RW, Stage1, TestMemory, params, walker};
 use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
 use portcullis_pgtable::{
-    ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, PageTable, TableError, TableFormat,
-    TableParams,
+    ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, Level, PageTable, TableError,
+    TableFormat, TableParams, TableRoot,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -82,35 +82,41 @@ fn the_window_is_found_when_nobody_settles() {
 }
 
 #[derive(Debug)]
-enum Forgetful {}
+struct Forgetful(ArmLpaeStage1);
 
 impl Format for Forgetful {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = 1;
 
-    fn geometry(params: &TableParams) -> Result<Geometry, TableError> {
-        ArmLpaeStage1::geometry(params)
+    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
+        ArmLpaeStage1::new(params).map(|(format, geometry)| (Self(format), geometry))
     }
-    fn leaf_bits(prot: Prot) -> Option<u64> {
-        ArmLpaeStage1::leaf_bits(prot)
+    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
+        self.0.root(geometry, root, levels)
     }
-    fn leaf(bits: u64, phys: u64, last_level: bool) -> u64 {
-        ArmLpaeStage1::leaf(bits, phys, last_level)
+    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
+        self.0.leaf_bits(prot)
     }
-    fn table(table: PhysAddr) -> u64 {
-        ArmLpaeStage1::table(table)
+    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+        self.0.leaf(bits, phys, level, size_log2)
     }
-    fn is_table(entry: u64) -> bool {
-        ArmLpaeStage1::is_table(entry)
+    fn table(&self, table: PhysAddr, level: Level) -> u64 {
+        self.0.table(table, level)
     }
-    fn is_leaf(entry: u64, last_level: bool) -> bool {
-        ArmLpaeStage1::is_leaf(entry, last_level)
+    fn is_table(&self, entry: u64, level: Level) -> bool {
+        self.0.is_table(entry, level)
     }
-    fn address(entry: u64) -> u64 {
-        ArmLpaeStage1::address(entry)
+    fn is_leaf(&self, entry: u64, level: Level) -> bool {
+        self.0.is_leaf(entry, level)
     }
-    fn prot(leaf: u64) -> Prot {
-        ArmLpaeStage1::prot(leaf)
+    fn table_address(&self, entry: u64) -> u64 {
+        self.0.table_address(entry)
+    }
+    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
+        self.0.leaf_address(leaf, level)
+    }
+    fn prot(&self, leaf: u64) -> Prot {
+        self.0.prot(leaf)
     }
 }
 
@@ -137,6 +143,6 @@ fn a_valid_entry_cannot_become_another() {
     let memory = TestMemory::new();
     let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
     table.map(Iova::new(0), PhysAddr::new(0x4000_0000), 1 << 30, RW).expect("free");
-    let root = table.config().root;
-    memory.store64(root, ArmLpaeStage1::leaf(0, 0x8000_0000, false));
+    let root = table.config().root.address();
+    memory.store64(root, 0x8000_0000 | 1);
 }

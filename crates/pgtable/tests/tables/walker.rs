@@ -3,7 +3,7 @@
 
 use super::memory::TestMemory;
 use portcullis_addr::Prot;
-use portcullis_pgtable::{TableConfig, TableFormat};
+use portcullis_pgtable::{TableConfig, TableFormat, TableRoot};
 
 /// Where a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +27,28 @@ pub(crate) enum Fault {
     Translation(u8),
 }
 
+/// Bit 52 of a block or page descriptor (D8.3).
+const CONTIGUOUS: u64 = 1 << 52;
+
 /// Reads the word at a physical address.
 pub(crate) type Read<'a> = &'a dyn Fn(u64) -> u64;
 
 pub(crate) struct Walker<'a> {
     config: TableConfig,
+    root: u64,
+    start_level: u8,
     read: Read<'a>,
 }
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(config: TableConfig, read: Read<'a>) -> Self {
-        Self { config, read }
+        let TableRoot::Arm { address, start_level, tables } = config.root else {
+            panic!("no Arm root: {:?}", config.root)
+        };
+        // What D8.2 says about concatenated tables: aligned to all of them together.
+        let bytes = u64::from(tables) * config.granule.bytes();
+        assert!(tables == 1 || address.raw() % bytes == 0, "{address} for {tables} tables");
+        Self { config, root: address.raw(), start_level, read }
     }
 
     /// Bits [high:low] of an input address that index a table of `level` (D8.2.7 to D8.2.9; a start level takes all bits that are left, which
@@ -53,7 +64,7 @@ impl<'a> Walker<'a> {
         let low = page_bits + per_level * (3 - u32::from(level));
         let full = low + per_level - 1;
         let top = u32::from(self.config.input_bits) - 1;
-        (if level == self.config.start_level { top } else { full.min(top) }, low)
+        (if level == self.start_level { top } else { full.min(top) }, low)
     }
 
     fn index(&self, iova: u64, level: u8) -> u64 {
@@ -65,8 +76,8 @@ impl<'a> Walker<'a> {
         if iova >> self.config.input_bits != 0 {
             return Err(Fault::AddressSize);
         }
-        let mut table = self.config.root.raw();
-        for level in self.config.start_level..=3 {
+        let mut table = self.root;
+        for level in self.start_level..=3 {
             let descriptor = (self.read)(table + 8 * self.index(iova, level));
             match self.classify(descriptor, level, iova) {
                 Some(Next::Leaf(leaf)) => return Ok(leaf),
@@ -80,19 +91,51 @@ impl<'a> Walker<'a> {
     /// All leaves, ascending.
     pub(crate) fn leaves(&self) -> Vec<Leaf> {
         let mut found = Vec::new();
-        self.collect(self.config.root.raw(), self.config.start_level, 0, &mut found);
+        self.collect(self.root, self.start_level, 0, &mut found);
         found
     }
 
     fn collect(&self, table: u64, level: u8, base: u64, found: &mut Vec<Leaf>) {
         let (high, low) = self.index_bits(level);
-        for index in 0..1u64 << (high - low + 1) {
+        let mut index = 0;
+        while index < 1u64 << (high - low + 1) {
             let iova = base + (index << low);
-            match self.classify((self.read)(table + 8 * index), level, iova) {
-                Some(Next::Leaf(leaf)) => found.push(leaf),
+            let descriptor = (self.read)(table + 8 * index);
+            match self.classify(descriptor, level, iova) {
+                Some(Next::Leaf(leaf)) => {
+                    self.check_group(table, level, index, descriptor);
+                    index += leaf.size >> low;
+                    found.push(leaf);
+                    continue;
+                }
                 Some(Next::Table(next)) => self.collect(next, level + 1, iova, found),
                 None => {}
             }
+            index += 1;
+        }
+    }
+
+    /// D8.6, "Contiguous bit": the entries of a group lead to adjacent memory, aligned to the group, with the same attributes.
+    fn check_group(&self, table: u64, level: u8, index: u64, descriptor: u64) {
+        if descriptor & CONTIGUOUS == 0 {
+            return;
+        }
+        let (_, low) = self.index_bits(level);
+        let group = self.group(level);
+        assert_eq!(index % group, 0, "a group begins in its middle");
+        for offset in 0..group {
+            let other = (self.read)(table + 8 * (index + offset));
+            // Addresses are multiples of the group, so adding does not carry into the attributes.
+            assert_eq!(other, descriptor + (offset << low), "entry {offset} of a group");
+        }
+    }
+
+    /// Entries of a group: 16 with 4 KiB tables, 128 at level 3 and 32 at level 2 with 16 KiB, 32 with 64 KiB.
+    fn group(&self, level: u8) -> u64 {
+        match (self.config.granule.bytes(), level) {
+            (0x1000, _) => 16,
+            (0x4000, 3) => 128,
+            _ => 32,
         }
     }
 
@@ -124,9 +167,11 @@ impl<'a> Walker<'a> {
 
     fn leaf(&self, descriptor: u64, level: u8, iova: u64) -> Leaf {
         let (_, low) = self.index_bits(level);
-        let size = 1u64 << low;
+        let entry = 1u64 << low;
+        let size = if descriptor & CONTIGUOUS == 0 { entry } else { entry * self.group(level) };
         let phys = descriptor & 0x0000_ffff_ffff_f000;
-        assert_eq!(phys % size, 0, "bits below the leaf's size are RES0: {descriptor:#x}");
+        assert_eq!(phys % entry, 0, "bits below the leaf's size are RES0: {descriptor:#x}");
+        let phys = phys / size * size;
         assert_eq!(phys >> self.config.output_bits, 0, "output address too wide: {descriptor:#x}");
         assert_eq!((descriptor >> 10) & 1, 1, "AF clear: the first access would fault");
         assert_ne!((descriptor >> 8) & 3, 1, "SH 0b01 is reserved");
@@ -194,12 +239,17 @@ impl Leaf {
 
 /// What a walker that snoops finds at `iova`, after making sure that one that does not snoop finds the same.
 pub(crate) fn both(memory: &TestMemory, config: TableConfig, iova: u64) -> Result<Leaf, Fault> {
-    let snooped = |address| memory.snooped(address);
     let published = |address| memory.published(address);
-    let found = Walker::new(config, &snooped).walk(iova);
+    let found = snooping(memory, config, iova);
     let other = Walker::new(config, &published).walk(iova);
     assert_eq!(other, found, "{iova:#x}: hardware that does not snoop sees something else");
     found
+}
+
+/// What a walker that snoops finds at `iova`.
+pub(crate) fn snooping(memory: &TestMemory, config: TableConfig, iova: u64) -> Result<Leaf, Fault> {
+    let snooped = |address| memory.snooped(address);
+    Walker::new(config, &snooped).walk(iova)
 }
 
 /// All leaves, after the same comparison.

@@ -2,8 +2,10 @@
 #![expect(unreachable_pub, reason = "shared by the test files of this folder")]
 
 use portcullis::*;
-use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot, StreamId};
-use portcullis_pgtable::{IotlbGather, MapError, PageTable, TableConfig, TableFormat, UnmapError};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot, StreamId};
+use portcullis_pgtable::{
+    IotlbGather, MapError, PageTable, TableConfig, TableFormat, TableRoot, UnmapError,
+};
 use portcullis_platform::host::{HostPlatform, NoMemory};
 use portcullis_platform::{AllocError, PageLayout, Timeout};
 use std::cell::{Cell, RefCell};
@@ -45,8 +47,7 @@ impl PageTable for BookTable {
             granule: PageSize::SIZE_4K,
             input_bits: 48,
             output_bits: 48,
-            start_level: 0,
-            root: PhysAddr::new(0),
+            root: TableRoot::Arm { address: PhysAddr::new(0), start_level: 0, tables: 1 },
             coherent_walk: true,
         }
     }
@@ -64,6 +65,17 @@ impl PageTable for BookTable {
         }
         ranges.insert(iova.raw(), (phys.raw(), len));
         Ok(())
+    }
+    fn map_segments(&self, iova: Iova, segments: &[PhysRange], prot: Prot) -> Result<(), MapError> {
+        let before = self.ranges.lock().expect("books").clone();
+        let mut at = iova;
+        segments.iter().try_for_each(|segment| {
+            self.map(at, segment.start(), segment.len(), prot).inspect_err(|_| {
+                *self.ranges.lock().expect("books") = before.clone();
+            })?;
+            at = Iova::new(at.raw() + segment.len());
+            Ok(())
+        })
     }
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         let mut ranges = self.ranges.lock().expect("books");
