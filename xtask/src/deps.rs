@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
     ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
     ("portcullis-explore", &[]),
-    ("portcullis-threads", &["portcullis-addr", "portcullis-platform"]),
+    ("portcullis-threads", &["portcullis-addr", "portcullis-explore", "portcullis-platform"]),
     ("xtask", &[]),
 ];
 

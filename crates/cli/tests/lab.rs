@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 
-const GOLDEN: &str = "p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
+const GOLDEN: &str = "linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
 const MESSAGE: &str =
     "Failed to set up IOMMU for device aa00000.video-codec; retaining platform DMA ops";
 
@@ -162,8 +162,8 @@ fn what_is_unknown_is_refused_with_what_is_known() {
         (&["check", "v6.6", "--group", "mixed"], &["--clients 2"]),
         (&["check", "v6.6", "--iommus", "9"], &["iommus is 9", "1 to 3"]),
         (&["ours", "z"], &["`z`", "a, b, c", "storm"]),
-        (&["replay", "p2:linux/v6.6/x:0"], &["`p2`", "p1"]),
-        (&["replay", "ours/z/t1:a"], &["`z`"]),
+        (&["replay", "p2/v6.6/x:0"], &["begins with its kind", "linux2:"]),
+        (&["replay", "ours1:z:0"], &["`z`"]),
     ];
     for (arguments, words) in cases {
         let message = refused(arguments);
@@ -271,7 +271,7 @@ fn our_own_core_is_clean_where_it_is_exhausted() {
     let (status, found) = json(&["ours", "storm", "--random", "200", "--seed", "3", "--json"]);
     assert_eq!((status, &found[0]["verdict"]), (0, &Value::from("bounded")));
     assert_eq!(found[0]["explored"]["exhaustive"], false);
-    let (status, text) = asked(&["replay", "ours/a/t1:b*2"]);
+    let (status, text) = asked(&["replay", "ours1:a:1x2"]);
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("nothing is wrong"), "{text}");
 }

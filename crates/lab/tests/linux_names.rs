@@ -117,11 +117,11 @@ fn worlds_read_back_and_refuse_nonsense() {
     }
 }
 
-/// A schedule of the first release. It must replay for ever: never edit it.
-const REPORT: &str = "p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
+/// A schedule of this edition. It must replay for as long as the edition is called so: never edit it.
+const REPORT: &str = "linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
 
 #[test]
-fn an_old_schedule_still_replays() {
+fn a_schedule_of_this_edition_still_replays() {
     let (protocol, world, trace) = replay(REPORT).unwrap();
     assert_eq!(protocol, Protocol::of(BaseId::V6_6));
     assert_eq!(world, World::default());
@@ -131,19 +131,23 @@ fn an_old_schedule_still_replays() {
 #[test]
 fn strings_that_are_no_schedule_say_why() {
     assert!(matches!(replay("hello"), Err(CheckError::Schedule(_))));
-    assert!(matches!(replay("p1:ours/a:0x3"), Err(CheckError::NotLinux(_))));
+    assert!(matches!(replay("ours1:a:0x3"), Err(CheckError::NotLinux(_))));
+    let old = "p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11";
+    let refused = replay(old).unwrap_err();
+    assert_eq!(refused, CheckError::FirstEdition("v6.6/i2r1c1.own.platform.dt.v3.a1".into()));
+    assert!(refused.to_string().contains("lab check"), "{refused}");
     assert!(matches!(
-        replay("p1:linux/v9/i2r1c1.own.platform.dt.v3.a1:0"),
+        replay("linux2:v9/i2r1c1.own.platform.dt.v3.a1:0"),
         Err(CheckError::Protocol(ProtocolError::UnknownBase(_)))
     ));
-    assert!(matches!(replay("p1:linux/v6.6/i2r1c1:0"), Err(CheckError::World(_))));
+    assert!(matches!(replay("linux2:v6.6/i2r1c1:0"), Err(CheckError::World(_))));
     assert!(matches!(
-        replay("p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x4000"),
+        replay("linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x4000"),
         Err(CheckError::Replay(_))
     ));
     let tree = Protocol::parse("v6.6", &["b46064a18810-6.6.y", "229e6ee43d2a"], &[]).unwrap();
     let name = scenario(&tree, &World::default());
-    assert_eq!(replay(&format!("p1:{name}:-")).unwrap().0, tree);
+    assert_eq!(replay(&format!("{name}:-")).unwrap().0, tree);
 }
 
 #[test]
@@ -173,5 +177,5 @@ fn the_json_has_the_documented_keys() {
     assert_eq!((&violation["property"], &violation["bad_end"]), (&"I1".into(), &"B1".into()));
     assert!(violation["message"].as_str().unwrap().contains("retaining platform DMA ops"));
     assert!(violation["steps"].as_u64().unwrap() > 20);
-    assert!(violation["schedule"].as_str().unwrap().starts_with("p1:linux/v6.6+b46064a18810/"));
+    assert!(violation["schedule"].as_str().unwrap().starts_with("linux2:v6.6+b46064a18810/"));
 }

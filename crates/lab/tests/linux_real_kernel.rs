@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use portcullis_explore::proto;
 use portcullis_explore::schedule::{Move, Schedule};
-use portcullis_explore::search::{ThreadStatus, Trace, TraceStep};
+use portcullis_explore::search::{Action, Note, ThreadStatus, Trace, TraceStep};
 use portcullis_lab::linux::{Bus, Protocol, World, build};
 
 /// A run that is steered from outside, thread by thread.
@@ -78,7 +78,8 @@ impl Steer {
     /// Past the unlock in a function.
     fn unlocked(&mut self, thread: u16, function: &str) -> Result<(), Infeasible> {
         let unlocks = |step: &TraceStep| {
-            step.label.functions.last() == Some(&function) && step.label.what.starts_with("unlock")
+            step.label.functions.last() == Some(&function)
+                && step.label.site.action == Action::Unlock
         };
         self.advance(thread, |_, step| unlocks(step))?;
         self.moves.push(Move { thread, choice: 0 });
@@ -111,14 +112,14 @@ impl End {
     fn of(trace: &Trace) -> Self {
         let mut fields = BTreeMap::new();
         for change in trace.steps.iter().flat_map(|step| &step.report.changes) {
-            fields.insert(change.field.clone(), change.after.clone());
+            fields.insert(change.field.to_string(), change.after.clone());
         }
         let notes = trace.steps.iter().flat_map(|step| &step.report.notes);
         Self {
             fields,
             violated: trace.violated().iter().map(ToString::to_string).collect(),
             reached: trace.steps.iter().flat_map(|step| step.reached.clone()).collect(),
-            log: notes.filter_map(|n| n.strip_prefix("dmesg: ")).map(str::to_owned).collect(),
+            log: notes.filter_map(Note::logged).map(str::to_owned).collect(),
         }
     }
 

@@ -127,9 +127,9 @@ fn row_4b_b46064a18810_alone_leaves_v6_6_affected_but_in_fewer_schedules() {
         |step: &portcullis_explore::search::TraceStep, why: &str| step.label.why.contains(why);
     let steps = &report.violations[0].trace.steps;
     let looked = steps.iter().position(|s| reason(s, "group->domain, no lock")).unwrap();
-    let claimed = steps.iter().position(|s| s.label.what.contains("owner_cnt++")).unwrap();
+    let claimed = steps.iter().position(|s| s.label.what().contains("owner_cnt++")).unwrap();
     let set =
-        steps.iter().position(|s| s.label.what.contains("group->default_domain = dom")).unwrap();
+        steps.iter().position(|s| s.label.what().contains("group->default_domain = dom")).unwrap();
     assert!(set < claimed && looked < claimed);
 }
 

@@ -1,6 +1,8 @@
 //! The ladder: nothing is lost, what matters is shown, lines fit.
 
-use portcullis_explore::search::{Change, Label, StepReport, ThreadStatus, Trace, TraceStep};
+use portcullis_explore::search::{
+    Change, Label, Operation, StepReport, ThreadStatus, Trace, TraceStep,
+};
 use portcullis_lab::linux::{BASES, Budget, Grouping, Protocol, Report, World, check, replay};
 use portcullis_lab::picture::text::{Layout, Role, ladder};
 use portcullis_lab::picture::{Ladder, Weight, words};
@@ -87,7 +89,7 @@ fn lines_fit_the_terminal_and_a_lock_has_one_holder() {
 
 #[test]
 fn an_old_schedule_draws_the_same_ladder_as_the_search() {
-    let golden = "p1:linux/v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
+    let golden = "linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
     let (protocol, world, trace) = replay(golden).expect("schedules replay for ever");
     assert_eq!((protocol.to_string().as_str(), &world), ("v6.6", &World::default()));
     let replayed = Ladder::of_trace(&trace, &world);
@@ -106,18 +108,15 @@ fn an_old_schedule_draws_the_same_ladder_as_the_search() {
     }
 }
 
-fn step(thread: usize, what: &str, change: Option<(&str, &str, &str)>) -> TraceStep {
+fn step(thread: usize, operation: Operation, change: Option<(&str, &str)>) -> TraceStep {
     let name = ["left", "right"][thread].to_owned();
-    let what = what.to_owned();
-    let changes = change.map(|(field, before, after)| Change {
-        field: field.into(),
-        before: before.into(),
-        after: after.into(),
-    });
+    let field = operation.object().cloned().unwrap_or_default();
+    let changes =
+        change.map(|(before, after)| Change { field, before: before.into(), after: after.into() });
     let held = vec![Vec::new(), Vec::new()];
     TraceStep {
         thread,
-        label: Label { thread: name, functions: vec!["f"], what, why: String::new() },
+        label: Label { thread: name, functions: vec!["f"], operation, ..Label::default() },
         report: StepReport {
             changes: changes.into_iter().collect(),
             held,
@@ -143,16 +142,20 @@ fn weights(steps: Vec<TraceStep>) -> Vec<Weight> {
 #[test]
 fn what_matters_is_where_threads_meet() {
     use Weight::{Change, Key, Plain};
+    let read = |thread, field: &str| step(thread, Operation::Read(field.into()), None);
+    let write = |thread, field: &str, before, after: &str| {
+        step(thread, Operation::Write(field.into(), after.into()), Some((before, after)))
+    };
     let found = weights(vec![
-        step(0, "lock m", None),
-        step(0, "read flag", None),
-        step(0, "read own", None),
-        step(0, "own = 1", Some(("own", "0", "1"))),
-        step(1, "flag = 1", Some(("flag", "0", "1"))),
-        step(0, "read flag", None),
-        step(0, "read flag", None),
-        step(0, "flag = 2", Some(("flag", "1", "2"))),
-        step(0, "read flag", None),
+        step(0, Operation::Lock("m".into()), None),
+        read(0, "flag"),
+        read(0, "own"),
+        write(0, "own", "0", "1"),
+        write(1, "flag", "0", "1"),
+        read(0, "flag"),
+        read(0, "flag"),
+        write(0, "flag", "1", "2"),
+        read(0, "flag"),
     ]);
     // A stale read and a fresh one matter, the same value again does not, nor what one thread has written itself.
     assert_eq!(found, [Plain, Key, Plain, Change, Key, Key, Plain, Key, Plain]);

@@ -4,7 +4,7 @@ use portcullis_lab::linux::{
     Budget, Protocol, Report, World, check, closers, compare, comparison_worlds,
 };
 use portcullis_lab::picture::{Ladder, html};
-use portcullis_threads::LadderStep;
+use portcullis_threads::{Action, LadderStep, Note};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -93,8 +93,16 @@ fn hostile() -> (String, Ladder) {
     let steps = [0, 1, 0].map(|thread| LadderStep {
         thread,
         thread_name: format!("{HOSTILE}{thread}"),
-        what: format!("lock {HOSTILE}"),
-        notes: vec![HOSTILE.to_owned()],
+        action: Action::Lock,
+        object: HOSTILE.to_owned(),
+        notes: vec![
+            Note::Unlocked(HOSTILE.to_owned()),
+            Note::Changed {
+                field: HOSTILE.to_owned(),
+                before: HOSTILE.to_owned(),
+                after: HOSTILE.to_lowercase() + "1",
+            },
+        ],
         held: vec![HOSTILE.to_owned()],
     });
     let ladder = Ladder::of_run(&steps, &[HOSTILE.to_owned()]);

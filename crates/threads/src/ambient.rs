@@ -1,6 +1,7 @@
 //! What the code of a world, and the software machine under it, may call from inside an execution.
 
 use crate::op::{Kind, Op};
+use crate::report::Note;
 use crate::runtime::{HOST, try_with, with};
 use portcullis_platform::LockLabel;
 use std::borrow::Cow;
@@ -39,11 +40,25 @@ pub fn choose(n: u8) -> u8 {
         }
         let value = rt.tape.borrow_mut().choose(n);
         if rt.recording.get() {
-            rt.notes.borrow_mut().push(format!("choice {value} of {n}"));
+            rt.notes.borrow_mut().push(Note::Chose { value, of: n });
         }
         value
     })
     .unwrap_or(0)
+}
+
+/// Tells that state changed in the step under way, for the picture. `change` gives the state's name and its values before and after, in words; it is asked only
+/// while a run is written down, and two equal values are no change.
+pub fn changed(change: impl FnOnce() -> (String, String, String)) {
+    try_with(|rt| {
+        if rt.current.get() == HOST || rt.abandoning.get() || !rt.recording.get() {
+            return;
+        }
+        let (field, before, after) = change();
+        if before != after {
+            rt.notes.borrow_mut().push(Note::Changed { field, before, after });
+        }
+    });
 }
 
 /// Starts another thread from inside a thread.

@@ -2,6 +2,7 @@
 
 use crate::op::{Kind, Op};
 use crate::random::Rng;
+use crate::report::{Action, Note};
 use crate::runtime::{Failure, Routine, Runtime};
 use crate::schedule::Decision;
 use crate::trace::Trace;
@@ -54,8 +55,9 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug)]
 pub(crate) struct Shot {
     pub(crate) thread: u8,
-    pub(crate) op: String,
-    pub(crate) notes: Vec<String>,
+    pub(crate) action: Action,
+    pub(crate) object: String,
+    pub(crate) notes: Vec<Note>,
     pub(crate) held: Vec<String>,
 }
 
@@ -330,14 +332,20 @@ impl Executor {
     fn record(&mut self, thread: u8, op: &Op, outcome: u64) {
         let held = self.rt.held.borrow();
         let mine = held.iter().filter(|held| held.0 == thread);
-        let result = match op.kind {
-            Kind::TryAcquire if outcome == 0 => " (it is taken)".to_owned(),
-            Kind::Generation => format!(" ({outcome})"),
-            _ => String::new(),
+        let action = match op.kind {
+            Kind::Acquire => Action::Lock,
+            Kind::TryAcquire => Action::TryLock { taken: outcome != 0 },
+            Kind::Release => Action::Unlock,
+            Kind::Generation => Action::Generation(outcome),
+            Kind::Wait(_) => Action::Wait,
+            Kind::Notify => Action::Notify,
+            Kind::Read => Action::Read(op.what),
+            Kind::Write => Action::Write(op.what),
         };
         self.shots.push(Shot {
             thread,
-            op: format!("{op}{result}"),
+            action,
+            object: op.label.to_string(),
             notes: self.rt.notes.borrow_mut().drain(..).collect(),
             held: mine.map(|held| held.2.to_string()).collect(),
         });

@@ -473,7 +473,8 @@ fn draw(
     let steps = executor.shots.drain(..).map(|shot| LadderStep {
         thread: usize::from(shot.thread),
         thread_name: names.get(usize::from(shot.thread)).cloned().unwrap_or_default(),
-        what: shot.op,
+        action: shot.action,
+        object: shot.object,
         notes: shot.notes,
         held: shot.held,
     });

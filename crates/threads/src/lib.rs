@@ -23,7 +23,7 @@
 //!     });
 //! });
 //! let deadlock = report.violation("deadlock").expect("the two orders");
-//! assert_eq!(deadlock.schedule.to_string(), "t1:ab");
+//! assert_eq!(deadlock.schedule.to_string(), "0.1");
 //! assert!(report.exhaustive && deadlock.shortest);
 //! ```
 //!
@@ -57,7 +57,7 @@
 //! accesses in one step are not interleaved. More than 32 threads, or more than 65,535 steps of one thread. Fairness: a spinning thread ends at the step limit, as a violation. Destructors
 //! that panic while a given-up run is unwound abort the process. Exploring one world exhaustively on several OS threads (random strategies can: [`Explorer::run_on`]).
 //!
-//! Dependency rule: uses `platform` and the coroutine crate; knows nothing of IOMMUs. `std`. `unsafe` only in `runtime` (switching) and `sync` (the seam's contract).
+//! Dependency rule: uses `platform`, the text of schedules from `explore`, and the coroutine crate; knows nothing of IOMMUs. `std`. `unsafe` only in `runtime` (switching) and `sync` (the seam's contract).
 
 mod ambient;
 mod dpor;
@@ -75,9 +75,9 @@ mod tape;
 mod trace;
 mod world;
 
-pub use ambient::{choose, current, observe, reached, spawn, step, violation};
+pub use ambient::{changed, choose, current, observe, reached, spawn, step, violation};
 pub use explorer::{Budget, Explorer, Progress, Replay, Strategy};
-pub use report::{LadderStep, Report, Violation};
+pub use report::{Action, LadderStep, Note, Report, Violation};
 pub use schedule::{Decision, Schedule, ScheduleError};
 pub use sync::{LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads};
 pub use world::World;

@@ -5,6 +5,70 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+/// What a step of shipped code does, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Takes a lock.
+    Lock,
+    /// Takes a lock if it is free.
+    TryLock {
+        /// Whether it was.
+        taken: bool,
+    },
+    /// Gives a lock back.
+    Unlock,
+    /// Reads an event's generation.
+    Generation(u64),
+    /// Sleeps until an event's generation differs.
+    Wait,
+    /// Changes an event's generation.
+    Notify,
+    /// Reads named state.
+    Read(&'static str),
+    /// Changes named state.
+    Write(&'static str),
+}
+
+impl Action {
+    /// Whether it leaves its object as it was.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Generation(_) | Self::Wait | Self::Read(_))
+    }
+}
+
+/// What happened within a step, after its operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A lock was given back.
+    Unlocked(String),
+    /// The environment chose.
+    Chose {
+        /// The value.
+        value: u8,
+        /// Among how many.
+        of: u8,
+    },
+    /// A piece of state changed, as the code under test told by [`changed`](crate::changed).
+    Changed {
+        /// Its name.
+        field: String,
+        /// Its value before, in words.
+        before: String,
+        /// Its value after, in words.
+        after: String,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlocked(lock) => write!(f, "unlock {lock}"),
+            Self::Chose { value, of } => write!(f, "choice {value} of {of}"),
+            Self::Changed { field, before, after } => write!(f, "{field}: {before} -> {after}"),
+        }
+    }
+}
+
 /// One step of a run, as the picture shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LadderStep {
@@ -12,17 +76,36 @@ pub struct LadderStep {
     pub thread: usize,
     /// Its name.
     pub thread_name: String,
-    /// The operation, in words.
-    pub what: String,
-    /// What happened within the step after it: locks given back, choices made.
-    pub notes: Vec<String>,
+    /// What it does.
+    pub action: Action,
+    /// The lock, event or state that it does it to.
+    pub object: String,
+    /// What happened within the step after it.
+    pub notes: Vec<Note>,
     /// The locks that the thread holds after the step.
     pub held: Vec<String>,
 }
 
+impl LadderStep {
+    /// The operation, in words.
+    pub fn what(&self) -> String {
+        let object = &self.object;
+        match self.action {
+            Action::Lock => format!("lock {object}"),
+            Action::TryLock { taken: true } => format!("try_lock {object}"),
+            Action::TryLock { taken: false } => format!("try_lock {object} (it is taken)"),
+            Action::Unlock => format!("unlock {object}"),
+            Action::Generation(seen) => format!("read the generation of {object} ({seen})"),
+            Action::Wait => format!("wait for {object}"),
+            Action::Notify => format!("notify {object}"),
+            Action::Read(what) | Action::Write(what) => format!("{object}: {what}"),
+        }
+    }
+}
+
 impl fmt::Display for LadderStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.thread_name, self.what)?;
+        write!(f, "{}: {}", self.thread_name, self.what())?;
         for note in &self.notes {
             write!(f, "; {note}")?;
         }

@@ -5,6 +5,7 @@
 )]
 
 use crate::op::{Kind, MAX_THREADS, Object, Op};
+use crate::report::Note;
 use crate::tape::Tape;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -77,7 +78,7 @@ pub(crate) struct Runtime {
     named: RefCell<HashMap<(&'static str, u64), u32>>,
     pub(crate) recording: Cell<bool>,
     pub(crate) held: RefCell<Vec<(u8, Object, LockLabel)>>,
-    pub(crate) notes: RefCell<Vec<String>>,
+    pub(crate) notes: RefCell<Vec<Note>>,
     /// How many short locks each thread holds.
     pub(crate) short_locks: [Cell<u32>; MAX_THREADS],
 }

@@ -1,5 +1,6 @@
 //! A run as a short string.
 
+use portcullis_explore::schedule::{Turn, Turns, turns};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,8 +15,7 @@ pub enum Decision {
 
 /// The decisions that lead to one run of a world.
 ///
-/// Its text is `t1:` and then, for each run of equal decisions, `a`..`z` or `A`..`F` for a thread (0..=31) or `=` and a number for a choice, followed by
-/// `*` and a count when it is above one. `t1` is the version: a later format will say `t2`, and this one will stay readable.
+/// Its text is the last part of a schedule's text, as [`portcullis_explore::schedule`] defines it: turns of threads, each with the choices made in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Schedule {
     decisions: Vec<Decision>,
@@ -52,22 +52,28 @@ impl From<Vec<Decision>> for Schedule {
     }
 }
 
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("t1:")?;
-        for run in self.decisions.chunk_by(|a, b| a == b) {
-            match run[0] {
-                Decision::Thread(thread @ 0..26) => write!(f, "{}", char::from(b'a' + thread))?,
-                Decision::Thread(thread) => {
-                    write!(f, "{}", char::from(b'A' + thread.saturating_sub(26)))?;
+impl Schedule {
+    /// The decisions as turns of threads, each with the choices that follow it.
+    fn turns(&self) -> Vec<Turn> {
+        let mut turns: Vec<Turn> = Vec::new();
+        for decision in &self.decisions {
+            match (*decision, turns.last_mut()) {
+                (Decision::Thread(thread), _) => {
+                    turns.push(Turn { thread: Some(thread.into()), choices: Vec::new() });
                 }
-                Decision::Choice(value) => write!(f, "={value}")?,
-            }
-            if run.len() > 1 {
-                write!(f, "*{}", run.len())?;
+                (Decision::Choice(value), Some(turn)) => turn.choices.push(value.into()),
+                (Decision::Choice(value), None) => {
+                    turns.push(Turn { thread: None, choices: vec![value.into()] });
+                }
             }
         }
-        Ok(())
+        turns
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Turns(&self.turns()).fmt(f)
     }
 }
 
@@ -75,21 +81,10 @@ impl fmt::Display for Schedule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScheduleError {
-    /// The text does not begin with a version that is known.
-    Version {
-        /// What stands there.
-        found: String,
-    },
-    /// A character that has no meaning where it stands.
-    Character {
-        /// Byte position in the text.
-        at: usize,
-    },
-    /// A count or a value is missing or too large.
-    Number {
-        /// Byte position in the text.
-        at: usize,
-    },
+    /// The text is not one of turns.
+    Text(portcullis_explore::schedule::ScheduleError),
+    /// A thread's number or a choice above 255.
+    Number(u16),
     /// The world does not have that thread there, or it cannot go: this is the schedule of another world.
     Misfit {
         /// Which step, from 1.
@@ -100,11 +95,8 @@ pub enum ScheduleError {
 impl fmt::Display for ScheduleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version { found } => {
-                write!(f, "a schedule of threads begins with \"t1:\", not with {found:?}")
-            }
-            Self::Character { at } => write!(f, "no schedule: unexpected character at byte {at}"),
-            Self::Number { at } => write!(f, "no schedule: bad number at byte {at}"),
+            Self::Text(error) => error.fmt(f),
+            Self::Number(number) => write!(f, "no schedule: {number} is too large a number here"),
             Self::Misfit { step } => write!(
                 f,
                 "the schedule does not fit: its step {step} is not possible in this world (was it recorded with another world or version?)"
@@ -119,49 +111,28 @@ impl FromStr for Schedule {
     type Err = ScheduleError;
 
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let Some(body) = text.strip_prefix("t1:") else {
-            return Err(ScheduleError::Version { found: text.chars().take(3).collect() });
-        };
+        let small = |number: u16| u8::try_from(number).map_err(|_| ScheduleError::Number(number));
         let mut decisions = Vec::new();
-        let mut rest = body;
-        while let Some(first) = rest.chars().next() {
-            let at = text.len() - rest.len();
-            rest = &rest[first.len_utf8()..];
-            let decision = match first {
-                'a'..='z' => Decision::Thread(first as u8 - b'a'),
-                'A'..='F' => Decision::Thread(first as u8 - b'A' + 26),
-                '=' => Decision::Choice(number(&mut rest, at, 255)? as u8),
-                _ => return Err(ScheduleError::Character { at }),
-            };
-            let count = match rest.strip_prefix('*') {
-                Some(after) => {
-                    rest = after;
-                    number(&mut rest, at, 100_000)?
-                }
-                None => 1,
-            };
-            decisions.extend((0..count).map(|_| decision));
+        for turn in turns(text).map_err(ScheduleError::Text)? {
+            if let Some(thread) = turn.thread {
+                decisions.push(Decision::Thread(small(thread)?));
+            }
+            for choice in turn.choices {
+                decisions.push(Decision::Choice(small(choice)?));
+            }
         }
         Ok(Self { decisions })
     }
 }
 
-/// Reads a decimal number of at most `max` off the front of `rest`.
-fn number(rest: &mut &str, at: usize, max: u32) -> Result<u32, ScheduleError> {
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (digits, after) = rest.split_at(end);
-    *rest = after;
-    let value = digits.parse().map_err(|_| ScheduleError::Number { at })?;
-    if value <= max { Ok(value) } else { Err(ScheduleError::Number { at }) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_explore::schedule::ScheduleError as TextError;
 
     #[test]
     fn the_text_of_a_schedule_is_fixed_for_ever() {
-        let golden = "t1:a*3bA=1=0*2a";
+        let golden = "0x3.1.26c1c0c0.0";
         let schedule: Schedule = golden.parse().expect("golden");
         use Decision::{Choice, Thread};
         let expected = [
@@ -178,16 +149,17 @@ mod tests {
         assert_eq!(schedule.decisions(), expected);
         assert_eq!(schedule.to_string(), golden);
         assert_eq!((schedule.steps(), schedule.switches()), (6, 3));
+        let before_the_first_step = Schedule::from(vec![Choice(1), Choice(0), Thread(2)]);
+        assert_eq!(before_the_first_step.to_string(), "c1c0.2");
+        assert_eq!("c1c0.2".parse(), Ok(before_the_first_step));
     }
 
     #[test]
-    fn what_is_no_schedule_is_refused_with_its_place() {
+    fn what_is_no_schedule_is_refused() {
         let parse = |text: &str| text.parse::<Schedule>();
-        assert_eq!(parse("p1:a"), Err(ScheduleError::Version { found: "p1:".into() }));
-        assert_eq!(parse("t1:a?"), Err(ScheduleError::Character { at: 4 }));
-        assert_eq!(parse("t1:a*"), Err(ScheduleError::Number { at: 3 }));
-        assert_eq!(parse("t1:=256"), Err(ScheduleError::Number { at: 3 }));
-        assert_eq!(parse("t1:a*9999999999"), Err(ScheduleError::Number { at: 3 }));
-        assert_eq!(parse("t1:").map(|schedule| schedule.steps()), Ok(0));
+        assert_eq!(parse("t1:a"), Err(ScheduleError::Text(TextError::Item("t1:a".into()))));
+        assert_eq!(parse("0.?"), Err(ScheduleError::Text(TextError::Item("?".into()))));
+        assert_eq!(parse("0c256"), Err(ScheduleError::Number(256)));
+        assert_eq!(parse("-").map(|schedule| schedule.steps()), Ok(0));
     }
 }

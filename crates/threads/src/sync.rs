@@ -1,8 +1,9 @@
 //! The lock, event and atomic seams under the scheduler.
 #![expect(unsafe_code, reason = "RawLock and RawIrqLock promise exclusion")]
 
-use crate::ambient::current;
+use crate::ambient::{changed, current};
 use crate::op::{Kind, Object, Op};
+use crate::report::Note;
 use crate::runtime::{HOST, Runtime, with};
 use portcullis_platform::{LockLabel, RawAtomic, RawEvent, RawIrqLock, RawLock, Threads};
 use std::sync::atomic::Ordering;
@@ -72,7 +73,7 @@ impl Identity {
                 }
                 if rt.recording.get() {
                     rt.held.borrow_mut().retain(|held| held.1 != self.object);
-                    rt.notes.borrow_mut().push(format!("unlock {}", self.label));
+                    rt.notes.borrow_mut().push(Note::Unlocked(self.label.to_string()));
                 }
             } else {
                 rt.point(self.op(Kind::Release));
@@ -179,8 +180,10 @@ impl LabAtomic {
                 rt.point(self.0.told(kind, what));
             }
             // No other thread runs before the next point, so reading and writing here is one access.
-            let (new, seen) = act(rt.load(self.0.object));
+            let old = rt.load(self.0.object);
+            let (new, seen) = act(old);
             rt.store(self.0.object, new);
+            changed(|| (self.0.label.to_string(), format!("{old:#x}"), format!("{new:#x}")));
             seen
         })
     }

@@ -13,7 +13,7 @@ use std::str::FromStr;
   portcullis lab check v6.6 --revert f188056352bc      is it closed by that?
   portcullis lab check v6.6 --apply b46064a18810 --clients 2 --group mixed --html race.html
   portcullis lab compare                               every version in every small world
-  portcullis lab replay p1:linux/v6.6/...              one schedule again, step by step
+  portcullis lab replay linux2:v6.6/...                one schedule again, step by step
   portcullis lab ours                                  the same treatment for the core that this program ships
 Exit status: 0, 1 when a property is violated, 2 for a wrong command line.")]
 pub struct LabArgs {
@@ -176,7 +176,8 @@ pub struct ReplayArgs {
 /// Options of `lab ours`.
 #[derive(Debug, Args)]
 pub struct OursArgs {
-    /// A world by its letter, `busiest`, or `storm`; all that can be exhausted when left out.
+    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the coarse ones (`lab ours ?` lists them); all
+    /// that can be exhausted when left out.
     #[arg(value_parser = OursWorld::from_str)]
     pub world: Option<OursWorld>,
     /// N random schedules, instead of all. The storm is too big for all.
@@ -200,39 +201,28 @@ pub struct OursArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Write the verdicts and the ladders as a page that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
-/// A world of the shipped core, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OursWorld {
-    /// One of those that are exhausted, by its letter.
-    Letter(char),
-    /// Two IOMMUs, a client each, a worker.
-    Busiest,
-    /// Three IOMMUs and six clients that come and go.
-    Storm,
-}
+/// A world of the shipped core, by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OursWorld(pub portcullis_lab::ours::World);
 
 impl FromStr for OursWorld {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
-        let letters: Vec<char> = portcullis_lab::ours::World::exhaustive()
-            .iter()
-            .filter_map(|world| world.name.chars().next())
-            .collect();
-        let mut characters = word.chars();
-        match (word, characters.next(), characters.next()) {
-            ("busiest", ..) => Ok(Self::Busiest),
-            ("storm", ..) => Ok(Self::Storm),
-            (_, Some(letter), None) if letters.contains(&letter) => Ok(Self::Letter(letter)),
-            _ => {
-                let known: Vec<String> = letters.iter().map(char::to_string).collect();
-                Err(format!(
-                    "unknown world `{word}`; known are {}, busiest, storm",
-                    known.join(", ")
-                ))
-            }
-        }
+    fn from_str(key: &str) -> Result<Self, String> {
+        use portcullis_lab::ours::World;
+        let world = if key == "storm" { Some(World::storm(1)) } else { World::named(key) };
+        world.map(Self).ok_or_else(|| {
+            let all = World::exhaustive().into_iter().chain(World::coarse());
+            let keys: Vec<String> = all.map(|world| world.key).collect();
+            format!(
+                "unknown world `{key}`; known are {}, busiest, one-queue, storm",
+                keys.join(", ")
+            )
+        })
     }
 }

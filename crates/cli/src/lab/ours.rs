@@ -1,48 +1,36 @@
 //! `lab ours`: the shipped core and driver.
 
 use super::progress::{Ticker, short};
-use super::{Answer, OursArgs, OursWorld, interrupt, render};
+use super::{Answer, OursArgs, interrupt, render, write_page};
 use crate::style::table;
-use portcullis_lab::ours::World;
-use portcullis_lab::picture::Ladder;
-use portcullis_threads::{Budget, Explorer, Report, Schedule, Strategy};
+use portcullis_lab::ours::{Budget, Report, Verdict, World, check};
+use portcullis_lab::picture::{Ladder, html};
+use portcullis_threads::{Progress, Strategy};
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
-
-/// How a schedule of the shipped core begins, as it is printed: `ours/<world>/t1:...`.
-pub(crate) const PREFIX: &str = "ours/";
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Random schedules of a world that is too big for all.
 const RUNS: u64 = 100_000;
 
 pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
     let stop = interrupt::flag();
-    let mut found: Vec<(String, World, Report)> = Vec::new();
-    for (key, world) in worlds(args) {
+    let mut found: Vec<Report> = Vec::new();
+    for world in worlds(args) {
         let mut ticker = Ticker::new();
         let name = world.name;
-        let explorer =
-            Explorer::new(Budget::default()).strategy(strategy(args, &world)).stop(stop.clone());
-        let explorer = explorer.progress(move |progress| {
-            ticker.say(|| {
-                let covered =
-                    progress.covered.map(|share| format!("about {:.1} % covered, ", share * 100.0));
-                let (runs, rate) = (short(progress.executions as f64), short(progress.rate));
-                let covered = covered.unwrap_or_default();
-                format!(
-                    "{runs} runs, {covered}{} violated, {rate} runs/s; {name}",
-                    progress.violations
-                )
-            });
+        let report = check(&world, budget(args, &world, &stop), move |progress| {
+            ticker.say(|| describe(progress, name));
         });
-        let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-        let report = explorer.run_on(workers, |w| world.build(w));
-        found.push((key, world, report));
+        found.push(report);
         if stop.load(Ordering::Relaxed) {
             break;
         }
     }
-    let held = found.iter().all(|(.., report)| report.is_clean());
+    if let Some(path) = &args.html {
+        write_page(path, &html::ours(&found))?;
+    }
+    let held = found.iter().all(|report| report.verdict != Verdict::Violated);
     let text = match args.json {
         true => format!("{:#}\n", as_json(&found)),
         false => {
@@ -53,134 +41,100 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
     Ok(Answer { text, held })
 }
 
-fn worlds(args: &OursArgs) -> Vec<(String, World)> {
-    match args.world {
-        None => World::exhaustive().into_iter().map(|world| (letter(&world), world)).collect(),
-        Some(name) => vec![world(name, args.rounds)],
+fn describe(progress: &Progress, world: &str) -> String {
+    let covered = progress.covered.map(|share| format!("about {:.1} % covered, ", share * 100.0));
+    let (runs, rate) = (short(progress.executions as f64), short(progress.rate));
+    let covered = covered.unwrap_or_default();
+    format!("{runs} runs, {covered}{} violated, {rate} runs/s; {world}", progress.violations)
+}
+
+fn worlds(args: &OursArgs) -> Vec<World> {
+    match &args.world {
+        None => World::exhaustive(),
+        Some(world) if world.0.rounds > 0 => vec![World::storm(args.rounds.into())],
+        Some(world) => vec![world.0.clone()],
     }
 }
 
-fn letter(world: &World) -> String {
-    world.name.chars().take(1).collect()
-}
-
-fn world(name: OursWorld, rounds: u16) -> (String, World) {
-    match name {
-        OursWorld::Busiest => ("busiest".to_owned(), World::busiest()),
-        OursWorld::Storm => (format!("storm{rounds}"), World::storm(rounds.into())),
-        OursWorld::Letter(wanted) => {
-            let mut worlds = World::exhaustive().into_iter();
-            let world = worlds.find(|world| world.name.starts_with(wanted));
-            (wanted.to_string(), world.expect("parsing accepts only letters of worlds"))
-        }
-    }
-}
-
-fn strategy(args: &OursArgs, world: &World) -> Strategy {
+fn budget(args: &OursArgs, world: &World, stop: &Arc<AtomicBool>) -> Budget {
     let (seed, runs) = (args.seed, args.random.unwrap_or(RUNS));
-    let too_big = world.rounds > 0;
+    let mut budget = Budget::for_world(world, seed, runs);
     match (args.bound, args.pct, args.random) {
-        (Some(bound), ..) => Strategy::Preemptions { bound },
-        (None, Some(depth), _) => Strategy::Pct { depth, seed, runs },
-        (None, None, None) if !too_big => Strategy::Exhaustive,
-        (None, None, _) => Strategy::Random { seed, runs },
+        (Some(bound), ..) => budget.strategy = Strategy::Preemptions { bound },
+        (None, Some(depth), _) => budget.strategy = Strategy::Pct { depth, seed, runs },
+        (None, None, Some(_)) => budget.strategy = Strategy::Random { seed, runs },
+        (None, None, None) => {}
+    }
+    budget.workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    budget.stop = Some(Arc::clone(stop));
+    budget
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Clean => "clean",
+        Verdict::Violated => "violated",
+        Verdict::Bounded => "bounded",
     }
 }
 
-fn verdict(report: &Report) -> &'static str {
-    match (report.is_clean(), report.exhaustive) {
-        (false, _) => "violated",
-        (true, true) => "clean",
-        (true, false) => "bounded",
-    }
-}
-
-fn as_text(found: &[(String, World, Report)], view: render::View) -> String {
+fn as_text(found: &[Report], view: render::View) -> String {
     let style = view.style;
     let head = ["world", "verdict", "how", "runs", "longest", "seconds"];
     let mut rows = vec![head.map(|word| style.head(word)).to_vec()];
-    for (_, world, report) in found {
-        let verdict = match verdict(report) {
-            "clean" => style.good("clean"),
-            "bounded" => style.warn("bounded"),
-            other => style.bad(other),
-        };
+    for report in found {
+        let explored = &report.explored;
         rows.push(vec![
-            world.name.to_owned(),
-            verdict,
-            report.strategy.clone(),
-            report.executions.to_string(),
-            format!("{} steps", report.longest),
-            format!("{:.2}", report.time.as_secs_f64()),
+            report.world.name.to_owned(),
+            match report.verdict {
+                Verdict::Clean => style.good(word(report.verdict)),
+                Verdict::Bounded => style.warn(word(report.verdict)),
+                Verdict::Violated => style.bad(word(report.verdict)),
+            },
+            explored.strategy.clone(),
+            explored.executions.to_string(),
+            format!("{} steps", explored.longest),
+            format!("{:.2}", explored.time.as_secs_f64()),
         ]);
     }
     let mut out = table(&rows);
-    for (key, world, report) in found {
+    for report in found {
         for violation in &report.violations {
             let wrong = format!("{}: {}", violation.property, violation.message);
             let ladder = Ladder::of_run(&violation.ladder, std::slice::from_ref(&wrong));
-            out += &format!("\n{}\n{}", style.strong(world.name), view.ladder(&ladder));
+            out += &format!("\n{}\n{}", style.strong(report.world.name), view.ladder(&ladder));
             out += &view.say("wrong", &wrong);
-            out += &view.command("replay", &format!("{PREFIX}{key}/{}", violation.schedule));
+            out += &view.command("replay", &violation.schedule);
         }
     }
     out
 }
 
-fn as_json(found: &[(String, World, Report)]) -> Value {
-    let worlds = found.iter().map(|(key, world, report)| {
+fn as_json(found: &[Report]) -> Value {
+    let worlds = found.iter().map(|report| {
         let violations = report.violations.iter().map(|violation| {
             json!({
                 "property": violation.property,
                 "message": violation.message,
                 "steps": violation.ladder.len(),
                 "shortest": violation.shortest,
-                "schedule": format!("{PREFIX}{key}/{}", violation.schedule),
+                "schedule": violation.schedule,
             })
         });
+        let explored = &report.explored;
         json!({
-            "world": key,
-            "name": world.name,
+            "world": report.world.key,
+            "name": report.world.name,
             "explored": {
-                "how": report.strategy,
-                "schedules": report.executions,
-                "steps": report.steps,
-                "exhaustive": report.exhaustive,
-                "seconds": report.time.as_secs_f64(),
+                "how": explored.strategy,
+                "schedules": explored.executions,
+                "steps": explored.steps,
+                "exhaustive": explored.exhaustive,
+                "seconds": explored.time.as_secs_f64(),
             },
-            "verdict": verdict(report),
+            "verdict": word(report.verdict),
             "violations": violations.collect::<Vec<_>>(),
         })
     });
     Value::Array(worlds.collect())
-}
-
-/// A title, the world in words, the picture and what is wrong.
-pub(crate) type Replayed = (String, String, Ladder, Vec<String>);
-
-/// Runs `<world>/t1:...` again.
-pub(crate) fn replay(rest: &str) -> Result<Replayed, String> {
-    let (key, schedule) = rest.split_once('/').ok_or_else(|| {
-        format!("`{PREFIX}{rest}` is not a schedule; it must be `{PREFIX}<world>/t1:...`")
-    })?;
-    let world = match key.strip_prefix("storm") {
-        Some(rounds) => {
-            let rounds = rounds
-                .parse()
-                .map_err(|_| format!("`{key}` is not a world; a storm is `storm<rounds>`"))?;
-            world(OursWorld::Storm, rounds).1
-        }
-        None => world(key.parse()?, 1).1,
-    };
-    let schedule: Schedule = schedule.parse().map_err(|error| format!("{error}"))?;
-    let replay = Explorer::new(Budget::default())
-        .replay(&schedule, |w| world.build(w))
-        .map_err(|error| error.to_string())?;
-    let wrong: Vec<String> = replay
-        .violations
-        .iter()
-        .map(|(property, message)| format!("{property}: {message}"))
-        .collect();
-    let ladder = Ladder::of_run(&replay.ladder, &wrong);
-    Ok(("our core".to_owned(), world.name.to_owned(), ladder, wrong))
 }

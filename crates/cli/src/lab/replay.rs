@@ -1,16 +1,23 @@
 //! `lab replay`.
 
-use super::{Answer, ReplayArgs, ours, render, write_page};
-use portcullis_lab::linux;
+use super::{Answer, ReplayArgs, render, write_page};
+use portcullis_explore::schedule;
 use portcullis_lab::picture::{Ladder, html, words};
+use portcullis_lab::{linux, ours};
 use serde_json::{Value, json};
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let schedule = args.schedule.trim();
     let view = render::View::of_stdout(args.full);
-    let (title, world, ladder, wrong) = match schedule.strip_prefix(ours::PREFIX) {
-        Some(rest) => ours::replay(rest)?,
-        None => {
+    let (title, world, ladder, wrong) = match schedule::parts(schedule) {
+        Ok((ours::EDITION, ..)) => {
+            let run = ours::replay(schedule).map_err(|error| error.to_string())?;
+            let wrong = run.violations.iter().map(|(property, text)| format!("{property}: {text}"));
+            let wrong: Vec<String> = wrong.collect();
+            let ladder = Ladder::of_run(&run.ladder, &wrong);
+            ("our core".to_owned(), run.world.name.to_owned(), ladder, wrong)
+        }
+        _ => {
             let (protocol, world, trace) =
                 linux::replay(schedule).map_err(|error| error.to_string())?;
             let wrong: Vec<String> = trace.violated().iter().map(|name| meaning(name)).collect();
@@ -58,6 +65,7 @@ fn as_json(title: &str, schedule: &str, ladder: &Ladder, wrong: &[String]) -> Va
             "step": at + 1,
             "thread": ladder.threads[rung.thread],
             "functions": rung.functions,
+            "site": rung.site.as_ref().map(ToString::to_string),
             "what": rung.words,
             "changes": changes.collect::<Vec<_>>(),
             "held": rung.held[rung.thread],

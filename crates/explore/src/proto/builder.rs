@@ -3,7 +3,7 @@
 use super::learnt::THREAD_BIT;
 use super::spec::{FieldSpec, Guard, Predicate, PropertySpec, Spec, ThreadSpec};
 use super::{Bit, Field, Mutex, PropertyId, Protocol, Step, Thread, ThreadId, View};
-use crate::search::{Property, PropertyKind, PropertySet};
+use crate::search::{Object, Property, PropertyKind, PropertySet};
 
 /// Collects what a protocol consists of.
 ///
@@ -50,7 +50,7 @@ impl Builder {
     ///
     /// # Panics
     /// If `bits` is out of range, or there are more than 65535 fields.
-    pub fn field(&mut self, name: impl Into<String>, bits: u32) -> Field {
+    pub fn field(&mut self, name: impl Into<Object>, bits: u32) -> Field {
         let name = name.into();
         assert!((1..=64).contains(&bits), "{name}: a field has 1 to 64 bits, not {bits}");
         self.push_field(FieldSpec {
@@ -74,7 +74,7 @@ impl Builder {
     ///
     /// # Panics
     /// If the field has no such bit.
-    pub fn bit(&mut self, whole: Field, number: u32, name: impl Into<String>) -> Bit {
+    pub fn bit(&mut self, whole: Field, number: u32, name: impl Into<Object>) -> Bit {
         let bits = self.spec.field_bits(whole);
         let name = name.into();
         assert!(number < bits, "{name}: {} has {bits} bits", self.spec.field_name(whole));
@@ -124,7 +124,7 @@ impl Builder {
     ///
     /// # Panics
     /// If there are more than 48.
-    pub fn mutex(&mut self, name: impl Into<String>) -> Mutex {
+    pub fn mutex(&mut self, name: impl Into<Object>) -> Mutex {
         let number = self.spec.mutexes.len();
         assert!(number < THREAD_BIT as usize, "a protocol has at most {THREAD_BIT} mutexes");
         self.spec.mutexes.push(name.into());
@@ -214,7 +214,8 @@ impl Builder {
         self.property(name, PropertyKind::Eventually, Some(Box::new(goal)))
     }
 
-    /// The protocol. `world` names it in schedules: a short word without white space.
+    /// The protocol. `world` names it in schedules: a short word without white space, after its kind and a colon
+    /// (see [`crate::schedule`]).
     ///
     /// # Panics
     /// If `world` holds white space, there is no thread, or the state does not fit into 2048 bits.

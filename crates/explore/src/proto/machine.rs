@@ -11,8 +11,8 @@ use super::spec::{Guard, PropertySpec, Spec};
 use super::thread::Op;
 use super::{EndState, Facts, Protocol};
 use crate::search::{
-    Change, Fault, Label, Model, Mover, Property, PropertyKind, PropertySet, StepReport, Steps,
-    ThreadStatus, fingerprint,
+    Change, Fault, Label, Model, Mover, Object, Operation, Property, PropertyKind, PropertySet,
+    Site, StepReport, Steps, ThreadStatus, fingerprint,
 };
 
 /// A protocol with its state laid out in `W` words.
@@ -240,7 +240,7 @@ impl<'p, const W: usize> Machine<'p, W> {
         (hits, !access.asked_threads.get())
     }
 
-    fn held_names(&self, state: &Packed<W>, thread: usize) -> Vec<String> {
+    fn held_names(&self, state: &Packed<W>, thread: usize) -> Vec<Object> {
         let nodes = self.facts.nodes[thread].borrow();
         let held = nodes.get(self.node(state, thread)).held;
         let names = self.spec.mutexes.iter().enumerate();
@@ -332,13 +332,19 @@ impl<const W: usize> Model for Machine<'_, W> {
         let nodes = self.facts.nodes[thread].borrow();
         let number = self.node(state, thread);
         let node = nodes.get(number);
-        let (what, why) =
-            if number == DORMANT { ("not started".to_owned(), "") } else { self.words(node) };
+        let operation = if number == DORMANT { Operation::Dormant } else { self.operation(node) };
+        let site = Site {
+            function: node.functions.last().copied().unwrap_or_default(),
+            action: operation.action(),
+            object: operation.object().map_or_else(String::new, |object| object.name.clone()),
+            ordinal: node.ordinal,
+        };
         Label {
             thread: self.thread_name(thread),
             functions: node.functions.clone(),
-            what,
-            why: why.to_owned(),
+            operation,
+            why: node.why.clone(),
+            site,
         }
     }
 
@@ -399,9 +405,9 @@ impl<const W: usize> Machine<'_, W> {
         let place = |thread: usize| {
             let label = self.label(state, thread);
             let function = label.functions.join(" > ");
-            let why = label.why;
-            let held = self.held_names(state, thread).join(", ");
-            format!("{function}: {} ({why}) [{held}]", label.what)
+            let held: Vec<String> =
+                self.held_names(state, thread).iter().map(Object::to_string).collect();
+            format!("{function}: {} ({}) [{}]", label.what(), label.reason(), held.join(", "))
         };
         EndState {
             fields: self.layout.fields.iter().map(|slot| slot.get(&state.0)).collect(),
@@ -409,25 +415,22 @@ impl<const W: usize> Machine<'_, W> {
         }
     }
 
-    /// An operation in words, and why it is done.
-    fn words<'n>(&self, node: &'n Node) -> (String, &'n str) {
-        let field = |slot: u16| self.spec.fields[usize::from(slot)].name.as_str();
-        let mutex = |m: u8| self.spec.mutexes[usize::from(m)].as_str();
-        let why = node.why.as_str();
+    fn operation(&self, node: &Node) -> Operation {
+        let field = |slot: u16| self.spec.fields[usize::from(slot)].name.clone();
+        let mutex = |m: u8| self.spec.mutexes[usize::from(m)].clone();
         match node.op {
-            Op::Read(slot) => (format!("read {}", field(slot)), why),
+            Op::Read(slot) => Operation::Read(field(slot)),
             Op::Write(slot, value) => {
-                let value = self.spec.value_name(slot.into(), value);
-                (format!("{} = {value}", field(slot)), why)
+                Operation::Write(field(slot), self.spec.value_name(slot.into(), value))
             }
-            Op::Lock(m) => (format!("lock {}", mutex(m)), why),
-            Op::TryLock(m) => (format!("try to lock {}", mutex(m)), why),
-            Op::Unlock(m) => (format!("unlock {}", mutex(m)), why),
-            Op::Choose(n) => (format!("one of {n}: {why}"), ""),
-            Op::Start(t) => (format!("start {}", self.spec.threads[usize::from(t)].name), why),
-            Op::Update(_) => (why.to_owned(), ""),
-            Op::Wait { .. } => (format!("wait: {why}"), ""),
-            Op::Finished => ("finished".to_owned(), ""),
+            Op::Lock(m) => Operation::Lock(mutex(m)),
+            Op::TryLock(m) => Operation::TryLock(mutex(m)),
+            Op::Unlock(m) => Operation::Unlock(mutex(m)),
+            Op::Choose(n) => Operation::Choose(n),
+            Op::Start(t) => Operation::Start(self.spec.threads[usize::from(t)].name.clone()),
+            Op::Update(_) => Operation::Update,
+            Op::Wait { .. } => Operation::Wait,
+            Op::Finished => Operation::Finished,
         }
     }
 

@@ -66,7 +66,7 @@ use self::machine::{Machine, own_bit};
 use self::node::Nodes;
 use self::spec::{Guard, Spec};
 use self::thread::Op;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, with_kind};
 use crate::search::{
     self, Broken, Control, Fault, Outcome, PropertySet, ReplayError, Strategy, Trace,
 };
@@ -168,10 +168,10 @@ const NODE_BITS: [u32; 2] = [16, 31];
 impl Protocol {
     fn new(world: String, spec: Spec) -> Self {
         let facts = Facts::new(&spec);
-        Self { world, spec, facts }
+        Self { world: with_kind(world), spec, facts }
     }
 
-    /// The world's name, as schedules have it.
+    /// The world's name with its kind in front, as schedules have it.
     #[must_use]
     pub fn world(&self) -> &str {
         &self.world

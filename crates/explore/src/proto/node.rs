@@ -7,7 +7,7 @@ use super::learnt::Locks;
 use super::log::{Entry, Log};
 use super::spec::{Body, Spec};
 use super::thread::{Op, Run, Thread};
-use crate::search::PropertySet;
+use crate::search::{Note, PropertySet};
 
 /// A local state: its next operation, and where each observation leads.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct Node {
     far: HashMap<u64, u32>,
     pub(crate) functions: Vec<&'static str>,
     pub(crate) why: String,
+    pub(crate) ordinal: u16,
     log: Rc<[u8]>,
 }
 
@@ -30,7 +31,7 @@ const MARKED: u32 = 1 << 31;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Edge {
     pub(crate) hits: PropertySet,
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Vec<Note>,
 }
 
 /// All local states of one thread. Number 0 is "not started".
@@ -53,6 +54,7 @@ impl Nodes {
             far: HashMap::new(),
             functions: Vec::new(),
             why: String::new(),
+            ordinal: 0,
             log: Rc::from([]),
         };
         Self { all: vec![dormant], index: HashMap::new(), edges: HashMap::new() }
@@ -138,6 +140,7 @@ impl Nodes {
                 far: HashMap::new(),
                 functions: pending.functions,
                 why: pending.why,
+                ordinal: pending.ordinal,
                 log,
             });
         }

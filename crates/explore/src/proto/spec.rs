@@ -3,7 +3,7 @@
 use super::layout::{Layout, Packer};
 use super::shared::View;
 use super::thread::{Step, Thread};
-use crate::search::{Property, PropertyKind, PropertySet};
+use crate::search::{Object, Property, PropertyKind, PropertySet};
 
 /// A shared field of up to 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ pub(crate) enum Guard {
 }
 
 pub(crate) struct FieldSpec {
-    pub(crate) name: String,
+    pub(crate) name: Object,
     pub(crate) bits: u32,
     pub(crate) init: u64,
     pub(crate) guard: Guard,
@@ -78,7 +78,7 @@ pub(crate) struct PropertySpec {
 /// Everything declared.
 pub(crate) struct Spec {
     pub(crate) fields: Vec<FieldSpec>,
-    pub(crate) mutexes: Vec<String>,
+    pub(crate) mutexes: Vec<Object>,
     pub(crate) threads: Vec<ThreadSpec>,
     pub(crate) properties: Vec<PropertySpec>,
 }
@@ -88,7 +88,7 @@ impl Spec {
         self.fields[usize::from(field.0)].bits
     }
 
-    pub(crate) fn field_name(&self, field: Field) -> &str {
+    pub(crate) fn field_name(&self, field: Field) -> &Object {
         &self.fields[usize::from(field.0)].name
     }
 

@@ -7,7 +7,7 @@ use super::log::{Entry, Log};
 use super::shared::{Shared, View};
 use super::value::Value;
 use super::{Bit, Field, Mutex, PropertyId, Spec, ThreadId};
-use crate::search::PropertySet;
+use crate::search::{Action, Note, Object, PropertySet};
 
 /// What every step returns: a value, or "stop here for now", which a protocol passes on with `?`.
 pub type Step<T> = Result<T, Pause>;
@@ -53,7 +53,12 @@ pub(crate) struct Pending {
     pub(crate) op: Op,
     pub(crate) why: String,
     pub(crate) functions: Vec<&'static str>,
+    /// Its number among the steps of this call with the same action on the same object.
+    pub(crate) ordinal: u16,
 }
+
+/// An action and the number of its object, as far as a place in the code is told by them.
+type Place = (Action, u16);
 
 /// One thread of a protocol, running.
 ///
@@ -64,10 +69,15 @@ pub struct Thread<'a> {
     spec: &'a Spec,
     log: Log,
     functions: Vec<&'static str>,
+    /// The steps taken in the calls under way, and where those of the innermost named one begin.
+    taken: Vec<Place>,
+    call: usize,
+    /// The ordinal of the next step, where it was said.
+    ordinal: Option<u16>,
     pending: Option<Pending>,
     dead: bool,
     hits: PropertySet,
-    notes: Vec<String>,
+    notes: Vec<Note>,
     fault: Option<String>,
 }
 
@@ -82,7 +92,7 @@ pub(crate) struct Run {
     pub(crate) log: Vec<u8>,
     pub(crate) pending: Pending,
     pub(crate) hits: PropertySet,
-    pub(crate) notes: Vec<String>,
+    pub(crate) notes: Vec<Note>,
 }
 
 impl<'a> Thread<'a> {
@@ -96,6 +106,9 @@ impl<'a> Thread<'a> {
             spec,
             log: Log::new(log),
             functions: Vec::new(),
+            taken: Vec::new(),
+            call: 0,
+            ordinal: None,
             pending: None,
             dead: false,
             hits: PropertySet::EMPTY,
@@ -110,7 +123,8 @@ impl<'a> Thread<'a> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let finished = || Pending { op: Op::Finished, why: String::new(), functions: Vec::new() };
+        let finished =
+            || Pending { op: Op::Finished, why: String::new(), functions: Vec::new(), ordinal: 0 };
         let pending = match (result, self.pending.take()) {
             (Err(Pause(())), Some(pending)) => pending,
             (Ok(()), None) => finished(),
@@ -126,26 +140,32 @@ impl<'a> Thread<'a> {
         Ok(Run { log, pending, hits: self.hits, notes: self.notes })
     }
 
-    /// Takes the step `op`: what it observed, or a pause at it.
-    fn step(&mut self, why: &str, op: impl FnOnce() -> Op) -> Step<u64> {
+    /// Takes the step `op` at `place`: what it observed, or a pause at it.
+    fn step(&mut self, place: Place, why: &str, op: impl FnOnce() -> Op) -> Step<u64> {
         if self.pending.is_some() || self.dead {
             return Err(Pause(()));
         }
+        let said = self.ordinal.take();
         match self.log.next() {
-            Some((Entry::Observed, value)) => Ok(value),
+            Some((Entry::Observed, value)) => {
+                self.taken.push(place);
+                Ok(value)
+            }
             Some(other) => {
                 self.complain(format!("not deterministic: a step where {other:?} was before"));
                 Err(Pause(()))
             }
             None => {
                 let functions = self.functions.clone();
-                self.pending = Some(Pending { op: op(), why: why.to_owned(), functions });
+                let before = self.taken[self.call..].iter().filter(|taken| **taken == place);
+                let ordinal = said.unwrap_or(before.count() as u16);
+                self.pending = Some(Pending { op: op(), why: why.to_owned(), functions, ordinal });
                 Err(Pause(()))
             }
         }
     }
 
-    pub(crate) fn field_name(&self, field: Field) -> &str {
+    pub(crate) fn field_name(&self, field: Field) -> &Object {
         self.spec.field_name(field)
     }
 
@@ -160,6 +180,13 @@ impl<'a> Thread<'a> {
     }
 
     // ---- Calls and loops ----
+
+    /// The next step is at the `n`-th place (from 0) in this function where the same is done to the same object,
+    /// although the way here may not have passed the places before it. For its [`Site`](crate::search::Site).
+    pub fn nth(&mut self, n: u16) -> &mut Self {
+        self.ordinal = Some(n);
+        self
+    }
 
     /// Calls a function. When it returns, everything it observed is forgotten but what it returned, as on a
     /// real stack: two ways through it that return the same are the same state afterwards.
@@ -200,10 +227,15 @@ impl<'a> Thread<'a> {
                 return Err(Pause(()));
             }
         }
-        let depth = self.functions.len();
+        let (depth, begin, call) = (self.functions.len(), self.taken.len(), self.call);
         self.functions.extend(name);
+        if name.is_some() {
+            self.call = begin;
+        }
         let value = body(self)?;
         self.functions.truncate(depth);
+        self.taken.truncate(begin);
+        self.call = call;
         self.finish_frame(start, Entry::Returned, value.to_bits())?;
         Ok(value)
     }
@@ -247,8 +279,11 @@ impl<'a> Thread<'a> {
                 return Err(Pause(()));
             }
         };
+        let begin = self.taken.len();
         for _ in 0..LONGEST_IDLE_LOOP {
-            match body(self, state)? {
+            let turn = body(self, state)?;
+            self.taken.truncate(begin);
+            match turn {
                 ControlFlow::Continue(next) => {
                     self.finish_frame(position, Entry::Loop, next.to_bits())?;
                     state = next;
@@ -281,7 +316,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn read(&mut self, field: Field, why: &str) -> Step<u64> {
-        self.step(why, || Op::Read(field.0))
+        self.step((Action::Read, field.0), why, || Op::Read(field.0))
     }
 
     /// Reads a field and says whether it is not 0: one step.
@@ -303,7 +338,7 @@ impl<'a> Thread<'a> {
             self.complain(format!("{value} does not fit into {name}"));
             return Err(Pause(()));
         }
-        self.step(why, || Op::Write(field.0, value)).map(|_| ())
+        self.step((Action::Write, field.0), why, || Op::Write(field.0, value)).map(|_| ())
     }
 
     /// Reads one bit of a field that is shared by several bits: one step.
@@ -311,7 +346,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn read_bit(&mut self, bit: Bit, why: &str) -> Step<bool> {
-        Ok(self.step(why, || Op::Read(bit.alias))? != 0)
+        Ok(self.step((Action::Read, bit.alias), why, || Op::Read(bit.alias))? != 0)
     }
 
     /// Writes one bit of a field as a compiler does for a C bit-field: loads the whole field, changes the bit,
@@ -334,7 +369,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn lock(&mut self, mutex: Mutex, why: &str) -> Step<()> {
-        self.step(why, || Op::Lock(mutex.0)).map(|_| ())
+        self.step((Action::Lock, mutex.0.into()), why, || Op::Lock(mutex.0)).map(|_| ())
     }
 
     /// Takes a mutex if it is free: one step. True if it was.
@@ -342,7 +377,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn try_lock(&mut self, mutex: Mutex, why: &str) -> Step<bool> {
-        Ok(self.step(why, || Op::TryLock(mutex.0))? != 0)
+        Ok(self.step((Action::TryLock, mutex.0.into()), why, || Op::TryLock(mutex.0))? != 0)
     }
 
     /// Gives a mutex back: one step. Giving back what the thread does not hold violates `lock-misuse`.
@@ -350,7 +385,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn unlock(&mut self, mutex: Mutex) -> Step<()> {
-        self.step("", || Op::Unlock(mutex.0)).map(|_| ())
+        self.step((Action::Unlock, mutex.0.into()), "", || Op::Unlock(mutex.0)).map(|_| ())
     }
 
     /// Runs `body` with a mutex held. An early `return` in it, too, gives the mutex back.
@@ -380,7 +415,7 @@ impl<'a> Thread<'a> {
             self.complain("a choice of none".to_owned());
             return Err(Pause(()));
         }
-        self.step(why, || Op::Choose(n))
+        self.step((Action::Choose, 0), why, || Op::Choose(n))
     }
 
     /// Several accesses in one step (a list splice, an atomic operation). What `change` returns is observed.
@@ -392,7 +427,8 @@ impl<'a> Thread<'a> {
         what: &str,
         change: impl Fn(&mut Shared<'_>) -> R + 'static,
     ) -> Step<R> {
-        let bits = self.step(what, || Op::Update(Box::new(move |s| change(s).to_bits())))?;
+        let op = || Op::Update(Box::new(move |s| change(s).to_bits()));
+        let bits = self.step((Action::Update, 0), what, op)?;
         Ok(R::from_bits(bits))
     }
 
@@ -405,7 +441,8 @@ impl<'a> Thread<'a> {
         what: &str,
         ready: impl Fn(&View<'_>) -> bool + 'static,
     ) -> Step<()> {
-        self.step(what, || Op::Wait { idle: false, ready: Box::new(ready) }).map(|_| ())
+        let op = || Op::Wait { idle: false, ready: Box::new(ready) };
+        self.step((Action::Wait, 0), what, op).map(|_| ())
     }
 
     /// As [`Thread::wait_until`], for a thread that waits for work and may do so for ever.
@@ -417,7 +454,8 @@ impl<'a> Thread<'a> {
         what: &str,
         ready: impl Fn(&View<'_>) -> bool + 'static,
     ) -> Step<()> {
-        self.step(what, || Op::Wait { idle: true, ready: Box::new(ready) }).map(|_| ())
+        let op = || Op::Wait { idle: true, ready: Box::new(ready) };
+        self.step((Action::Wait, 0), what, op).map(|_| ())
     }
 
     /// Starts a dormant thread: one step. A thread is started at most once.
@@ -425,7 +463,7 @@ impl<'a> Thread<'a> {
     /// # Errors
     /// [`Pause`], to be passed on.
     pub fn start(&mut self, thread: ThreadId, why: &str) -> Step<()> {
-        self.step(why, || Op::Start(thread.0)).map(|_| ())
+        self.step((Action::Start, thread.0.into()), why, || Op::Start(thread.0)).map(|_| ())
     }
 
     // ---- What is not a step ----
@@ -456,7 +494,14 @@ impl<'a> Thread<'a> {
     /// A remark on the step that led here, for the reader of a trace.
     pub fn note(&mut self, text: impl Into<String>) {
         if self.is_live() {
-            self.notes.push(text.into());
+            self.notes.push(Note::Remark(text.into()));
+        }
+    }
+
+    /// A line that the modelled system leaves in its log at the step that led here.
+    pub fn log(&mut self, line: impl Into<String>) {
+        if self.is_live() {
+            self.notes.push(Note::Log(line.into()));
         }
     }
 }

@@ -8,6 +8,7 @@ mod outcome;
 mod queue;
 mod replay;
 mod sample;
+mod step;
 mod table;
 mod tree;
 
@@ -15,11 +16,11 @@ use std::sync::atomic::AtomicBool;
 
 pub use bound::Bounded;
 pub use model::{
-    Change, Fault, Label, Model, Mover, Property, PropertyKind, PropertySet, StepReport, Steps,
-    Taken, ThreadStatus,
+    Fault, Model, Mover, Property, PropertyKind, PropertySet, Steps, Taken, ThreadStatus,
 };
 pub use outcome::{Broken, Mode, Outcome, Progress, Reached, Verdict, Violation};
 pub use replay::{ReplayError, Trace, TraceStep, replay};
+pub use step::{Action, Change, Label, Note, Object, Operation, Site, StepReport};
 pub(crate) use table::fingerprint;
 
 /// How to explore.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::hash::Hash;
 
+use super::step::{Label, StepReport};
+
 /// A system of threads whose whole state is a value that can be copied, compared and hashed.
 ///
 /// The methods take `&self`: a model may build parts of itself lazily, but everything it answers
@@ -234,52 +236,4 @@ impl PropertySet {
     pub fn iter(self) -> impl Iterator<Item = usize> {
         (0..=Self::MAX).filter(move |&i| self.contains(i))
     }
-}
-
-/// A step in words.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Label {
-    /// The thread's name.
-    pub thread: String,
-    /// The functions it is in, outermost first.
-    pub functions: Vec<&'static str>,
-    /// What the step does: "read dev->iommu_group".
-    pub what: String,
-    /// Why, in the protocol's words: "group already set?". May be empty.
-    pub why: String,
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.thread)?;
-        if let Some(function) = self.functions.last() {
-            write!(f, "{function}: ")?;
-        }
-        f.write_str(&self.what)?;
-        if self.why.is_empty() { Ok(()) } else { write!(f, " ({})", self.why) }
-    }
-}
-
-/// What changed in one step.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StepReport {
-    /// What the step observed, where it observed something: a value read, a choice.
-    pub observed: Option<String>,
-    /// Fields whose value changed.
-    pub changes: Vec<Change>,
-    /// The protocol's remarks at this step.
-    pub notes: Vec<String>,
-    /// The locks that each thread holds after the step, by thread.
-    pub held: Vec<Vec<String>>,
-}
-
-/// A field that changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Its name.
-    pub field: String,
-    /// Its value before, in words.
-    pub before: String,
-    /// Its value after, in words.
-    pub after: String,
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use portcullis_explore::proto::{Builder, Protocol};
 use portcullis_explore::schedule::{Move, Schedule};
 use portcullis_explore::search::{
-    Control, Outcome, Progress, PropertyKind, ReplayError, Strategy, ThreadStatus, Verdict,
+    Control, Object, Outcome, Progress, PropertyKind, ReplayError, Strategy, ThreadStatus, Verdict,
 };
 
 use crate::models::protocol::comparison;
@@ -110,7 +110,7 @@ fn a_deadlock_is_found_with_where_each_thread_waits() {
         let trace = protocol.replay(&deadlock.schedule).unwrap();
         assert_eq!(trace.status, [ThreadStatus::Blocked; 2]);
         assert_eq!(trace.waiting[1].as_ref().unwrap().to_string(), "BA: lock A (inner)");
-        assert_eq!(trace.steps[1].report.held, [["A"], ["B"]]);
+        assert_eq!(trace.steps[1].report.held, [[Object::from("A")], [Object::from("B")]]);
         assert_eq!(explore(&two_locks(false), strategy).verdict(), Verdict::Clean);
     }
 }

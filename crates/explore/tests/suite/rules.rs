@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use portcullis_explore::proto::{Builder, Obj, Protocol, Value};
-use portcullis_explore::search::{Broken, Control, Fault, Outcome, Strategy, Verdict};
+use portcullis_explore::schedule::{Move, Schedule};
+use portcullis_explore::search::{
+    Broken, Control, Fault, Note, Object, Outcome, Strategy, Verdict,
+};
 
 const FULL: Strategy = Strategy::Exhaustive { reduce: false };
 const REDUCED: Strategy = Strategy::Exhaustive { reduce: true };
@@ -130,7 +133,10 @@ fn a_thread_that_dies_keeps_its_locks() {
         let names: Vec<&str> = outcome.violations.iter().map(|v| v.property.as_str()).collect();
         assert_eq!(names, ["B3", "deadlock"]);
         let trace = protocol.replay(&outcome.violations[0].schedule).unwrap();
-        assert_eq!(trace.steps.last().unwrap().report.notes, ["NULL dereference"]);
+        assert_eq!(
+            trace.steps.last().unwrap().report.notes,
+            [Note::Remark("NULL dereference".into())]
+        );
     }
 }
 
@@ -292,4 +298,45 @@ fn values_survive_their_bits() {
     same(Ok::<u16, u8>(9));
     same(Err::<u16, u8>(9));
     same(true);
+}
+
+/// The same function twice, for two owners, with a step in between that only one of them takes.
+#[test]
+fn a_site_is_the_same_for_every_owner_and_whatever_else_the_function_does() {
+    let mut b = Builder::new();
+    let lock = b.mutex("lock");
+    for owner in ["left", "right"] {
+        let field = b.field(Object::of(owner, "flag"), 1);
+        let other = b.field(Object::of(owner, "other"), 1);
+        b.thread(owner, move |t| {
+            t.func("outer", |t| {
+                t.lock(lock, "")?;
+                if owner == "left" {
+                    t.scope(|t| t.read(other, "only here"))?;
+                }
+                t.read(field, "first")?;
+                t.func("inner", |t| t.write(field, 1_u64, "set"))?;
+                t.read(field, "second")?;
+                t.unlock(lock)
+            })
+        });
+    }
+    let protocol = b.build("sites");
+    let moves = |thread, steps| vec![Move { thread, choice: 0 }; steps];
+    let sites = |moves| -> Vec<String> {
+        let trace = protocol.replay(&Schedule::new("sites", moves)).unwrap();
+        trace.steps.iter().map(|step| step.label.site.to_string()).collect()
+    };
+    let right = sites(moves(1, 5));
+    let expected = [
+        "outer:lock(lock)",
+        "outer:read(flag)",
+        "inner:write(flag)",
+        "outer:read(flag)#1",
+        "outer:unlock(lock)",
+    ];
+    assert_eq!(right, expected);
+    let mut left = sites(moves(0, 6));
+    assert_eq!(left.remove(1), "outer:read(other)");
+    assert_eq!(left, expected);
 }

@@ -114,7 +114,7 @@ fn golden_schedule_replays_for_ever() {
     // has changed: make a version 2 and keep reading version 1.
     let trace = seed_race(false).replay(&"p1:seed:0x4.1x4".parse().unwrap()).unwrap();
     assert_eq!(trace.violated(), ["I1"]);
-    let words: Vec<String> = trace.steps.iter().map(|s| s.label.what.clone()).collect();
+    let words: Vec<String> = trace.steps.iter().map(|s| s.label.what()).collect();
     assert_eq!(
         words,
         [

@@ -6,11 +6,12 @@ use core::sync::atomic::AtomicBool;
 use portcullis_explore::proto;
 use portcullis_explore::schedule::{Schedule, ScheduleError};
 use portcullis_explore::search::{
-    Broken, Control, Mode, Outcome, Progress, ReplayError, Strategy, Trace, Violation,
+    Broken, Control, Mode, Note, Outcome, Progress, ReplayError, Strategy, Trace, Violation,
 };
 
 use super::base::BaseId;
-use super::model::build;
+use super::kernel::OOPS;
+use super::model::{EDITION, FIRST_EDITION, build};
 use super::property::{HEALTHY, Id, PROPERTIES};
 use super::protocol::{Protocol, ProtocolError};
 use super::world::{World, WorldError};
@@ -125,6 +126,8 @@ pub enum CheckError {
     Schedule(ScheduleError),
     /// The schedule is not one of a Linux protocol.
     NotLinux(String),
+    /// The schedule was made with the first edition of the Linux protocols, whose functions took other steps.
+    FirstEdition(String),
     /// The schedule names a protocol that cannot be built.
     Protocol(ProtocolError),
     /// The schedule names a world that cannot be.
@@ -138,8 +141,15 @@ impl fmt::Display for CheckError {
             Self::Replay(error) => write!(f, "the schedule does not run: {error}"),
             Self::Schedule(error) => write!(f, "not a schedule: {error}"),
             Self::NotLinux(world) => {
-                write!(f, "`{world}` is not a Linux protocol; its name begins with `linux/`")
+                write!(
+                    f,
+                    "`{world}` is not a Linux protocol; its schedules begin with `{EDITION}:`"
+                )
             }
+            Self::FirstEdition(name) => write!(
+                f,
+                "the schedule was made with the first edition of the Linux protocols, whose functions took other steps; ask again for `{name}` with `lab check` (docs/schedules.md)"
+            ),
             Self::Protocol(error) => write!(f, "the schedule's protocol: {error}"),
             Self::World(error) => write!(f, "the schedule's world: {error}"),
         }
@@ -212,7 +222,7 @@ fn healthy(outcome: &Outcome) -> Option<String> {
 /// has kept its locks.
 fn is_aftermath(violation: &Violation, trace: &Trace) -> bool {
     violation.property == DEADLOCK
-        && trace.steps.iter().any(|step| step.report.changes.iter().any(|c| c.field == "oops"))
+        && trace.steps.iter().any(|step| step.report.changes.iter().any(|c| c.field.name == OOPS))
 }
 
 const DEADLOCK: &str = "deadlock";
@@ -252,7 +262,7 @@ fn describe(violation: &Violation, trace: Trace, world: &World) -> ViolationRepo
 /// The last line that the run leaves in the kernel's log.
 fn logged(trace: &Trace) -> Option<String> {
     let notes = trace.steps.iter().flat_map(|step| &step.report.notes);
-    notes.filter_map(|note| note.strip_prefix("dmesg: ")).next_back().map(str::to_owned)
+    notes.filter_map(Note::logged).next_back().map(str::to_owned)
 }
 
 /// Runs a schedule of a Linux protocol again, in the world that it names.
@@ -261,17 +271,21 @@ fn logged(trace: &Trace) -> Option<String> {
 /// [`CheckError`] if the string is no schedule, names no known protocol or world, or does not run there.
 pub fn replay(schedule: &str) -> Result<(Protocol, World, Trace), CheckError> {
     let schedule: Schedule = schedule.parse().map_err(CheckError::Schedule)?;
-    let (protocol, world) = parse_scenario(&schedule.world)?;
+    let (protocol, world) = parse_scenario(&schedule)?;
     let model: proto::Protocol = build(&protocol, &world);
     let trace = model.replay(&schedule).map_err(CheckError::Replay)?;
     Ok((protocol, world, trace))
 }
 
 /// Reads the name that [`super::scenario`] writes.
-fn parse_scenario(name: &str) -> Result<(Protocol, World), CheckError> {
-    let not_linux = || CheckError::NotLinux(name.into());
+fn parse_scenario(schedule: &Schedule) -> Result<(Protocol, World), CheckError> {
+    let name = schedule.name();
+    if let Some(old) = schedule.world.strip_prefix(FIRST_EDITION) {
+        return Err(CheckError::FirstEdition(old.into()));
+    }
+    let not_linux = || CheckError::NotLinux(schedule.world.clone());
     let (protocol, world) =
-        name.strip_prefix("linux/").and_then(|rest| rest.split_once('/')).ok_or_else(not_linux)?;
+        name.split_once('/').filter(|_| schedule.kind() == EDITION).ok_or_else(not_linux)?;
     let base_end = protocol.find(['+', '~']).unwrap_or(protocol.len());
     let (base, mut changes) = protocol.split_at(base_end);
     if BaseId::find(base).is_none() {

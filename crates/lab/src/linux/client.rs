@@ -110,7 +110,9 @@ pub(crate) fn device_del(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 pub(crate) fn rebind(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let run = k.client(x).run;
     let lock = k.device_lock(Dev::Client(x));
-    t.wait_idle("the client to be bound", move |s| s.get(run) & dd::BOUND != 0)?;
+    t.func("user of sysfs", |t| {
+        t.wait_idle("the client to be bound", move |s| s.get(run) & dd::BOUND != 0)
+    })?;
     t.func("unbind_store", |t| {
         t.lock(lock, "")?;
         if t.read(run, "still bound?")? != 0 {
@@ -135,7 +137,9 @@ pub(crate) fn rebind(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 pub(crate) fn vfio_claims(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let g = k.group_of(x);
     let member = k.client(x).iommu_group;
-    t.wait_idle("a group to open (/dev/vfio/N)", move |s| s.get(member) != 0)?;
+    t.func("user of VFIO", |t| {
+        t.wait_idle("a group to open (/dev/vfio/N)", move |s| s.get(member) != 0)
+    })?;
     if iommu_group_claim_dma_owner(t, k, g)? == OK {
         iommu_group_release_dma_owner(t, k, g)?;
     }
@@ -147,7 +151,9 @@ pub(crate) fn vfio_claims(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 pub(crate) fn unregister(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<()> {
     let bound = k.iommu(s).bound;
     let lock = k.device_lock(Dev::Iommu(s));
-    t.wait_idle("the instance to be bound", move |shared| shared.get(bound) != 0)?;
+    t.func("user of sysfs", |t| {
+        t.wait_idle("the instance to be bound", move |shared| shared.get(bound) != 0)
+    })?;
     t.lock(lock, "")?;
     iommu_device_unregister(t, k, s)?;
     t.write(bound, 0, "klist_remove from driver->klist_devices")?;

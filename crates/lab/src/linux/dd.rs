@@ -129,7 +129,7 @@ pub(crate) fn driver_deferred_probe_check_state(
 ) -> Step<Errno> {
     if k.world_times_out() && t.read(k.timed_out, "driver_deferred_probe_timeout over?")? != 0 {
         let name = k.world().client_name(x.0);
-        t.note(format!("dmesg: {name}: deferred probe timeout, ignoring dependency"));
+        t.log(format!("{name}: deferred probe timeout, ignoring dependency"));
         return Ok(ETIMEDOUT);
     }
     Ok(EPROBE_DEFER)
@@ -138,45 +138,44 @@ pub(crate) fn driver_deferred_probe_check_state(
 /// `driver_deferred_probe_add` [deferred_probe_mutex].
 fn driver_deferred_probe_add(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
     let (pending, bit) = (k.pending, k.bit(dev));
-    t.update("driver_deferred_probe_add: pending list", move |shared| {
-        let with_dev = shared.get(pending) | bit;
-        shared.set(pending, with_dev);
-        0
-    })?;
-    Ok(())
+    t.func("driver_deferred_probe_add", |t| {
+        t.update("list_add_tail to the pending list", move |shared| {
+            let with_dev = shared.get(pending) | bit;
+            shared.set(pending, with_dev);
+        })
+    })
 }
 
 /// `driver_deferred_probe_del` [deferred_probe_mutex].
 pub(crate) fn driver_deferred_probe_del(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
     let (pending, active, bit) = (k.pending, k.active, k.bit(dev));
-    t.update("driver_deferred_probe_del", move |shared| {
-        shared.set(pending, shared.get(pending) & !bit);
-        shared.set(active, shared.get(active) & !bit);
-        0
-    })?;
-    Ok(())
+    t.func("driver_deferred_probe_del", |t| {
+        t.update("off the pending and the active list", move |shared| {
+            shared.set(pending, shared.get(pending) & !bit);
+            shared.set(active, shared.get(active) & !bit);
+        })
+    })
 }
 
 /// `driver_deferred_probe_trigger` [deferred_probe_mutex]: everything pending is tried again.
 pub(crate) fn driver_deferred_probe_trigger(t: &mut T<'_>, k: &Kernel) -> Step<()> {
     let (pending, active, count) = (k.pending, k.active, k.trigger_count);
-    t.update(
-        "driver_deferred_probe_trigger: count++, pending list becomes active",
-        move |shared| {
+    t.func("driver_deferred_probe_trigger", |t| {
+        t.update("count++, pending list becomes active", move |shared| {
             shared.set(active, shared.get(active) | shared.get(pending));
             shared.set(pending, 0);
             shared.set(count, shared.get(count) + 1);
-            0
-        },
-    )?;
-    Ok(())
+        })
+    })
 }
 
 /// `deferred_probe_work_func`: one device of the active list after another, for ever.
 pub(crate) fn deferred_probe_work_func(t: &mut T<'_>, k: &Kernel) -> Step<()> {
     t.repeat(|t| {
         let active = k.active;
-        t.wait_idle("deferred_probe_work queued", move |s| s.get(active) != 0)?;
+        t.func("worker_thread", |t| {
+            t.wait_idle("deferred_probe_work queued", move |s| s.get(active) != 0)
+        })?;
         t.func("deferred_probe_work_func", |t| retry_one(t, k))?;
         Ok(ControlFlow::Continue(()))
     })

@@ -107,7 +107,7 @@ fn setup_from_group(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 
 /// The error branch of `iommu_setup_dma_ops`: the line that the report quotes.
 fn retain_platform_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
-    t.note(format!("dmesg: {}", k.world().retaining_message(x.0)));
+    t.log(k.world().retaining_message(x.0));
     Ok(OK)
 }
 
@@ -116,5 +116,5 @@ pub(crate) fn arch_teardown_dma_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Ste
     if k.has(Commit::DmaOpsWithDomain) {
         return Ok(());
     }
-    set_dma_iommu(t, k, x, false)
+    t.func("arch_teardown_dma_ops", |t| set_dma_iommu(t, k, x, false))
 }

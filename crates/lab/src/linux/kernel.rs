@@ -5,6 +5,7 @@ use core::array;
 
 use portcullis_explore::proto::{Builder, Mutex, PropertyId};
 pub(crate) use portcullis_explore::proto::{Field, Step, Thread as T, View};
+use portcullis_explore::search::Object;
 
 use super::commit::Commit;
 use super::errno::Errno;
@@ -39,6 +40,13 @@ pub(crate) const IDENTITY: u64 = 2;
 pub(crate) const DMA_AGAIN: u64 = 3;
 /// The blocking domain of an outside owner.
 pub(crate) const BLOCKED: u64 = 4;
+
+/// The mark of a group that stands on the list of a walk.
+pub(crate) const ON_GROUP_LIST: &str = "on group_list";
+/// The field that says that a thread has died.
+pub(crate) const OOPS: &str = "oops";
+/// What the lock of a device is called.
+pub(crate) const DEVICE_LOCK: &str = "device_lock";
 
 const DOMAINS: &[&str] = &["NULL", "DMA", "IDENTITY", "a second DMA", "BLOCKED"];
 
@@ -154,7 +162,7 @@ impl Kernel {
             trigger_count: b.field("deferred_trigger_count", 6),
             timed_out: b.field("driver_deferred_probe_timeout over", 1),
             bus_ops: b.field("bus->iommu_ops", 1),
-            oopsed: b.field("oops", 1),
+            oopsed: b.field(OOPS, 1),
             world: world.clone(),
             checks: array::from_fn(|i| {
                 let info = &property::PROPERTIES[i];
@@ -358,7 +366,7 @@ impl Kernel {
         t.check(self.checked(id), false);
         t.note(id.info().meaning);
         if let Some(message) = id.message(&self.world, self.name(dev)) {
-            t.note(format!("dmesg: {message}"));
+            t.log(message);
         }
     }
 
@@ -377,7 +385,7 @@ impl Kernel {
 fn declare_iommu(b: &mut Builder, world: &World, s: usize, groups: usize) -> IommuFields {
     let name = world.iommu_name(s);
     let yes_no = |b: &mut Builder, what: &str| {
-        let field = b.field(format!("{name}: {what}"), 1);
+        let field = b.field(Object::of(name, what), 1);
         b.value_names(field, &["no", "yes"]);
         field
     };
@@ -385,15 +393,22 @@ fn declare_iommu(b: &mut Builder, world: &World, s: usize, groups: usize) -> Iom
         listed: yes_no(b, "on iommu_device_list"),
         ready: yes_no(b, "iommu->ready"),
         bound: yes_no(b, "on driver->klist_devices"),
-        group_list: (0..groups).map(|g| yes_no(b, &format!("group {g} on group_list"))).collect(),
-        lock: b.mutex(format!("device_lock({name})")),
+        group_list: (0..groups)
+            .map(|g| {
+                let owner = format!("{name}, group {g}");
+                let field = b.field(Object::of(owner, ON_GROUP_LIST), 1);
+                b.value_names(field, &["no", "yes"]);
+                field
+            })
+            .collect(),
+        lock: b.mutex(Object::of(name, DEVICE_LOCK)),
     }
 }
 
 fn declare_client(b: &mut Builder, world: &World, x: usize) -> ClientFields {
     let name = world.client_name(x);
     let named = |b: &mut Builder, what: &str, bits: u32, values: &[&str]| {
-        let field = b.field(format!("{name}: {what}"), bits);
+        let field = b.field(Object::of(name, what), bits);
         b.value_names(field, values);
         field
     };
@@ -413,14 +428,15 @@ fn declare_client(b: &mut Builder, world: &World, x: usize) -> ClientFields {
         linked: named(b, "device link to the SMMU", 1, &["no", "yes"]),
         on_bus: named(b, "on the bus", 1, &["no", "yes"]),
         dead: named(b, "device", 2, &["alive", "dead", "freed"]),
-        lock: b.mutex(format!("device_lock({name})")),
+        lock: b.mutex(Object::of(name, DEVICE_LOCK)),
     }
 }
 
 fn declare_group(b: &mut Builder, g: usize) -> GroupFields {
-    let mutex = b.mutex(format!("group {g} mutex"));
+    let owner = format!("group {g}");
+    let mutex = b.mutex(Object::of(&owner, "mutex"));
     let named = |b: &mut Builder, what: &str, bits: u32, values: &[&str]| {
-        let field = b.field(format!("group {g}: {what}"), bits);
+        let field = b.field(Object::of(&owner, what), bits);
         b.value_names(field, values);
         field
     };

@@ -11,14 +11,20 @@ use super::property;
 use super::protocol::Protocol;
 use super::world::{Event, World};
 
+/// The kind of a schedule of these protocols, and their edition. Schedules replay for ever, so an edition whose
+/// functions take other steps gets another word.
+pub const EDITION: &str = "linux2";
+
+/// How schedules of the first edition begin: `p1:linux/v6.6/...`.
+pub(crate) const FIRST_EDITION: &str = "p1:linux/";
+
 /// The name of a protocol in a world, as it stands in schedules.
 ///
-/// `linux/v6.6+b46064a18810~f188056352bc/i2r1c1.own.platform.dt.v3.a1`: applied commits after `+`,
-/// reverted ones after `~`. `linux/` also stands for this edition of the protocols: schedules replay for
-/// ever, so an edition whose functions take other steps must get another name beside this one.
+/// `linux2:v6.6+b46064a18810~f188056352bc/i2r1c1.own.platform.dt.v3.a1`: applied commits after `+`,
+/// reverted ones after `~`.
 #[must_use]
 pub fn scenario(protocol: &Protocol, world: &World) -> String {
-    let mut name = format!("linux/{}", protocol.base());
+    let mut name = format!("{EDITION}:{}", protocol.base());
     for commit in protocol.applied() {
         name.push('+');
         name.push_str(commit.id());

@@ -5,7 +5,7 @@ use portcullis::{BoundDriver, Device, DmaBuffer, DmaHandle, Driver, ProbeError, 
 use portcullis_addr::Iova;
 use portcullis_machine::{DmaRequest, Machine};
 use portcullis_platform::DmaMemory;
-use portcullis_threads::{reached, step, violation};
+use portcullis_threads::{changed, reached, step, violation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +37,15 @@ impl Endpoint {
     /// The two flags are shared by all drivers of the device.
     fn step(&self, what: &'static str) {
         step("driver", u64::from(self.device.id().0), what, true);
+    }
+
+    /// Shows a change of one of the flags in the picture.
+    fn tell(&self, what: &str, before: bool, after: bool) {
+        let word = |on| if on { "yes" } else { "no" };
+        changed(|| {
+            let name = format!("device {}: {what}", self.device.id().0);
+            (name, word(before).to_owned(), word(after).to_owned())
+        });
     }
 
     /// Whether the device, left to itself, reaches memory through any of its ports.
@@ -92,6 +101,7 @@ impl Driver<LabPlatform> for Prober {
         dma: DmaHandle<LabPlatform>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         self.0.step("probe begins");
+        self.0.tell("probe runs", self.0.probing.load(Ordering::Relaxed), true);
         if self.0.probing.swap(true, Ordering::Relaxed) {
             violation("P1", "two probes of one device at once");
         }
@@ -100,8 +110,10 @@ impl Driver<LabPlatform> for Prober {
         }
         let outcome = self.probe_once(&dma);
         self.0.step("probe ends");
+        self.0.tell("probe runs", true, false);
         self.0.probing.store(false, Ordering::Relaxed);
         let holder = outcome?;
+        self.0.tell("driver is bound", false, true);
         self.0.bound.store(true, Ordering::Relaxed);
         reached("a driver is bound behind its IOMMU");
         Ok(Box::new(holder))
@@ -121,6 +133,7 @@ impl BoundDriver for Holder {
             violation("P1", "the DMA path changed while the driver was bound");
         }
         self.endpoint.step("remove ends");
+        self.endpoint.tell("driver is bound", true, false);
         self.endpoint.bound.store(false, Ordering::Relaxed);
     }
 }

@@ -23,6 +23,11 @@
 //!
 //! Deadlock, lost wake-up, recursive locks, panics and endless runs are the explorer's own properties.
 //!
+//! # Arrows
+//!
+//! [`World`] is data and knows no other module here. The stage (machine, core, clients) is built from it, promises look at a stage, the threads act on it, and
+//! [`check`] and [`replay`] stand on top.
+//!
 //! # How to run
 //!
 //! `portcullis lab ours` exhausts all of them; `portcullis lab ours storm --random 10000000` draws ten million storms. The storms begin
@@ -34,6 +39,8 @@
 //! Atomics inside the driver (the command queue's copies of its producer index and failure count) are read and written within steps; their own orders
 //! are not explored. Weak memory. Hardware that answers late or wrongly.
 
+mod build;
+mod check;
 mod client;
 mod late;
 mod platform;
@@ -41,6 +48,9 @@ mod promises;
 mod stage;
 mod world;
 
+pub use check::{
+    Budget, CheckError, EDITION, Report, Run, Verdict, ViolationReport, check, replay,
+};
 pub use client::{Endpoint, Prober};
 pub use platform::{LabHook, LabMemory, LabPlatform};
 pub use world::{Client, Event, World};

@@ -2,9 +2,9 @@
 
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
-use portcullis_platform::{MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
+use portcullis_platform::{DmaMemory, MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
 use portcullis_threads::{
-    LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, choose, current, step,
+    LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, changed, choose, current, step,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct LabWatch {
     fine: bool,
     /// The threads whose one failure has happened.
     failed: AtomicU32,
+    /// For the values before a change.
+    ram: Arc<PhysicalMemory>,
 }
 
 impl LabWatch {
@@ -28,6 +30,15 @@ impl LabWatch {
         if self.fine {
             step("ram", address.raw(), what, write);
         }
+    }
+
+    /// The word at `address` is about to change: no other thread runs before it does.
+    fn tell(&self, address: PhysAddr, new: impl FnOnce(u64) -> u64) {
+        let word = |value: u64| format!("{value:#x}");
+        changed(|| {
+            let old = self.ram.load64(address);
+            (format!("word {:#x}", address.raw()), word(old), word(new(old)))
+        });
     }
 }
 
@@ -47,12 +58,14 @@ impl MemoryWatch for LabWatch {
         self.touch(address, "load", false);
     }
 
-    fn stores(&self, address: PhysAddr, _: u64) {
+    fn stores(&self, address: PhysAddr, value: u64) {
         self.touch(address, "store", true);
+        self.tell(address, |_| value);
     }
 
-    fn exchanges(&self, address: PhysAddr, _: u64, _: u64) {
+    fn exchanges(&self, address: PhysAddr, old: u64, new: u64) {
         self.touch(address, "compare and exchange", true);
+        self.tell(address, |now| if now == old { new } else { now });
     }
 }
 
@@ -66,7 +79,7 @@ impl LabPlatform {
     /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere; `fine` makes each access to memory a step.
     pub fn new(machine: &Arc<Machine>, failing: bool, fine: bool) -> Self {
         let ram = Arc::clone(machine.memory());
-        let watch = LabWatch { failing, fine, failed: AtomicU32::new(0) };
+        let watch = LabWatch { failing, fine, failed: AtomicU32::new(0), ram: Arc::clone(&ram) };
         Self { machine: Arc::clone(machine), memory: Arc::new(LabMemory::new(ram, watch)) }
     }
 

@@ -1,9 +1,5 @@
 //! The worlds: which threads run on which machine.
 
-use crate::ours::promises;
-use crate::ours::stage::Stage;
-use std::sync::Arc;
-
 /// A device of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -27,6 +23,8 @@ pub enum Event {
 /// One world: a thread registers each IOMMU, a thread binds each client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
+    /// The word for it in schedules and on the command line.
+    pub key: String,
     /// Its name in reports.
     pub name: &'static str,
     /// IOMMUs that are being registered.
@@ -56,6 +54,7 @@ impl World {
     /// `iommus` IOMMUs and those clients, deferred work done by whoever registered, nothing else.
     pub fn new(name: &'static str, iommus: usize, clients: Vec<Client>) -> Self {
         Self {
+            key: name.chars().take_while(|c| *c != ':').filter(|c| !c.is_whitespace()).collect(),
             name,
             iommus,
             clients,
@@ -102,45 +101,63 @@ impl World {
         ]
     }
 
-    /// The exhaustive world whose name begins with `name`, e.g. `"f"`.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::exhaustive().into_iter().find(|world| world.name.starts_with(name))
+    /// The world of this key: the letter of one that is explored without a bound, `busiest`, `one-queue`, one of
+    /// the coarse ones, or `storm<rounds>`.
+    pub fn named(key: &str) -> Option<Self> {
+        let storm = |rounds: &str| rounds.parse().ok().filter(|n| (1..=100).contains(n));
+        if let Some(rounds) = key.strip_prefix("storm").and_then(storm) {
+            return Some(Self::storm(rounds));
+        }
+        let single = [Self::busiest(), Self::one_queue()];
+        let mut all = Self::exhaustive().into_iter().chain(single).chain(Self::coarse());
+        all.find(|world| world.key == key)
     }
 
     /// Two IOMMUs, a client each, and a worker: every lock of the core is contended.
     pub fn busiest() -> Self {
         let clients = vec![client(&[0], 0x10), client(&[1], 0x11)];
-        Self { worker: true, ..Self::new("two IOMMUs, a client each, and a worker", 2, clients) }
+        let name = "two IOMMUs, a client each, and a worker";
+        Self { key: "busiest".into(), worker: true, ..Self::new(name, 2, clients) }
     }
 
     /// One IOMMU and two clients that share nothing but its command queue: too many orders of register accesses to exhaust, so for bounds and draws.
     pub fn one_queue() -> Self {
         let clients = vec![client(&[0], 0x10), client(&[0], 0x11)];
-        Self::new("one IOMMU, two clients of two groups", 1, clients)
+        let name = "one IOMMU, two clients of two groups";
+        Self { key: "one-queue".into(), ..Self::new(name, 1, clients) }
     }
 
     /// Wider worlds, exhausted at the coarser grain: only locks, events and DMA are steps, and the IOMMUs serve when the threads start.
     pub fn coarse() -> Vec<Self> {
-        let coarse = |world: Self| Self { fine: false, ..world };
+        let coarse = |key: &str, world: Self| Self { key: key.into(), fine: false, ..world };
         let pair = vec![client(&[0], 0x10), client(&[0], 0x10)];
         vec![
-            coarse(Self::one_queue()),
-            coarse(Self {
-                rounds: 1,
-                ..Self::new("an IOMMU and a client come and go", 1, vec![client(&[0], 0x10)])
-            }),
-            coarse(Self {
-                events: vec![Event::Unplug(0)],
-                ..Self::new("two clients of one group, one is unplugged", 1, pair.clone())
-            }),
-            coarse(Self {
-                events: vec![Event::Unregister(0), Event::Unplug(0)],
-                ..Self::new(
-                    "the IOMMU is unregistered while one of two clients is unplugged",
-                    1,
-                    pair,
-                )
-            }),
+            coarse("coarse-queue", Self::one_queue()),
+            coarse(
+                "come-and-go",
+                Self {
+                    rounds: 1,
+                    ..Self::new("an IOMMU and a client come and go", 1, vec![client(&[0], 0x10)])
+                },
+            ),
+            coarse(
+                "sibling-unplugged",
+                Self {
+                    events: vec![Event::Unplug(0)],
+                    ..Self::new("two clients of one group, one is unplugged", 1, pair.clone())
+                },
+            ),
+            coarse(
+                "unregister-and-unplug",
+                Self {
+                    events: vec![Event::Unregister(0), Event::Unplug(0)],
+                    ..Self::new(
+                        "the IOMMU is unregistered while one of two clients is unplugged",
+                        1,
+                        pair,
+                    )
+                },
+            ),
         ]
     }
 
@@ -153,63 +170,10 @@ impl World {
         });
         let mut world =
             Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
+        world.key = format!("storm{rounds}");
         world.worker = true;
         world.fine = false;
         world.rounds = rounds;
         world
-    }
-
-    /// Fills an exploration's world with the shipped code.
-    pub fn build(&self, w: &mut portcullis_threads::World) {
-        let stage = Arc::new(Stage::new(self));
-        for index in 0..self.iommus {
-            let (stage, worker, rounds) = (Arc::clone(&stage), self.worker, self.rounds);
-            if !self.fine {
-                stage.register(index);
-            }
-            let fine = self.fine;
-            w.thread(format!("iommu {index}"), move || {
-                if fine {
-                    stage.register(index);
-                }
-                for _ in 0..rounds {
-                    if stage.unregister(index) {
-                        stage.register(index);
-                    }
-                }
-                if !worker {
-                    stage.sub.run_deferred();
-                }
-            });
-        }
-        for index in 0..self.clients.len() {
-            let (stage, rounds) = (Arc::clone(&stage), self.rounds);
-            w.thread(format!("client {index}"), move || {
-                stage.bind(index);
-                for _ in 0..rounds {
-                    stage.unbind(index);
-                    stage.bind(index);
-                }
-            });
-        }
-        for &event in &self.events {
-            let (stage, worker) = (Arc::clone(&stage), self.worker);
-            w.thread(format!("{event:?}"), move || match event {
-                Event::Unplug(index) => stage.unplug(index),
-                Event::Unregister(index) => {
-                    stage.unregister(index);
-                    // One that was refused has put its groups back in the queue.
-                    if !worker {
-                        stage.sub.run_deferred();
-                    }
-                }
-                Event::Bind(index) => stage.bind(index),
-            });
-        }
-        if self.worker {
-            let stage = Arc::clone(&stage);
-            w.daemon("worker", move || stage.sub.serve_deferred(|| false));
-        }
-        promises::at_end(self, &stage, w);
     }
 }

@@ -1,6 +1,5 @@
 //! What stands in a rung, as words with roles; wrapping.
 
-use super::ladder::is_bookkeeping;
 use super::text::Role;
 use super::{Ladder, Rung};
 
@@ -14,7 +13,7 @@ pub(crate) fn spans(rung: &Rung, show_function: bool) -> Vec<Span> {
         spans.push((Role::Function, format!("{function}:")));
     }
     spans.push((Role::Words, rung.words.clone()));
-    for change in rung.more.iter().filter(|change| !is_bookkeeping(&change.field, &change.after)) {
+    for change in rung.more.iter().filter(|change| !change.is_bookkeeping()) {
         let told = rung.words.contains(&format!("{} = ", change.field));
         spans.push((
             Role::Change,

@@ -1,10 +1,12 @@
 //! A run, ready to be drawn.
 
-use portcullis_explore::search::{ThreadStatus, Trace, TraceStep};
-use portcullis_threads::LadderStep;
+use portcullis_explore::search::{
+    Action, Note, Object, Operation, Site, ThreadStatus, Trace, TraceStep,
+};
+use portcullis_threads::{LadderStep, Note as Happened};
 
 use super::words::{self, Names};
-use crate::linux::World;
+use crate::linux::{ON_GROUP_LIST, World};
 
 /// How much a step matters to a reader; see the [chapter head](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,8 +22,10 @@ pub enum Weight {
 /// A field that a step changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its name.
+    /// Its name, with its owner where there could be doubt.
     pub field: String,
+    /// Its name alone.
+    pub name: String,
     /// Its value before.
     pub before: String,
     /// Its value after.
@@ -37,6 +41,8 @@ pub struct Rung {
     pub functions: Vec<String>,
     /// The step as the explorer names it, to the letter.
     pub label: String,
+    /// The place in the code; none for shipped code, whose places the explorer does not see.
+    pub site: Option<Site>,
     /// What it does, in words.
     pub words: String,
     /// What it changed and the words do not say; its thread's own device is not named.
@@ -73,7 +79,7 @@ impl Ladder {
         let names = Names::of(world);
         let stuck = trace.waiting.iter().enumerate().filter_map(|(thread, label)| {
             let label = label.as_ref().filter(|_| trace.status[thread] == ThreadStatus::Blocked)?;
-            Some((thread, names.shorten(&label.what, &label.thread)))
+            Some((thread, words::waiting(label, &names)))
         });
         let mut ladder = Self {
             threads: trace.threads.clone(),
@@ -96,19 +102,7 @@ impl Ladder {
             ladder.threads.resize(threads, String::new());
             ladder.threads[step.thread].clone_from(&step.thread_name);
             held[step.thread].clone_from(&step.held);
-            ladder.rungs.push(Rung {
-                thread: step.thread,
-                functions: Vec::new(),
-                label: format!("{}: {}", step.thread_name, step.what),
-                words: step.what.clone(),
-                more: Vec::new(),
-                changes: Vec::new(),
-                notes: step.notes.clone(),
-                log: Vec::new(),
-                held: held.clone(),
-                violated: Vec::new(),
-                weight: Weight::Plain,
-            });
+            ladder.rungs.push(shipped(step, held.clone()));
         }
         for rung in &mut ladder.rungs {
             rung.held.resize(ladder.threads.len(), Vec::new());
@@ -137,10 +131,8 @@ impl Ladder {
         if touches[at].read.as_deref().is_some_and(|field| is_news(touches, at, field)) {
             return Weight::Key;
         }
-        let unlocks = |note: &String| note.starts_with("unlock ");
-        let spoke = rung.functions.is_empty() && !rung.notes.iter().all(unlocks);
-        let told = rung.changes.iter().any(|change| !is_bookkeeping(&change.field, &change.after));
-        if told || spoke { Weight::Change } else { Weight::Plain }
+        let told = rung.changes.iter().any(|change| !change.is_bookkeeping());
+        if told || touches[at].chose { Weight::Change } else { Weight::Plain }
     }
 
     /// The fields that end otherwise than they began: name and last value, in the order in which they first changed.
@@ -161,9 +153,16 @@ impl Ladder {
     #[must_use]
     pub fn telling(&self) -> Vec<(&str, &str)> {
         let dull = |field: &str, value: &str| {
-            matches!(value, "set" | "yes") || is_bookkeeping(field, value)
+            matches!(value, "set" | "yes") || self.is_bookkeeping(field, value)
         };
         self.changed().into_iter().filter(|(field, value)| !dull(field, value)).collect()
+    }
+
+    /// Whether the last change of `field` to `value` was bookkeeping.
+    fn is_bookkeeping(&self, field: &str, value: &str) -> bool {
+        let changes = self.rungs.iter().flat_map(|rung| &rung.changes).rev();
+        let mut same = changes.filter(|change| change.field == field && change.after == value);
+        same.next().is_some_and(Change::is_bookkeeping)
     }
 
     /// The threads that take part: those with a step, and those that are stuck.
@@ -175,92 +174,121 @@ impl Ladder {
     }
 }
 
-/// Changes of fields that only mirror others, or that no other thread asks for: not worth a line.
-pub(crate) fn is_bookkeeping(field: &str, after: &str) -> bool {
-    let mirrors = [
-        "dev->driver",
-        "->priv",
-        "group->devices",
-        ": devices",
-        "on group_list",
-        "domain at the first mapping",
-    ];
-    mirrors.iter().any(|end| field.ends_with(end))
-        || (field.ends_with("entry") && after == "on no list")
+impl Change {
+    /// Changes of fields that only mirror others, or that no other thread asks for, are not worth a line.
+    pub(crate) fn is_bookkeeping(&self) -> bool {
+        let mirrors = [
+            "dev->driver",
+            "dev->iommu->priv",
+            "devices",
+            ON_GROUP_LIST,
+            "domain at the first mapping",
+        ];
+        mirrors.contains(&self.name.as_str())
+            || (self.name == "entry" && self.after == "on no list")
+    }
+}
+
+/// A step of shipped code as a rung.
+fn shipped(step: &LadderStep, held: Vec<Vec<String>>) -> Rung {
+    let changes: Vec<Change> = step
+        .notes
+        .iter()
+        .filter_map(|note| match note {
+            Happened::Changed { field, before, after } => Some(Change {
+                field: field.clone(),
+                name: field.clone(),
+                before: before.clone(),
+                after: after.clone(),
+            }),
+            _ => None,
+        })
+        .collect();
+    let told = |note: &&Happened| !matches!(note, Happened::Changed { .. });
+    Rung {
+        thread: step.thread,
+        functions: Vec::new(),
+        label: format!("{}: {}", step.thread_name, step.what()),
+        site: None,
+        words: step.what(),
+        more: changes.clone(),
+        changes,
+        notes: step.notes.iter().filter(told).map(ToString::to_string).collect(),
+        log: Vec::new(),
+        held,
+        violated: Vec::new(),
+        weight: Weight::Plain,
+    }
 }
 
 fn rung(step: &TraceStep, names: &Names) -> Rung {
     let thread = step.label.thread.as_str();
-    let changed = |short_for: &str| -> Vec<Change> {
+    let changed = |name: &dyn Fn(&Object) -> String| -> Vec<Change> {
         let changes = step.report.changes.iter().map(|change| Change {
-            field: names.shorten(&change.field, short_for),
+            field: name(&change.field),
+            name: change.field.name.clone(),
             before: change.before.clone(),
             after: change.after.clone(),
         });
         changes.collect()
     };
     let (words, said) = words::step(step, names);
-    let logged = |note: &&String| note.starts_with(LOG);
     let report = &step.report;
+    let short = |object: &Object| names.in_thread(object, thread);
     Rung {
         thread: step.thread,
         functions: step.label.functions.iter().map(ToString::to_string).collect(),
         label: step.label.to_string(),
+        site: Some(step.label.site.clone()),
         words,
-        more: changed(thread)
+        more: changed(&short)
             .into_iter()
             .filter(|change| said.as_ref() != Some(&change.field))
             .collect(),
-        changes: changed(""),
-        notes: report.notes.iter().filter(|note| !logged(note)).cloned().collect(),
-        log: report.notes.iter().filter(logged).map(|note| note[LOG.len()..].to_owned()).collect(),
-        held: report
-            .held
-            .iter()
-            .map(|held| held.iter().map(|lock| names.shorten(lock, thread)).collect())
-            .collect(),
+        changes: changed(&|object| names.object(object)),
+        notes: report.notes.iter().filter_map(Note::remark).map(str::to_owned).collect(),
+        log: report.notes.iter().filter_map(Note::logged).map(str::to_owned).collect(),
+        held: report.held.iter().map(|held| held.iter().map(short).collect()).collect(),
         violated: step.violated.clone(),
         weight: Weight::Plain,
     }
 }
-
-/// How a remark begins that is a line of the kernel's log.
-const LOG: &str = "dmesg: ";
 
 /// The fields that a step touches.
 struct Touch {
     thread: usize,
     read: Option<String>,
     writes: Vec<String>,
+    /// The environment chose in it.
+    chose: bool,
 }
 
 impl Touch {
     fn of_step(step: &TraceStep) -> Self {
+        let read = match &step.label.operation {
+            Operation::Read(field) => Some(field.to_string()),
+            _ => None,
+        };
         Self {
             thread: step.thread,
-            read: step.label.what.strip_prefix("read ").map(str::to_owned),
-            writes: step.report.changes.iter().map(|change| change.field.clone()).collect(),
+            read,
+            writes: step.report.changes.iter().map(|change| change.field.to_string()).collect(),
+            chose: step.label.operation.action() == Action::Choose,
         }
     }
 
     /// Shipped code: the objects of its operations stand for fields.
     fn of_shipped(step: &LadderStep) -> Self {
-        let what = step.what.as_str();
-        let object = ["lock ", "try_lock ", "unlock ", "notify "]
-            .iter()
-            .find_map(|verb| what.strip_prefix(verb));
-        let seen = ["read the generation of ", "wait for "]
-            .iter()
-            .find_map(|verb| what.strip_prefix(verb));
-        let state = || what.split_once(": ").map(|(state, _)| state);
-        let writes = match seen {
-            Some(_) => None,
-            None => object.or_else(state),
+        let object = || Some(step.object.clone());
+        let (read, written) = match step.action.is_read() {
+            true => (object(), None),
+            false => (None, object()),
         };
         Self {
             thread: step.thread,
-            read: seen.map(str::to_owned),
-            writes: writes.map(str::to_owned).into_iter().collect(),
+            read,
+            writes: written.into_iter().collect(),
+            chose: step.notes.iter().any(|note| matches!(note, Happened::Chose { .. })),
         }
     }
 

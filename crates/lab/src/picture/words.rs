@@ -1,8 +1,8 @@
 //! Steps and worlds in words.
 
-use portcullis_explore::search::TraceStep;
+use portcullis_explore::search::{Change, Label, Object, Operation, TraceStep};
 
-use crate::linux::{Bus, Driver, Firmware, Grouping, Report, ViolationReport, World};
+use crate::linux::{Bus, DEVICE_LOCK, Driver, Firmware, Grouping, Report, ViolationReport, World};
 
 /// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
 /// and a client's own thread speaks of that client.
@@ -29,63 +29,94 @@ impl Names {
         }
     }
 
-    /// The name of a field or lock, or a step's words, as short as it can be without doubt in `thread`.
-    pub(crate) fn shorten(&self, text: &str, thread: &str) -> String {
-        let mut text = text.to_owned();
-        for (name, nick) in &self.clients {
-            let (long, short) = (format!("{name}: "), format!("{nick}: "));
-            let own = self.clients.len() == 1 || thread.ends_with(name.as_str());
-            text = text.replace(&long, if own { "" } else { &short });
+    /// A field or lock as the picture names it for its readers.
+    pub(crate) fn object(&self, object: &Object) -> String {
+        self.in_thread(object, "")
+    }
+
+    /// A field or lock, as short as it can be without doubt in `thread`.
+    pub(crate) fn in_thread(&self, object: &Object, thread: &str) -> String {
+        let Object { owner, name } = object;
+        if name == DEVICE_LOCK {
+            return format!("{name}({owner})");
         }
-        if self.one_group {
-            text = text.replace("group 0 mutex", "group->mutex");
-            text = text.replace("group 0: ", "group->").replace("group 0 ", "group ");
+        if let Some((client, nick)) = self.clients.iter().find(|(client, _)| client == owner) {
+            let own = self.clients.len() == 1 || thread.ends_with(client.as_str());
+            return if own { name.clone() } else { format!("{nick}: {name}") };
         }
-        text
+        match owner.strip_prefix("group ") {
+            Some("0") if self.one_group => format!("group->{name}"),
+            Some(_) if name == "mutex" => format!("{owner} mutex"),
+            _ => object.to_string(),
+        }
     }
 }
 
 /// The words of a step, and the field whose change they tell.
 pub(crate) fn step(step: &TraceStep, names: &Names) -> (String, Option<String>) {
-    let thread = step.label.thread.as_str();
-    let what = names.shorten(&step.label.what, thread);
-    let why = names.shorten(&step.label.why, thread);
-    if let Some(field) = what.strip_prefix("read ") {
-        let seen = step.report.observed.as_deref().unwrap_or("?");
-        return (format!("{} \u{2192} {seen}", asked(field, &why, thread)), None);
+    let label = &step.label;
+    let (thread, why) = (label.thread.as_str(), label.why.as_str());
+    let object = |object: &Object| names.in_thread(object, thread);
+    let lock = |verb: &str, lock: &Object| (joined(&format!("{verb} {}", object(lock)), why), None);
+    match &label.operation {
+        Operation::Read(field) => {
+            let seen = step.report.observed.as_deref().unwrap_or("?");
+            (format!("{} \u{2192} {seen}", asked(&object(field), field, why, thread)), None)
+        }
+        Operation::Write(field, value) => {
+            let name = object(field);
+            let [change] = &step.report.changes[..] else {
+                return (joined(&format!("{name} = {value}"), why), None);
+            };
+            let to = moved(change);
+            let words = match why {
+                "" => format!("{name} = {value}{to}"),
+                _ => format!("{}{why}{to}", owner(&name, field, thread)),
+            };
+            (words, Some(name))
+        }
+        Operation::Lock(taken) => lock("lock", taken),
+        Operation::TryLock(taken) => lock("try to lock", taken),
+        Operation::Unlock(given) => lock("unlock", given),
+        _ => (joined(&label.what(), label.reason()), None),
     }
-    let [change] = &step.report.changes[..] else {
-        return (joined(&what, &why), None);
-    };
-    let field = names.shorten(&change.field, thread);
-    let to = match (change.before.as_str(), change.after.as_str()) {
-        // The words say as much.
+}
+
+/// The step at which a thread is stuck.
+pub(crate) fn waiting(label: &Label, names: &Names) -> String {
+    match label.operation.object() {
+        Some(object) => {
+            let name = names.in_thread(object, &label.thread);
+            format!("{} {name}", label.operation.action().word())
+        }
+        None => label.what(),
+    }
+}
+
+/// ` (before → after)`, where the words do not say as much.
+fn moved(change: &Change) -> String {
+    match (change.before.as_str(), change.after.as_str()) {
         ("NULL" | "no", "set" | "yes") => String::new(),
         (before, after) => format!(" ({before} \u{2192} {after})"),
-    };
-    match (what.strip_prefix(&format!("{field} = ")), why.is_empty()) {
-        (Some(_), false) => (format!("{}{why}{to}", owner(&field, thread)), Some(field)),
-        (Some(_), true) => (format!("{what}{to}"), Some(field)),
-        (None, _) => (joined(&what, &why), None),
     }
 }
 
 /// The device in front of a field's name, where it is there and is not the thread's own: `video-codec: `.
-fn owner<'a>(field: &'a str, thread: &str) -> &'a str {
-    let Some(end) = field.rfind(": ") else { return "" };
-    if thread.ends_with(&field[..end]) { "" } else { &field[..end + 2] }
+fn owner<'a>(name: &'a str, field: &Object, thread: &str) -> &'a str {
+    let Some(before) = name.strip_suffix(field.name.as_str()) else { return "" };
+    let end = before.trim_end_matches(": ");
+    if before.ends_with(": ") && !thread.ends_with(end) { before } else { "" }
 }
 
 /// A read field and what is asked of it; the field alone where the question names it.
-fn asked(field: &str, why: &str, thread: &str) -> String {
-    let short = field.rsplit(": ").next().unwrap_or(field);
-    let last = short.rsplit("->").next().unwrap_or(short);
+fn asked(name: &str, field: &Object, why: &str, thread: &str) -> String {
+    let last = field.name.rsplit("->").next().unwrap_or(&field.name);
     if why.is_empty() {
-        field.to_owned()
+        name.to_owned()
     } else if why.contains(last) {
-        format!("{}{why}", owner(field, thread))
+        format!("{}{why}", owner(name, field, thread))
     } else {
-        format!("{field}: {why}")
+        format!("{name}: {why}")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The comparison model by hand: one 128-bit integer, and one `match` per thread.
 
 use portcullis_explore::search::{
-    Label, Model, Mover, Property, PropertyKind, PropertySet, Steps, ThreadStatus,
+    Label, Model, Mover, Operation, Property, PropertyKind, PropertySet, Steps, ThreadStatus,
 };
 
 /// The whole state. From bit 0: probe lock, one byte with the published IOMMUs, then a byte each for the
@@ -178,11 +178,12 @@ impl Model for Packed {
     }
 
     fn label(&self, state: &State, thread: usize) -> Label {
-        let what = match (thread as u32).checked_sub(1) {
+        let why = match (thread as u32).checked_sub(1) {
             None => format!("line {}", state.registrar()),
             Some(d) => format!("line {}", state.client(d)),
         };
-        Label { thread: self.thread_name(thread), what, ..Label::default() }
+        let operation = Operation::Update;
+        Label { thread: self.thread_name(thread), operation, why, ..Label::default() }
     }
 
     fn thread_name(&self, thread: usize) -> String {

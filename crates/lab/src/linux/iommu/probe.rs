@@ -184,7 +184,7 @@ fn attach_or_defer(t: &mut T<'_>, k: &Kernel, x: Client, list: Option<Iommu>) ->
         }
     }
     if k.has(Commit::DmaOpsWithDomain)
-        && t.read(group.default_domain, "group->default_domain: final?")? != 0
+        && t.nth(1).read(group.default_domain, "group->default_domain: final?")? != 0
     {
         dma::iommu_setup_dma_ops(t, k, x)?;
     }

@@ -7,6 +7,7 @@
 
 mod escape;
 mod matrix;
+mod ours;
 mod page;
 mod svg;
 
@@ -14,6 +15,8 @@ use super::{Ladder, words};
 use crate::linux::{Change, Closers, Matrix, Report, Verdict, ViolationReport};
 use escape::escaped;
 use page::Page;
+
+pub use ours::ours;
 
 /// The page of `lab check`: the verdict, a ladder for every violated property, and what closes them.
 #[must_use]
