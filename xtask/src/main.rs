@@ -55,18 +55,6 @@ fn test(extra: &[String]) -> Outcome {
     }
     let extra = extra.iter().map(String::as_str);
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
-    arguments.extend(extra.clone());
-    cargo(&arguments, &[])?;
-    // A build of its own: bugs are planted in the core, which no other test may see.
-    let mut arguments = vec![
-        "test",
-        "-p",
-        "portcullis-lab",
-        "--features",
-        "planted-bugs",
-        "--test",
-        "ours_planted",
-    ];
     arguments.extend(extra);
     cargo(&arguments, &[])
 }

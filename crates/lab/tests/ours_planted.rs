@@ -1,34 +1,22 @@
-//! Bugs planted in the core: each is found within the worlds that are exhausted. Runs with `--features planted-bugs`.
+//! Safeguards of the core left out one by one: each is missed within the worlds that are exhausted.
 
-use portcullis::{Plant, plant};
-use portcullis_lab::ours::World;
+use portcullis::Safeguard;
+use portcullis_lab::ours::{World, omit};
 use portcullis_threads::{Budget, Explorer, Report};
-use std::sync::Mutex;
-
-/// The bug is planted in all subsystems of the process, so one test at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn explore(world: &World) -> Report {
     let budget = Budget { stop_at_first: true, shorten: 0, ..Budget::default() };
     Explorer::new(budget).run(|w| world.build(w))
 }
 
-/// Plants `bug` and explores the world with that letter, which must show a violation of `property`, and replay it.
-fn found(bug: Plant, letter: char, property: &str) {
-    struct Uproot;
-    impl Drop for Uproot {
-        fn drop(&mut self) {
-            plant(None);
-        }
-    }
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let _uproot = Uproot;
-    plant(Some(bug));
+/// Leaves `safeguard` out and explores the world with that letter, which must show a violation of `property`, and replay it.
+fn found(safeguard: Safeguard, letter: char, property: &str) {
+    let _omitted = omit(safeguard);
     let world = World::named(&letter.to_string()).expect("a world");
     let report = explore(&world);
     let violation = report.violation(property);
-    let violation = violation.unwrap_or_else(|| panic!("{bug:?} is not found: {report}"));
-    println!("{bug:?}: {} after {} runs", violation.message, report.executions);
+    let violation = violation.unwrap_or_else(|| panic!("{safeguard} is not found: {report}"));
+    println!("{safeguard}: {} after {} runs", violation.message, report.executions);
     let build = |w: &mut portcullis_threads::World| world.build(w);
     let replay = Explorer::new(Budget::default()).replay(&violation.schedule, build);
     let again = replay.expect("its own world").violations;
@@ -37,7 +25,6 @@ fn found(bug: Plant, letter: char, property: &str) {
 
 #[test]
 fn nothing_is_found_while_nothing_is_planted() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for world in World::exhaustive().iter().filter(|world| !world.name.starts_with(['c', 'd', 'h']))
     {
         assert!(explore(world).is_clean(), "{}", world.name);
@@ -46,63 +33,62 @@ fn nothing_is_found_while_nothing_is_planted() {
 
 #[test]
 fn the_early_return_of_the_seed() {
-    found(Plant::EarlyReturn, 'a', "P1");
+    found(Safeguard::WaitForSetUp, 'a', "P1");
 }
 
 #[test]
 fn a_group_published_before_its_domain() {
-    found(Plant::GroupBeforeDomain, 'a', "P1");
+    found(Safeguard::AttachBeforeShowing, 'a', "P1");
 }
 
 #[test]
 fn a_deferral_without_a_kick() {
-    found(Plant::DeferWithoutKick, 'a', "P6");
+    found(Safeguard::LookAndWaitTogether, 'a', "P6");
 }
 
 #[test]
 fn a_domain_made_outside_the_group_lock() {
-    found(Plant::DomainOutsideGroupLock, 'c', "P1");
+    found(Safeguard::SetUpUnderGroupLock, 'c', "P1");
 }
 
 #[test]
 fn two_probes_of_one_device() {
-    found(Plant::TwoProbes, 'i', "P1");
+    found(Safeguard::LockOverProbe, 'i', "P1");
 }
 
 #[test]
 fn a_handle_made_before_the_attach() {
-    found(Plant::HandleBeforeAttach, 'a', "P1");
+    found(Safeguard::AttachBeforeProbe, 'a', "P1");
 }
 
 #[test]
 fn stale_state_after_a_failed_registration() {
-    found(Plant::StaleAfterFailedRegistration, 'g', "P6");
+    found(Safeguard::WaitOnFailure, 'g', "P6");
 }
 
 #[test]
 fn an_unlock_between_group_and_domain() {
-    found(Plant::UnlockBetweenGroupAndDomain, 'c', "P1");
+    found(Safeguard::LookAgain, 'c', "P1");
 }
 
 #[test]
 fn the_wrong_instance_looked_up() {
-    found(Plant::WrongInstance, 'h', "P1");
+    found(Safeguard::EachInstance, 'h', "P1");
 }
 
 #[test]
 fn an_entry_left_on_a_list() {
-    found(Plant::LeftOnList, 'a', "P7");
+    found(Safeguard::WokenLeave, 'a', "P7");
 }
 
 #[test]
 fn ops_changed_while_bound() {
-    found(Plant::OpsChangedWhileBound, 'f', "P1");
+    found(Safeguard::RefuseWhileBound, 'f', "P1");
 }
 
 /// The twelfth is in what surrounds the core: its types do not let an instance be registered that is not brought up, a wrapper does.
 #[test]
 fn an_instance_visible_before_it_serves() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let world = World { registered_too_early: true, ..World::exhaustive()[0].clone() };
     let report = explore(&world);
     let violation =

@@ -70,6 +70,15 @@ pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
     fn cpu(&self) -> usize {
         0
     }
+
+    /// Whether the code above leaves out the protective step of that name: for tests that show that a check notices. Asked on hot paths, and removed by the compiler where
+    /// the answer is this default, `false`.
+    #[inline]
+    #[must_use]
+    fn omits(safeguard: &'static str) -> bool {
+        let _ = safeguard;
+        false
+    }
 }
 
 /// The part of a [`Platform`] that threads synchronise with, for platforms that run on more than one kind of thread: the software machine runs on OS threads

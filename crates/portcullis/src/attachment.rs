@@ -1,46 +1,39 @@
 //! What leads to an address space: the streams of a group's members, at every instance in front of them.
 
 use crate::description::{DomainType, FwNode, ReservedRegion};
+use crate::error::Unconfirmed;
+use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
 use crate::member::{DeviceId, Member};
-use crate::ops::{OpsError, SpaceRequest, SpaceTag, StreamTarget};
+use crate::ops::{AddressSpace, Formats, OpsError, SpaceFormat, SpaceRequest, StreamTarget};
+use crate::reason::{BlockedReason, NotShared, SetUpError};
 use crate::space::{Domain, Spaces};
-use alloc::format;
-use alloc::string::String;
+use crate::stream::StreamSpec;
 use alloc::sync::Arc;
-use core::fmt;
-use portcullis_addr::{PageSizes, StreamId};
-use portcullis_pgtable::{MapError, PageTable};
 use portcullis_platform::Platform;
 use smallvec::SmallVec;
 
 /// The instances in front of a group: one, nearly always.
 pub(crate) type Instances = SmallVec<[Arc<IommuDevice>; 1]>;
 
-/// Why a group's address space could not be set up. Everything done for it has been undone.
+/// The streams of a member at one instance: a few.
+type Streams = SmallVec<[StreamSpec; 4]>;
+
+/// Why there is no attachment, and whether what had been done for it is known to be undone.
 #[derive(Debug)]
-pub(crate) enum SetUpError {
-    /// An instance refused.
-    Ops(FwNode, OpsError),
-    /// The instances in front of the group share no way to translate for it.
-    NoCommonGround(&'static str),
-    /// A region that must be mapped 1:1 could not be.
-    Direct(ReservedRegion, MapError),
+pub(crate) struct Undone {
+    pub(crate) error: SetUpError,
+    pub(crate) confirmed: Result<(), Unconfirmed>,
 }
 
-impl fmt::Display for SetUpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ops(node, error) => write!(f, "IOMMU at {node}: {error}"),
-            Self::NoCommonGround(what) => write!(f, "the IOMMUs in front of it share no {what}"),
-            Self::Direct(region, error) => {
-                write!(f, "reserved region {}: {error}", region.range)
-            }
-        }
+impl From<SetUpError> for Undone {
+    fn from(error: SetUpError) -> Self {
+        Self { error, confirmed: Ok(()) }
     }
 }
 
 /// A domain together with the streams that lead to it. Changed only under the group lock.
+#[must_use = "dropping it would leave streams attached: detach it"]
 pub(crate) struct Attachment<P: Platform> {
     domain: Arc<Domain<P>>,
     instances: Instances,
@@ -62,35 +55,28 @@ impl<P: Platform> Attachment<P> {
         kind: DomainType,
         instances: Instances,
         members: &[Member],
-    ) -> Result<Self, SetUpError> {
+    ) -> Result<Self, Undone> {
         let domain = Arc::new(make_domain(kind, &instances, members)?);
         let mut attachment = Self { domain, instances, joined: SmallVec::new() };
+        if omitted::<P>(Safeguard::AttachBeforeShowing)
+            || omitted::<P>(Safeguard::AttachBeforeProbe)
+        {
+            attachment.joined = members.iter().cloned().collect();
+            return Ok(attachment);
+        }
         match members.iter().try_for_each(|member| attachment.join(member)) {
             Ok(()) => Ok(attachment),
-            Err(error) => {
-                attachment.detach();
-                Err(error)
+            Err(Undone { error, confirmed }) => {
+                let confirmed = confirmed.and(attachment.detach());
+                Err(Undone { error, confirmed })
             }
         }
     }
 
-    /// Says of `members` that they are led to a new domain, before they are.
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) fn published_early(
-        kind: DomainType,
-        instances: Instances,
-        members: &[Member],
-    ) -> Result<Self, SetUpError> {
-        let domain = Arc::new(make_domain(kind, &instances, members)?);
-        Ok(Self { domain, instances, joined: members.iter().cloned().collect() })
-    }
-
-    /// Makes good on [`published_early`](Self::published_early).
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) fn finish_late(&mut self) {
-        for member in core::mem::take(&mut self.joined) {
-            let _ = self.join(&member);
-        }
+    /// Leads the streams of all members to the domain, who were said to be led there: makes good on [`Safeguard::AttachBeforeShowing`].
+    pub(crate) fn join_late(&mut self) -> Result<(), Undone> {
+        let members = core::mem::take(&mut self.joined);
+        members.iter().try_for_each(|member| self.join(member))
     }
 
     /// Whether the domain is all that `member` needs: one in use can neither be shown to another IOMMU nor take back addresses.
@@ -98,46 +84,44 @@ impl<P: Platform> Attachment<P> {
     /// # Errors
     ///
     /// What the member needs that the domain was made without.
-    pub(crate) fn admits(&self, member: &Member) -> Result<(), String> {
+    pub(crate) fn admits(&self, member: &Member) -> Result<(), BlockedReason> {
         let behind = |node| self.instances.iter().any(|instance| instance.node == node);
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
-            let node = stream.iommu;
-            return Err(format!(
-                "its group is in use without the IOMMU at {node}: unbind it first"
-            ));
+            return Err(BlockedReason::GroupLacksIommu(stream.iommu));
         }
         let not_kept = |region: &&ReservedRegion| !self.domain.keeps(region);
-        if let Some(region) = member.description.reserved.iter().find(not_kept) {
-            let range = region.range;
-            return Err(format!(
-                "its group is in use without its reserved {range}: unbind it first"
-            ));
+        match member.description.reserved.iter().find(not_kept) {
+            Some(region) => Err(BlockedReason::GroupLacksRegion(*region)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Leads one more member to the domain.
-    pub(crate) fn join(&mut self, member: &Member) -> Result<(), SetUpError> {
+    pub(crate) fn join(&mut self, member: &Member) -> Result<(), Undone> {
         for index in 0..self.instances.len() {
-            if let Err(error) = self.join_at(index, member) {
-                (0..index).for_each(|done| self.leave_at(done, member));
-                return Err(SetUpError::Ops(self.instances[index].node, error));
+            if let Err((error, confirmed)) = self.join_at(index, member) {
+                let error = SetUpError::Ops(self.instances[index].node, error);
+                let confirmed = confirmed.and(self.leave_at(0..index, member));
+                return Err(Undone { error, confirmed });
             }
         }
         self.joined.push(member.clone());
         Ok(())
     }
 
-    fn join_at(&self, index: usize, member: &Member) -> Result<(), OpsError> {
+    fn join_at(
+        &self,
+        index: usize,
+        member: &Member,
+    ) -> Result<(), (OpsError, Result<(), Unconfirmed>)> {
         let instance = &self.instances[index];
         let streams = streams_at(member, instance.node);
         if streams.is_empty() {
             return Ok(());
         }
-        instance.ops.claim(&streams)?;
-        instance.ops.attach(&streams, self.target(index)).inspect_err(|_| {
-            instance.ops.release(&streams);
-        })
+        instance.ops.claim(&streams).map_err(|error| (error, Ok(())))?;
+        let attached = instance.ops.attach(&streams, None, self.target(index));
+        attached.map_err(|error| (error, self.leave_at(index..index + 1, member)))
     }
 
     fn target(&self, index: usize) -> StreamTarget {
@@ -148,71 +132,92 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
-    /// Releasing counts claims, so a stream that another member shares keeps leading to the domain.
-    fn leave_at(&self, index: usize, member: &Member) {
-        let instance = &self.instances[index];
-        instance.ops.release(&streams_at(member, instance.node));
+    /// Takes a member's streams away at some instances: at all of them, whatever one of them answers. Releasing counts claims, so a stream that another member shares
+    /// keeps leading to the domain.
+    fn leave_at(
+        &self,
+        instances: core::ops::Range<usize>,
+        member: &Member,
+    ) -> Result<(), Unconfirmed> {
+        let mut confirmed = Ok(());
+        for instance in &self.instances[instances] {
+            let streams = streams_at(member, instance.node);
+            if !streams.is_empty() {
+                let released = instance.ops.release(&streams);
+                confirmed = confirmed.and(released.map_err(|error| instance.unconfirmed(error)));
+            }
+        }
+        if omitted::<P>(Safeguard::SayUnconfirmed) { Ok(()) } else { confirmed }
     }
 
     /// Takes one member's streams away from the domain.
-    pub(crate) fn leave(&mut self, member: DeviceId) {
-        if let Some(position) = self.joined.iter().position(|joined| joined.id == member) {
-            let member = self.joined.remove(position);
-            (0..self.instances.len()).for_each(|index| self.leave_at(index, &member));
-        }
+    ///
+    /// # Errors
+    ///
+    /// When an instance did not confirm it: the member is taken out all the same.
+    pub(crate) fn leave(&mut self, member: DeviceId) -> Result<(), Unconfirmed> {
+        let Some(position) = self.joined.iter().position(|joined| joined.id == member) else {
+            return Ok(());
+        };
+        let member = self.joined.remove(position);
+        self.leave_at(0..self.instances.len(), &member)
     }
 
     /// Blocks every member's streams, then gives the address space up at every instance.
-    pub(crate) fn detach(mut self) {
+    ///
+    /// # Errors
+    ///
+    /// When an instance did not confirm it: all is given up all the same, and the instance's driver keeps what hardware may still read.
+    pub(crate) fn detach(mut self) -> Result<(), Unconfirmed> {
+        let mut confirmed = Ok(());
         while let Some(member) = self.joined.pop() {
-            (0..self.instances.len()).for_each(|index| self.leave_at(index, &member));
+            confirmed = confirmed.and(self.leave_at(0..self.instances.len(), &member));
         }
-        unbind_spaces(self.domain.spaces(), self.domain.table());
+        let unbound = unbind_spaces(self.domain.spaces());
+        if omitted::<P>(Safeguard::SayUnconfirmed) { Ok(()) } else { confirmed.and(unbound) }
     }
 }
 
-fn streams_at(member: &Member, node: FwNode) -> SmallVec<[StreamId; 4]> {
+fn streams_at(member: &Member, node: FwNode) -> Streams {
     let streams = member.streams().iter();
-    streams.filter(|stream| stream.iommu == node).map(|stream| stream.id).collect()
+    streams.filter(|stream| stream.iommu == node).map(|stream| stream.spec()).collect()
 }
 
-/// Unbinds `table` everywhere. Where hardware does not confirm, the table stays in memory for ever: something may still walk it.
-fn unbind_spaces(spaces: &[(Arc<IommuDevice>, SpaceTag)], table: Option<&Arc<dyn PageTable>>) {
+/// Unbinds a space everywhere. Where hardware does not confirm, the instance's driver keeps the space alive: something may still walk it.
+fn unbind_spaces(spaces: &Spaces) -> Result<(), Unconfirmed> {
+    let mut confirmed = Ok(());
     for (instance, tag) in spaces {
-        if instance.ops.unbind_space(*tag).is_err()
-            && let Some(table) = table
-        {
-            core::mem::forget(Arc::clone(table));
-        }
+        let unbound = instance.ops.unbind_space(*tag);
+        confirmed = confirmed.and(unbound.map_err(|error| instance.unconfirmed(error)));
     }
+    confirmed
 }
 
 fn make_domain<P: Platform>(
     kind: DomainType,
     instances: &[Arc<IommuDevice>],
     members: &[Member],
-) -> Result<Domain<P>, SetUpError> {
+) -> Result<Domain<P>, Undone> {
     if kind == DomainType::Identity
         && !instances.iter().all(|instance| instance.ops.capabilities().identity)
     {
-        return Err(SetUpError::NoCommonGround("support for identity domains"));
+        return Err(SetUpError::NoCommonGround(NotShared::Identity).into());
     }
-    let (table, spaces) = match (kind, instances.first()) {
+    let (space, spaces) = match (kind, instances.first()) {
         (DomainType::Dma, Some(first)) => {
-            let request = common_ground(instances)?;
-            let table = first.ops.create_table(&request);
-            let table = table.map_err(|error| SetUpError::Ops(first.node, error))?;
-            let spaces = bind_spaces(&table, instances)?;
-            (Some(table), spaces)
+            let request = common_ground(instances, members)?;
+            let space = first.ops.create_space(&request);
+            let space = space.map_err(|error| SetUpError::Ops(first.node, error))?;
+            let spaces = bind_spaces(&space, instances)?;
+            (Some(space), spaces)
         }
         _ => (None, Spaces::new()),
     };
     let reserved = members.iter().flat_map(|member| member.description.reserved.iter().copied());
-    let domain = Domain::new(kind, table, spaces, reserved.collect(), label_of(members));
-    domain.map_direct_regions().map_err(|(region, error)| {
-        unbind_spaces(domain.spaces(), domain.table());
-        SetUpError::Direct(region, error)
-    })?;
+    let domain = Domain::new(kind, space, spaces, reserved.collect(), label_of(members));
+    domain
+        .map_direct_regions()
+        .map_err(|error| Undone { error, confirmed: unbind_spaces(domain.spaces()) })?;
     Ok(domain)
 }
 
@@ -222,39 +227,53 @@ fn label_of(members: &[Member]) -> u64 {
 }
 
 fn bind_spaces(
-    table: &Arc<dyn PageTable>,
+    space: &Arc<dyn AddressSpace>,
     instances: &[Arc<IommuDevice>],
-) -> Result<Spaces, SetUpError> {
+) -> Result<Spaces, Undone> {
     let mut spaces = Spaces::new();
     for instance in instances {
-        match instance.ops.bind_space(table) {
+        match instance.ops.bind_space(space) {
             Ok(tag) => spaces.push((Arc::clone(instance), tag)),
             Err(error) => {
-                unbind_spaces(&spaces, Some(table));
-                return Err(SetUpError::Ops(instance.node, error));
+                let error = SetUpError::Ops(instance.node, error);
+                return Err(Undone { error, confirmed: unbind_spaces(&spaces) });
             }
         }
     }
     Ok(spaces)
 }
 
-/// What all instances can walk: a device behind two IOMMUs has one address space that both translate.
-fn common_ground(instances: &[Arc<IommuDevice>]) -> Result<SpaceRequest, SetUpError> {
-    let mut request = SpaceRequest {
-        page_sizes: PageSizes::from_bitmap(u64::MAX),
-        input_bits: 64,
-        output_bits: 64,
-        coherent_walk: true,
-    };
+/// What all instances can translate by, for all of `members`: a device behind two IOMMUs has one address space that both use.
+fn common_ground(
+    instances: &[Arc<IommuDevice>],
+    members: &[Member],
+) -> Result<SpaceRequest, SetUpError> {
+    let mut formats: Option<Formats> = None;
+    let mut coherent_walk = true;
     for instance in instances {
-        let capabilities = instance.ops.capabilities();
-        request.page_sizes = request.page_sizes.intersection(capabilities.page_sizes);
-        request.input_bits = request.input_bits.min(capabilities.input_bits);
-        request.output_bits = request.output_bits.min(capabilities.output_bits);
-        request.coherent_walk &= capabilities.coherent_walk;
+        for member in members {
+            let streams = streams_at(member, instance.node);
+            if streams.is_empty() {
+                continue;
+            }
+            let capabilities = instance.ops.capabilities_of(&streams);
+            let capabilities =
+                capabilities.map_err(|error| SetUpError::Ops(instance.node, error))?;
+            coherent_walk &= capabilities.coherent_walk;
+            formats = Some(match formats {
+                None => capabilities.formats,
+                Some(before) => before.intersection(&capabilities.formats),
+            });
+        }
     }
-    if request.page_sizes.is_empty() {
-        return Err(SetUpError::NoCommonGround("page size"));
-    }
-    Ok(request)
+    // Requests go to one instance: another could not follow them.
+    let alone = instances.len() == 1;
+    let usable = |support: &&_| alone || !is_a_channel(support);
+    let support = formats.as_ref().and_then(|formats| formats.iter().find(usable));
+    let support = *support.ok_or(SetUpError::NoCommonGround(NotShared::Format))?;
+    Ok(SpaceRequest { support, coherent_walk })
+}
+
+fn is_a_channel(support: &crate::ops::FormatSupport) -> bool {
+    support.format == SpaceFormat::Requests
 }

@@ -1,5 +1,6 @@
 //! What the machine's description says of a device: the core's input, whatever it was lowered from.
 
+use crate::stream::StreamSpec;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -33,10 +34,14 @@ impl FwStream {
         Self { iommu, id, mask: 0 }
     }
 
+    /// The ids, without the IOMMU.
+    pub const fn spec(&self) -> StreamSpec {
+        StreamSpec { id: self.id, mask: self.mask }
+    }
+
     /// Whether a transaction can match both.
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.iommu == other.iommu
-            && (self.id.raw() ^ other.id.raw()) & !(self.mask | other.mask) == 0
+        self.iommu == other.iommu && self.spec().overlaps(&other.spec())
     }
 }
 
@@ -95,6 +100,15 @@ pub enum ReservedKind {
     /// Never handed out.
     #[doc(alias = "IOMMU_RESV_RESERVED")]
     Reserved,
+}
+
+impl fmt::Display for ReservedKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Reserved => "reserved",
+        })
+    }
 }
 
 /// A range of a device's address space that is spoken for.

@@ -5,8 +5,8 @@ use crate::dma::Lease;
 use crate::driver::{BoundDriver, Driver};
 use crate::group::IommuGroup;
 use crate::member::DeviceId;
+use crate::reason::{BlockedReason, FailedReason};
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -22,9 +22,9 @@ pub enum DeviceStage {
     /// A driver is bound.
     Bound,
     /// Nothing reaches memory on its behalf, for this reason. A registration of what was missing lifts it.
-    Blocked(String),
-    /// Its driver's probe failed with this reason; its address space is attached and empty.
-    Failed(String),
+    Blocked(BlockedReason),
+    /// Its driver's probe failed for this reason; its address space is attached and empty.
+    Failed(FailedReason),
     /// Removed from the machine.
     Gone,
 }
@@ -33,8 +33,8 @@ pub(crate) enum Phase<P: Platform> {
     Described,
     Waiting(FwNode),
     Bound { driver: Box<dyn BoundDriver>, lease: Arc<Lease<P>> },
-    Blocked(String),
-    Failed(String),
+    Blocked(BlockedReason),
+    Failed(FailedReason),
     Gone,
 }
 
@@ -69,8 +69,10 @@ pub(crate) struct DeviceState<P: Platform> {
 pub struct Device<P: Platform> {
     id: DeviceId,
     description: Arc<DeviceDescription>,
-    /// `None` where the description puts the device behind no IOMMU, or is unusable.
+    /// `None` where the description puts the device behind no IOMMU, or is unusable, or its group could not be joined.
     group: Option<Arc<IommuGroup<P>>>,
+    /// Why it could not join its group.
+    refused: Option<BlockedReason>,
     /// Held while the device's driver is probed or removed: one attempt at a time.
     #[doc(alias = "device_lock")]
     pub(crate) state: Lock<P, DeviceState<P>>,
@@ -91,7 +93,16 @@ impl<P: Platform> Device<P> {
             defers: 0,
         };
         let label = LockLabel::new("device", u64::from(id.0));
-        Self { id, description, group, state: Mutex::new(label, state) }
+        Self { id, description, group, refused: None, state: Mutex::new(label, state) }
+    }
+
+    /// One that is behind an IOMMU and could not join its group: it stays blocked for as long as it is in the machine.
+    pub(crate) fn refused(
+        id: DeviceId,
+        description: Arc<DeviceDescription>,
+        reason: BlockedReason,
+    ) -> Self {
+        Self { refused: Some(reason), ..Self::new(id, description, None) }
     }
 
     /// Its number.
@@ -112,6 +123,11 @@ impl<P: Platform> Device<P> {
     /// How far it has come. Waits for a probe of the device that is under way.
     pub fn stage(&self) -> DeviceStage {
         self.state.lock().phase.stage()
+    }
+
+    /// Why it is behind an IOMMU and has no group.
+    pub(crate) fn blocked_for(&self) -> BlockedReason {
+        self.refused.clone().unwrap_or(BlockedReason::NoGroup)
     }
 
     pub(crate) fn group(&self) -> Option<&Arc<IommuGroup<P>>> {

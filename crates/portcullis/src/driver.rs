@@ -3,6 +3,7 @@
 use crate::description::FwNode;
 use crate::device::Device;
 use crate::dma::DmaHandle;
+use crate::error::DmaError;
 use crate::ops::Fault;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -21,7 +22,7 @@ pub trait Driver<P: Platform>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`ProbeError::Defer`] to be called again when that node's supplier has been registered, [`ProbeError::Failed`] to give up. Mappings that
+    /// [`ProbeError::Defer`] to be called again when that node's supplier has been registered, [`ProbeError::Failed`] or [`ProbeError::Dma`] to give up. Mappings that
     /// were made through `dma` and not given back are removed then, or, where another device of the group has a driver, with the group's last driver.
     fn probe(
         &self,
@@ -48,6 +49,8 @@ pub enum ProbeError {
     /// Something that the device needs is not there yet: call again when the supplier at that node was registered.
     #[doc(alias = "EPROBE_DEFER")]
     Defer(FwNode),
+    /// The DMA handle could not do what the driver needs.
+    Dma(DmaError),
     /// The device cannot be used.
     Failed(String),
 }
@@ -56,9 +59,16 @@ impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Defer(node) => write!(f, "waits for {node}"),
+            Self::Dma(error) => write!(f, "{error}"),
             Self::Failed(reason) => f.write_str(reason),
         }
     }
 }
 
 impl core::error::Error for ProbeError {}
+
+impl From<DmaError> for ProbeError {
+    fn from(error: DmaError) -> Self {
+        Self::Dma(error)
+    }
+}

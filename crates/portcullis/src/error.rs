@@ -1,4 +1,4 @@
-//! Why a DMA call failed.
+//! Why a DMA call failed, and what hardware did not confirm.
 
 use crate::description::FwNode;
 use crate::ops::OpsError;
@@ -28,7 +28,7 @@ pub enum DmaError {
     /// No address is free below the device's limit, or the allocator refused.
     Iova(AllocateError),
     /// The address space's allocator could not be set up: too little memory, or reserved ranges leave nothing.
-    Window(&'static str),
+    Window(WindowError),
     /// The table refused.
     Map(MapError),
     /// The table refused.
@@ -51,6 +51,8 @@ pub enum DmaError {
     AddressBits(u8),
     /// No memory for a buffer.
     NoMemory(AllocError),
+    /// The IOMMU at the node refused the request.
+    Refused(FwNode, OpsError),
 }
 
 impl fmt::Display for DmaError {
@@ -73,8 +75,65 @@ impl fmt::Display for DmaError {
             Self::ForeignMapping => f.write_str("the mapping belongs to another device's handle"),
             Self::AddressBits(bits) => write!(f, "{bits} address bits; must be 1 to 64"),
             Self::NoMemory(error) => write!(f, "{error}"),
+            Self::Refused(node, error) => write!(f, "IOMMU at {node}: {error}"),
         }
     }
 }
 
 impl core::error::Error for DmaError {}
+
+impl DmaError {
+    /// Whether the same call can succeed once there is memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(
+            self,
+            Self::NoMemory(_)
+                | Self::Iova(AllocateError::NoMemory)
+                | Self::Map(MapError::NoMemory(_))
+                | Self::Refused(_, OpsError::NoMemory(_))
+                | Self::Window(WindowError::NoMemory)
+        )
+    }
+}
+
+/// Why the addresses of an address space could not be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowError {
+    /// No memory for the allocator.
+    NoMemory,
+    /// A reserved range could not be kept out of the addresses.
+    Reserved,
+}
+
+impl fmt::Display for WindowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMemory => "no memory for the allocator",
+            Self::Reserved => "a reserved range could not be kept",
+        })
+    }
+}
+
+/// Hardware did not confirm that a device no longer reaches what it reached. Everything else that was asked has been done.
+///
+/// Until the IOMMU confirms after all ([`Subsystem::reconfirm`](crate::Subsystem::reconfirm)) or is brought up anew, nothing that the device could reach may be used again.
+/// The one sure remedy is to keep the device from doing DMA, e.g. by clearing its bus mastering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// The IOMMU's node.
+    pub node: FwNode,
+    /// Why there is no confirmation.
+    pub error: OpsError,
+}
+
+impl fmt::Display for Unconfirmed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, error } = self;
+        write!(
+            f,
+            "the IOMMU at {node} did not confirm that the device is blocked ({error}): turn its bus mastering off"
+        )
+    }
+}
+
+impl core::error::Error for Unconfirmed {}

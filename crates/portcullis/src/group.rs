@@ -1,21 +1,19 @@
 //! Devices that hardware cannot tell apart: they share one domain, decided from all of them.
 
-use crate::attachment::{Attachment, Instances};
+use crate::attachment::{Attachment, Instances, Undone};
 use crate::description::{DomainType, FwNode};
 use crate::device::Device;
+use crate::error::Unconfirmed;
+use crate::hooks::{Safeguard, omitted};
 use crate::member::{DeviceId, Member};
 use crate::node::{Need, Node};
-use crate::plant::{Plant, planted};
+use crate::reason::BlockedReason;
 use crate::space::Domain;
-use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 use smallvec::SmallVec;
-
-const OWNED_OUTSIDE: &str = "its group is owned from outside the kernel: release it first";
 
 /// A group's number in order of creation. Reports number groups by their members instead, so that arrival order does not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,10 +36,9 @@ pub(crate) struct GroupState<P: Platform> {
     /// Set last, when every member's streams lead to the domain: there is no half of it to be seen.
     pub(crate) attached: Option<Attachment<P>>,
     pub(crate) owner: Owner,
+    /// Hardware did not confirm that the members were blocked when they last were: what they reach is unknown until it confirms something later.
+    pub(crate) doubt: Option<Unconfirmed>,
     merged_into: Option<Arc<IommuGroup<P>>>,
-    /// Somebody has begun to set the domain up (planted bugs only).
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) begun: bool,
 }
 
 /// A group.
@@ -65,9 +62,9 @@ pub(crate) enum NotAttached {
     /// The node's IOMMU is not there yet.
     Waits(FwNode),
     /// It will not come.
-    NodeFailed(FwNode, String),
+    NodeFailed(FwNode, BlockedReason),
     /// Something is wrong with the group or its set-up failed.
-    Blocked(String),
+    Blocked(BlockedReason),
 }
 
 impl<P: Platform> IommuGroup<P> {
@@ -77,9 +74,8 @@ impl<P: Platform> IommuGroup<P> {
             nodes: SmallVec::new(),
             attached: None,
             owner: Owner::Kernel(0),
+            doubt: None,
             merged_into: None,
-            #[cfg(feature = "planted-bugs")]
-            begun: false,
         };
         Self { id, state: Mutex::new(LockLabel::new("group", u64::from(id.0)), state) }
     }
@@ -106,6 +102,11 @@ impl<P: Platform> IommuGroup<P> {
         }
     }
 
+    /// Whether somebody holds the group's lock right now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.state.try_lock().is_none()
+    }
+
     /// The group that this one is part of now.
     pub(crate) fn root(self: &Arc<Self>) -> Arc<Self> {
         self.with(|group, _| Arc::clone(group))
@@ -130,7 +131,7 @@ impl<P: Platform> IommuGroup<P> {
     /// # Errors
     ///
     /// When one of them is in use: its domain may not change under a driver. Nothing has changed then.
-    pub(crate) fn merge(groups: &[Arc<Self>]) -> Result<(), String> {
+    pub(crate) fn merge(groups: &[Arc<Self>]) -> Result<(), BlockedReason> {
         let Some((first, rest)) = groups.split_first() else { return Ok(()) };
         if rest.is_empty() {
             return Ok(());
@@ -139,13 +140,13 @@ impl<P: Platform> IommuGroup<P> {
         let mut others: Vec<_> = rest.iter().map(|group| group.state.lock()).collect();
         let in_use = |state: &GroupState<P>| state.owner != Owner::Kernel(0);
         if in_use(&into) || others.iter().any(|state| in_use(state)) {
-            return Err(String::from(
-                "its stream ids join groups that are in use: unbind their devices, then add it again",
-            ));
+            return Err(BlockedReason::JoinsGroupsInUse);
         }
-        into.detach();
+        // What is not confirmed stays on record in the merged group.
+        into.note_detach();
         for state in &mut others {
-            state.detach();
+            state.note_detach();
+            into.doubt = into.doubt.or(state.doubt);
             into.members.extend(core::mem::take(&mut state.members));
             for node in core::mem::take(&mut state.nodes) {
                 first.note_node(&mut into, &node);
@@ -167,16 +168,37 @@ impl<P: Platform> GroupState<P> {
             return Ok(Arc::clone(attached.domain()));
         }
         if let Owner::External(..) = self.owner {
-            return Err(NotAttached::Blocked(String::from(OWNED_OUTSIDE)));
+            return Err(NotAttached::Blocked(BlockedReason::OwnedOutside));
         }
+        let (instances, kind) = self.prepare(default, waiter)?;
+        match Attachment::set_up(kind, instances, &self.members) {
+            Ok(attached) => Ok(self.show(attached)),
+            Err(undone) => Err(self.give_in(undone)),
+        }
+    }
+
+    /// What the domain will be, and who will translate for it.
+    pub(crate) fn prepare(
+        &self,
+        default: DomainType,
+        waiter: Option<&Waiter<'_, P>>,
+    ) -> Result<(Instances, DomainType), NotAttached> {
         let instances = self.find_instances(waiter)?;
         let kind = self.choose_domain(default).map_err(NotAttached::Blocked)?;
-        let attached = Attachment::set_up(kind, instances, &self.members).map_err(|error| {
-            NotAttached::Blocked(format!("its IOMMU could not be set up: {error}"))
-        })?;
+        Ok((instances, kind))
+    }
+
+    /// The one store that makes the members ready. Claiming and attaching their streams has confirmed whatever was in doubt.
+    pub(crate) fn show(&mut self, attached: Attachment<P>) -> Arc<Domain<P>> {
         let domain = Arc::clone(attached.domain());
         self.attached = Some(attached);
-        Ok(domain)
+        self.doubt = None;
+        domain
+    }
+
+    fn give_in(&mut self, undone: Undone) -> NotAttached {
+        self.doubt = undone.confirmed.err().or(self.doubt);
+        NotAttached::Blocked(BlockedReason::SetUp(undone.error))
     }
 
     /// As [`Self::ensure_attached`], and makes sure that the domain covers `member`, who may have come after it was attached.
@@ -191,8 +213,8 @@ impl<P: Platform> GroupState<P> {
             return Ok(domain);
         }
         if self.owner == Owner::Kernel(0) {
-            // Nobody uses the domain: decide it anew, with the late member's say.
-            self.detach();
+            // Nobody uses the domain: decide it anew, with the late member's say. What is not confirmed stays on record until the new one is attached.
+            self.note_detach();
             return self.ensure_attached(default, Some(waiter));
         }
         self.join_late(member, domain.kind())?;
@@ -203,24 +225,23 @@ impl<P: Platform> GroupState<P> {
     fn join_late(&mut self, member: DeviceId, kind: DomainType) -> Result<(), NotAttached> {
         let blocked = NotAttached::Blocked;
         let late = self.members.iter().find(|other| other.id == member);
-        let late = late.ok_or_else(|| blocked(String::from("it is not in its group")))?;
+        let late = late.ok_or(blocked(BlockedReason::NoGroup))?;
         if late.description.required_domain.is_some_and(|required| required != kind) {
-            return Err(blocked(format!("its group is in use with a {kind} domain")));
+            return Err(blocked(BlockedReason::GroupUses(kind)));
         }
-        let attached = self.attached.as_mut().ok_or_else(|| blocked(String::from("no domain")))?;
+        let attached = self.attached.as_mut().ok_or(blocked(BlockedReason::NoGroup))?;
         attached.admits(late).map_err(blocked)?;
-        attached.join(late).map_err(|error| {
-            blocked(format!("it could not join the domain that its group is using: {error}"))
+        attached.join(late).map_err(|undone| {
+            self.doubt = undone.confirmed.err().or(self.doubt);
+            blocked(BlockedReason::SetUp(undone.error))
         })
     }
 
-    pub(crate) fn find_instances(
-        &self,
-        waiter: Option<&Waiter<'_, P>>,
-    ) -> Result<Instances, NotAttached> {
+    fn find_instances(&self, waiter: Option<&Waiter<'_, P>>) -> Result<Instances, NotAttached> {
         let mut instances = Instances::new();
         for node in &self.nodes {
-            let node = if planted(Plant::WrongInstance) { &self.nodes[0] } else { node };
+            let first = omitted::<P>(Safeguard::EachInstance);
+            let node = if first { &self.nodes[0] } else { node };
             let enlist = waiter.filter(|waiter| waiter.waits_in != Some(node.id));
             match node.need(enlist.map(|waiter| waiter.device)) {
                 Need::Serves(instance) => instances.push(instance),
@@ -232,16 +253,18 @@ impl<P: Platform> GroupState<P> {
     }
 
     /// The one type that all members can live with.
-    pub(crate) fn choose_domain(&self, default: DomainType) -> Result<DomainType, String> {
+    fn choose_domain(&self, default: DomainType) -> Result<DomainType, BlockedReason> {
         let mut wanted: Option<(&Member, DomainType)> = None;
         for member in &self.members {
             let Some(kind) = member.description.required_domain else { continue };
             match wanted {
                 Some((other, before)) if before != kind => {
-                    return Err(format!(
-                        "{} needs a {before} domain, {} a {kind} one, and they share a group",
-                        other.description.path, member.description.path
-                    ));
+                    return Err(BlockedReason::Disagreement {
+                        first: other.description.path.clone(),
+                        first_needs: before,
+                        second: member.description.path.clone(),
+                        second_needs: kind,
+                    });
                 }
                 _ => wanted = Some((member, kind)),
             }
@@ -250,20 +273,38 @@ impl<P: Platform> GroupState<P> {
     }
 
     /// Blocks all members' streams and gives the domain up.
-    pub(crate) fn detach(&mut self) {
-        if let Some(attached) = self.attached.take() {
-            attached.detach();
+    ///
+    /// # Errors
+    ///
+    /// When that was not confirmed. It stays on record in `doubt`.
+    pub(crate) fn detach(&mut self) -> Result<(), Unconfirmed> {
+        let Some(attached) = self.attached.take() else { return Ok(()) };
+        let confirmed = attached.detach();
+        self.doubt = confirmed.err().or(self.doubt);
+        confirmed
+    }
+
+    /// As [`Self::detach`], for who looks at `doubt` later.
+    pub(crate) fn note_detach(&mut self) {
+        if let Err(unconfirmed) = self.detach() {
+            self.doubt = Some(unconfirmed);
         }
     }
 
     /// Takes a member out: its streams that nobody else in the group has are blocked, and the domain goes with the last member.
-    pub(crate) fn remove_member(&mut self, id: DeviceId) {
+    ///
+    /// # Errors
+    ///
+    /// When that was not confirmed; the member is out all the same.
+    pub(crate) fn remove_member(&mut self, id: DeviceId) -> Result<(), Unconfirmed> {
         self.members.retain(|member| member.id != id);
-        if self.members.is_empty() {
-            self.detach();
-        } else if let Some(attached) = &mut self.attached {
-            attached.leave(id);
-        }
+        let confirmed = match &mut self.attached {
+            _ if self.members.is_empty() => return self.detach(),
+            Some(attached) => attached.leave(id),
+            None => Ok(()),
+        };
+        self.doubt = confirmed.err().or(self.doubt);
+        confirmed
     }
 
     /// Whether the group could have its domain now and has none.
@@ -272,21 +313,24 @@ impl<P: Platform> GroupState<P> {
     }
 
     /// Gives the group to an owner outside the kernel: all its streams are blocked until that owner lets go. The same owner may claim again.
+    /// `None` when a kernel driver is bound or another owner has it.
     ///
     /// # Errors
     ///
-    /// `false` when a kernel driver is bound or another owner has it.
+    /// When it was not confirmed that the streams are blocked: nobody owns the group then, and it has no domain.
     #[doc(alias = "iommu_group_claim_dma_owner")]
-    pub(crate) fn claim_external(&mut self, token: u64) -> bool {
+    pub(crate) fn claim_external(&mut self, token: u64) -> Option<Result<(), Unconfirmed>> {
         match &mut self.owner {
             Owner::External(owner, count) if *owner == token => *count += 1,
             Owner::Kernel(0) => {
-                self.detach();
+                if let Err(unconfirmed) = self.detach() {
+                    return Some(Err(unconfirmed));
+                }
                 self.owner = Owner::External(token, 1);
             }
-            Owner::Kernel(_) | Owner::External(..) => return false,
+            Owner::Kernel(_) | Owner::External(..) => return None,
         }
-        true
+        Some(Ok(()))
     }
 
     /// Undoes one claim; `false` when `token` has none.
@@ -316,23 +360,29 @@ impl<P: Platform> GroupState<P> {
                 *count += 1;
                 Ok(())
             }
-            Owner::External(..) => Err(NotAttached::Blocked(String::from(OWNED_OUTSIDE))),
+            Owner::External(..) => Err(NotAttached::Blocked(BlockedReason::OwnedOutside)),
         }
     }
 
     /// Takes one bound kernel driver from the owners; with the last one, what it left mapped is removed.
+    ///
+    /// # Errors
+    ///
+    /// When hardware did not confirm that what was mapped is gone. The domain has been given up then: nothing of its address space may be used again.
     #[doc(alias = "iommu_device_unuse_default_domain")]
-    pub(crate) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) -> Result<(), Unconfirmed> {
         if let Owner::Kernel(count) = &mut self.owner {
             *count = count.saturating_sub(1);
         }
-        if self.owner == Owner::Kernel(0)
-            && let Some(attached) = &self.attached
-            && !attached.domain().clear()
-        {
-            // The left-over mappings could not be confirmed gone: nothing of this address space may be used again.
-            self.detach();
+        if self.owner != Owner::Kernel(0) {
+            return Ok(());
         }
+        let Some(attached) = &self.attached else { return Ok(()) };
+        if attached.domain().clear().is_ok() {
+            return Ok(());
+        }
+        // Giving the space up invalidates all of it at once, which may succeed where single ranges did not.
+        self.detach()
     }
 }
 

@@ -1,15 +1,22 @@
 //! One registered IOMMU.
 
 use crate::description::FwNode;
-use crate::ops::IommuOps;
-use alloc::boxed::Box;
+use crate::error::Unconfirmed;
+use crate::ops::{OpsError, ReadyInstance};
 use core::fmt;
 
 /// One registered IOMMU.
 #[doc(alias = "iommu_device")]
 pub(crate) struct IommuDevice {
     pub(crate) node: FwNode,
-    pub(crate) ops: Box<dyn IommuOps>,
+    pub(crate) ops: ReadyInstance,
+}
+
+impl IommuDevice {
+    /// What an answer that confirms nothing means for who asked.
+    pub(crate) fn unconfirmed(&self, error: OpsError) -> Unconfirmed {
+        Unconfirmed { node: self.node, error }
+    }
 }
 
 impl fmt::Debug for IommuDevice {

@@ -43,14 +43,17 @@ mod dma;
 mod driver;
 mod error;
 mod group;
+mod hooks;
 mod instance;
 mod member;
 mod node;
+mod omit;
 mod ops;
-mod plant;
 mod probe;
+mod reason;
 mod report;
 mod space;
+mod stream;
 mod subsystem;
 mod topology;
 mod work;
@@ -61,16 +64,19 @@ pub use description::{
 pub use device::{Device, DeviceStage};
 pub use dma::{DmaBuffer, DmaDirection, DmaHandle, DmaMapping, Reach};
 pub use driver::{BoundDriver, Driver, ProbeError};
-pub use error::DmaError;
+pub use error::{DmaError, Unconfirmed, WindowError};
+pub use hooks::Safeguard;
 pub use member::DeviceId;
 pub use node::NodeState;
 pub use ops::{
-    AccessKind, Capabilities, Fault, FaultReason, IommuOps, OpsError, ReadyInstance, ReportedFault,
-    SpaceRequest, SpaceTag, Stage, StreamTarget,
+    AccessKind, AddressSpace, Awaited, Breakage, Capabilities, Fault, FaultReason, FormatSupport,
+    Formats, GlobalErrors, HardwareRegion, HardwareRegionKind, IommuOps, MsiDoorbell, OpsError,
+    ReadyInstance, ReportedFault, Serviced, SpaceError, SpaceFormat, SpaceRequest, SpaceTag, Stage,
+    StreamTarget, TableSpace, Ticket, Unsupported,
 };
-#[cfg(feature = "planted-bugs")]
-pub use plant::{Plant, plant};
 pub use probe::{BindError, BindOutcome};
+pub use reason::{BlockedReason, FailedReason, NotShared, SetUpError};
 pub use report::{Counts, DeviceReport};
+pub use stream::{Pasid, StreamSpec};
 pub use subsystem::{OwnerError, Policy, RegisterError, Subsystem, UnregisterError};
 pub use topology::AddDeviceError;

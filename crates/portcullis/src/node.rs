@@ -3,8 +3,9 @@
 use crate::description::FwNode;
 use crate::device::Device;
 use crate::group::IommuGroup;
+use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
-use crate::plant::{Plant, planted};
+use crate::reason::BlockedReason;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -69,7 +70,7 @@ pub(crate) enum Need {
     /// Not there: the device is in the list of waiters now.
     Wait,
     /// It will not come; the device is in the list of waiters in case it does after all.
-    Failed(String),
+    Failed(BlockedReason),
 }
 
 impl<P: Platform> Node<P> {
@@ -84,15 +85,17 @@ impl<P: Platform> Node<P> {
         let mut slot = self.slot.lock();
         let answer = match &slot.state {
             SlotState::Registered(instance) => return Need::Serves(Arc::clone(instance)),
-            SlotState::Announced => Need::Failed(String::from("the node it names is not an IOMMU")),
+            SlotState::Announced => Need::Failed(BlockedReason::NotAnIommu(self.id)),
             SlotState::Absent | SlotState::Closing(_) => Need::Wait,
-            SlotState::Failed(reason) => Need::Failed(reason.clone()),
+            SlotState::Failed(words) => {
+                Need::Failed(BlockedReason::NodeFailed(self.id, words.clone()))
+            }
         };
-        if planted(Plant::DeferWithoutKick) {
+        if omitted::<P>(Safeguard::LookAndWaitTogether) {
             drop(slot);
             slot = self.slot.lock();
         }
-        if !(planted(Plant::StaleAfterFailedRegistration) && matches!(answer, Need::Failed(_))) {
+        if !(omitted::<P>(Safeguard::WaitOnFailure) && matches!(answer, Need::Failed(_))) {
             slot.waiters.extend(waiter.map(Arc::downgrade));
         }
         answer

@@ -7,11 +7,14 @@ use crate::description::{DmaPath, FwNode};
 use crate::device::{Device, DeviceState, Phase};
 use crate::dma::{DmaHandle, Lease, Reach};
 use crate::driver::{Driver, ProbeError};
+use crate::error::Unconfirmed;
 use crate::group::{NotAttached, Waiter};
+use crate::hooks::{Safeguard, omitted};
 use crate::node::SlotState;
+use crate::omit;
+use crate::reason::{BlockedReason, FailedReason};
 use crate::subsystem::Subsystem;
 use crate::work::Work;
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
@@ -26,9 +29,20 @@ pub enum BindOutcome {
     #[doc(alias = "EPROBE_DEFER")]
     Deferred(FwNode),
     /// The device reaches nothing, for this reason.
-    Blocked(String),
+    Blocked(BlockedReason),
     /// The driver gave up, for this reason.
-    Failed(String),
+    Failed(FailedReason),
+}
+
+impl fmt::Display for BindOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bound(reach) => write!(f, "bound ({reach:?})"),
+            Self::Deferred(node) => write!(f, "deferred until {node} is there"),
+            Self::Blocked(reason) => write!(f, "blocked: {reason}"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
 }
 
 /// Why no attempt was made.
@@ -40,19 +54,28 @@ pub enum BindError {
     AlreadyBound,
     /// No driver is bound.
     NotBound,
+    /// It has been done, but hardware did not confirm that the device no longer reaches what it reached.
+    Unconfirmed(Unconfirmed),
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gone => "the device was removed",
-            Self::AlreadyBound => "a driver is bound already: unbind it first",
-            Self::NotBound => "no driver is bound",
-        })
+        match self {
+            Self::Gone => f.write_str("the device was removed"),
+            Self::AlreadyBound => f.write_str("a driver is bound already: unbind it first"),
+            Self::NotBound => f.write_str("no driver is bound"),
+            Self::Unconfirmed(unconfirmed) => write!(f, "{unconfirmed}"),
+        }
     }
 }
 
 impl core::error::Error for BindError {}
+
+impl From<Unconfirmed> for BindError {
+    fn from(unconfirmed: Unconfirmed) -> Self {
+        Self::Unconfirmed(unconfirmed)
+    }
+}
 
 impl<P: Platform> Subsystem<P> {
     /// Gives `device` the driver and tries to bind it now. If something it needs is missing, the attempt is repeated when that comes, by whoever calls
@@ -76,10 +99,9 @@ impl<P: Platform> Subsystem<P> {
             _ => {}
         }
         state.driver = Some(driver);
-        #[cfg(feature = "planted-bugs")]
-        if crate::plant::planted(crate::plant::Plant::TwoProbes) {
+        if omitted::<P>(Safeguard::LockOverProbe) {
             drop(state);
-            let unlocked = crate::plant::probe::without_the_device_lock(self, device);
+            let unlocked = omit::probe_without_the_lock(self, device);
             return Ok(unlocked.unwrap_or_else(|| self.attempt(device, &mut device.state.lock())));
         }
         Ok(self.attempt(device, &mut state))
@@ -89,7 +111,8 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`].
+    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`]. [`BindError::Unconfirmed`] when the driver is gone and hardware did not confirm
+    /// that its device reaches nothing any more: the memory behind its mappings must not be used again.
     #[doc(alias = "device_release_driver")]
     pub fn unbind(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
         let mut state = device.state.lock();
@@ -99,32 +122,32 @@ impl<P: Platform> Subsystem<P> {
         if state.driver.is_none() {
             return Err(BindError::NotBound);
         }
-        Self::unbind_locked(device, &mut state);
-        Ok(())
+        Ok(Self::unbind_locked(device, &mut state)?)
     }
 
     /// Removes `device` from the machine, unbinding it first. Its streams are blocked; a group that it was alone in goes with it.
     ///
     /// # Errors
     ///
-    /// [`BindError::Gone`] when it was removed before.
+    /// [`BindError::Gone`] when it was removed before. [`BindError::Unconfirmed`] when it is removed and hardware did not confirm that it is blocked: turn its bus mastering
+    /// off before its memory is used again.
     #[doc(alias = "iommu_release_device")]
     pub fn remove_device(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
         let mut state = device.state.lock();
         if let Phase::Gone = state.phase {
             return Err(BindError::Gone);
         }
-        Self::unbind_locked(device, &mut state);
+        let unbound = Self::unbind_locked(device, &mut state);
         state.phase = Phase::Gone;
         if let Some(node) = state.waits_in.take() {
             self.node(node).forget_waiter(device);
         }
         // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
-        if let Some(group) = device.group() {
-            group.with(|_, group| group.remove_member(device.id()));
-        }
+        let left = device
+            .group()
+            .map_or(Ok(()), |group| group.with(|_, group| group.remove_member(device.id())));
         self.topology().lock().remove(device);
-        Ok(())
+        Ok(unbound.and(left)?)
     }
 
     /// One more attempt for a device that was woken.
@@ -171,16 +194,22 @@ impl<P: Platform> Subsystem<P> {
         let description = device.description();
         let domain = match (&description.dma, device.group()) {
             (DmaPath::Direct, _) => None,
-            (DmaPath::Unusable(reason), _) => return Err(NotAttached::Blocked(reason.clone())),
+            (DmaPath::Unusable(words), _) => {
+                return Err(NotAttached::Blocked(BlockedReason::Description(words.clone())));
+            }
             (DmaPath::Translated(_), None) => {
-                return Err(NotAttached::Blocked(String::from("it has no group")));
+                return Err(NotAttached::Blocked(device.blocked_for()));
             }
             (DmaPath::Translated(_), Some(group)) => {
                 let waiter = Waiter { device, waits_in: state.waits_in };
                 let default = self.policy().default_domain;
-                #[cfg(feature = "planted-bugs")]
-                if let Some(domain) = crate::plant::attach::client(group, default, &waiter) {
-                    return Ok(Lease::new(self.platform(), description, domain?));
+                if omitted::<P>(Safeguard::WaitForSetUp) && group.is_busy() {
+                    return Ok(Lease::new(self.platform(), description, None));
+                }
+                if let Some(domain) = omit::domain(group, default, Some(&waiter)) {
+                    let domain = domain?;
+                    group.with(|_, group| group.acquire())?;
+                    return Ok(Lease::new(self.platform(), description, Some(domain)));
                 }
                 Some(group.with(|_, group| {
                     let domain = group.ensure_member(default, device.id(), &waiter)?;
@@ -199,7 +228,7 @@ impl<P: Platform> Subsystem<P> {
         lease: Arc<Lease<P>>,
     ) -> BindOutcome {
         let Some(driver) = state.driver.clone() else {
-            return BindOutcome::Failed(String::from("it has no driver"));
+            return BindOutcome::Failed(FailedReason::NoDriver);
         };
         state.probes += 1;
         match driver.probe(device, DmaHandle::new(Arc::clone(&lease))) {
@@ -210,11 +239,16 @@ impl<P: Platform> Subsystem<P> {
             }
             Err(error) => {
                 lease.revoke();
-                give_group_up(device);
+                // Where this is not confirmed, the group's domain is gone and its reports say so.
+                let _on_record = give_group_up(device);
+                let name = || String::from(driver.name());
                 match error {
                     ProbeError::Defer(node) => self.wait_for_supplier(device, state, node),
-                    ProbeError::Failed(reason) => {
-                        BindOutcome::Failed(format!("{}: {reason}", driver.name()))
+                    ProbeError::Dma(error) => {
+                        BindOutcome::Failed(FailedReason::Dma { driver: name(), error })
+                    }
+                    ProbeError::Failed(words) => {
+                        BindOutcome::Failed(FailedReason::Driver { driver: name(), words })
                     }
                 }
             }
@@ -234,7 +268,7 @@ impl<P: Platform> Subsystem<P> {
         match slot.state {
             SlotState::Registered(_) | SlotState::Announced => {
                 if state.retried_for.contains(&(id, slot.arrivals)) {
-                    return BindOutcome::Failed(format!("it defers on {id}, which is there"));
+                    return BindOutcome::Failed(FailedReason::DefersOnPresent(id));
                 }
                 state.retried_for.retain(|(node, _)| *node != id);
                 state.retried_for.push((id, slot.arrivals));
@@ -251,7 +285,10 @@ impl<P: Platform> Subsystem<P> {
         BindOutcome::Deferred(id)
     }
 
-    fn unbind_locked(device: &Arc<Device<P>>, state: &mut DeviceState<P>) {
+    fn unbind_locked(
+        device: &Arc<Device<P>>,
+        state: &mut DeviceState<P>,
+    ) -> Result<(), Unconfirmed> {
         state.driver = None;
         let phase = core::mem::replace(&mut state.phase, Phase::Described);
         if let Phase::Bound { mut driver, lease } = phase {
@@ -259,13 +296,12 @@ impl<P: Platform> Subsystem<P> {
             // What the driver owns gives its mappings back while the handle is still good.
             drop(driver);
             lease.revoke();
-            give_group_up(device);
+            return give_group_up(device);
         }
+        Ok(())
     }
 }
 
-fn give_group_up<P: Platform>(device: &Device<P>) {
-    if let Some(group) = device.group() {
-        group.with(|_, group| group.give_up());
-    }
+fn give_group_up<P: Platform>(device: &Device<P>) -> Result<(), Unconfirmed> {
+    device.group().map_or(Ok(()), |group| group.with(|_, group| group.give_up()))
 }

@@ -2,11 +2,13 @@
 
 use crate::description::{DeviceDescription, DomainType, FwNode};
 use crate::device::Device;
+use crate::error::Unconfirmed;
 use crate::group::{GroupState, IommuGroup, Owner};
+use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
 use crate::node::{Node, NodeState, SlotState};
-use crate::ops::{OpsError, ReadyInstance, ReportedFault};
-use crate::plant::{Plant, planted};
+use crate::omit;
+use crate::ops::{ReadyInstance, ReportedFault, Serviced};
 use crate::topology::{AddDeviceError, Topology};
 use crate::work::{Work, WorkQueue};
 use alloc::string::String;
@@ -55,8 +57,8 @@ pub enum UnregisterError {
     },
     /// Nothing is registered at the node.
     NotRegistered(FwNode),
-    /// It is no longer registered, but hardware did not confirm that it stopped.
-    Unconfirmed(OpsError),
+    /// It is no longer registered, but hardware did not confirm that it stopped, or that the devices behind it are blocked.
+    Unconfirmed(Unconfirmed),
 }
 
 impl fmt::Display for UnregisterError {
@@ -80,15 +82,18 @@ pub enum OwnerError {
     NotOwner,
     /// The device has no group: it is behind no IOMMU.
     NoGroup,
+    /// Hardware did not confirm that the group's devices are blocked.
+    Unconfirmed(Unconfirmed),
 }
 
 impl fmt::Display for OwnerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Busy => "the group is in use: unbind its devices first",
-            Self::NotOwner => "the group is not owned by this token",
-            Self::NoGroup => "the device is behind no IOMMU",
-        })
+        match self {
+            Self::Busy => f.write_str("the group is in use: unbind its devices first"),
+            Self::NotOwner => f.write_str("the group is not owned by this token"),
+            Self::NoGroup => f.write_str("the device is behind no IOMMU"),
+            Self::Unconfirmed(unconfirmed) => write!(f, "{unconfirmed}"),
+        }
     }
 }
 
@@ -158,7 +163,8 @@ impl<P: Platform> Subsystem<P> {
             let instance = IommuDevice { node: node.id, ops: instance };
             slot.state = SlotState::Registered(Arc::new(instance));
             slot.arrivals += 1;
-            let left = if planted(Plant::LeftOnList) { slot.waiters.clone() } else { Vec::new() };
+            let left =
+                if omitted::<P>(Safeguard::WokenLeave) { slot.waiters.clone() } else { Vec::new() };
             core::mem::replace(&mut slot.waiters, left)
         };
         self.wake(&node, waiters);
@@ -218,8 +224,9 @@ impl<P: Platform> Subsystem<P> {
         let (state, outcome) = match busy {
             Some(path) => (SlotState::Registered(instance), Err(UnregisterError::Busy { path })),
             None => {
-                let stopped = instance.ops.shutdown().map_err(UnregisterError::Unconfirmed);
-                (SlotState::Absent, stopped)
+                // A unit that stopped aborts everything, so what its groups could not confirm is confirmed by that.
+                let stopped = instance.ops.shutdown().map_err(|error| instance.unconfirmed(error));
+                (SlotState::Absent, stopped.map_err(UnregisterError::Unconfirmed))
             }
         };
         let reopened = matches!(state, SlotState::Registered(_));
@@ -238,12 +245,12 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`OwnerError::Busy`], [`OwnerError::NoGroup`].
+    /// [`OwnerError::Busy`], [`OwnerError::NoGroup`]. [`OwnerError::Unconfirmed`] when hardware did not confirm that the group's devices are blocked: nobody owns it then.
     #[doc(alias = "iommu_device_claim_dma_owner")]
     pub fn claim_group(&self, device: &Device<P>, token: u64) -> Result<(), OwnerError> {
         let group = device.group().ok_or(OwnerError::NoGroup)?;
         let claimed = group.with(|_, group| group.claim_external(token));
-        claimed.then_some(()).ok_or(OwnerError::Busy)
+        claimed.ok_or(OwnerError::Busy)?.map_err(OwnerError::Unconfirmed)
     }
 
     /// Undoes one [`claim_group`](Self::claim_group).
@@ -298,19 +305,21 @@ impl<P: Platform> Subsystem<P> {
         self.work.arrived().notify_all();
     }
 
-    /// Takes the faults that the instance at `node` recorded, gives each to the driver of the device that caused it and to `sink`, and returns how many hardware
-    /// lost. A driver whose device is being probed or unbound at that moment is passed over; `sink` is not.
+    /// Takes the faults that the instance at `node` recorded, gives each to the driver of the device that caused it and to `sink`, and returns what else the
+    /// instance had to say. A driver whose device is being probed or unbound at that moment is passed over; `sink` is not.
     pub fn drain_faults(
         &self,
         node: FwNode,
         mut sink: impl FnMut(&ReportedFault, Option<&Arc<Device<P>>>),
-    ) -> u64 {
+    ) -> Serviced {
         let instance = match &self.node(node).slot.lock().state {
             SlotState::Registered(instance) | SlotState::Closing(instance) => Arc::clone(instance),
-            SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => return 0,
+            SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => {
+                return Serviced::default();
+            }
         };
         let mut faults = Vec::new();
-        let lost = instance.ops.drain_faults(&mut |fault| faults.push(fault));
+        let serviced = instance.ops.service(usize::MAX, &mut |fault| faults.push(fault));
         for fault in faults {
             let device = self.device_of(node, fault.stream);
             if let Some(device) = &device {
@@ -318,7 +327,7 @@ impl<P: Platform> Subsystem<P> {
             }
             sink(&ReportedFault { iommu: node, fault }, device.as_ref());
         }
-        lost
+        serviced
     }
 
     pub(crate) fn node(&self, id: FwNode) -> Arc<Node<P>> {
@@ -345,8 +354,7 @@ impl<P: Platform> Subsystem<P> {
     }
 
     fn set_up_group(&self, group: &Arc<IommuGroup<P>>) {
-        #[cfg(feature = "planted-bugs")]
-        if crate::plant::attach::registration(group, self.policy.default_domain) {
+        if omit::domain(group, self.policy.default_domain, None).is_some() {
             return;
         }
         // Whoever binds later learns the reason; nothing is lost by not keeping it here.
@@ -362,8 +370,8 @@ impl<P: Platform> Subsystem<P> {
 /// Detaches the group unless somebody uses it; then returns the path of a member.
 fn block_unused<P: Platform>(group: &Arc<IommuGroup<P>>) -> Option<String> {
     group.with(|_, state: &mut GroupState<P>| {
-        if state.owner == Owner::Kernel(0) || planted(Plant::OpsChangedWhileBound) {
-            state.detach();
+        if state.owner == Owner::Kernel(0) || omitted::<P>(Safeguard::RefuseWhileBound) {
+            state.note_detach();
             return None;
         }
         // A group that is owned from outside has no domain of ours to lose.

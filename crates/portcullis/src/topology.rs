@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::group::{GroupId, IommuGroup};
 use crate::member::{DeviceId, Member};
 use crate::node::Node;
+use crate::reason::BlockedReason;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -96,11 +97,7 @@ impl<P: Platform> Topology<P> {
         };
         let device = Arc::new(match group {
             Ok(group) => Device::new(id, description, group),
-            Err(reason) => {
-                let dma = DmaPath::Unusable(reason);
-                let description = DeviceDescription { dma, ..(*description).clone() };
-                Device::new(id, Arc::new(description), None)
-            }
+            Err(reason) => Device::refused(id, description, reason),
         });
         self.devices.push(Some(Arc::clone(&device)));
         Ok(device)
@@ -153,7 +150,7 @@ impl<P: Platform> Topology<P> {
         id: DeviceId,
         description: &Arc<DeviceDescription>,
         streams: &[FwStream],
-    ) -> Result<Arc<IommuGroup<P>>, String> {
+    ) -> Result<Arc<IommuGroup<P>>, BlockedReason> {
         let mut found: Vec<Arc<IommuGroup<P>>> = Vec::new();
         for stream in streams {
             for group in self.groups_overlapping(stream) {

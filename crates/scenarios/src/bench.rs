@@ -8,6 +8,7 @@ pub use software::SoftwareBench;
 
 use crate::driver::Setup;
 use portcullis::IommuOps;
+use portcullis::StreamSpec;
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_platform::{DmaMemory, Registers};
 use std::fmt;
@@ -63,6 +64,11 @@ impl Client {
             Self::Bridged => 0x100,
             Self::TwinA | Self::TwinB => 0x200,
         })
+    }
+
+    /// The same, as a hardware driver is told.
+    pub const fn spec(self) -> StreamSpec {
+        StreamSpec::exact(self.stream())
     }
 }
 

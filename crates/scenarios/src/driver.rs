@@ -4,10 +4,11 @@ use crate::bench::{Bench, Client, Failure, failing};
 use crate::check::{Check, Direction};
 use crate::pattern::{self, LANDING_OFFSET, allocate, outcome, target};
 use portcullis::{
-    AccessKind, Fault, FaultReason, IommuOps, SpaceRequest, SpaceTag, Stage, StreamTarget,
+    AccessKind, AddressSpace, Fault, FaultReason, FormatSupport, GlobalErrors, IommuOps,
+    SpaceRequest, SpaceTag, Stage, StreamTarget,
 };
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot};
-use portcullis_pgtable::{IotlbGather, PageTable};
+use portcullis_pgtable::IotlbGather;
 use portcullis_platform::{Platform, Registers};
 use portcullis_smmuv3::{CommandFilter, Options, Smmu};
 use std::sync::Arc;
@@ -57,7 +58,7 @@ const EXIT: u64 = 0x7f_ffff_f000;
 /// An address space.
 #[derive(Debug)]
 pub struct Space {
-    table: Arc<dyn PageTable>,
+    table: Arc<dyn AddressSpace>,
     tag: SpaceTag,
     exit: PhysAddr,
 }
@@ -137,7 +138,7 @@ impl<'a> Driven<'a> {
     ///
     /// The driver's.
     pub fn claim(&self, client: Client) -> Result<(), Failure> {
-        self.ops.claim(&[client.stream()]).map_err(failing("claim"))
+        self.ops.claim(&[client.spec()]).map_err(failing("claim"))
     }
 
     /// A new space with all leaf sizes of the unit.
@@ -146,7 +147,7 @@ impl<'a> Driven<'a> {
     ///
     /// The driver's.
     pub fn space(&self) -> Result<Space, Failure> {
-        self.space_of(self.ops.capabilities().page_sizes)
+        self.space_of(self.preferred()?.page_sizes)
     }
 
     /// A new space with leaves of `page_sizes` only.
@@ -155,14 +156,10 @@ impl<'a> Driven<'a> {
     ///
     /// The driver's.
     pub fn space_of(&self, page_sizes: PageSizes) -> Result<Space, Failure> {
-        let capabilities = self.ops.capabilities();
-        let request = SpaceRequest {
-            page_sizes,
-            input_bits: capabilities.input_bits,
-            output_bits: capabilities.output_bits,
-            coherent_walk: capabilities.coherent_walk,
-        };
-        let table = self.ops.create_table(&request).map_err(failing("create_table"))?;
+        let support = FormatSupport { page_sizes, ..self.preferred()? };
+        let coherent_walk = self.ops.capabilities().coherent_walk;
+        let request = SpaceRequest { support, coherent_walk };
+        let table = self.ops.create_space(&request).map_err(failing("create_space"))?;
         let tag = self.ops.bind_space(&table).map_err(failing("bind_space"))?;
         let granule = page_sizes.smallest().map_or(4096, |size| size.bytes());
         let exit = self.memory(granule as usize)?;
@@ -172,13 +169,19 @@ impl<'a> Driven<'a> {
         Ok(space)
     }
 
+    /// The representation of spaces that the driver likes best.
+    fn preferred(&self) -> Result<FormatSupport, Failure> {
+        let formats = self.ops.capabilities().formats;
+        formats.first().copied().ok_or_else(|| failing("formats")("none"))
+    }
+
     /// Points the stream of `client` to `target`.
     ///
     /// # Errors
     ///
     /// The driver's.
     pub fn attach(&self, client: Client, target: StreamTarget) -> Result<(), Failure> {
-        self.ops.attach(&[client.stream()], target).map_err(failing("attach"))
+        self.ops.attach(&[client.spec()], None, target).map_err(failing("attach"))
     }
 
     /// Claims the stream of `client` and attaches it to a new space.
@@ -206,7 +209,11 @@ impl<'a> Driven<'a> {
         len: u64,
         prot: Prot,
     ) -> Result<(), Failure> {
-        space.table.map(Iova::new(iova), phys, len, prot).map_err(failing("map"))
+        let mut gather = IotlbGather::new();
+        let mapped = space.table.map(Iova::new(iova), phys, len, prot, &mut gather);
+        mapped.map_err(failing("map"))?;
+        // What an SMMUv3 maps owes nothing.
+        if gather.is_empty() { Ok(()) } else { Err(failing("map")("it owes an invalidation")) }
     }
 
     /// Unmaps, as the core does it: the frames may be reused when this returns.
@@ -275,11 +282,12 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    /// Takes the faults that were reported, and how many were lost.
+    /// Takes the faults that were reported, and how many losses hardware admitted.
     pub fn faults(&self) -> (Vec<Fault>, u64) {
         let mut faults = Vec::new();
-        let lost = self.ops.drain_faults(&mut |fault| faults.push(fault));
-        (faults, lost)
+        let serviced = self.ops.service(usize::MAX, &mut |fault| faults.push(fault));
+        let unwritten = serviced.errors.contains(GlobalErrors::FAULT_RECORD);
+        (faults, u64::from(serviced.overflows) + u64::from(unwritten))
     }
 
     /// Notes one more observation.
@@ -318,6 +326,7 @@ impl<'a> Driven<'a> {
         };
         let mut fault = Fault {
             stream: client.stream(),
+            pasid: None,
             reason: FaultReason::StreamBlocked,
             iova: None,
             access: None,

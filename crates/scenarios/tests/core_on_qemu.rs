@@ -48,10 +48,11 @@ impl System {
 
     fn faults(&self) -> Vec<(FaultReason, Option<Iova>)> {
         let mut faults = Vec::new();
-        self.core.drain_faults(SMMU, |report, device| {
+        let serviced = self.core.drain_faults(SMMU, |report, device| {
             assert!(device.is_some(), "every fault has its device");
             faults.push((report.fault.reason, report.fault.iova));
         });
+        assert_eq!((serviced.overflows, serviced.errors), (0, portcullis::GlobalErrors::empty()));
         faults
     }
 }

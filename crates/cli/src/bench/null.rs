@@ -1,7 +1,11 @@
 //! An IOMMU that does nothing, or spins for as long as real set-up takes: what is left is the core's own cost.
 
-use portcullis::{Capabilities, Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
-use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot, StreamId};
+use portcullis::{
+    AddressSpace, Capabilities, Fault, FormatSupport, Formats, IommuOps, MsiDoorbell, OpsError,
+    Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec, StreamTarget, TableSpace,
+    Ticket,
+};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_pgtable::{
     IotlbGather, MapError, PageTable, TableConfig, TableFormat, TableRoot, UnmapError,
 };
@@ -13,13 +17,13 @@ use std::time::{Duration, Instant};
 pub struct NullIommu {
     /// How long each device's set-up spins.
     pub set_up: Duration,
-    table: Arc<dyn PageTable>,
+    space: Arc<dyn AddressSpace>,
 }
 
 impl NullIommu {
     /// One whose set-up of a device takes `set_up`.
     pub fn new(set_up: Duration) -> Self {
-        Self { set_up, table: Arc::new(NullTable) }
+        Self { set_up, space: Arc::new(TableSpace::new(NullTable)) }
     }
 }
 
@@ -40,36 +44,51 @@ impl IommuOps for NullIommu {
     }
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
-            input_bits: 48,
-            output_bits: 48,
-            stream_id_bits: 32,
+            formats: Formats::of(&[FormatSupport {
+                format: SpaceFormat::Table(TableFormat::ArmLpaeStage1),
+                page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
+                input_bits: 48,
+                output_bits: 48,
+            }]),
+            id_bits: 32,
+            pasid_bits: 0,
             coherent_walk: true,
             identity: true,
+            map_needs_sync: false,
+            range_invalidation: true,
+            msi: MsiDoorbell::Translated,
         }
     }
-    fn claim(&self, _: &[StreamId]) -> Result<(), OpsError> {
+    fn claim(&self, _: &[StreamSpec]) -> Result<(), OpsError> {
         Ok(())
     }
-    fn release(&self, _: &[StreamId]) {}
-    fn create_table(&self, _: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
-        Ok(Arc::clone(&self.table))
+    fn release(&self, _: &[StreamSpec]) -> Result<(), OpsError> {
+        Ok(())
     }
-    fn bind_space(&self, _: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
+    fn create_space(&self, _: &SpaceRequest) -> Result<Arc<dyn AddressSpace>, OpsError> {
+        Ok(Arc::clone(&self.space))
+    }
+    fn bind_space(&self, _: &Arc<dyn AddressSpace>) -> Result<SpaceTag, OpsError> {
         Ok(SpaceTag(1))
     }
     fn unbind_space(&self, _: SpaceTag) -> Result<(), OpsError> {
         Ok(())
     }
-    fn attach(&self, _: &[StreamId], _: StreamTarget) -> Result<(), OpsError> {
+    fn attach(&self, _: &[StreamSpec], _: Option<Pasid>, _: StreamTarget) -> Result<(), OpsError> {
         spin(self.set_up);
         Ok(())
     }
-    fn invalidate(&self, _: SpaceTag, _: &IotlbGather) -> Result<(), OpsError> {
+    fn submit(&self, _: SpaceTag, _: &IotlbGather) -> Result<Ticket, OpsError> {
+        Ok(Ticket([0; 3]))
+    }
+    fn wait(&self, _: Ticket) -> Result<(), OpsError> {
         Ok(())
     }
-    fn drain_faults(&self, _: &mut dyn FnMut(Fault)) -> u64 {
-        0
+    fn forget_all(&self) -> Result<(), OpsError> {
+        Ok(())
+    }
+    fn service(&self, _: usize, _: &mut dyn FnMut(Fault)) -> Serviced {
+        Serviced::default()
     }
     fn shutdown(&self) -> Result<(), OpsError> {
         Ok(())

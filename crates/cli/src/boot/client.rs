@@ -26,7 +26,7 @@ impl FaultLog {
     fn collect<P: Platform>(&self, subsystem: &Subsystem<P>, node: FwNode) {
         // The lock is held throughout, so a record is never between the queue and the log.
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        subsystem.drain_faults(node, |fault, _| {
+        let _counted_by_the_log = subsystem.drain_faults(node, |fault, _| {
             let page = fault.fault.iova.map_or(u64::MAX, |iova| iova.raw() & !0xfff);
             log.insert((fault.iommu, fault.fault.stream.raw(), page));
         });

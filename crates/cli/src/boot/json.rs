@@ -44,7 +44,7 @@ struct Device<'a> {
     dma: &'static str,
     /// `bound`, `blocked` or `deferred`.
     state: &'static str,
-    reason: Option<&'a str>,
+    reason: Option<String>,
     probes: u32,
     defers: u32,
     /// `ok` or `failed`; null where no DMA was done.

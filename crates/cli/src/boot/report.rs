@@ -86,13 +86,14 @@ impl ClientRow {
     }
 
     /// `"bound"`, `"deferred"` or `"blocked"`, and why.
-    pub fn state(&self) -> (&'static str, Option<&str>) {
+    pub fn state(&self) -> (&'static str, Option<String>) {
         match &self.report.stage {
             DeviceStage::Bound => ("bound", None),
-            DeviceStage::Waiting(_) => ("deferred", Some("its IOMMU is not there")),
-            DeviceStage::Blocked(reason) | DeviceStage::Failed(reason) => ("blocked", Some(reason)),
-            DeviceStage::Described => ("blocked", Some("no driver asked for it")),
-            DeviceStage::Gone => ("blocked", Some("it was removed")),
+            DeviceStage::Waiting(_) => ("deferred", Some("its IOMMU is not there".to_string())),
+            DeviceStage::Blocked(reason) => ("blocked", Some(reason.to_string())),
+            DeviceStage::Failed(reason) => ("blocked", Some(reason.to_string())),
+            DeviceStage::Described => ("blocked", Some("no driver asked for it".to_string())),
+            DeviceStage::Gone => ("blocked", Some("it was removed".to_string())),
         }
     }
 
@@ -101,7 +102,9 @@ impl ClientRow {
             (("bound", _), Some(true)) => style.good("bound, DMA ok"),
             (("bound", _), None) => style.good("bound"),
             (("bound", _), Some(false)) => style.bad("bound, DMA FAILED"),
-            ((word, reason), _) => style.warn(&format!("{word}: {}", reason.unwrap_or("?"))),
+            ((word, reason), _) => {
+                style.warn(&format!("{word}: {}", reason.as_deref().unwrap_or("?")))
+            }
         }
     }
 }

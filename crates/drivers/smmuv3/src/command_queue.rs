@@ -11,7 +11,7 @@ use crate::command::Command;
 use crate::memory::{HardwarePages, Running};
 use crate::unit::Unit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis::OpsError;
+use portcullis::{Awaited, Breakage, OpsError, Ticket as Submitted};
 use portcullis_platform::{
     AllocError, DmaMemory, Lock, LockLabel, Nanos, Platform, Registers, wait_for,
 };
@@ -170,13 +170,45 @@ impl<P: Platform> CommandQueue<P> {
         count: usize,
         commands: impl Iterator<Item = Command>,
     ) -> Result<(), OpsError> {
+        self.wait_for(unit, self.submit_synced(unit, count, commands)?)
+    }
+
+    /// What was submitted where nothing is owed.
+    pub(crate) const NOTHING: Submitted = Submitted([0; 3]);
+
+    /// Queues `count` commands and one CMD_SYNC.
+    ///
+    /// # Errors
+    ///
+    /// As for [`execute`](Self::execute).
+    pub(crate) fn submit_synced<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        count: usize,
+        commands: impl Iterator<Item = Command>,
+    ) -> Result<Submitted, OpsError> {
         if !self.running.is_set() {
-            return Err(OpsError::Hardware { what: "the SMMU is shut down", status: 0 });
+            return Err(OpsError::Hardware { breakage: Breakage::ShutDown, status: 0 });
         }
         let mut commands = commands.take(count).chain(core::iter::once(Command::sync()));
         let ticket = self.submit(unit, count + 1, &mut commands)?;
-        let Some(ticket) = ticket else { return Ok(()) };
-        self.wait(unit, &ticket)
+        Ok(ticket.map_or(Self::NOTHING, |ticket| {
+            Submitted([ticket.first, ticket.after, ticket.failures])
+        }))
+    }
+
+    /// Waits until the unit has carried out what [`submit_synced`](Self::submit_synced) queued.
+    ///
+    /// # Errors
+    ///
+    /// As for [`execute`](Self::execute).
+    pub(crate) fn wait_for<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        submitted: Submitted,
+    ) -> Result<(), OpsError> {
+        let Submitted([first, after, failures]) = submitted;
+        if first == after { Ok(()) } else { self.wait(unit, &Ticket { first, after, failures }) }
     }
 
     #[cfg(not(feature = "mutants"))]
@@ -231,16 +263,14 @@ impl<P: Platform> CommandQueue<P> {
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Ticket, OpsError> {
-        self.wait_until(unit, "room in the SMMU's command queue", || {
-            self.try_place(unit, count, commands)
-        })
+        self.wait_until(unit, Awaited::Room, || self.try_place(unit, count, commands))
     }
 
     /// Waits until `attempt` gives something.
     fn wait_until<R: Registers, T>(
         &self,
         unit: &Unit<P, R>,
-        what: &'static str,
+        awaited: Awaited,
         mut attempt: impl FnMut() -> Result<Option<T>, OpsError>,
     ) -> Result<T, OpsError> {
         let stalled = self.stalled.load(Ordering::Relaxed);
@@ -255,7 +285,7 @@ impl<P: Platform> CommandQueue<P> {
             (Err(error), _) => Err(error),
             (Ok(None), Err(timeout)) => {
                 self.stalled.store(true, Ordering::Relaxed);
-                Err(OpsError::Timeout { what, timeout })
+                Err(OpsError::Timeout { awaited, timeout })
             }
             (Ok(None), Ok(())) => unreachable!("the wait ends on an outcome or on its bound"),
         }
@@ -294,7 +324,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     fn wait<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Ticket) -> Result<(), OpsError> {
-        self.wait_until(unit, "the SMMU's CMD_SYNC", || {
+        self.wait_until(unit, Awaited::Confirmation, || {
             let cons = unit.read_live(spec::CMDQ_CONS)?;
             if cmdq_cons::ERR.is_set(u64::from(cons)) && self.has_stopped(unit)? {
                 self.recover(unit, &mut self.producer.lock())?;
@@ -310,7 +340,7 @@ impl<P: Platform> CommandQueue<P> {
         match self.producer.lock().failures.hit(ticket) {
             None => Ok(()),
             Some(failure) => {
-                Err(OpsError::Hardware { what: "the SMMU refused a command", status: failure.code })
+                Err(OpsError::Hardware { breakage: Breakage::CommandRefused, status: failure.code })
             }
         }
     }
@@ -363,8 +393,8 @@ impl<P: Platform> CommandQueue<P> {
         let stops = if again { producer.stopped.1.saturating_add(1) } else { 1 };
         producer.stopped = (position, stops);
         if stops > STOP_LIMIT {
-            let what = "the SMMU's command queue does not go on";
-            return Err(OpsError::Hardware { what, status: u64::from(cons) });
+            let breakage = Breakage::QueueStopped;
+            return Err(OpsError::Hardware { breakage, status: u64::from(cons) });
         }
         if code != cerror::ABT || stops > FETCH_RETRIES {
             self.store(position, Command::sync());
@@ -394,8 +424,8 @@ impl<P: Platform> CommandQueue<P> {
     fn position(&self, cons: u32, produced: u64) -> Result<u64, OpsError> {
         let waiting = produced.wrapping_sub(u64::from(cons)) & (2 * self.capacity() as u64 - 1);
         if waiting > self.capacity() as u64 || waiting > produced {
-            let what = "CMDQ_CONS points to commands that were never sent";
-            return Err(OpsError::Hardware { what, status: u64::from(cons) });
+            let breakage = Breakage::BadIndex;
+            return Err(OpsError::Hardware { breakage, status: u64::from(cons) });
         }
         Ok(produced - waiting)
     }

@@ -11,9 +11,9 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use portcullis::{OpsError, SpaceTag};
+use portcullis::{AddressSpace, OpsError, SpaceTag};
 use portcullis_addr::PhysAddr;
-use portcullis_pgtable::{ArmLpaeStage1, PageTable, TableConfig, TableFormat, TableRoot};
+use portcullis_pgtable::{ArmLpaeStage1, TableConfig, TableFormat, TableRoot};
 use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform};
 use portcullis_spec::smmuv3::{cacheability, cd, shareability, ste};
 
@@ -72,7 +72,7 @@ struct Space<M: DmaMemory> {
     /// The stream table entry that leads here.
     entry: Entry,
     /// Hardware walks it, so it lives as long as the space.
-    _table: Arc<dyn PageTable>,
+    _space: Arc<dyn AddressSpace>,
     /// Stage 1 only.
     _descriptor: Option<HardwarePages<M>>,
     /// An unbind was not confirmed: nothing may attach any more.
@@ -110,9 +110,9 @@ impl<P: Platform> Spaces<P> {
     pub(crate) fn bind(
         &self,
         memory: &Arc<P::Memory>,
-        table: &Arc<dyn PageTable>,
+        space: &Arc<dyn AddressSpace>,
     ) -> Result<SpaceTag, OpsError> {
-        let config = table.config();
+        let config = space.table().ok_or(OpsError::IncompatibleSpace)?.config();
         let granule = self.check(&config)?;
         let stage2 = config.format == TableFormat::ArmLpaeStage2;
         let descriptor = if stage2 {
@@ -137,8 +137,8 @@ impl<P: Platform> Spaces<P> {
             }
             None => self.stage2_entry(name, &config),
         };
-        let (_table, _descriptor) = (Arc::clone(table), descriptor);
-        let space = Space { name, entry, _table, _descriptor, quarantined: false };
+        let (_space, _descriptor) = (Arc::clone(space), descriptor);
+        let space = Space { name, entry, _space, _descriptor, quarantined: false };
         records.spaces.insert(id, space);
         Ok(name.tag())
     }
@@ -169,6 +169,13 @@ impl<P: Platform> Spaces<P> {
         let space = records.spaces.get_mut(&name.id).filter(|space| space.name == name);
         space.ok_or(unknown)?.quarantined = true;
         Ok(name)
+    }
+
+    /// The spaces whose unbinding was not confirmed.
+    pub(crate) fn quarantined(&self) -> Vec<Name> {
+        let records = self.records.lock();
+        let spaces = records.spaces.values().filter(|space| space.quarantined);
+        spaces.map(|space| space.name).collect()
     }
 
     /// Frees the id and the descriptor: hardware has confirmed that it holds nothing of the space.
@@ -230,8 +237,8 @@ impl<P: Platform> Spaces<P> {
             && self.features.granules.contains(config.granule)
             && (self.coherent || !config.coherent_walk);
         let granule = GRANULES.iter().position(|granule| granule.size == config.granule);
-        let index = granule.filter(|_| fits).ok_or(OpsError::IncompatibleTable)?;
-        u8::try_from(index).map_err(|_| OpsError::IncompatibleTable)
+        let index = granule.filter(|_| fits).ok_or(OpsError::IncompatibleSpace)?;
+        u8::try_from(index).map_err(|_| OpsError::IncompatibleSpace)
     }
 
     /// Cacheability and shareability of walks and fetches.

@@ -1,7 +1,7 @@
 //! Why a unit could not be brought up.
 
 use core::fmt;
-use portcullis::OpsError;
+use portcullis::{Awaited, Breakage, OpsError};
 use portcullis_platform::{AllocError, Timeout};
 
 /// Why a unit could not be brought up. It is left disabled and aborting, as far as it still answers, and everything that was taken is given back
@@ -81,11 +81,13 @@ impl core::error::Error for BringUpError {}
 
 impl BringUpError {
     /// The same, as an answer to the core: what stopping a unit can meet.
-    pub(crate) fn as_ops_error(self, what: &'static str) -> OpsError {
+    pub(crate) fn as_ops_error(self) -> OpsError {
         match self {
-            Self::Stuck { timeout, .. } => OpsError::Timeout { what, timeout },
+            Self::Stuck { register, timeout, .. } => {
+                OpsError::Timeout { awaited: Awaited::Register(register), timeout }
+            }
             Self::Commands(error) => error,
-            _ => OpsError::Hardware { what, status: u64::from(u32::MAX) },
+            _ => OpsError::Hardware { breakage: Breakage::Gone, status: u64::from(u32::MAX) },
         }
     }
 }

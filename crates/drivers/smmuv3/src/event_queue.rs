@@ -35,6 +35,8 @@ pub(crate) struct Taken {
     count: usize,
     /// Whether records were lost since the last look.
     pub(crate) overflowed: bool,
+    /// Whether there are more.
+    pub(crate) more: bool,
 }
 
 impl Taken {
@@ -75,9 +77,10 @@ impl<P: Platform> EventQueue<P> {
         unit.write(spec::EVENTQ_CONS, 0);
     }
 
-    /// Takes the oldest records and gives their room back to hardware; a unit that is gone has none.
-    pub(crate) fn take<R: Registers>(&self, unit: &Unit<P, R>) -> Taken {
-        let mut taken = Taken { records: [[0; record::WORDS]; BATCH], count: 0, overflowed: false };
+    /// Takes at most `limit` of the oldest records and gives their room back to hardware; a unit that is gone has none.
+    pub(crate) fn take<R: Registers>(&self, unit: &Unit<P, R>, limit: usize) -> Taken {
+        let records = [[0; record::WORDS]; BATCH];
+        let mut taken = Taken { records, count: 0, overflowed: false, more: false };
         let mut consumer = self.consumer.lock();
         let prod = unit.read(spec::EVENTQ_PROD);
         if prod == u32::MAX {
@@ -92,7 +95,9 @@ impl<P: Platform> EventQueue<P> {
             consumer.read = prod & rounds;
             taken.overflowed = true;
         } else {
-            for _ in 0..waiting.min(BATCH) {
+            let count = waiting.min(BATCH).min(limit);
+            taken.more = count < waiting;
+            for _ in 0..count {
                 taken.records[taken.count] = self.load(consumer.read);
                 taken.count += 1;
                 consumer.read = consumer.read.wrapping_add(1) & rounds;
@@ -124,6 +129,7 @@ pub(crate) fn decode(raw: Record, sound: impl FnOnce(StreamId) -> bool) -> Fault
     let stage = if record::S2.read(&raw) != 0 { Stage::Two } else { Stage::One };
     Fault {
         stream,
+        pasid: None,
         reason,
         iova: addressed.then(|| Iova::new(record::INPUT_ADDR.read(&raw))),
         access: addressed.then_some(access),

@@ -52,7 +52,7 @@ pub use command_queue::{STALLED_SYNC_BOUND, SYNC_BOUND};
 pub use errata::{Consequence, Erratum, Implementation};
 pub use error::BringUpError;
 pub use identify::Features;
-pub use ops::{Serviced, Statistics};
+pub use ops::Statistics;
 pub use unit::REGISTER_BOUND;
 
 use crate::command_queue::CommandQueue;

@@ -2,18 +2,24 @@
 
 use crate::Smmu;
 use crate::command::Command;
+use crate::command_queue::CommandQueue;
 use crate::context::bypass_entry;
 use crate::entry::{self, Entry, Plan};
+use crate::error::BringUpError;
 use crate::event_queue::decode;
 use crate::identify::{GRANULES, Granule};
 use crate::invalidate::{Invalidation, invalidation, whole};
 use crate::stream_table::Stream;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use portcullis::{Capabilities, Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
+use portcullis::{
+    AddressSpace, Breakage, Capabilities, Fault, FormatSupport, Formats, GlobalErrors, IommuOps,
+    MsiDoorbell, OpsError, Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec,
+    StreamTarget, TableSpace, Ticket, Unsupported,
+};
 use portcullis_addr::StreamId;
 use portcullis_pgtable::{
-    ArmLpaeStage1, ArmLpaeStage2, IoPageTable, IotlbGather, PageTable, TableError, TableParams,
+    ArmLpaeStage1, ArmLpaeStage2, IoPageTable, IotlbGather, TableError, TableFormat, TableParams,
 };
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv3::gerror;
@@ -21,24 +27,6 @@ use portcullis_spec::smmuv3::gerror;
 #[cfg(test)]
 #[path = "ops_tests.rs"]
 mod tests;
-
-/// What one look at the unit's interrupt sources found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Serviced {
-    /// Faults given to the sink.
-    pub faults: u64,
-    /// At least so many were lost: one for each overflow of the queue, and one for each event that could not be written.
-    pub lost: u64,
-    /// The global errors that were active, as bits of `SMMU_GERROR`.
-    pub errors: u32,
-}
-
-impl Serviced {
-    /// Whether the interrupt was this unit's.
-    pub fn is_ours(&self) -> bool {
-        *self != Self::default()
-    }
-}
 
 /// Counters of a unit, for reports and leak checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,34 +38,6 @@ pub struct Statistics {
 }
 
 impl<P: Platform, R: Registers> Smmu<P, R> {
-    /// What an interrupt of the unit (event queue or global error, wired) must call; also right at any other time.
-    ///
-    /// Repairs a command queue that stopped, acknowledges global errors and overflows, and gives the recorded faults to `sink`, without holding a lock
-    /// while it runs. It looks until the queue is empty, but takes at most four times its capacity, so that a device that faults without end cannot hold the caller.
-    pub fn service(&self, sink: &mut dyn FnMut(Fault)) -> Serviced {
-        let mut serviced = Serviced::default();
-        if !self.running.is_set() {
-            return serviced;
-        }
-        // A unit that is gone has nothing to say, and one whose queue cannot be repaired says so to whoever waits for it.
-        serviced.errors = self.commands.acknowledge(&self.unit).unwrap_or(0);
-        let unwritten = gerror::EVENTQ_ABT_ERR.is_set(u64::from(serviced.errors));
-        serviced.lost += u64::from(unwritten);
-        let limit = 4 * self.events.capacity() as u64;
-        while serviced.faults < limit {
-            let taken = self.events.take(&self.unit);
-            serviced.lost += u64::from(taken.overflowed);
-            for record in taken.records() {
-                sink(decode(*record, |stream| self.streams.is_sound(stream)));
-                serviced.faults += 1;
-            }
-            if taken.records().is_empty() {
-                break;
-            }
-        }
-        serviced
-    }
-
     /// Counters.
     pub fn statistics(&self) -> Statistics {
         Statistics { refused_commands: self.commands.refused(), spaces: self.spaces.count() }
@@ -109,12 +69,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             return Ok(());
         }
         for stream in streams {
-            stream.set_doubtful(true);
+            self.streams.doubt(stream);
             self.streams.invalidate(stream);
         }
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
         self.forget_configuration(&ids).inspect_err(|_| self.streams.note_unconfirmed())?;
-        streams.iter().for_each(|stream| stream.set_doubtful(false));
+        streams.iter().for_each(|stream| stream.trust());
         Ok(())
     }
 
@@ -136,10 +96,24 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
 
     /// The first granule, in order of preference, all of whose leaf sizes were asked for.
     fn granule(&self, request: &SpaceRequest) -> Option<&'static Granule> {
+        let wanted = request.support.page_sizes.bitmap();
         GRANULES.iter().find(|granule| {
             self.features.granules.contains(granule.size)
-                && request.page_sizes.bitmap() & granule.leaves == granule.leaves
+                && wanted & granule.leaves == granule.leaves
         })
+    }
+
+    fn formats(&self) -> Formats {
+        let support = |format, input_bits| FormatSupport {
+            format: SpaceFormat::Table(format),
+            page_sizes: self.features.page_sizes(),
+            input_bits,
+            output_bits: self.features.output_bits,
+        };
+        let stage1 = support(TableFormat::ArmLpaeStage1, 48);
+        let stage2 = support(TableFormat::ArmLpaeStage2, self.features.output_bits);
+        let stage1 = self.features.stage1.then_some(stage1);
+        stage1.into_iter().chain(self.features.stage2.then_some(stage2)).collect()
     }
 }
 
@@ -150,54 +124,65 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            page_sizes: self.features.page_sizes(),
-            input_bits: self.features.input_bits(),
-            output_bits: self.features.output_bits,
-            stream_id_bits: self.streams.bits(),
+            formats: self.formats(),
+            id_bits: self.streams.bits(),
+            pasid_bits: 0,
             coherent_walk: self.coherent,
             identity: true,
+            map_needs_sync: false,
+            range_invalidation: self.features.range_invalidation,
+            msi: MsiDoorbell::Translated,
         }
     }
 
-    fn claim(&self, streams: &[StreamId]) -> Result<(), OpsError> {
-        let doubtful = self.streams.claim(streams)?;
+    fn claim(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        let streams = exact(streams)?;
+        let doubtful = self.streams.claim(&streams)?;
         // Left over from a release that hardware did not confirm.
-        self.block(&doubtful).inspect_err(|_| self.streams.forget(&self.streams.unclaim(streams)))
+        self.block(&doubtful).inspect_err(|_| self.streams.forget(&self.streams.unclaim(&streams)))
     }
 
-    fn release(&self, streams: &[StreamId]) {
-        let last = self.streams.unclaim(streams);
+    fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        let last = self.streams.unclaim(&exact(streams)?);
         // Not confirmed: the streams stay on record as doubtful, and the next claim must confirm it first.
-        _ = self.block(&last);
+        let blocked = self.block(&last);
         self.streams.forget(&last);
+        blocked
     }
 
-    fn create_table(&self, request: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
-        let unsupported = OpsError::Unsupported { what: "these page sizes" };
+    fn create_space(&self, request: &SpaceRequest) -> Result<Arc<dyn AddressSpace>, OpsError> {
+        let unsupported = OpsError::Unsupported(Unsupported::PageSizes);
         let granule = self.granule(request).ok_or(unsupported)?;
-        let output_bits = output_bits(request.output_bits.min(self.features.output_bits))
-            .ok_or(OpsError::Unsupported { what: "output addresses below 32 bits" })?;
-        let input_bits = request.input_bits.min(self.features.input_bits());
+        let wanted = &request.support;
+        let output_bits = output_bits(wanted.output_bits.min(self.features.output_bits))
+            .ok_or(OpsError::Unsupported(Unsupported::AddressWidth))?;
+        let stage1 = wanted.format == SpaceFormat::Table(TableFormat::ArmLpaeStage1);
+        // Stage 2 takes as many bits as it puts out.
+        let most_input = if stage1 { 48 } else { self.features.output_bits };
         let params = TableParams {
             granule: granule.size,
             // The narrowest table of the format is 32 bits wide.
-            input_bits: input_bits.max(32),
+            input_bits: wanted.input_bits.min(most_input).max(32),
             output_bits,
-            leaf_sizes: request.page_sizes,
+            leaf_sizes: wanted.page_sizes,
             coherent: request.coherent_walk && self.coherent,
         };
         let memory = self.unit.platform().memory();
-        Ok(if self.features.stage1 {
-            let table = IoPageTable::<ArmLpaeStage1, P::Memory>::new(memory, params);
-            Arc::new(table.map_err(table_error)?)
-        } else {
-            let table = IoPageTable::<ArmLpaeStage2, P::Memory>::new(memory, params);
-            Arc::new(table.map_err(table_error)?)
-        })
+        match wanted.format {
+            SpaceFormat::Table(TableFormat::ArmLpaeStage1) if self.features.stage1 => {
+                let table = IoPageTable::<ArmLpaeStage1, P::Memory>::new(memory, params);
+                Ok(Arc::new(TableSpace::new(table.map_err(table_error)?)))
+            }
+            SpaceFormat::Table(TableFormat::ArmLpaeStage2) if self.features.stage2 => {
+                let table = IoPageTable::<ArmLpaeStage2, P::Memory>::new(memory, params);
+                Ok(Arc::new(TableSpace::new(table.map_err(table_error)?)))
+            }
+            _ => Err(OpsError::Unsupported(Unsupported::Format)),
+        }
     }
 
-    fn bind_space(&self, table: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
-        self.spaces.bind(self.unit.platform().memory(), table)
+    fn bind_space(&self, space: &Arc<dyn AddressSpace>) -> Result<SpaceTag, OpsError> {
+        self.spaces.bind(self.unit.platform().memory(), space)
     }
 
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
@@ -212,8 +197,16 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         Ok(())
     }
 
-    fn attach(&self, streams: &[StreamId], target: StreamTarget) -> Result<(), OpsError> {
-        let held = self.streams.hold(streams)?;
+    fn attach(
+        &self,
+        streams: &[StreamSpec],
+        pasid: Option<Pasid>,
+        target: StreamTarget,
+    ) -> Result<(), OpsError> {
+        if let Some(pasid) = pasid {
+            return Err(OpsError::Unsupported(Unsupported::Pasid(pasid)));
+        }
+        let held = self.streams.hold(&exact(streams)?)?;
         let outcome = self.lead(&held, target);
         if outcome.is_err() {
             // If this is not confirmed either, the streams stay doubtful; the first error already says "unconfirmed" then.
@@ -222,27 +215,102 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         outcome
     }
 
-    fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
+    fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {
         let name = self.spaces.name(tag)?;
         let ranges = self.features.range_invalidation;
         let (queue, unit) = (&self.commands, &self.unit);
         match invalidation(name, gather, ranges) {
-            None => Ok(()),
+            None => Ok(CommandQueue::<P>::NOTHING),
             Some(Invalidation::Space(name)) => {
-                queue.execute(unit, 1, core::iter::once(whole(name)))
+                queue.submit_synced(unit, 1, core::iter::once(whole(name)))
             }
-            Some(Invalidation::Singles(leaves)) => queue.execute(unit, leaves.total(), leaves),
-            Some(Invalidation::Ranges(pieces)) => queue.execute(unit, pieces.total(), pieces),
+            Some(Invalidation::Singles(leaves)) => {
+                queue.submit_synced(unit, leaves.total(), leaves)
+            }
+            Some(Invalidation::Ranges(pieces)) => queue.submit_synced(unit, pieces.total(), pieces),
         }
     }
 
-    fn drain_faults(&self, sink: &mut dyn FnMut(Fault)) -> u64 {
-        self.service(sink).lost
+    fn wait(&self, ticket: Ticket) -> Result<(), OpsError> {
+        self.commands.wait_for(&self.unit, ticket)
+    }
+
+    fn forget_all(&self) -> Result<(), OpsError> {
+        let seen = self.streams.unconfirmed();
+        let doubts = self.streams.doubts();
+        let spaces = self.spaces.quarantined();
+        self.forget_everything()?;
+        seen.into_iter().for_each(|seen| self.streams.note_made_good(seen));
+        self.streams.settle(doubts);
+        spaces.into_iter().for_each(|name| self.spaces.free(name));
+        Ok(())
+    }
+
+    /// Repairs a command queue that stopped, acknowledges global errors and overflows, and gives the recorded faults to `sink`, without holding a lock while that
+    /// runs. Looks at most four times as often as the event queue has entries, so that a device that faults without end cannot hold the caller.
+    fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
+        let mut serviced = Serviced::default();
+        if !self.running.is_set() {
+            return serviced;
+        }
+        match self.commands.acknowledge(&self.unit) {
+            Ok(active) => {
+                serviced.errors = global_errors(active);
+                serviced.status = u64::from(active);
+            }
+            // One whose queue cannot be repaired says so to whoever waits for it.
+            Err(OpsError::Hardware { breakage: Breakage::Gone, status }) => {
+                serviced.errors = GlobalErrors::GONE;
+                serviced.status = status;
+                return serviced;
+            }
+            Err(_) => serviced.errors = GlobalErrors::COMMAND,
+        }
+        let limit = budget.min(4 * self.events.capacity());
+        loop {
+            let taken = self.events.take(&self.unit, limit - serviced.faults);
+            serviced.overflows += u32::from(taken.overflowed);
+            for record in taken.records() {
+                sink(decode(*record, |stream| self.streams.is_sound(stream)));
+                serviced.faults += 1;
+            }
+            if taken.records().is_empty() || serviced.faults >= limit {
+                serviced.more = taken.more;
+                return serviced;
+            }
+        }
     }
 
     fn shutdown(&self) -> Result<(), OpsError> {
-        self.stop().map_err(|error| error.as_ops_error("stopping the SMMU"))
+        self.stop().map_err(BringUpError::as_ops_error)
     }
+}
+
+/// The ids of `streams`, which this hardware looks up one by one.
+fn exact(streams: &[StreamSpec]) -> Result<Vec<StreamId>, OpsError> {
+    let id = |stream: &StreamSpec| match stream.mask {
+        0 => Ok(stream.id),
+        _ => Err(OpsError::Unsupported(Unsupported::StreamMask(*stream))),
+    };
+    streams.iter().map(id).collect()
+}
+
+/// `SMMU_GERROR` (§6.3.17) in the core's words.
+fn global_errors(active: u32) -> GlobalErrors {
+    let words = [
+        (gerror::CMDQ_ERR, GlobalErrors::COMMAND),
+        (gerror::EVENTQ_ABT_ERR, GlobalErrors::FAULT_RECORD),
+        (gerror::PRIQ_ABT_ERR, GlobalErrors::PAGE_REQUEST),
+        (gerror::MSI_CMDQ_ABT_ERR, GlobalErrors::INTERRUPT),
+        (gerror::MSI_EVENTQ_ABT_ERR, GlobalErrors::INTERRUPT),
+        (gerror::MSI_PRIQ_ABT_ERR, GlobalErrors::INTERRUPT),
+        (gerror::MSI_GERROR_ABT_ERR, GlobalErrors::INTERRUPT),
+        (gerror::SFM_ERR, GlobalErrors::SERVICE_FAILURE),
+    ];
+    let active = u64::from(active);
+    let known = words.iter().fold(0, |mask, (field, _)| mask | field.mask());
+    let other = if active & !known == 0 { GlobalErrors::empty() } else { GlobalErrors::OTHER };
+    words.iter().filter(|(field, _)| field.is_set(active)).fold(other, |all, (_, one)| all | *one)
 }
 
 /// The widest output size of the tables that is not above `bits`.
@@ -253,6 +321,6 @@ fn output_bits(bits: u8) -> Option<u8> {
 fn table_error(error: TableError) -> OpsError {
     match error {
         TableError::NoMemory(error) => OpsError::NoMemory(error),
-        _ => OpsError::Unsupported { what: "a table of these widths" },
+        _ => OpsError::Unsupported(Unsupported::AddressWidth),
     }
 }

@@ -82,7 +82,7 @@ impl Stand {
             WatchedRegisters { inner: unit.registers(), log: Arc::clone(&log), awaited };
         let platform = Arc::new(WatchedPlatform::with_clock(memory, Arc::clone(machine.clock())));
         let driver = Smmu::bring_up(platform, registers, Options::default()).expect("comes up");
-        driver.claim(&[STREAM]).expect("claimed");
+        driver.claim(&[StreamSpec::exact(STREAM)]).expect("claimed");
         let mut targets = vec![("blocked", StreamTarget::Blocked)];
         targets.push(("identity", StreamTarget::Identity));
         for (name, stage2) in [("s1", false), ("s1'", false), ("s2", true), ("s2'", true)] {
@@ -108,7 +108,7 @@ impl Stand {
         let base = self.driver.streams.entry_address(STREAM).expect("claimed").raw();
         let mut watch = Watch::new(meaning_of_ste, self.entry(), &wanted);
         self.log.lock().expect("no test panics here").clear();
-        self.driver.attach(&[STREAM], to).expect("attached");
+        self.driver.attach(&[StreamSpec::exact(STREAM)], None, to).expect("attached");
         for happened in self.log.lock().expect("no test panics here").iter() {
             match *happened {
                 Happened::Confirmed => watch.confirm(),
@@ -123,7 +123,7 @@ impl Stand {
     }
 }
 
-fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<dyn PageTable> {
+fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<dyn AddressSpace> {
     let memory = driver.unit.platform().memory();
     let granule = PageSize::SIZE_4K;
     let params = TableParams {
@@ -134,9 +134,13 @@ fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<
         coherent: true,
     };
     if stage2 {
-        Arc::new(IoPageTable::<ArmLpaeStage2, _>::new(memory, params).expect("a table"))
+        Arc::new(TableSpace::new(
+            IoPageTable::<ArmLpaeStage2, _>::new(memory, params).expect("a table"),
+        ))
     } else {
-        Arc::new(IoPageTable::<ArmLpaeStage1, _>::new(memory, params).expect("a table"))
+        Arc::new(TableSpace::new(
+            IoPageTable::<ArmLpaeStage1, _>::new(memory, params).expect("a table"),
+        ))
     }
 }
 
@@ -156,7 +160,7 @@ fn every_pair_of_targets_is_old_new_or_invalid_at_every_store() {
     let stand = Stand::new();
     for (row, &(from_name, from)) in stand.targets.iter().enumerate() {
         for (column, &(to_name, to)) in stand.targets.iter().enumerate() {
-            stand.driver.attach(&[STREAM], from).expect("attached");
+            stand.driver.attach(&[StreamSpec::exact(STREAM)], None, from).expect("attached");
             let seen = stand.change(to);
             let pair = std::format!("{from_name} to {to_name}");
             // An invalid entry whose other words already suit needs one less.
@@ -172,10 +176,10 @@ fn every_pair_of_targets_is_old_new_or_invalid_at_every_store() {
 #[test]
 fn several_streams_share_their_confirmations() {
     let stand = Stand::new();
-    let streams: Vec<StreamId> = (0x20..0x60).map(StreamId::new).collect();
+    let streams: Vec<_> = (0x20..0x60).map(|id| StreamSpec::exact(StreamId::new(id))).collect();
     stand.driver.claim(&streams).expect("claimed");
     stand.log.lock().expect("no test panics here").clear();
-    stand.driver.attach(&streams, stand.targets[2].1).expect("attached");
+    stand.driver.attach(&streams, None, stand.targets[2].1).expect("attached");
     let log = stand.log.lock().expect("no test panics here");
     let confirmed = log.iter().filter(|happened| **happened == Happened::Confirmed).count();
     assert_eq!(confirmed, 2, "as for one stream");

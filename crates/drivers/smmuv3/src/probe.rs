@@ -101,7 +101,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// Drops whatever an earlier owner left in the unit's caches.
-    fn forget_everything(&self) -> Result<(), OpsError> {
+    pub(crate) fn forget_everything(&self) -> Result<(), OpsError> {
         let hyp = self.features.hyp.then(Command::tlbi_el2_all);
         let kinds = [Command::cfgi_all(), Command::tlbi_nsnh_all()].into_iter().chain(hyp);
         // Each with a CMD_SYNC of its own (`Consequence::SyncBetweenKinds`).

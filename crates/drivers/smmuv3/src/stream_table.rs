@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis::OpsError;
+use portcullis::{OpsError, StreamSpec};
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, Registers};
 use portcullis_spec::smmuv3::{self as spec, l1std, ste, strtab_base, strtab_base_cfg, strtab_fmt};
@@ -34,6 +34,8 @@ pub(crate) struct StreamTable<P: Platform> {
     address_bits: u8,
     running: Running,
     streams: Lock<P, Streams<P::Memory>>,
+    /// How many doubts there have been, each with a number of its own.
+    doubts: AtomicU64,
     /// How often hardware did not confirm that streams are blocked.
     unconfirmed: AtomicU64,
     /// How many of these were made good since, by having all configuration forgotten.
@@ -60,17 +62,18 @@ pub(crate) struct Stream {
     entry: PhysAddr,
     /// Somebody is changing the entry.
     busy: AtomicBool,
-    /// The entry says "blocked", but hardware has not confirmed that.
-    doubtful: AtomicBool,
+    /// The entry says "blocked", but hardware has not confirmed that: the number of the doubt, 0 for none.
+    doubt: AtomicU64,
 }
 
 impl Stream {
     pub(crate) fn is_doubtful(&self) -> bool {
-        self.doubtful.load(Ordering::Acquire)
+        self.doubt.load(Ordering::Acquire) != 0
     }
 
-    pub(crate) fn set_doubtful(&self, doubtful: bool) {
-        self.doubtful.store(doubtful, Ordering::Release);
+    /// Hardware has confirmed what the entry says.
+    pub(crate) fn trust(&self) {
+        self.doubt.store(0, Ordering::Release);
     }
 }
 
@@ -117,6 +120,7 @@ impl<P: Platform> StreamTable<P> {
             address_bits,
             running: running.clone(),
             streams: Lock::<P, _>::new(LockLabel::new("smmu.streams", label), streams),
+            doubts: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
             made_good: AtomicU64::new(0),
         })
@@ -153,7 +157,10 @@ impl<P: Platform> StreamTable<P> {
     /// Counts one claim of each stream, and makes room for the entries. Returns those that hardware must still confirm to be blocked.
     pub(crate) fn claim(&self, ids: &[StreamId]) -> Result<Vec<Arc<Stream>>, OpsError> {
         if let Some(&id) = ids.iter().find(|id| !self.covers(**id)) {
-            return Err(OpsError::StreamOutOfRange { id, bits: self.bits.min(self.hardware_bits) });
+            return Err(OpsError::StreamOutOfRange {
+                stream: StreamSpec::exact(id),
+                bits: self.bits.min(self.hardware_bits),
+            });
         }
         let mut streams = self.streams.lock();
         self.make_room(&mut streams, ids)?;
@@ -161,8 +168,8 @@ impl<P: Platform> StreamTable<P> {
         for &id in ids {
             let claim = streams.claims.entry(id.raw()).or_insert_with(|| {
                 let entry = self.entry_address(id).expect("room for the entry was made above");
-                let (busy, doubt) = (AtomicBool::new(false), AtomicBool::new(false));
-                Claim { count: 0, stream: Arc::new(Stream { id, entry, busy, doubtful: doubt }) }
+                let (busy, doubt) = (AtomicBool::new(false), AtomicU64::new(0));
+                Claim { count: 0, stream: Arc::new(Stream { id, entry, busy, doubt }) }
             });
             claim.count += 1;
             if claim.stream.is_doubtful() {
@@ -198,17 +205,41 @@ impl<P: Platform> StreamTable<P> {
         }
     }
 
+    /// From now on it is not known what hardware does with the stream, until it confirms something.
+    pub(crate) fn doubt(&self, stream: &Stream) {
+        let number = self.doubts.fetch_add(1, Ordering::Relaxed) + 1;
+        stream.doubt.store(number, Ordering::Release);
+    }
+
+    /// The streams in doubt, with the number of each doubt.
+    pub(crate) fn doubts(&self) -> Vec<(Arc<Stream>, u64)> {
+        let streams = self.streams.lock();
+        let all = streams.claims.values().map(|claim| &claim.stream);
+        let all = all.map(|stream| (Arc::clone(stream), stream.doubt.load(Ordering::Acquire)));
+        all.filter(|(_, doubt)| *doubt != 0).collect()
+    }
+
+    /// Hardware has forgotten all configuration since `doubts` were looked up: streams that were not doubted anew can be trusted.
+    pub(crate) fn settle(&self, doubts: Vec<(Arc<Stream>, u64)>) {
+        let (same, none) = (Ordering::AcqRel, Ordering::Acquire);
+        let settled = doubts.into_iter().filter_map(|(stream, doubt)| {
+            stream.doubt.compare_exchange(doubt, 0, same, none).is_ok().then_some(stream)
+        });
+        self.forget(&settled.collect::<Vec<_>>());
+    }
+
     /// Takes the right to change the entries of claimed streams.
     pub(crate) fn hold(&self, ids: &[StreamId]) -> Result<Held, OpsError> {
         let streams = self.streams.lock();
         let mut held = Held::default();
         for &id in ids {
             let claim = streams.claims.get(&id.raw()).filter(|claim| claim.count > 0);
-            let stream = &claim.ok_or(OpsError::UnknownStream { id })?.stream;
+            let stream =
+                &claim.ok_or(OpsError::UnknownStream { stream: StreamSpec::exact(id) })?.stream;
             if !stream.busy.swap(true, Ordering::AcqRel) {
                 held.0.push(Arc::clone(stream));
             } else if !held.iter().any(|other| other.id == id) {
-                return Err(OpsError::StreamInUse { id });
+                return Err(OpsError::StreamInUse { stream: StreamSpec::exact(id) });
             }
         }
         Ok(held)

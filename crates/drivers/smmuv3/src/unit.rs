@@ -2,7 +2,7 @@
 
 use crate::error::BringUpError;
 use alloc::sync::Arc;
-use portcullis::OpsError;
+use portcullis::{Breakage, OpsError};
 use portcullis_platform::{Nanos, Platform, Registers, wait_for};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3 as spec;
@@ -55,10 +55,7 @@ impl<P: Platform, R: Registers> Unit<P, R> {
     /// Reads a register that never legally reads as all ones while the unit serves.
     pub(crate) fn read_live(&self, register: Register) -> Result<u32, OpsError> {
         match self.read(register) {
-            GONE => Err(OpsError::Hardware {
-                what: "the SMMU's registers read as all ones: it is gone",
-                status: u64::from(GONE),
-            }),
+            GONE => Err(OpsError::Hardware { breakage: Breakage::Gone, status: u64::from(GONE) }),
             value => Ok(value),
         }
     }

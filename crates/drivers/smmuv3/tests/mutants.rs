@@ -1,7 +1,7 @@
 //! The seam for planted bugs inside the driver (feature `mutants`): what the filter drops or alters never reaches the unit.
 
-use portcullis::{IommuOps, StreamTarget};
-use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot, StreamId};
+use portcullis::{IommuOps, SpaceRequest, StreamSpec, StreamTarget};
+use portcullis_addr::{Iova, PhysAddr, Prot, StreamId};
 use portcullis_machine::{DmaRequest, Machine, MachinePlatform, Policy, Profile};
 use portcullis_pgtable::IotlbGather;
 use portcullis_platform::host::HostThreads;
@@ -27,19 +27,20 @@ fn outlives(drop: Option<u64>) -> (bool, Vec<u64>) {
     let options = Options { filter: Some(filter), ..Options::default() };
     let platform = Arc::new(Platform::new(&machine));
     let driver = Smmu::bring_up(platform, unit.registers(), options).expect("comes up");
-    let page_sizes = PageSizes::from_bitmap(u64::MAX);
-    let (input_bits, output_bits, coherent_walk) = (48, 48, true);
-    let request = portcullis::SpaceRequest { page_sizes, input_bits, output_bits, coherent_walk };
-    let table = driver.create_table(&request).expect("a table");
+    let support = *driver.capabilities().formats.first().expect("a format");
+    let request = SpaceRequest { support, coherent_walk: true };
+    let table = driver.create_space(&request).expect("a table");
     let tag = driver.bind_space(&table).expect("a tag");
-    driver.claim(&[StreamId::new(1)]).expect("claimed");
-    driver.attach(&[StreamId::new(1)], StreamTarget::Space(tag)).expect("attached");
+    driver.claim(&[StreamSpec::exact(StreamId::new(1))]).expect("claimed");
+    driver
+        .attach(&[StreamSpec::exact(StreamId::new(1))], None, StreamTarget::Space(tag))
+        .expect("attached");
     let frame = PhysAddr::new(0x5000_0000);
-    table.map(IOVA, frame, 0x1000, Prot::READ | Prot::WRITE).expect("mapped");
+    let mut gather = IotlbGather::new();
+    table.map(IOVA, frame, 0x1000, Prot::READ | Prot::WRITE, &mut gather).expect("mapped");
     let write = || machine.dma(device.id(), DmaRequest::write(IOVA, b"x")).is_completed();
     assert!(write());
     seen.lock().expect("no test panics here").clear();
-    let mut gather = IotlbGather::new();
     table.unmap(IOVA, 0x1000, &mut gather).expect("unmapped");
     driver.invalidate(tag, &gather).expect("believed");
     table.retire(gather.confirm());

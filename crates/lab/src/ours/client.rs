@@ -82,7 +82,7 @@ impl Prober {
         if dma.reach() != Reach::Translated {
             violation("P1", format!("probe runs with a {:?} DMA path", dma.reach()));
         }
-        let buffer = dma.allocate(4096).map_err(|error| ProbeError::Failed(error.to_string()))?;
+        let buffer = dma.allocate(4096)?;
         if !self.0.reaches(&buffer) {
             violation("P1", "probe runs, and its device's DMA does not arrive");
         }

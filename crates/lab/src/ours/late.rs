@@ -1,14 +1,16 @@
 //! An instance that is shown before it serves: a bug on purpose, which the core's types rule out and its users' drivers could still build.
 
 use portcullis::{
-    Capabilities, Fault, IommuOps, OpsError, ReadyInstance, SpaceRequest, SpaceTag, StreamTarget,
+    AddressSpace, Capabilities, Fault, FormatSupport, Formats, IommuOps, MsiDoorbell, OpsError,
+    Pasid, ReadyInstance, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec, StreamTarget,
+    Ticket, Unsupported,
 };
-use portcullis_addr::{PageSizes, StreamId};
-use portcullis_pgtable::{IotlbGather, PageTable};
+use portcullis_addr::PageSizes;
+use portcullis_pgtable::{IotlbGather, TableFormat};
 use portcullis_threads::step;
 use std::sync::{Arc, OnceLock};
 
-const NOT_YET: OpsError = OpsError::Unsupported { what: "anything before it was brought up" };
+const NOT_YET: OpsError = OpsError::Unsupported(Unsupported::NotBroughtUp);
 
 /// Serves once [`serve`](Self::serve) was called.
 #[derive(Clone, Debug, Default)]
@@ -38,49 +40,69 @@ impl IommuOps for Late {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let nothing = Capabilities {
+        // One format, so that what it refuses is the set-up and not the negotiation.
+        let support = FormatSupport {
+            format: SpaceFormat::Table(TableFormat::ArmLpaeStage1),
             page_sizes: PageSizes::from_bitmap(0x1000),
             input_bits: 32,
             output_bits: 32,
-            stream_id_bits: 0,
+        };
+        let nothing = || Capabilities {
+            formats: Formats::of(&[support]),
+            id_bits: 0,
+            pasid_bits: 0,
             coherent_walk: true,
             identity: false,
+            map_needs_sync: false,
+            range_invalidation: false,
+            msi: MsiDoorbell::Translated,
         };
-        self.get().map_or(nothing, |instance| instance.capabilities())
+        self.get().map_or_else(|_| nothing(), |instance| instance.capabilities())
     }
 
-    fn claim(&self, streams: &[StreamId]) -> Result<(), OpsError> {
+    fn claim(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
         self.get()?.claim(streams)
     }
 
-    fn release(&self, streams: &[StreamId]) {
-        if let Ok(instance) = self.get() {
-            instance.release(streams);
-        }
+    fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        self.get()?.release(streams)
     }
 
-    fn create_table(&self, request: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
-        self.get()?.create_table(request)
+    fn create_space(&self, request: &SpaceRequest) -> Result<Arc<dyn AddressSpace>, OpsError> {
+        self.get()?.create_space(request)
     }
 
-    fn bind_space(&self, table: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
-        self.get()?.bind_space(table)
+    fn bind_space(&self, space: &Arc<dyn AddressSpace>) -> Result<SpaceTag, OpsError> {
+        self.get()?.bind_space(space)
     }
 
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
         self.get()?.unbind_space(tag)
     }
 
-    fn attach(&self, streams: &[StreamId], target: StreamTarget) -> Result<(), OpsError> {
-        self.get()?.attach(streams, target)
+    fn attach(
+        &self,
+        streams: &[StreamSpec],
+        pasid: Option<Pasid>,
+        target: StreamTarget,
+    ) -> Result<(), OpsError> {
+        self.get()?.attach(streams, pasid, target)
     }
 
-    fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
-        self.get()?.invalidate(tag, gather)
+    fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {
+        self.get()?.submit(tag, gather)
     }
 
-    fn drain_faults(&self, sink: &mut dyn FnMut(Fault)) -> u64 {
-        self.get().map_or(0, |instance| instance.drain_faults(sink))
+    fn wait(&self, ticket: Ticket) -> Result<(), OpsError> {
+        self.get()?.wait(ticket)
+    }
+
+    fn forget_all(&self) -> Result<(), OpsError> {
+        self.get()?.forget_all()
+    }
+
+    fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
+        self.get().map_or_else(|_| Serviced::default(), |instance| instance.service(budget, sink))
     }
 
     fn shutdown(&self) -> Result<(), OpsError> {

@@ -52,5 +52,5 @@ pub use check::{
     Budget, CheckError, EDITION, Report, Run, Verdict, ViolationReport, check, replay,
 };
 pub use client::{Endpoint, Prober};
-pub use platform::{LabHook, LabMemory, LabPlatform};
+pub use platform::{LabHook, LabMemory, LabPlatform, Omitted, omit};
 pub use world::{Client, Event, World};

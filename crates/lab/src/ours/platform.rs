@@ -1,12 +1,15 @@
 //! The software machine as the core's platform, with the lock and event seam under the scheduler.
 
+use portcullis::Safeguard;
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
 use portcullis_platform::{DmaMemory, MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
 use portcullis_threads::{
     LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, changed, choose, current, step,
 };
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -101,6 +104,28 @@ impl fmt::Debug for LabPlatform {
     }
 }
 
+thread_local! {
+    /// The safeguard that the core leaves out on this thread's platforms.
+    static OMITTED: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Leaves `safeguard` out of the core in every world that this thread explores while the returned value lives: a bug on purpose, to show that it is found.
+pub fn omit(safeguard: Safeguard) -> Omitted {
+    OMITTED.set(Some(safeguard.name()));
+    Omitted(PhantomData)
+}
+
+/// See [`omit`].
+#[must_use = "the safeguard is back as soon as this is dropped"]
+#[derive(Debug)]
+pub struct Omitted(PhantomData<*const ()>);
+
+impl Drop for Omitted {
+    fn drop(&mut self) {
+        OMITTED.set(None);
+    }
+}
+
 impl Platform for LabPlatform {
     type Lock = LabLock;
     type IrqLock = LabIrqLock;
@@ -115,6 +140,10 @@ impl Platform for LabPlatform {
 
     fn clock(&self) -> &MachineClock {
         self.machine.clock()
+    }
+
+    fn omits(safeguard: &'static str) -> bool {
+        OMITTED.get() == Some(safeguard)
     }
 
     fn cpus(&self) -> usize {

@@ -48,7 +48,8 @@ fn is_served(world: &World, stage: &Stage, index: usize) -> bool {
 fn failed_attempts_can_be_repeated(world: &World, stage: &Stage) {
     for (index, client) in stage.clients.iter().enumerate() {
         let failed = match client.device.stage() {
-            DeviceStage::Blocked(reason) | DeviceStage::Failed(reason) => reason.contains("memory"),
+            DeviceStage::Blocked(reason) => reason.is_out_of_memory(),
+            DeviceStage::Failed(reason) => reason.is_out_of_memory(),
             _ => false,
         };
         if world.allocations_fail && failed {

@@ -162,7 +162,7 @@ impl Stage {
                     return reached("blocked by a failed bring-up");
                 }
                 Ok(outcome) => {
-                    return violation("P7", format!("client {index}: {outcome:?}"));
+                    return violation("P7", format!("client {index}: {outcome}"));
                 }
                 Err(_) => return reached("bind refused"),
             }

@@ -107,21 +107,44 @@ impl PageTable for BookTable {
     }
 }
 
+/// The calls of the hardware trait, to make one fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    CapabilitiesOf,
+    ReservedRegions,
+    Claim,
+    Release,
+    CreateSpace,
+    BindSpace,
+    UnbindSpace,
+    Attach,
+    Submit,
+    Wait,
+    ForgetAll,
+    Shutdown,
+}
+
 /// What the bookkeeping IOMMU has been told.
 #[derive(Debug, Default)]
 pub struct Books {
-    pub claims: Mutex<BTreeMap<u32, (usize, Option<StreamTarget>)>>,
-    pub spaces: Mutex<BTreeMap<u32, Arc<dyn PageTable>>>,
+    pub claims: Mutex<BTreeMap<StreamSpec, (usize, Option<StreamTarget>)>>,
+    pub spaces: Mutex<BTreeMap<u32, Arc<dyn AddressSpace>>>,
     pub next_tag: AtomicUsize,
     pub invalidations: AtomicUsize,
     pub stopped: AtomicBool,
-    /// Calls left before one fails; `usize::MAX` for never.
+    /// Set-up calls left before one fails for want of memory; `usize::MAX` for never.
     pub fail_after: AtomicUsize,
-    /// Whether invalidations stay unconfirmed.
-    pub mute: AtomicBool,
+    /// What each of these calls answers, every time.
+    pub failing: Mutex<BTreeMap<Call, OpsError>>,
     pub faults: Mutex<Vec<Fault>>,
+    pub overflows: AtomicUsize,
     pub identity: AtomicBool,
+    pub regions: Mutex<Vec<HardwareRegion>>,
 }
+
+/// What an IOMMU that does not answer says.
+pub const SILENT: OpsError =
+    OpsError::Timeout { awaited: Awaited::Confirmation, timeout: Timeout { after: 1 } };
 
 impl Books {
     pub fn new() -> Arc<Self> {
@@ -130,8 +153,10 @@ impl Books {
         Arc::new(books)
     }
 
+    /// The target of the exact stream `id`; `None` unless it is claimed and attached.
     pub fn target(&self, id: u32) -> Option<StreamTarget> {
-        self.claims.lock().expect("books").get(&id).and_then(|(_, target)| *target)
+        let stream = StreamSpec::exact(StreamId::new(id));
+        self.claims.lock().expect("books").get(&stream).and_then(|(_, target)| *target)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -139,7 +164,40 @@ impl Books {
             && self.spaces.lock().expect("books").is_empty()
     }
 
-    fn may_fail(&self) -> Result<(), OpsError> {
+    /// From now on `call` fails with `error`.
+    pub fn fail(&self, call: Call, error: OpsError) {
+        self.failing.lock().expect("books").insert(call, error);
+    }
+
+    /// From now on nothing is confirmed: whatever waits for hardware fails.
+    pub fn fall_silent(&self) {
+        for call in [
+            Call::Claim,
+            Call::Release,
+            Call::UnbindSpace,
+            Call::Attach,
+            Call::Wait,
+            Call::ForgetAll,
+            Call::Shutdown,
+        ] {
+            self.fail(call, SILENT);
+        }
+    }
+
+    /// From now on everything succeeds.
+    pub fn recover(&self) {
+        self.failing.lock().expect("books").clear();
+    }
+
+    fn asked(&self, call: Call) -> Result<(), OpsError> {
+        match self.failing.lock().expect("books").get(&call) {
+            Some(error) => Err(*error),
+            None => Ok(()),
+        }
+    }
+
+    fn may_fail(&self, call: Call) -> Result<(), OpsError> {
+        self.asked(call)?;
         let left = self.fail_after.load(Ordering::Relaxed);
         if left == usize::MAX {
             return Ok(());
@@ -160,69 +218,107 @@ impl IommuOps for BookIommu {
     }
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
-            input_bits: 48,
-            output_bits: 48,
-            stream_id_bits: 16,
+            formats: Formats::of(&[FormatSupport {
+                format: SpaceFormat::Table(TableFormat::ArmLpaeStage1),
+                page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
+                input_bits: 48,
+                output_bits: 48,
+            }]),
+            id_bits: 16,
+            pasid_bits: 0,
             coherent_walk: true,
             identity: self.0.identity.load(Ordering::Relaxed),
+            map_needs_sync: false,
+            range_invalidation: false,
+            msi: MsiDoorbell::Translated,
         }
     }
-    fn claim(&self, streams: &[StreamId]) -> Result<(), OpsError> {
-        self.0.may_fail()?;
+    fn capabilities_of(&self, _: &[StreamSpec]) -> Result<Capabilities, OpsError> {
+        self.0.asked(Call::CapabilitiesOf)?;
+        Ok(self.capabilities())
+    }
+    fn reserved_regions(
+        &self,
+        _: &[StreamSpec],
+        add: &mut dyn FnMut(HardwareRegion),
+    ) -> Result<(), OpsError> {
+        self.0.asked(Call::ReservedRegions)?;
+        self.0.regions.lock().expect("books").iter().copied().for_each(add);
+        Ok(())
+    }
+    fn claim(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        self.0.may_fail(Call::Claim)?;
         let mut claims = self.0.claims.lock().expect("books");
         for stream in streams {
-            claims.entry(stream.raw()).or_insert((0, None)).0 += 1;
+            claims.entry(*stream).or_insert((0, None)).0 += 1;
         }
         Ok(())
     }
-    fn release(&self, streams: &[StreamId]) {
+    fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
         let mut claims = self.0.claims.lock().expect("books");
         for stream in streams {
-            let claim = claims.get_mut(&stream.raw()).expect("released but never claimed");
+            let claim = claims.get_mut(stream).expect("released but never claimed");
             claim.0 -= 1;
             if claim.0 == 0 {
-                claims.remove(&stream.raw());
+                claims.remove(stream);
             }
         }
+        self.0.asked(Call::Release)
     }
-    fn create_table(&self, _: &SpaceRequest) -> Result<Arc<dyn PageTable>, OpsError> {
-        self.0.may_fail()?;
-        Ok(Arc::new(BookTable { leftover: AtomicBool::new(true), ..BookTable::default() }))
+    fn create_space(&self, _: &SpaceRequest) -> Result<Arc<dyn AddressSpace>, OpsError> {
+        self.0.may_fail(Call::CreateSpace)?;
+        let table = BookTable { leftover: AtomicBool::new(true), ..BookTable::default() };
+        Ok(Arc::new(TableSpace::new(table)))
     }
-    fn bind_space(&self, table: &Arc<dyn PageTable>) -> Result<SpaceTag, OpsError> {
-        self.0.may_fail()?;
+    fn bind_space(&self, space: &Arc<dyn AddressSpace>) -> Result<SpaceTag, OpsError> {
+        self.0.may_fail(Call::BindSpace)?;
         let tag = self.0.next_tag.fetch_add(1, Ordering::Relaxed) as u32;
-        self.0.spaces.lock().expect("books").insert(tag, Arc::clone(table));
+        self.0.spaces.lock().expect("books").insert(tag, Arc::clone(space));
         Ok(SpaceTag(tag))
     }
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
+        self.0.asked(Call::UnbindSpace)?;
         self.0.spaces.lock().expect("books").remove(&tag.0).expect("unbound but never bound");
         Ok(())
     }
-    fn attach(&self, streams: &[StreamId], target: StreamTarget) -> Result<(), OpsError> {
-        self.0.may_fail()?;
+    fn attach(
+        &self,
+        streams: &[StreamSpec],
+        pasid: Option<Pasid>,
+        target: StreamTarget,
+    ) -> Result<(), OpsError> {
+        self.0.may_fail(Call::Attach)?;
         assert!(!self.0.stopped.load(Ordering::Relaxed), "attached to a stopped IOMMU");
+        assert_eq!(pasid, None, "the core uses no PASIDs yet");
         let mut claims = self.0.claims.lock().expect("books");
         for stream in streams {
-            claims.get_mut(&stream.raw()).expect("attached but never claimed").1 = Some(target);
+            claims.get_mut(stream).expect("attached but never claimed").1 = Some(target);
         }
         Ok(())
     }
-    fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
+    fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {
         assert!(!gather.is_empty(), "an empty invalidation is wasted");
         assert!(self.0.spaces.lock().expect("books").contains_key(&tag.0));
-        self.0.invalidations.fetch_add(1, Ordering::Relaxed);
-        if self.0.mute.load(Ordering::Relaxed) {
-            return Err(OpsError::Timeout { what: "sync", timeout: Timeout { after: 1 } });
-        }
-        Ok(())
+        self.0.asked(Call::Submit)?;
+        let number = self.0.invalidations.fetch_add(1, Ordering::Relaxed);
+        Ok(Ticket([number as u64, 0, 0]))
     }
-    fn drain_faults(&self, sink: &mut dyn FnMut(Fault)) -> u64 {
-        self.0.faults.lock().expect("books").drain(..).for_each(sink);
-        0
+    fn wait(&self, _: Ticket) -> Result<(), OpsError> {
+        self.0.asked(Call::Wait)
+    }
+    fn forget_all(&self) -> Result<(), OpsError> {
+        self.0.asked(Call::ForgetAll)
+    }
+    fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
+        let mut waiting = self.0.faults.lock().expect("books");
+        let count = waiting.len().min(budget);
+        waiting.drain(..count).for_each(sink);
+        let overflows = self.0.overflows.swap(0, Ordering::Relaxed) as u32;
+        let more = !waiting.is_empty();
+        Serviced { faults: count, overflows, more, ..Serviced::default() }
     }
     fn shutdown(&self) -> Result<(), OpsError> {
+        self.0.asked(Call::Shutdown)?;
         assert!(self.0.claims.lock().expect("books").is_empty(), "stopped with streams claimed");
         self.0.stopped.store(true, Ordering::Relaxed);
         Ok(())

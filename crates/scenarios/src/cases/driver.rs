@@ -187,7 +187,7 @@ fn detach(bench: &dyn Bench) -> Told {
 
 fn release(bench: &dyn Bench) -> Told {
     let (mut driven, _space, page) = used(bench, &Setup::default())?;
-    driven.ops().release(&[FIRST.stream()]);
+    driven.ops().release(&[FIRST.spec()]).map_err(crate::bench::failing("release"))?;
     driven.writes(FIRST, IOVA, page, Expected::StreamBlocked)?;
     Ok(driven.into_checks())
 }

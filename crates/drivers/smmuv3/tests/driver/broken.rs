@@ -1,7 +1,7 @@
 //! Every wait ends, every failure is reported, nothing opens, and what was broken works again once it is repaired.
 
-use crate::world::{ANY_TABLE, Board, PAGE, STREAM, World, small};
-use portcullis::{FaultReason, IommuOps, OpsError, StreamTarget};
+use crate::world::{Board, PAGE, STREAM, World, any_space, exact, small};
+use portcullis::{FaultReason, GlobalErrors, IommuOps, OpsError, StreamTarget};
 use portcullis_addr::{Iova, StreamId};
 use portcullis_machine::{CommandError, Expectation, Faults, Machine, Policy, Profile};
 use portcullis_platform::Clock;
@@ -85,19 +85,19 @@ fn a_unit_that_vanishes_at_any_register_access_is_noticed() {
 /// What the core does with a device, step by step; the first error ends it.
 fn life(world: &World, frame: portcullis_addr::PhysAddr) -> Result<(), OpsError> {
     world.board.device.expect(Expectation::Anything);
-    world.driver.attach(&[STREAM], StreamTarget::Space(world.tag))?;
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(world.tag))?;
     world.map(IOVA, frame);
     assert!(world.board.write(Iova::new(IOVA)).is_completed());
     world.unmap(IOVA)?;
-    world.driver.attach(&[STREAM], StreamTarget::Identity)?;
-    world.driver.attach(&[STREAM], StreamTarget::Blocked)
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Identity)?;
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked)
 }
 
 /// After whatever happened: the device is blocked, and everything works.
 fn assert_recovers(world: &World, frame: portcullis_addr::PhysAddr) {
     world.board.unit.inject(Faults::none());
-    world.driver.drain_faults(&mut |_| ());
-    world.driver.attach(&[STREAM], StreamTarget::Blocked).expect("answers again");
+    let _all = world.driver.service(usize::MAX, &mut |_| ());
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked).expect("answers again");
     world.board.device.expect(Expectation::Blocked);
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
     world.attach();
@@ -143,15 +143,16 @@ fn a_space_whose_streams_may_still_lead_to_it_is_not_given_back() {
     world.attach();
     world.map(IOVA, frame.address());
     assert!(world.board.write(Iova::new(IOVA)).is_completed(), "hardware holds the entry");
-    // The release's CFGI_STE is refused, and `release` has no way to say so; the invalidation of the space succeeds.
+    // The release's CFGI_STE is refused; the invalidation of the space succeeds.
     world.board.unit.inject(Faults::none().fail_command(1, CommandError::Illegal));
-    world.driver.release(&[STREAM]);
+    let refused = world.driver.release(&[exact(STREAM)]).expect_err("refused");
+    assert!(refused.is_unconfirmed());
     assert_eq!(world.driver.statistics().refused_commands, 1);
     world.driver.unbind_space(world.tag).expect("the unit answers");
     world.board.device.expect(Expectation::Blocked);
     assert!(!world.board.write(Iova::new(IOVA)).is_completed(), "through a freed descriptor");
     world.board.assert_clean();
-    world.driver.claim(&[STREAM]).expect("confirmed at last");
+    world.driver.claim(&[exact(STREAM)]).expect("confirmed at last");
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn a_queue_that_stops_at_one_command_for_ever_is_given_up() {
             faults = faults.fail_command(nth, error);
         }
         world.board.unit.inject(faults);
-        let attach = || world.driver.attach(&[STREAM], StreamTarget::Space(world.tag));
+        let attach = || world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(world.tag));
         let (outcome, took) = timed(&world.board.machine, attach);
         assert!(outcome.expect_err("nothing runs").is_unconfirmed());
         assert!(took < SYNC_BOUND);
@@ -204,7 +205,7 @@ fn a_sync_that_never_completes_ends_and_quarantines() {
             let unknown = Err(OpsError::UnknownSpace { tag: world.tag });
             world.board.unit.inject(Faults::none());
             let target = StreamTarget::Space(world.tag);
-            assert_eq!(world.driver.attach(&[STREAM], target), unknown);
+            assert_eq!(world.driver.attach(&[exact(STREAM)], None, target), unknown);
             assert_eq!(world.driver.statistics().spaces, 1);
             world.driver.unbind_space(world.tag).expect("confirmed at last");
             assert_eq!(world.driver.statistics().spaces, 0);
@@ -226,7 +227,7 @@ fn a_consumer_frozen_at_any_command_is_bounded_and_recovers() {
             assert!(error.is_unconfirmed());
             // More calls than the queue has room for: they fail, each within the short bound.
             for _ in 0..20 {
-                let block = || world.driver.attach(&[STREAM], StreamTarget::Blocked);
+                let block = || world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked);
                 let (outcome, took) = timed(&world.board.machine, block);
                 assert!(outcome.expect_err("frozen").is_unconfirmed());
                 assert!(took <= 4 * STALLED_SYNC_BOUND, "{took}");
@@ -245,12 +246,13 @@ fn a_release_that_was_not_confirmed_is_confirmed_by_the_next_claim() {
     assert!(world.board.write(Iova::new(IOVA)).is_completed());
     world.board.device.expect(Expectation::Anything);
     world.board.unit.inject(Faults::none().freeze_after(0));
-    world.driver.release(&[STREAM]);
-    assert!(world.driver.claim(&[STREAM]).expect_err("still frozen").is_unconfirmed());
-    let unknown = Err(OpsError::UnknownStream { id: STREAM });
-    assert_eq!(world.driver.attach(&[STREAM], StreamTarget::Blocked), unknown);
+    let frozen = world.driver.release(&[exact(STREAM)]).expect_err("frozen");
+    assert!(frozen.is_unconfirmed());
+    assert!(world.driver.claim(&[exact(STREAM)]).expect_err("still frozen").is_unconfirmed());
+    let unknown = Err(OpsError::UnknownStream { stream: exact(STREAM) });
+    assert_eq!(world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked), unknown);
     world.board.unit.inject(Faults::none());
-    world.driver.claim(&[STREAM]).expect("confirmed");
+    world.driver.claim(&[exact(STREAM)]).expect("confirmed");
     world.board.device.expect(Expectation::Blocked);
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
     world.board.assert_clean();
@@ -265,11 +267,11 @@ fn lost_events_are_counted_and_the_next_one_is_reported() {
             assert!(!world.board.write(Iova::new(IOVA + n * PAGE)).is_completed());
         }
         let mut seen = 0;
-        let lost = world.driver.drain_faults(&mut |fault| {
+        let serviced = world.driver.service(usize::MAX, &mut |fault| {
             assert_eq!(fault.reason, FaultReason::Translation);
             seen += 1;
         });
-        assert!(lost > 0, "round {round}");
+        assert!(serviced.overflows > 0, "round {round}");
         assert!((1..=8).contains(&seen), "round {round}: {seen} of a queue of 8");
         assert!(!world.board.write(Iova::new(0x7777_0000)).is_completed());
         let faults = world.faults();
@@ -282,7 +284,8 @@ fn lost_events_are_counted_and_the_next_one_is_reported() {
     }
     world.board.unit.inject(Faults::none().abort_event_writes());
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
-    assert_eq!(world.driver.drain_faults(&mut |_| panic!("none was written")), 1);
+    let serviced = world.driver.service(usize::MAX, &mut |_| panic!("none was written"));
+    assert_eq!((serviced.errors, serviced.overflows), (GlobalErrors::FAULT_RECORD, 0));
     world.board.unit.inject(Faults::none());
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
     assert_eq!(world.faults().len(), 1);
@@ -291,13 +294,13 @@ fn lost_events_are_counted_and_the_next_one_is_reported() {
 #[test]
 fn an_interrupt_at_any_time_does_no_harm() {
     let world = World::new(Profile::qemu10(), Policy::default(), small());
-    assert!(!world.driver.service(&mut |_| panic!("nothing happened")).is_ours());
+    assert!(!world.driver.service(usize::MAX, &mut |_| panic!("nothing happened")).is_ours());
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
-    assert!(world.driver.service(&mut |_| ()).is_ours());
+    assert!(world.driver.service(usize::MAX, &mut |_| ()).is_ours());
     world.driver.shutdown().expect("stopped");
-    assert!(!world.driver.service(&mut |_| panic!("stopped")).is_ours());
+    assert!(!world.driver.service(usize::MAX, &mut |_| panic!("stopped")).is_ours());
     world.driver.shutdown().expect("twice is once");
-    let closed = world.driver.attach(&[STREAM], StreamTarget::Identity);
+    let closed = world.driver.attach(&[exact(STREAM)], None, StreamTarget::Identity);
     assert!(closed.expect_err("stopped").is_unconfirmed());
     assert!(!world.board.write(Iova::new(IOVA)).is_completed());
 }
@@ -324,11 +327,11 @@ fn an_error_interrupt_repairs_the_queue() {
     world.attach();
     // The unit hangs at a CMD_SYNC, so that its caller gives up; when it goes on, the next command is refused.
     world.board.unit.inject(Faults::none().hang_sync(1));
-    assert!(world.driver.attach(&[STREAM], StreamTarget::Blocked).is_err());
+    assert!(world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked).is_err());
     world.board.unit.inject(Faults::none().fail_command(1, CommandError::Illegal));
     world.board.machine.clock().relax();
     for _ in 0..20 {
-        world.driver.service(&mut |_| ());
+        let _either = world.driver.service(usize::MAX, &mut |_| ());
         world.board.machine.clock().relax();
     }
     assert_eq!(world.driver.statistics().refused_commands, 1);
@@ -364,15 +367,15 @@ fn bring_a_device_up(board: &Board) -> Result<(), String> {
     let text = |error: OpsError| error.to_string();
     let live = board.machine.usage().live;
     // Two second-level tables in one claim: the second failure must not leave the first.
-    let streams = [STREAM, StreamId::new(0x4_0000)];
+    let streams = [exact(STREAM), exact(StreamId::new(0x4_0000))];
     if let Err(error) = driver.claim(&streams) {
         assert_eq!(board.machine.usage().live, live, "a failed claim left something");
         return Err(text(error));
     }
-    let table = driver.create_table(&ANY_TABLE).map_err(text)?;
+    let table = driver.create_space(&any_space(&driver)).map_err(text)?;
     let tag = driver.bind_space(&table).map_err(text)?;
-    driver.attach(&streams, StreamTarget::Space(tag)).map_err(text)?;
-    driver.release(&streams);
+    driver.attach(&streams, None, StreamTarget::Space(tag)).map_err(text)?;
+    driver.release(&streams).map_err(text)?;
     driver.unbind_space(tag).map_err(text)?;
     driver.shutdown().map_err(text)
 }

@@ -1,7 +1,7 @@
 //! Each command that the driver sends is needed: without it, or with it aimed elsewhere, the machine catches the device.
 
 use crate::meddler::Rule;
-use crate::world::{Board, PAGE, STREAM, World, small};
+use crate::world::{Board, PAGE, STREAM, World, any_space, exact, map_into, small};
 use portcullis::{IommuOps, StreamTarget};
 use portcullis_addr::{Iova, Prot};
 use portcullis_machine::{Expectation, Policy, Profile, Violation};
@@ -30,30 +30,30 @@ fn is_caught(profile: Profile, rule: Option<Rule>) -> bool {
     wrong |= world.board.write(IOVA).is_completed();
     wrong |= space_change_passes(&world);
     world.board.device.expect(Expectation::Blocked);
-    world.driver.attach(&[STREAM], StreamTarget::Blocked).expect("believed");
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Blocked).expect("believed");
     wrong |= world.board.write(Iova::new(IOVA.raw() + PAGE)).is_completed();
     wrong | !world.board.machine.violations().is_empty()
 }
 
 /// A whole space is unbound; its tag goes to another, empty one.
 fn space_change_passes(world: &World) -> bool {
-    let other = world.driver.create_table(&crate::world::ANY_TABLE).expect("a table");
+    let other = world.driver.create_space(&any_space(&world.driver)).expect("a table");
     let first = world.driver.bind_space(&other).expect("a tag");
     let frame = world.board.frame();
     let iova = Iova::new(0x4000_0000);
     let prot = Prot::READ | Prot::WRITE;
-    other.map(iova, frame.address(), PAGE, prot).expect("mapped");
-    world.driver.attach(&[STREAM], StreamTarget::Space(first)).expect("believed");
+    map_into(&*other, iova, frame.address(), prot);
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(first)).expect("believed");
     let mut passes = !world.board.write(iova).is_completed();
-    world.driver.attach(&[STREAM], StreamTarget::Space(world.tag)).expect("believed");
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(world.tag)).expect("believed");
     passes |= world.board.write(iova).is_completed();
     world.driver.unbind_space(first).expect("believed");
-    let empty = world.driver.create_table(&crate::world::ANY_TABLE).expect("a table");
+    let empty = world.driver.create_space(&any_space(&world.driver)).expect("a table");
     let again = world.driver.bind_space(&empty).expect("a tag");
     assert_eq!(again, first, "with two tags in all the number comes back");
-    world.driver.attach(&[STREAM], StreamTarget::Space(again)).expect("believed");
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(again)).expect("believed");
     passes |= world.board.write(iova).is_completed();
-    world.driver.attach(&[STREAM], StreamTarget::Space(world.tag)).expect("believed");
+    world.driver.attach(&[exact(STREAM)], None, StreamTarget::Space(world.tag)).expect("believed");
     passes
 }
 
@@ -144,7 +144,7 @@ fn a_leaf_hint_on_a_freed_table_is_caught() {
         // A whole leaf table full of pages, which then is emptied, taken out of the tree and freed.
         for page in 0..512 {
             let iova = Iova::new(IOVA.raw() + page * PAGE);
-            world.table.map(iova, frame.address(), PAGE, prot).expect("mapped");
+            map_into(&*world.table, iova, frame.address(), prot);
         }
         assert!(world.board.write(IOVA).is_completed());
         let mut gather = IotlbGather::new();
@@ -153,7 +153,7 @@ fn a_leaf_hint_on_a_freed_table_is_caught() {
         assert!(gather.tables() > 0, "the leaf table is on its way out");
         world.driver.invalidate(world.tag, &gather).expect("confirmed");
         world.table.retire(gather.confirm());
-        free_retired(&*world.table);
+        free_retired(world.table.table().expect("a table"));
         // Another address of the same 2 MiB: a cached pointer to the freed table would be followed.
         let passed = world.board.write(Iova::new(IOVA.raw() + 77 * PAGE)).is_completed();
         passed | !world.board.machine.violations().is_empty()
@@ -187,7 +187,9 @@ fn a_take_over_that_forgets_to_forget_is_caught() {
         let mut passed = next.board.write(IOVA).is_completed();
         next.board.device.expect(Expectation::Anything);
         // The same tag as before, for an empty space.
-        next.driver.attach(&[STREAM], StreamTarget::Space(next.tag)).expect("attached");
+        next.driver
+            .attach(&[exact(STREAM)], None, StreamTarget::Space(next.tag))
+            .expect("attached");
         passed |= next.board.write(IOVA).is_completed();
         passed
     };

@@ -1,6 +1,6 @@
 //! Several threads on one unit, with queues so small that they meet in them.
 
-use crate::world::{ANY_TABLE, Board, PAGE, STREAM, World, small};
+use crate::world::{Board, PAGE, STREAM, World, any_space, exact, map_into, small};
 use portcullis::{FaultReason, IommuOps, StreamTarget};
 use portcullis_addr::{Iova, Prot, StreamId};
 use portcullis_machine::{
@@ -24,7 +24,7 @@ fn no_command_is_lost_or_repeated_in_queues_of_any_size() {
             let board = host(Policy::default().consumption(consumption));
             let options = Options { command_queue_log2: log2, ..Options::default() };
             let driver = board.bring_up(options).expect("the unit comes up");
-            let table = driver.create_table(&ANY_TABLE).expect("a table");
+            let table = driver.create_space(&any_space(&driver)).expect("a table");
             let tag = driver.bind_space(&table).expect("a tag");
             let before = board.unit.counters();
             std::thread::scope(|scope| {
@@ -59,16 +59,16 @@ fn devices_come_work_and_go_in_parallel() {
             let device = board.machine.add_client(format!("client {n}"), &board.unit, stream);
             scope.spawn(move || {
                 for round in 0..30 {
-                    driver.claim(&[stream]).expect("claimed");
-                    let table = driver.create_table(&ANY_TABLE).expect("a table");
+                    driver.claim(&[exact(stream)]).expect("claimed");
+                    let table = driver.create_space(&any_space(driver)).expect("a table");
                     let tag = driver.bind_space(&table).expect("a tag");
-                    driver.attach(&[stream], StreamTarget::Space(tag)).expect("attached");
+                    driver
+                        .attach(&[exact(stream)], None, StreamTarget::Space(tag))
+                        .expect("attached");
                     device.expect(Expectation::Translated);
                     let frame = board.frame();
                     let iova = Iova::new((u64::from(n) + 1) << 30 | round << 12);
-                    table
-                        .map(iova, frame.address(), PAGE, Prot::READ | Prot::WRITE)
-                        .expect("mapped");
+                    map_into(&*table, iova, frame.address(), Prot::READ | Prot::WRITE);
                     let write = || board.machine.dma(device.id(), DmaRequest::write(iova, b"x"));
                     assert!(write().is_completed());
                     let mut gather = IotlbGather::new();
@@ -78,9 +78,9 @@ fn devices_come_work_and_go_in_parallel() {
                     drop(frame);
                     assert!(!write().is_completed());
                     device.expect(Expectation::Blocked);
-                    driver.attach(&[stream], StreamTarget::Blocked).expect("blocked");
+                    driver.attach(&[exact(stream)], None, StreamTarget::Blocked).expect("blocked");
                     driver.unbind_space(tag).expect("unbound");
-                    driver.release(&[stream]);
+                    driver.release(&[exact(stream)]).expect("confirmed");
                     assert!(!write().is_completed());
                 }
             });
@@ -99,11 +99,11 @@ fn a_working_device_does_not_notice_a_change_of_space() {
         let policy = Policy::default().chunks(ReadChunks::of(bytes, order)).verify(false);
         let world = World::on(host(policy), small());
         let frame = world.board.frame();
-        let other = world.driver.create_table(&ANY_TABLE).expect("a table");
+        let other = world.driver.create_space(&any_space(&world.driver)).expect("a table");
         let other_tag = world.driver.bind_space(&other).expect("a tag");
         world.map(0x1000, frame.address());
         let prot = Prot::READ | Prot::WRITE;
-        other.map(Iova::new(0x1000), frame.address(), PAGE, prot).expect("mapped");
+        map_into(&*other, Iova::new(0x1000), frame.address(), prot);
         world.attach();
         let accesses = AtomicU32::new(0);
         std::thread::scope(|scope| {
@@ -115,7 +115,7 @@ fn a_working_device_does_not_notice_a_change_of_space() {
             while !device.is_finished() {
                 for tag in [other_tag, world.tag] {
                     let target = StreamTarget::Space(tag);
-                    world.driver.attach(&[STREAM], target).expect("attached");
+                    world.driver.attach(&[exact(STREAM)], None, target).expect("attached");
                 }
             }
             device.join().expect("no access was refused");
@@ -143,8 +143,8 @@ fn no_change_of_target_shows_hardware_a_bad_entry() {
         while !device.is_finished() {
             let space = StreamTarget::Space(world.tag);
             for target in [space, StreamTarget::Identity, space, StreamTarget::Blocked] {
-                world.driver.attach(&[STREAM], target).expect("attached");
-                world.driver.drain_faults(&mut |fault| {
+                world.driver.attach(&[exact(STREAM)], None, target).expect("attached");
+                let _all = world.driver.service(usize::MAX, &mut |fault| {
                     assert_eq!(fault.reason, FaultReason::StreamBlocked, "{fault:?}");
                 });
             }

@@ -1,6 +1,6 @@
 //! On a unit that does not snoop the caches every store must be published before hardware is led to it. Each publication is left out in turn.
 
-use crate::world::{ANY_TABLE, STREAM, small};
+use crate::world::{STREAM, any_space, exact, small};
 use portcullis::{IommuOps, StreamTarget};
 use portcullis_addr::{Iova, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
@@ -66,24 +66,24 @@ fn life(forget: u64) -> Life {
             |iova: Iova| machine.dma(device.id(), DmaRequest::write(iova, b"x")).is_completed();
         let iova = Iova::new(0x5000_0000);
         let mut right = !write(iova);
-        smmu.claim(&[STREAM, StreamId::new(0x200)]).ok()?;
-        let table = smmu.create_table(&ANY_TABLE).ok()?;
+        smmu.claim(&[exact(STREAM), exact(StreamId::new(0x200))]).ok()?;
+        let table = smmu.create_space(&any_space(&smmu)).ok()?;
         let tag = smmu.bind_space(&table).ok()?;
-        smmu.attach(&[STREAM], StreamTarget::Space(tag)).ok()?;
+        smmu.attach(&[exact(STREAM)], None, StreamTarget::Space(tag)).ok()?;
         device.expect(Expectation::Translated);
         let layout = PageLayout::new(4096, 4096)?;
         let frame = DmaPages::new(machine.memory(), layout).ok()?;
-        table.map(iova, frame.address(), 4096, Prot::READ | Prot::WRITE).ok()?;
-        right &= write(iova);
         let mut gather = IotlbGather::new();
+        table.map(iova, frame.address(), 4096, Prot::READ | Prot::WRITE, &mut gather).ok()?;
+        right &= write(iova);
         table.unmap(iova, 4096, &mut gather).ok()?;
         smmu.invalidate(tag, &gather).ok()?;
         table.retire(gather.confirm());
         right &= !write(iova);
-        table.map(iova, frame.address(), 4096, Prot::READ | Prot::WRITE).ok()?;
+        table.map(iova, frame.address(), 4096, Prot::READ | Prot::WRITE, &mut gather).ok()?;
         right &= write(iova);
         device.expect(Expectation::Blocked);
-        smmu.attach(&[STREAM], StreamTarget::Blocked).ok()?;
+        smmu.attach(&[exact(STREAM)], None, StreamTarget::Blocked).ok()?;
         right &= !write(iova);
         smmu.unbind_space(tag).ok()?;
         smmu.shutdown().ok()?;

@@ -1,13 +1,16 @@
 //! A machine with one SMMUv3, a driver on it, and a device behind it.
 
 use crate::meddler::{Meddler, Rule};
-use portcullis::{Fault, IommuOps, OpsError, SpaceRequest, SpaceTag, StreamTarget};
+use portcullis::{
+    AddressSpace, Fault, FormatSupport, IommuOps, OpsError, Serviced, SpaceRequest, SpaceTag,
+    StreamSpec, StreamTarget,
+};
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
     Device, DmaOutcome, DmaRequest, Expectation, Machine, MachinePlatform, Policy, Profile, SmmuV3,
     TimeSource,
 };
-use portcullis_pgtable::{IotlbGather, PageTable};
+use portcullis_pgtable::IotlbGather;
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{DmaPages, PageLayout};
 use portcullis_smmuv3::{BringUpError, Options, Smmu};
@@ -68,12 +71,24 @@ impl Board {
     }
 }
 
-pub(crate) const ANY_TABLE: SpaceRequest = SpaceRequest {
-    page_sizes: PageSizes::from_bitmap(u64::MAX),
-    input_bits: 48,
-    output_bits: 48,
-    coherent_walk: true,
-};
+/// Whatever the driver likes best.
+pub(crate) fn any_space(driver: &impl IommuOps) -> SpaceRequest {
+    let support = *driver.capabilities().formats.first().expect("a format");
+    let support = FormatSupport { page_sizes: PageSizes::from_bitmap(u64::MAX), ..support };
+    SpaceRequest { support, coherent_walk: true }
+}
+
+/// That stream and no other.
+pub(crate) const fn exact(id: StreamId) -> StreamSpec {
+    StreamSpec::exact(id)
+}
+
+/// Maps one page; hardware that this driver drives needs no invalidation for that.
+pub(crate) fn map_into(space: &dyn AddressSpace, iova: Iova, phys: PhysAddr, prot: Prot) {
+    let mut gather = IotlbGather::new();
+    space.map(iova, phys, PAGE, prot, &mut gather).expect("mapped");
+    assert!(gather.is_empty());
+}
 
 /// Small queues, so that every test meets their ends.
 pub(crate) fn small() -> Options {
@@ -84,7 +99,7 @@ pub(crate) fn small() -> Options {
 pub(crate) struct World {
     pub(crate) board: Board,
     pub(crate) driver: Driver,
-    pub(crate) table: Arc<dyn PageTable>,
+    pub(crate) table: Arc<dyn AddressSpace>,
     pub(crate) tag: SpaceTag,
 }
 
@@ -97,21 +112,23 @@ impl World {
     pub(crate) fn on(board: Board, options: Options) -> Self {
         let driver = board.bring_up(options).expect("the unit comes up");
         board.device.expect(Expectation::Blocked);
-        let table = driver.create_table(&ANY_TABLE).expect("a table");
+        let table = driver.create_space(&any_space(&driver)).expect("a table");
         let tag = driver.bind_space(&table).expect("a tag");
-        driver.claim(&[STREAM]).expect("the stream is free");
+        driver.claim(&[exact(STREAM)]).expect("the stream is free");
         Self { board, driver, table, tag }
     }
 
     pub(crate) fn attach(&self) {
-        self.driver.attach(&[STREAM], StreamTarget::Space(self.tag)).expect("attached");
+        self.driver
+            .attach(&[exact(STREAM)], None, StreamTarget::Space(self.tag))
+            .expect("attached");
         self.board.device.expect(Expectation::Translated);
     }
 
     pub(crate) fn map(&self, iova: u64, phys: PhysAddr) {
         let prot = Prot::READ | Prot::WRITE | Prot::CACHE;
         self.board.device.permit(Iova::new(iova), PAGE);
-        self.table.map(Iova::new(iova), phys, PAGE, prot).expect("mapped");
+        map_into(&*self.table, Iova::new(iova), phys, prot);
     }
 
     /// A strict unmap, up to the confirmed invalidation.
@@ -130,7 +147,8 @@ impl World {
 
     pub(crate) fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        assert_eq!(self.driver.drain_faults(&mut |fault| faults.push(fault)), 0);
+        let serviced = self.driver.service(usize::MAX, &mut |fault| faults.push(fault));
+        assert_eq!(serviced, Serviced { faults: faults.len(), ..Serviced::default() });
         faults
     }
 }

@@ -1,0 +1,152 @@
+//! An address space as the core sees it, whatever stands behind it.
+
+use super::SpaceError;
+use core::any::Any;
+use core::fmt;
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable};
+
+/// One I/O address space: a table that hardware walks, or a channel of requests to the instance that made it.
+///
+/// All methods may be called from several threads at once on disjoint ranges, also before the space was bound or attached anywhere: one that is a channel
+/// keeps what was mapped until then and sends it when it is attached.
+///
+/// What a call leaves owing goes into the gather: the core [submits](super::IommuOps::submit) it to every instance that translates by the space. Mapping owes
+/// something only where hardware may hold "not present", or an older root.
+pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
+    /// The smallest page.
+    fn granule(&self) -> PageSize;
+
+    /// The leaf sizes it can use.
+    fn page_sizes(&self) -> PageSizes;
+
+    /// The input addresses it covers.
+    fn input_range(&self) -> IovaRange;
+
+    /// The table that hardware walks; `None` where there is none.
+    fn table(&self) -> Option<&dyn PageTable>;
+
+    /// Lets `[iova, iova + len)` lead to `phys`. Whole granules.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`].
+    fn map(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError>;
+
+    /// Takes `[iova, iova + len)` out; hardware may use it until what `gather` owes was waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`].
+    fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), SpaceError>;
+
+    /// As [`PageTable::reclaim`]: makes room for large leaves in a range in which nothing is mapped. Returns how many tables wait in `gather`.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`]; nothing has changed.
+    fn reclaim(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<usize, SpaceError> {
+        let _ = (iova, len, gather);
+        Ok(0)
+    }
+
+    /// As [`PageTable::retire`]: the invalidation was confirmed.
+    fn retire(&self, flushed: Flushed) {
+        drop(flushed);
+    }
+
+    /// As [`PageTable::quarantine`]: the invalidation was not confirmed.
+    fn quarantine(&self, gather: &mut IotlbGather) {
+        drop(gather.confirm());
+    }
+
+    /// Where `iova` leads now and what is allowed there.
+    #[doc(alias = "iova_to_phys")]
+    fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)>;
+}
+
+/// An address space that is a table.
+#[derive(Debug)]
+pub struct TableSpace<T> {
+    table: T,
+    map_needs_sync: bool,
+}
+
+impl<T: PageTable> TableSpace<T> {
+    /// `table`, for hardware that never caches "not present".
+    pub fn new(table: T) -> Self {
+        Self { table, map_needs_sync: false }
+    }
+
+    /// `table`, for hardware that may hold "not present" ([`Capabilities::map_needs_sync`](super::Capabilities::map_needs_sync)): each map owes an
+    /// invalidation.
+    pub fn caching_absence(table: T) -> Self {
+        Self { table, map_needs_sync: true }
+    }
+}
+
+impl<T: PageTable + 'static> AddressSpace for TableSpace<T> {
+    #[inline]
+    fn granule(&self) -> PageSize {
+        self.table.config().granule
+    }
+
+    fn page_sizes(&self) -> PageSizes {
+        self.table.page_sizes()
+    }
+
+    fn input_range(&self) -> IovaRange {
+        self.table.input_range()
+    }
+
+    fn table(&self) -> Option<&dyn PageTable> {
+        Some(&self.table)
+    }
+
+    #[inline]
+    fn map(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError> {
+        self.table.map(iova, phys, len, prot)?;
+        if self.map_needs_sync
+            && let Some(last) = iova.checked_add(len.saturating_sub(1))
+        {
+            let leaf = self.granule();
+            gather.add(FlushRange { start: iova, last, leaf, tables_freed: false });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), SpaceError> {
+        Ok(self.table.unmap(iova, len, gather)?)
+    }
+
+    fn reclaim(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<usize, SpaceError> {
+        Ok(self.table.reclaim(iova, len, gather)?)
+    }
+
+    fn retire(&self, flushed: Flushed) {
+        self.table.retire(flushed);
+    }
+
+    fn quarantine(&self, gather: &mut IotlbGather) {
+        self.table.quarantine(gather);
+    }
+
+    fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
+        self.table.translate(iova)
+    }
+}
