@@ -23,6 +23,8 @@ const EXAMPLES: &str = "Examples:
   portcullis boot board.dtb --order reverse   clients first, IOMMUs last
   portcullis boot --repeat 10000              ten thousand boots, each with its own seed
   portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
+  portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
+  portcullis show board.dtb --overlay x.dtbo --deny warnings
   portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
 Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
 
@@ -49,8 +51,17 @@ pub(crate) enum Command {
 /// Options of `boot`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BootArgs {
-    /// A flattened devicetree; the built-in board when left out.
+    /// A board in any form that `show` takes; the built-in one when left out.
     pub(crate) board: Option<PathBuf>,
+    /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
+    #[arg(long, value_name = "DTBO")]
+    pub(crate) overlay: Vec<PathBuf>,
+    /// Treat findings of this rule as errors, as `show` does.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) deny: Vec<String>,
+    /// Treat findings of this rule as notes, as `show` does.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
     /// Threads that probe; as many as the machine has, at least 2, when left out.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     cpus: Option<u16>,
@@ -94,11 +105,30 @@ impl BootArgs {
 /// Options of `show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
-    /// A flattened devicetree.
-    pub(crate) board: PathBuf,
+    /// A flattened devicetree (also gzip'd), `-` for one on standard input, or a directory as /proc/device-tree is.
+    #[arg(required_unless_present = "rules")]
+    pub(crate) board: Option<PathBuf>,
+    /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
+    #[arg(long, value_name = "DTBO")]
+    pub(crate) overlay: Vec<PathBuf>,
+    /// Print a tree: below each IOMMU what is behind it.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) tree: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also write a page with a picture of each IOMMU.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// List the rules of the findings, each with an example and what Linux does.
+    #[arg(long, conflicts_with_all = ["tree", "html", "overlay", "board"])]
+    pub(crate) rules: bool,
+    /// Treat findings of this rule (or `warnings`, or `notes`) as errors: exit status 1.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) deny: Vec<String>,
+    /// Treat findings of this rule (or `errors`, or `warnings`) as notes.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<String>,
 }
 
 /// Options of `bench`.

@@ -7,11 +7,13 @@ use clap::{CommandFactory, Parser};
 use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, LabArgs};
+use portcullis_cli::show::Gate;
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
-use portcullis_firmware::{MachineDescription, Severity};
+use portcullis_firmware::MachineDescription;
 use portcullis_testbed::{QemuMachine, SoftwareMachine};
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A promise is violated or a finding stands.
@@ -55,7 +57,7 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
     if args.on == On::Qemu {
         return boot_on_qemu(args, options, style);
     }
-    let description = board::read(args.board.as_deref())?;
+    let description = described(args.board.as_deref(), &args.overlay, &args.deny, &args.allow)?;
     let held = match args.repeat {
         Some(count) => {
             let bar = progress_bar(count);
@@ -76,7 +78,7 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
             report.held()
         }
     };
-    Ok(verdict(held && !errors_stand(&description)))
+    Ok(verdict(held && !Gate::fails(&description)))
 }
 
 fn boot_on_qemu(args: &BootArgs, options: BootOptions, style: Style) -> Result<ExitCode, String> {
@@ -105,19 +107,38 @@ fn verdict(held: bool) -> ExitCode {
 }
 
 fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
-    let description = board::read(Some(&args.board))?;
     let style = Style::of_stdout();
+    if args.rules {
+        let text = match args.json {
+            true => show::rules_to_json() + "\n",
+            false => show::render_rules(board::width(), style.is_colored()),
+        };
+        return print(&text).map(|()| ExitCode::SUCCESS);
+    }
+    let description = described(args.board.as_deref(), &args.overlay, &args.deny, &args.allow)?;
+    if let Some(file) = &args.html {
+        let written = std::fs::write(file, show::render_html(&description));
+        written.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
     let text = match args.json {
         true => show::to_json(&description) + "\n",
-        false => show::render_human(&description, board::width(), style.is_colored()),
+        false => show::render_human(&description, board::width(), style.is_colored(), args.tree),
     };
     print(&text)?;
-    Ok(verdict(!errors_stand(&description)))
+    Ok(verdict(!Gate::fails(&description)))
 }
 
-/// What makes `show` and `boot` alike end with status 1.
-fn errors_stand(description: &MachineDescription) -> bool {
-    description.findings.iter().any(|finding| finding.severity == Severity::Error)
+/// The board that the command line names, its findings as `--deny` and `--allow` have them.
+fn described(
+    board: Option<&Path>,
+    overlays: &[PathBuf],
+    deny: &[String],
+    allow: &[String],
+) -> Result<MachineDescription, String> {
+    let gate = Gate::new(deny, allow)?;
+    let mut description = board::read(board, overlays)?;
+    gate.apply(&mut description);
+    Ok(description)
 }
 
 fn run_lab(args: &LabArgs) -> Result<ExitCode, String> {

@@ -6,7 +6,7 @@ use portcullis_testbed::{QemuMachine, SoftwareMachine};
 
 #[test]
 fn any_order_ends_in_the_same_picture() {
-    let description = board::read(None).expect("the built-in board");
+    let description = board::read(None, &[]).expect("the built-in board");
     let expected = calm_picture(&description);
     for order in [Order::Listed, Order::Reverse, Order::Random] {
         for cpus in [1, 2, 4] {
@@ -24,7 +24,7 @@ fn any_order_ends_in_the_same_picture() {
 
 #[test]
 fn the_built_in_board_has_every_shape_that_matters() {
-    let description = board::read(None).expect("the built-in board");
+    let description = board::read(None, &[]).expect("the built-in board");
     let options = BootOptions { cpus: 2, seed: 1, order: Order::Listed, storm: false };
     let machine = SoftwareMachine::new(&description, 1);
     let (report, _) = boot(&description, &machine, options, None);
@@ -52,7 +52,7 @@ fn the_built_in_board_has_every_shape_that_matters() {
 
 #[test]
 fn a_storm_of_boots_keeps_every_promise() {
-    let description = board::read(None).expect("the built-in board");
+    let description = board::read(None, &[]).expect("the built-in board");
     let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
     let summary = repeat(&description, options, 200, |_| {});
     assert!(
@@ -66,7 +66,7 @@ fn a_storm_of_boots_keeps_every_promise() {
 
 #[test]
 fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
-    let description = board::read(None).expect("the built-in board");
+    let description = board::read(None, &[]).expect("the built-in board");
     let expected = calm_picture(&description);
     let mut points = 0;
     let mut shut_out = 0;

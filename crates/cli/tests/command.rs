@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -66,6 +67,8 @@ fn a_wrong_command_line_is_status_2() {
     for arguments in [
         &["--no-such-option"][..],
         &["show"],
+        &["show", "--rules", "board.dtb"],
+        &["show", "board.dtb", "--deny", "no-such-rule"],
         &["boot", "--cpus", "0"],
         &["boot", "--order", "sideways"],
         &["boot", "--repeat", "0"],
@@ -111,6 +114,129 @@ fn show_prints_the_documented_fields() {
     assert!(!list(&broken["findings"]).is_empty());
     let pci = json(&["show", &board("pci-topology.dtb"), "--json"]);
     assert!(list(&pci["devices"]).iter().any(|device| !list(&device["maps"]).is_empty()));
+}
+
+#[test]
+fn deny_and_allow_decide_the_status_of_show_and_boot() {
+    let (default, broken) = (board("portcullis-default.dtb"), board("broken.dtb"));
+    let status = |arguments: &[&str]| run(arguments).status.code();
+    assert_eq!(status(&["show", &default, "--deny", "warnings"]), Some(1));
+    assert_eq!(
+        status(&["show", &default, "--deny", "warnings", "--allow", "iommu-disabled"]),
+        Some(0)
+    );
+    assert_eq!(status(&["show", &broken, "--allow", "errors"]), Some(0));
+    assert_eq!(status(&["boot", &default, "--deny", "iommu-disabled"]), Some(1));
+    // `boot` fails on what `show` fails on, although every promise holds.
+    assert_eq!(status(&["boot", &broken]), Some(1));
+    assert_eq!(status(&["boot", &broken, "--allow", "errors"]), Some(0));
+    let rules = run(&["show", "--rules"]);
+    assert!(rules.status.success() && text(&rules.stdout).contains("iommu-disabled"));
+}
+
+/// The same board in every form gives the same document.
+#[test]
+fn a_board_is_read_in_every_form() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("forms");
+    let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_string();
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let blob = std::fs::read(board("reports.dtb")).expect("the board");
+    let plain = json(&["show", &board("reports.dtb"), "--json"]);
+
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&blob).expect("packed");
+    std::fs::write(path("reports.dtb.gz"), packed.finish().expect("packed")).expect("written");
+    assert_eq!(json(&["show", &path("reports.dtb.gz"), "--json"]), plain);
+
+    let mut child = portcullis(&["show", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    child.stdin.take().expect("a pipe").write_all(&blob).expect("sent");
+    let output = child.wait_with_output().expect("it ends");
+    let mut piped: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(piped["board"], "stdin");
+    piped["board"] = plain["board"].clone();
+    assert_eq!(piped, plain);
+
+    let tree = path("proc-device-tree");
+    let _ = std::fs::remove_dir_all(&tree);
+    let soc = format!("{tree}/soc/usb@1000");
+    std::fs::create_dir_all(&soc).expect("nodes");
+    std::fs::create_dir_all(format!("{tree}/iommu@2000")).expect("nodes");
+    let property = |node: &str, name: &str, value: &[u8]| {
+        std::fs::write(format!("{tree}/{node}/{name}"), value).expect("a property");
+    };
+    property("", "model", b"from a directory\0");
+    property("iommu@2000", "compatible", b"arm,smmu-v3\0");
+    property("iommu@2000", "#iommu-cells", &[0, 0, 0, 1]);
+    property("iommu@2000", "phandle", &[0, 0, 0, 7]);
+    property("iommu@2000", "reg", &[0, 0, 0, 0, 0, 0, 0x20, 0, 0, 2, 0, 0]);
+    property("soc/usb@1000", "iommus", &[0, 0, 0, 7, 0, 0, 0, 9]);
+    let shown = json(&["show", &tree, "--json"]);
+    assert_eq!(shown["devices"][0]["path"], "/soc/usb@1000");
+    assert_eq!(shown["devices"][0]["streams"][0]["id"], 9);
+    assert_eq!(shown["devices"][0]["dma"], "translated");
+}
+
+#[test]
+fn overlays_are_applied_on_top_and_refused_alone() {
+    let (base, overlay) = (board("reports.dtb"), board("overlays/camera.dtbo"));
+    let shown = json(&["show", &base, "--overlay", &overlay, "--json"]);
+    let camera = list(&shown["devices"]).iter().find(|it| it["path"] == "/soc/camera@a400000");
+    let camera = camera.expect("the overlay's device");
+    assert_eq!((&camera["streams"][0]["id"], &camera["dma"]), (&0x20.into(), &"translated".into()));
+    assert_eq!(camera["streams"][0]["iommu"], "/iommu@9000000");
+
+    let alone = run(&["show", &overlay]);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(text(&alone.stderr).contains("overlay") && text(&alone.stderr).contains("applied"));
+    // A base without symbols cannot take it.
+    let bare = run(&["show", &board("portcullis-default.dtb"), "--overlay", &overlay]);
+    assert_eq!(bare.status.code(), Some(2));
+    assert!(text(&bare.stderr).contains("wall"), "{}", text(&bare.stderr));
+}
+
+#[test]
+fn a_source_is_refused_with_the_line_that_compiles_it() {
+    let output = run(&["show", &board("reports.dts")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("dtc -@ -I dts -O dtb"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn show_writes_a_page() {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("reports.html");
+    let name = file.to_str().expect("a plain path");
+    assert_eq!(run(&["show", &board("reports.dtb"), "--html", name]).status.code(), Some(1));
+    let page = std::fs::read_to_string(&file).expect("the page");
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg "));
+}
+
+/// What `show` says becomes of each client is what `boot` ends with.
+#[test]
+fn show_never_says_translated_where_boot_blocks() {
+    for name in ["portcullis-default.dtb", "pci-topology.dtb", "broken.dtb"] {
+        let shown = json(&["show", &board(name), "--json"]);
+        let booted = json(&["boot", &board(name), "--json", "--cpus", "1"]);
+        let ends: std::collections::BTreeMap<_, _> = list(&booted["devices"])
+            .iter()
+            .map(|it| (it["path"].as_str().expect("a path"), it["dma"].as_str().expect("a word")))
+            .collect();
+        let mut compared = 0;
+        for device in list(&shown["devices"]).iter().filter(|it| it["enabled"] == true) {
+            let functions = list(&device["functions"]);
+            let own = !list(&device["streams"]).is_empty() || functions.is_empty();
+            let own = own.then_some(device).into_iter();
+            for client in own.chain(functions) {
+                let path = client["path"].as_str().expect("a path");
+                assert_eq!(client["dma"].as_str(), ends.get(path).copied(), "{name}: {path}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, ends.len(), "{name}");
+    }
 }
 
 #[test]

@@ -1,28 +1,45 @@
 //! The page that `show` prints for people.
 
+use super::ids::{ids, label, named_iommus};
 use super::table::{Table, wrap};
-use portcullis::{DmaPath, FwNode, ReservedKind};
-use portcullis_firmware::{DescribedDevice, MachineDescription, Severity, sharing};
+use super::tree;
+use super::verdict::{Verdict, of_device};
+use portcullis::{FwNode, ReservedKind};
+use portcullis_firmware::{DescribedDevice, MachineDescription, Severity};
 use portcullis_testbed::IommuDriver;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// How the page paints.
 #[derive(Clone, Copy)]
-struct Paint {
+pub(super) struct Paint {
     color: bool,
 }
 
 impl Paint {
+    pub(super) fn new(color: bool) -> Self {
+        Self { color }
+    }
+
     fn with(self, code: &str, text: &str) -> String {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.with("1", text)
     }
 
-    fn severity(self, severity: Severity) -> String {
+    /// A word of a verdict.
+    pub(super) fn word(self, word: &str) -> String {
+        match word {
+            "translated" => self.with("32", word),
+            "blocked" => self.with("31", word),
+            "" => String::new(),
+            _ => self.with("33", word),
+        }
+    }
+
+    pub(super) fn severity(self, severity: Severity) -> String {
         let code = match severity {
             Severity::Error => "1;31",
             Severity::Warning => "33",
@@ -32,10 +49,28 @@ impl Paint {
     }
 }
 
-/// `machine` as a page of at most `width` columns (as far as its paths allow), with or without colours.
-pub fn render_human(machine: &MachineDescription, width: usize, color: bool) -> String {
-    let paint = Paint { color };
+/// `machine` as a page of at most `width` columns (as far as its paths allow), with or without colours; `as_tree` for a tree in place of the tables.
+pub fn render_human(
+    machine: &MachineDescription,
+    width: usize,
+    color: bool,
+    as_tree: bool,
+) -> String {
+    let paint = Paint::new(color);
     let mut out = headline(machine, paint);
+    if as_tree {
+        out.push('\n');
+        out.push_str(&tree::render(machine, paint));
+    } else {
+        out.push_str(&tables(machine, width, paint));
+    }
+    out.push('\n');
+    out.push_str(&findings(machine, width, paint));
+    out
+}
+
+fn tables(machine: &MachineDescription, width: usize, paint: Paint) -> String {
+    let mut out = String::new();
     if !machine.iommus.is_empty() {
         out.push('\n');
         out.push_str(&iommus(machine).render(width, |text| paint.bold(text)));
@@ -44,8 +79,6 @@ pub fn render_human(machine: &MachineDescription, width: usize, color: bool) -> 
         out.push('\n');
         out.push_str(&devices(machine).render(width, |text| paint.bold(text)));
     }
-    out.push('\n');
-    out.push_str(&findings(machine, width, paint));
     out
 }
 
@@ -99,75 +132,24 @@ fn clients(machine: &MachineDescription) -> BTreeMap<FwNode, usize> {
 
 fn devices(machine: &MachineDescription) -> Table {
     let mut table = Table::new(&["device", "IOMMU", "ids", "group", "reserved", "DMA", "because"]);
-    let sets = sharing(machine);
-    let mut members = vec![0usize; sets.len()];
-    sets.iter().for_each(|set| members[*set] += 1);
-    // Only groups of several are worth a number; they are counted from 1 in order of appearance.
-    let mut numbers = BTreeMap::new();
-    for (device, set) in machine.devices.iter().zip(&sets) {
-        let next = numbers.len() + 1;
-        let number = (members[*set] > 1).then(|| *numbers.entry(*set).or_insert(next));
+    // Only groups of several are worth a number.
+    let groups = tree::group_numbers(machine);
+    for (index, device) in machine.devices.iter().enumerate() {
         let names: Vec<_> = named_iommus(device).into_iter().map(|it| label(machine, it)).collect();
-        let (dma, because) = verdict(machine, device);
+        let Verdict { word, because } = of_device(machine, device);
+        // A long reason stands among the findings.
+        let because = if because.len() > 40 { "see below".to_owned() } else { because };
         table.row(vec![
             device.description.path.clone(),
             names.join(" "),
             ids(machine, device),
-            number.map(|number| format!("#{number}")).unwrap_or_default(),
+            groups.get(&index).map(|number| format!("#{number}")).unwrap_or_default(),
             reserved(device),
-            dma.to_owned(),
-            because.to_owned(),
+            word.to_owned(),
+            because,
         ]);
     }
     table
-}
-
-/// The distinct IOMMUs that a device or bus names, in order of first mention.
-fn named_iommus(device: &DescribedDevice) -> Vec<FwNode> {
-    let maps = device.bus.iter().flat_map(|bus| bus.maps());
-    let mut seen = BTreeSet::new();
-    let named = device.streams.iter().map(|it| it.iommu).chain(maps.map(|it| it.iommu));
-    named.filter(|node| seen.insert(*node)).collect()
-}
-
-/// The last part of an IOMMU's path; the table above has all of it.
-fn label(machine: &MachineDescription, node: FwNode) -> &str {
-    let path = machine.iommu_path(node);
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// Stream ids, neighbours joined to ranges; then the map, `rid:requester ids>first stream id`.
-fn ids(machine: &MachineDescription, device: &DescribedDevice) -> String {
-    let several = named_iommus(device).len() > 1;
-    let mut parts: Vec<String> = Vec::new();
-    let mut rest = device.streams.as_slice();
-    while let Some(first) = rest.first() {
-        let run = rest
-            .iter()
-            .zip(first.id.raw()..)
-            .take_while(|(it, id)| {
-                it.id.raw() == *id && it.iommu == first.iommu && it.mask == 0 && first.mask == 0
-            })
-            .count()
-            .max(1);
-        let mut text = match (first.mask, run) {
-            (0, 1) => format!("{}", first.id),
-            (0, run) => format!("{}-{}", first.id, rest[run - 1].id),
-            (mask, _) => format!("{}/{mask:#x}", first.id),
-        };
-        if several {
-            let name = label(machine, first.iommu);
-            let _ = write!(text, "@{}", name.rsplit('@').next().unwrap_or(name));
-        }
-        parts.push(text);
-        rest = &rest[run..];
-    }
-    let maps = device.bus.iter().flat_map(|bus| bus.maps());
-    parts.extend(maps.map(|map| match map.length {
-        1 => format!("rid:{:#x}>{:#x}", map.rid_base, map.id_base),
-        _ => format!("rid:{:#x}-{:#x}>{:#x}", map.rid_base, map.rid_last(), map.id_base),
-    }));
-    parts.join(" ")
 }
 
 fn reserved(device: &DescribedDevice) -> String {
@@ -180,27 +162,6 @@ fn reserved(device: &DescribedDevice) -> String {
         format!("{first:#x}-{last:#x} {kind}")
     });
     regions.collect::<Vec<_>>().join(", ")
-}
-
-/// What becomes of the device's DMA, and why where that is not the usual.
-fn verdict(machine: &MachineDescription, device: &DescribedDevice) -> (&'static str, &'static str) {
-    if !device.enabled {
-        return ("", "device disabled");
-    }
-    match &device.description.dma {
-        DmaPath::Unusable(_) => ("blocked", "see below"),
-        DmaPath::Direct if device.streams.is_empty() && device.bus.is_none() => {
-            ("direct", "no IOMMU")
-        }
-        DmaPath::Direct => ("direct", "IOMMU disabled"),
-        DmaPath::Translated(spec) => {
-            let mut iommus = spec.streams.iter().filter_map(|it| machine.iommu(it.iommu));
-            match iommus.find(|iommu| IommuDriver::of(iommu).is_none()) {
-                Some(_) => ("blocked", "no driver"),
-                None => ("translated", ""),
-            }
-        }
-    }
 }
 
 fn findings(machine: &MachineDescription, width: usize, paint: Paint) -> String {

@@ -1,6 +1,11 @@
 //! The document that `show --json` prints. Field names and meanings are stable; fields may be added.
 
-use portcullis_firmware::{DescribedDevice, Finding, IommuNode, MachineDescription};
+use super::verdict::{Verdict, of_client, of_device};
+use portcullis::{DmaPath, FwStream, ReservedKind};
+use portcullis_addr::PhysRange;
+use portcullis_firmware::{
+    DescribedDevice, Finding, IommuMap, IommuNode, MachineDescription, MsiMap, PciFunction, sharing,
+};
 use portcullis_testbed::IommuDriver;
 use serde::Serialize;
 
@@ -15,8 +20,17 @@ pub(crate) struct Document {
     iommus: Vec<Iommu>,
     /// Every device with `iommus` or `iommu-map`, in the description's order, disabled ones included.
     devices: Vec<Device>,
+    /// Main memory.
+    memory: Vec<Range>,
     /// What is wrong or surprising, worst first.
     findings: Vec<Remark>,
+}
+
+/// Addresses, first to last.
+#[derive(Debug, Serialize)]
+struct Range {
+    first: u64,
+    last: u64,
 }
 
 /// One IOMMU.
@@ -32,9 +46,17 @@ struct Iommu {
     driver: Option<&'static str>,
     /// `#iommu-cells`; null where it is missing or malformed.
     cells: Option<u32>,
+    /// Its registers, as the CPU sees them; null where they are not known.
+    registers: Option<Range>,
+    /// Whether its table walks snoop the CPU's caches.
+    coherent: bool,
+    /// Defects and peculiarities that the description names.
+    quirks: Vec<&'static str>,
+    /// Why it cannot be used; null where it can.
+    unusable: Option<String>,
 }
 
-/// One device.
+/// One device or bus.
 #[derive(Debug, Serialize)]
 struct Device {
     /// Full path.
@@ -45,6 +67,24 @@ struct Device {
     streams: Vec<Stream>,
     /// `iommu-map`.
     maps: Vec<Map>,
+    /// `iommu-map-mask`; null where there is no map.
+    map_mask: Option<u32>,
+    /// The functions of a bus.
+    functions: Vec<Function>,
+    /// Devices with one number share a stream.
+    group: usize,
+    /// `translated`, `direct`, `blocked`, `mixed`; empty for a disabled device.
+    dma: &'static str,
+    /// Why; empty where it is translated.
+    because: String,
+    /// Whether it snoops the CPU's caches.
+    coherent: bool,
+    /// Width in bits of the addresses that reach memory.
+    address_bits: u8,
+    /// Ranges of its address space that are spoken for.
+    reserved: Vec<Reserved>,
+    /// `msi-map` or `msi-parent`.
+    msi: Vec<Msi>,
 }
 
 /// One entry of `iommus`.
@@ -69,6 +109,51 @@ struct Map {
     id_base: u32,
     /// Number of ids.
     length: u32,
+    /// Bits of the stream ids that are ignored.
+    mask: u32,
+    /// Whether all requester ids of the range become `id_base`.
+    constant: bool,
+}
+
+/// One function of a bus.
+#[derive(Debug, Serialize)]
+struct Function {
+    /// Full path.
+    path: String,
+    /// Its requester id.
+    requester: u32,
+    /// The same as bus:device.function.
+    address: String,
+    /// Its streams, where it is translated.
+    streams: Vec<Stream>,
+    /// As of a device.
+    dma: &'static str,
+    /// As of a device.
+    because: String,
+}
+
+/// A range of a device's address space.
+#[derive(Debug, Serialize)]
+struct Reserved {
+    first: u64,
+    last: u64,
+    /// `direct` (mapped 1:1) or `reserved` (kept free).
+    kind: &'static str,
+}
+
+/// Where message-signalled interrupts go.
+#[derive(Debug, Serialize)]
+struct Msi {
+    /// Path of the interrupt controller.
+    controller: String,
+    /// The address that devices write to; null where it is not known.
+    doorbell: Option<u64>,
+    /// First requester id of the range; null where all interrupts of the device go there.
+    rid_base: Option<u32>,
+    /// The id that `rid_base` becomes.
+    id_base: Option<u32>,
+    /// Number of ids.
+    length: Option<u32>,
 }
 
 /// One finding.
@@ -86,13 +171,24 @@ struct Remark {
 
 /// The document for `machine`.
 pub(super) fn document(machine: &MachineDescription) -> Document {
+    let groups = sharing(machine);
     Document {
         board: machine.board.clone(),
         model: machine.model.clone(),
         iommus: machine.iommus.iter().map(iommu).collect(),
-        devices: machine.devices.iter().map(|it| device(machine, it)).collect(),
+        devices: machine
+            .devices
+            .iter()
+            .zip(groups)
+            .map(|(it, group)| device(machine, it, group))
+            .collect(),
+        memory: machine.memory.iter().map(range).collect(),
         findings: machine.findings.iter().map(remark).collect(),
     }
+}
+
+fn range(range: &PhysRange) -> Range {
+    Range { first: range.start().raw(), last: range.last().raw() }
 }
 
 fn iommu(iommu: &IommuNode) -> Iommu {
@@ -102,27 +198,84 @@ fn iommu(iommu: &IommuNode) -> Iommu {
         enabled: iommu.enabled,
         driver: IommuDriver::of(iommu).map(|driver| driver.name),
         cells: iommu.cells,
+        registers: iommu.registers.as_ref().map(range),
+        coherent: iommu.coherent,
+        quirks: iommu.quirks.iter().map(|quirk| quirk.name()).collect(),
+        unusable: iommu.unusable.clone(),
     }
 }
 
-fn device(machine: &MachineDescription, device: &DescribedDevice) -> Device {
-    let path_of = |node| machine.iommu_path(node).to_owned();
-    let streams = device.streams.iter().map(|stream| Stream {
-        iommu: path_of(stream.iommu),
-        id: stream.id.raw(),
-        mask: stream.mask,
-    });
-    let maps = device.bus.iter().flat_map(|bus| bus.maps()).map(|map| Map {
-        rid_base: map.rid_base,
-        iommu: path_of(map.iommu),
-        id_base: map.id_base,
-        length: map.length,
-    });
+fn device(machine: &MachineDescription, device: &DescribedDevice, group: usize) -> Device {
+    let Verdict { word, because } = of_device(machine, device);
+    let maps = device.bus.iter().flat_map(|bus| bus.maps());
     Device {
         path: device.description.path.clone(),
         enabled: device.enabled,
-        streams: streams.collect(),
-        maps: maps.collect(),
+        streams: device.streams.iter().map(|it| stream(machine, it)).collect(),
+        maps: maps.map(|it| map(machine, it)).collect(),
+        map_mask: device.bus.as_ref().map(|bus| bus.mask()),
+        functions: device.functions.iter().map(|it| function(machine, it)).collect(),
+        group,
+        dma: word,
+        because,
+        coherent: device.description.coherent,
+        address_bits: device.description.address_bits,
+        reserved: device
+            .description
+            .reserved
+            .iter()
+            .map(|region| Reserved {
+                first: region.range.start().raw(),
+                last: region.range.last().raw(),
+                kind: match region.kind {
+                    ReservedKind::Direct => "direct",
+                    ReservedKind::Reserved => "reserved",
+                },
+            })
+            .collect(),
+        msi: device.msi.iter().map(msi).collect(),
+    }
+}
+
+fn stream(machine: &MachineDescription, stream: &FwStream) -> Stream {
+    let iommu = machine.iommu_path(stream.iommu).to_owned();
+    Stream { iommu, id: stream.id.raw(), mask: stream.mask }
+}
+
+fn map(machine: &MachineDescription, map: &IommuMap) -> Map {
+    Map {
+        rid_base: map.rid_base,
+        iommu: machine.iommu_path(map.iommu).to_owned(),
+        id_base: map.id_base,
+        length: map.length,
+        mask: map.mask,
+        constant: map.constant,
+    }
+}
+
+fn function(machine: &MachineDescription, function: &PciFunction) -> Function {
+    let Verdict { word, because } = of_client(machine, &function.description, true);
+    let streams = match &function.description.dma {
+        DmaPath::Translated(spec) => spec.streams.as_slice(),
+        DmaPath::Direct | DmaPath::Unusable(_) => &[],
+    };
+    Function {
+        path: function.description.path.clone(),
+        requester: function.requester.0,
+        address: function.requester.to_string(),
+        streams: streams.iter().map(|it| stream(machine, it)).collect(),
+        dma: word,
+        because,
+    }
+}
+
+fn msi(msi: &MsiMap) -> Msi {
+    Msi {
+        controller: msi.controller.clone(),
+        doorbell: msi.doorbell.map(|at| at.raw()),
+        rid_base: msi.range.map(|(rid, _, _)| rid),
+        id_base: msi.range.map(|(_, id, _)| id),
+        length: msi.range.map(|(_, _, length)| length),
     }
 }
 

@@ -1,10 +1,20 @@
-//! `portcullis show`: what a devicetree says about a machine's IOMMUs, for people and for scripts.
+//! `portcullis show`: what firmware says about a machine's IOMMUs, for people and for scripts.
 
+mod gate;
+mod html;
 mod human;
+mod ids;
 mod json;
+mod rules;
 mod table;
+mod tree;
+mod verdict;
 
+pub use gate::Gate;
+pub use html::render_html;
 pub use human::render_human;
+pub use rules::{render_rules, rules_to_json};
+
 use portcullis_firmware::MachineDescription;
 
 /// The description as one line of JSON (`show --json`). Fields are never renamed or removed; unknown ones may come.

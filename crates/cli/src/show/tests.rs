@@ -25,19 +25,31 @@ fn json_has_the_documented_fields() {
     assert_eq!(document["model"], "Portcullis default board");
     assert_eq!(
         *entry(&document["iommus"], "/soc/iommu@2b400000"),
-        json!({"path": "/soc/iommu@2b400000", "compatible": ["arm,smmu-v3"], "enabled": true, "driver": "smmuv3", "cells": 1})
+        json!({"path": "/soc/iommu@2b400000", "compatible": ["arm,smmu-v3"], "enabled": true, "driver": "smmuv3", "cells": 1,
+            "registers": {"first": 0x2b40_0000, "last": 0x2b41_ffff}, "coherent": true, "quirks": [], "unusable": null})
     );
     assert_eq!(entry(&document["iommus"], "/soc/iommu@2ba00000")["driver"], Value::Null);
     assert_eq!(entry(&document["iommus"], "/soc/iommu@2b800000")["enabled"], false);
+    let npu = entry(&document["devices"], "/soc/npu@12000000");
     assert_eq!(
-        *entry(&document["devices"], "/soc/npu@12000000"),
-        json!({"path": "/soc/npu@12000000", "enabled": true, "maps": [], "streams": [
-            {"iommu": "/soc/iommu@2b400000", "id": 0x60, "mask": 0},
-            {"iommu": "/soc/iommu@2b600000", "id": 8, "mask": 0}]})
+        (&npu["enabled"], &npu["maps"], &npu["dma"]),
+        (&json!(true), &json!([]), &json!("translated"))
     );
     assert_eq!(
-        entry(&document["devices"], "/soc/pcie@40000000")["maps"],
-        json!([{"rid_base": 0, "iommu": "/soc/iommu@2b400000", "id_base": 0x1000, "length": 0x1000}])
+        npu["streams"],
+        json!([{"iommu": "/soc/iommu@2b400000", "id": 0x60, "mask": 0},
+            {"iommu": "/soc/iommu@2b600000", "id": 8, "mask": 0}])
+    );
+    let bridge = entry(&document["devices"], "/soc/pcie@40000000");
+    assert_eq!(
+        bridge["maps"],
+        json!([{"rid_base": 0, "iommu": "/soc/iommu@2b400000", "id_base": 0x1000, "length": 0x1000, "mask": 0, "constant": false}])
+    );
+    assert_eq!(bridge["functions"].as_array().map(Vec::len), Some(4));
+    let display = entry(&document["devices"], "/soc/display@10090000");
+    assert_eq!(
+        display["reserved"],
+        json!([{"first": 0xb000_0000u32, "last": 0xb07f_ffffu32, "kind": "direct"}])
     );
     let finding = entry(&document["findings"], "/soc/can@13010000");
     assert_eq!(
@@ -53,7 +65,7 @@ fn line<'a>(page: &'a str, start: &str) -> &'a str {
 
 #[test]
 fn page_says_what_becomes_of_each_device() {
-    let page = render_human(&default_board(), 200, false);
+    let page = render_human(&default_board(), 200, false, false);
     assert!(line(&page, "/soc/usb@10000000").ends_with("translated"));
     assert!(line(&page, "/soc/usb@10110000").ends_with("  device disabled"));
     assert!(line(&page, "/soc/can@13010000").ends_with("direct      IOMMU disabled"));
@@ -80,7 +92,7 @@ fn findings_stand_below_worst_first() {
             message: "`iommus` has 3 bytes".into(),
         },
     );
-    let page = render_human(&machine, 200, false);
+    let page = render_human(&machine, 200, false, false);
     let error = page.find("error    /x [iommus-length]").expect("the error");
     assert!(error > page.find("/soc/pcie@40000000").expect("the table"));
     assert!(error < page.find("note ").expect("the notes"));
@@ -90,7 +102,7 @@ fn findings_stand_below_worst_first() {
 #[test]
 fn narrow_pages_keep_within_their_width() {
     for width in [60, 130, 150] {
-        let page = render_human(&default_board(), width, false);
+        let page = render_human(&default_board(), width, false, false);
         for line in page.lines().filter(|line| line.split_whitespace().count() > 3) {
             assert!(line.chars().count() <= width, "{width}: {line}");
         }
@@ -101,6 +113,86 @@ fn narrow_pages_keep_within_their_width() {
 
 #[test]
 fn colour_is_only_painted_on_request() {
-    assert!(!render_human(&default_board(), 100, false).contains('\x1b'));
-    assert!(render_human(&default_board(), 100, true).contains("\x1b[36mnote   \x1b[0m"));
+    assert!(!render_human(&default_board(), 100, false, false).contains('\x1b'));
+    assert!(render_human(&default_board(), 100, true, false).contains("\x1b[36mnote   \x1b[0m"));
+}
+
+/// A machine whose names try to break out of the page.
+#[test]
+fn the_html_page_escapes_what_the_description_says_and_stands_alone() {
+    let mut machine = default_board();
+    machine.model = "<script>alert(1)</script>".into();
+    machine.devices[0].description.path = "/soc/<b>\"&'".into();
+    let page = super::render_html(&machine);
+    assert!(!page.contains("<script>") && !page.contains("<b>"));
+    assert!(
+        page.contains("&lt;script&gt;alert(1)") && page.contains("/soc/&lt;b&gt;&quot;&amp;&#39;")
+    );
+    // One drawing for each IOMMU with clients, one for what is behind none; nothing is loaded from elsewhere.
+    assert_eq!(page.matches("<svg ").count(), 5);
+    assert!(!page.contains("http") && !page.contains("src="));
+    for word in ["prefers-color-scheme: dark", "@media print", "iommu-disabled", "0x10-0x13"] {
+        assert!(page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_tree_puts_each_device_below_its_iommu_and_functions_below_their_bus() {
+    let page = render_human(&default_board(), 100, false, true);
+    let lines: Vec<_> = page.lines().collect();
+    let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("a line");
+    assert!(at("/soc/iommu@2b400000 (smmuv3)") < at("/soc/usb@10000000  0x"));
+    assert!(at("/soc/usb@10000000  0x") < at("/soc/iommu@2b800000"));
+    assert!(lines[at("/soc/can@13010000")].contains("direct: IOMMU disabled"));
+    let bridge = at("/soc/pcie@40000000");
+    assert!(
+        lines[bridge + 1].trim_start_matches(['│', ' ']).starts_with("├─ 00:"),
+        "{}",
+        lines[bridge + 1]
+    );
+    // The client of two IOMMUs stands below both.
+    assert_eq!(page.matches("/soc/npu@12000000").count(), 2);
+    assert!(at("behind no IOMMU") < at("/soc/dma-controller@13000000"));
+}
+
+#[test]
+fn a_bus_whose_functions_differ_is_mixed_and_its_mask_is_printed() {
+    let blob = include_bytes!("../../../../boards/pci-topology.dtb");
+    let machine = read_devicetree(blob, "pci").expect("our board");
+    let page = render_human(&machine, 300, false, false);
+    let bus = line(&page, "/soc/pcie@40000000");
+    assert!(bus.contains("mixed") && bus.contains("1 blocked, 4 translated"), "{bus}");
+    assert!(line(&page, "/soc/pcie@60000000").contains("rid&0xfff8"));
+}
+
+#[test]
+fn rules_are_listed_with_what_linux_does() {
+    let text = super::render_rules(80, false);
+    for rule in portcullis_firmware::rule::ALL {
+        assert!(text.contains(&format!(
+            "{} {}",
+            format_args!("{:<7}", rule.severity.to_string()),
+            rule.id
+        )));
+    }
+    let json: Value = serde_json::from_str(&super::rules_to_json()).expect("valid JSON");
+    assert_eq!(json.as_array().map(Vec::len), Some(portcullis_firmware::rule::ALL.len()));
+}
+
+#[test]
+fn the_gate_moves_findings_by_rule_before_severity() {
+    let gate = |deny: &[&str], allow: &[&str]| {
+        let own = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        super::Gate::new(&own(deny), &own(allow))
+    };
+    let fails = |deny: &[&str], allow: &[&str]| {
+        let mut machine = default_board();
+        gate(deny, allow).expect("known rules").apply(&mut machine);
+        super::Gate::fails(&machine)
+    };
+    assert!(!fails(&[], &[]));
+    assert!(fails(&["iommu-disabled"], &[]) && fails(&["warnings"], &[]));
+    assert!(!fails(&["warnings"], &["iommu-disabled"]));
+    assert!(fails(&["notes"], &["warnings"]));
+    assert!(gate(&["no-such-rule"], &[]).is_err_and(|error| error.contains("no-such-rule")));
 }

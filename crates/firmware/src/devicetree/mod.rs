@@ -10,12 +10,14 @@ mod functions;
 mod iommus;
 mod map;
 mod msi;
+mod owned;
 mod reserved;
 mod streams;
 mod tree;
 mod windows;
 
 pub use flat::{Block, FlatTree, MemoryReservation, ReadError};
+pub use owned::{OverlayError, OwnedNode};
 pub use tree::{Tree, TreeBuilder, TreeError, TreeLimits};
 
 use crate::checks;

@@ -392,6 +392,14 @@ impl<'t, 'a> Node<'t, 'a> {
         lookup(self.tree.properties.get(first..end)?, name)
     }
 
+    /// All properties, by name.
+    pub(crate) fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        let first = self.record.first_property as usize;
+        let end = first.saturating_add(self.record.properties as usize);
+        let own = self.tree.properties.get(first..end).unwrap_or_default();
+        own.iter().map(|property| (property.name, property.value))
+    }
+
     pub(crate) fn has(self, name: &str) -> bool {
         self.property(name).is_some()
     }

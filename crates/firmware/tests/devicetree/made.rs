@@ -42,6 +42,11 @@ impl Dt {
         self
     }
 
+    pub(crate) fn without_child(mut self, name: &str) -> Self {
+        self.children.retain(|child| child.name != name);
+        self
+    }
+
     pub(crate) fn with(mut self, child: Dt) -> Self {
         self.children.push(child);
         self

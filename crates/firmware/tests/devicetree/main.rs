@@ -6,6 +6,7 @@ mod kernel_package;
 mod lowering;
 mod made;
 mod malformed;
+mod overlay;
 mod qemu;
 mod reports;
 mod second;

@@ -1,0 +1,65 @@
+//! Stream ids and maps in the few characters that a table has for them.
+
+use portcullis::{FwNode, FwStream};
+use portcullis_firmware::{DescribedDevice, IommuMap, MachineDescription};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// The distinct IOMMUs that a device or bus names, in order of first mention.
+pub(super) fn named_iommus(device: &DescribedDevice) -> Vec<FwNode> {
+    let maps = device.bus.iter().flat_map(|bus| bus.maps());
+    let mut seen = BTreeSet::new();
+    let named = device.streams.iter().map(|it| it.iommu).chain(maps.map(|it| it.iommu));
+    named.filter(|node| seen.insert(*node)).collect()
+}
+
+/// The last part of an IOMMU's path.
+pub(super) fn label(machine: &MachineDescription, node: FwNode) -> &str {
+    let path = machine.iommu_path(node);
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Stream ids, neighbours joined to ranges, `id/mask` where bits are ignored; then the map, `rid:requester ids>first stream id`.
+pub(super) fn ids(machine: &MachineDescription, device: &DescribedDevice) -> String {
+    let several = named_iommus(device).len() > 1;
+    let mut parts: Vec<String> = Vec::new();
+    for run in runs(&device.streams) {
+        let (first, last) = (run[0], run[run.len() - 1]);
+        let mut text = match (first.mask, run.len()) {
+            (0, 1) => format!("{}", first.id),
+            (0, _) => format!("{}-{}", first.id, last.id),
+            (mask, _) => format!("{}/{mask:#x}", first.id),
+        };
+        if several {
+            let name = label(machine, first.iommu);
+            let _ = write!(text, "@{}", name.rsplit('@').next().unwrap_or(name));
+        }
+        parts.push(text);
+    }
+    parts.extend(device.bus.iter().flat_map(|bus| bus.maps()).map(map));
+    if let Some(bus) = device.bus.as_ref().filter(|bus| bus.mask() != u32::MAX) {
+        parts.push(format!("rid&{:#x}", bus.mask()));
+    }
+    parts.join(" ")
+}
+
+/// Neighbouring exact ids on one IOMMU together, everything else alone.
+pub(super) fn runs(streams: &[FwStream]) -> impl Iterator<Item = &[FwStream]> {
+    streams.chunk_by(|a, b| {
+        a.iommu == b.iommu && a.mask | b.mask == 0 && a.id.raw().checked_add(1) == Some(b.id.raw())
+    })
+}
+
+pub(super) fn map(map: &IommuMap) -> String {
+    let mut text = match map.length {
+        1 => format!("rid:{:#x}>{:#x}", map.rid_base, map.id_base),
+        _ => format!("rid:{:#x}-{:#x}>{:#x}", map.rid_base, map.rid_last(), map.id_base),
+    };
+    if map.mask != 0 {
+        let _ = write!(text, "/{:#x}", map.mask);
+    }
+    if map.constant && map.length > 1 {
+        text.push_str("(all)");
+    }
+    text
+}

@@ -1,0 +1,36 @@
+//! `show --rules`: every rule with an example and what Linux does.
+
+use super::human::Paint;
+use super::table::wrap;
+use portcullis_firmware::rule;
+use std::fmt::Write as _;
+
+/// All rules, in at most `width` columns.
+pub fn render_rules(width: usize, color: bool) -> String {
+    let paint = Paint::new(color);
+    let mut out = String::new();
+    for rule in rule::ALL {
+        let _ = writeln!(out, "{} {}", paint.severity(rule.severity), paint.bold(rule.id));
+        let _ = writeln!(out, "         {}", wrap(rule.finds, width, 9));
+        let _ = writeln!(out, "         Example: {}", wrap(rule.example, width, 18));
+        let _ = writeln!(out, "         Linux:   {}", wrap(rule.linux, width, 18));
+    }
+    out
+}
+
+/// The same as JSON.
+pub fn rules_to_json() -> String {
+    let rules: Vec<_> = rule::ALL
+        .iter()
+        .map(|rule| {
+            serde_json::json!({
+                "id": rule.id,
+                "severity": rule.severity.to_string(),
+                "finds": rule.finds,
+                "example": rule.example,
+                "linux": rule.linux,
+            })
+        })
+        .collect();
+    serde_json::Value::Array(rules).to_string()
+}

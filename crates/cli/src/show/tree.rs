@@ -1,0 +1,130 @@
+//! `show --tree`: below each IOMMU the devices behind it, below each bus its functions.
+
+use super::human::Paint;
+use super::ids::{ids, named_iommus};
+use super::verdict::{Verdict, of_client, of_device};
+use portcullis::{DmaPath, FwNode};
+use portcullis_firmware::{DescribedDevice, MachineDescription, PciFunction, sharing};
+use portcullis_testbed::IommuDriver;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// A line and those below it.
+struct Branch {
+    text: String,
+    below: Vec<Branch>,
+}
+
+/// The machine as a tree: one branch for each IOMMU, one for what is behind none.
+pub(super) fn render(machine: &MachineDescription, paint: Paint) -> String {
+    let groups = group_numbers(machine);
+    let mut behind: BTreeMap<Option<FwNode>, Vec<Branch>> = BTreeMap::new();
+    for (index, device) in machine.devices.iter().enumerate() {
+        let nodes = named_iommus(device);
+        let places: Vec<Option<FwNode>> =
+            if nodes.is_empty() { vec![None] } else { nodes.into_iter().map(Some).collect() };
+        for place in places {
+            let group = groups.get(&index).copied();
+            behind.entry(place).or_default().push(branch(machine, device, place, group, paint));
+        }
+    }
+    let mut out = String::new();
+    for iommu in &machine.iommus {
+        let driver = IommuDriver::of(iommu).map_or("no driver", |driver| driver.name);
+        let state = match (&iommu.unusable, iommu.enabled) {
+            (_, false) => ", disabled".to_owned(),
+            (Some(reason), true) => format!(", unusable: {reason}"),
+            (None, true) => String::new(),
+        };
+        let below = behind.remove(&Some(iommu.node)).unwrap_or_default();
+        let text = format!("{} ({driver}{state})", paint.bold(&iommu.path));
+        write(&mut out, &Branch { text, below }, "");
+    }
+    if let Some(below) = behind.remove(&None) {
+        write(&mut out, &Branch { text: paint.bold("behind no IOMMU"), below }, "");
+    }
+    out
+}
+
+/// Numbers, from 1, of the groups of several devices, by device.
+pub(super) fn group_numbers(machine: &MachineDescription) -> BTreeMap<usize, usize> {
+    let sets = sharing(machine);
+    let mut members: BTreeMap<usize, usize> = BTreeMap::new();
+    sets.iter().for_each(|set| *members.entry(*set).or_default() += 1);
+    let mut numbers = BTreeMap::new();
+    let several = sets.iter().enumerate().filter(|(_, set)| members[set] > 1);
+    several
+        .map(|(index, set)| {
+            let next = numbers.len() + 1;
+            (index, *numbers.entry(*set).or_insert(next))
+        })
+        .collect()
+}
+
+fn branch(
+    machine: &MachineDescription,
+    device: &DescribedDevice,
+    place: Option<FwNode>,
+    group: Option<usize>,
+    paint: Paint,
+) -> Branch {
+    let mut text = device.description.path.clone();
+    if place.is_some() {
+        let _ = write!(text, "  {}", ids(machine, device));
+    }
+    if let Some(group) = group {
+        let _ = write!(text, "  #{group}");
+    }
+    let _ = write!(text, "  {}", said(&of_device(machine, device), paint));
+    let listed = device.enabled && device.bus.is_some();
+    let functions = device.functions.iter().filter(|_| listed);
+    let functions = functions.filter(|function| belongs(function, place));
+    let below = functions.map(|it| function_branch(machine, device, it, paint)).collect();
+    Branch { text, below }
+}
+
+/// A function stands below the IOMMU that translates it; one that none translates, below each that its bus names.
+fn belongs(function: &PciFunction, place: Option<FwNode>) -> bool {
+    match &function.description.dma {
+        DmaPath::Translated(spec) => spec.streams.iter().any(|it| Some(it.iommu) == place),
+        DmaPath::Direct | DmaPath::Unusable(_) => true,
+    }
+}
+
+fn function_branch(
+    machine: &MachineDescription,
+    device: &DescribedDevice,
+    function: &PciFunction,
+    paint: Paint,
+) -> Branch {
+    let path = &function.description.path;
+    let short = path.strip_prefix(device.description.path.as_str()).unwrap_or(path);
+    let mut text = format!("{} {}", function.requester, short.trim_start_matches('/'));
+    if let DmaPath::Translated(spec) = &function.description.dma {
+        spec.streams.iter().for_each(|stream| {
+            let _ = write!(text, "  {}", stream.id);
+        });
+    }
+    let verdict = of_client(machine, &function.description, true);
+    let _ = write!(text, "  {}", said(&verdict, paint));
+    Branch { text, below: Vec::new() }
+}
+
+fn said(verdict: &Verdict, paint: Paint) -> String {
+    let Verdict { word, because } = verdict;
+    let word = paint.word(word);
+    match (word.is_empty(), because.is_empty()) {
+        (true, _) => because.clone(),
+        (false, true) => word,
+        (false, false) => format!("{word}: {because}"),
+    }
+}
+
+fn write(out: &mut String, branch: &Branch, indent: &str) {
+    let _ = writeln!(out, "{}", branch.text);
+    for (index, below) in branch.below.iter().enumerate() {
+        let last = index + 1 == branch.below.len();
+        let _ = write!(out, "{indent}{}", if last { "└─ " } else { "├─ " });
+        write(out, below, &format!("{indent}{}", if last { "   " } else { "│  " }));
+    }
+}
