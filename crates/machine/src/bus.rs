@@ -1,123 +1,21 @@
 //! The machine: memory, devices, IOMMUs, and the paths between them.
 
+use crate::access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
 use crate::clock::{MachineClock, TimeSource};
-use crate::device::{Device, DeviceId, Expectation};
+use crate::device::{Device, Expectation, Port};
 use crate::faults::Policy;
 use crate::hook::{Hook, StepHook};
 use crate::memory::{PhysicalMemory, Usage};
-use crate::oracle::{AccessKind, AccessRecord, Agent, Oracle, Passage, Violation};
-use crate::smmuv3::{Access, Grant, Profile, SmmuV3};
+use crate::model::{Access, Grant, IommuModel, Iommus, Wiring};
+use crate::oracle::{Oracle, Violation};
+use crate::request::{Bytes, DmaOutcome, DmaRequest};
+use crate::smmuv3::{Profile, SmmuV3};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Accesses are cut at multiples of this: no access crosses a page of the smallest granule.
 const ACCESS_LIMIT: u64 = 4096;
-
-/// One of a device's ways to memory: with which id it reaches which IOMMU.
-#[derive(Clone, Debug)]
-pub struct Port {
-    /// The IOMMU.
-    pub smmu: Arc<SmmuV3>,
-    /// The id.
-    pub stream: StreamId,
-}
-
-/// The bytes of a [`DmaRequest`].
-#[derive(Debug)]
-enum Bytes<'a> {
-    In(&'a mut [u8]),
-    Out(&'a [u8]),
-}
-
-/// One transfer that a device is to make.
-#[derive(Debug)]
-pub struct DmaRequest<'a> {
-    address: u64,
-    bytes: Bytes<'a>,
-    port: usize,
-    substream: Option<u32>,
-    privileged: bool,
-}
-
-impl<'a> DmaRequest<'a> {
-    /// Memory at `address` to the device's `bytes`.
-    pub fn read(address: Iova, bytes: &'a mut [u8]) -> Self {
-        Self::new(address, Bytes::In(bytes))
-    }
-
-    /// The device's `bytes` to memory at `address`.
-    pub fn write(address: Iova, bytes: &'a [u8]) -> Self {
-        Self::new(address, Bytes::Out(bytes))
-    }
-
-    fn new(address: Iova, bytes: Bytes<'a>) -> Self {
-        Self { address: address.raw(), bytes, port: 0, substream: None, privileged: false }
-    }
-
-    /// Through port number `port` of the device (0 by default).
-    #[must_use]
-    pub fn through(mut self, port: usize) -> Self {
-        self.port = port;
-        self
-    }
-
-    /// With a SubstreamID (PCIe: PASID).
-    #[must_use]
-    pub fn substream(mut self, id: u32) -> Self {
-        self.substream = Some(id);
-        self
-    }
-
-    /// As a privileged access.
-    #[must_use]
-    pub fn privileged(mut self) -> Self {
-        self.privileged = true;
-        self
-    }
-
-    fn kind(&self) -> AccessKind {
-        match self.bytes {
-            Bytes::In(_) => AccessKind::Read,
-            Bytes::Out(_) => AccessKind::Write,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match &self.bytes {
-            Bytes::In(bytes) => bytes.len(),
-            Bytes::Out(bytes) => bytes.len(),
-        }
-    }
-}
-
-/// How a transfer ended, as the device sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a refused transfer is an answer"]
-pub enum DmaOutcome {
-    /// All bytes were moved.
-    Completed,
-    /// The bus answered with an abort; bytes before it were moved.
-    Aborted {
-        /// Bytes moved before the abort.
-        done: usize,
-    },
-}
-
-impl DmaOutcome {
-    /// Whether all bytes were moved.
-    pub fn is_completed(self) -> bool {
-        self == Self::Completed
-    }
-
-    /// Bytes moved of `len`.
-    pub fn bytes(self, len: usize) -> usize {
-        match self {
-            Self::Completed => len,
-            Self::Aborted { done } => done,
-        }
-    }
-}
 
 /// How to build a [`Machine`].
 #[derive(Clone, Debug)]
@@ -172,10 +70,10 @@ impl MachineBuilder {
         let Self { ram_base, ram_size, seed, policy, time, hook } = self;
         let oracle = Arc::new(Oracle::new(policy.accesses_kept));
         let memory = Arc::new(PhysicalMemory::new(ram_base, ram_size, Arc::clone(&oracle)));
-        let smmus = Arc::new(RwLock::new(Vec::new()));
-        let clock = Arc::new(MachineClock::new(time, hook.clone(), Arc::clone(&smmus)));
+        let iommus = Arc::new(Iommus::default());
+        let clock = Arc::new(MachineClock::new(time, hook.clone(), Arc::clone(&iommus)));
         let devices = RwLock::new(Vec::new());
-        Arc::new(Machine { memory, oracle, clock, hook, policy, seed, smmus, devices })
+        Arc::new(Machine { memory, oracle, clock, hook, policy, seed, iommus, devices })
     }
 }
 
@@ -187,7 +85,7 @@ pub struct Machine {
     hook: Hook,
     policy: Policy,
     seed: u64,
-    smmus: Arc<RwLock<Vec<Arc<SmmuV3>>>>,
+    iommus: Arc<Iommus>,
     devices: RwLock<Vec<Arc<Device>>>,
 }
 
@@ -231,24 +129,30 @@ impl Machine {
 
     /// Adds an SMMUv3 as it comes out of reset.
     pub fn add_smmuv3(&self, profile: Profile) -> Arc<SmmuV3> {
+        self.add_iommu(profile.coherent, |wiring| SmmuV3::new(wiring, profile))
+    }
+
+    /// Adds an IOMMU that `make` makes. `coherent` says whether its own accesses snoop the CPUs' caches.
+    pub fn add_iommu<M: IommuModel>(
+        &self,
+        coherent: bool,
+        make: impl FnOnce(Wiring) -> M,
+    ) -> Arc<M> {
         let late = self.policy.store_order == crate::StoreOrder::Late;
-        if !profile.coherent || late {
+        if !coherent || late {
             self.memory.split_views(late);
         }
-        let mut smmus = self.smmus.write().unwrap_or_else(PoisonError::into_inner);
-        let index = smmus.len() as u32;
-        let seed = self.seed.wrapping_add(u64::from(index).wrapping_mul(0x9e37_79b9));
-        let smmu = Arc::new(SmmuV3::new(
-            index,
-            profile,
-            self.policy.clone(),
-            seed,
-            Arc::clone(&self.memory),
-            Arc::clone(&self.oracle),
-            self.hook.clone(),
-        ));
-        smmus.push(Arc::clone(&smmu));
-        smmu
+        self.iommus.add(|index| {
+            let seed = self.seed.wrapping_add(u64::from(index).wrapping_mul(0x9e37_79b9));
+            make(Wiring {
+                index,
+                seed,
+                policy: self.policy.clone(),
+                memory: Arc::clone(&self.memory),
+                oracle: Arc::clone(&self.oracle),
+                hook: self.hook.clone(),
+            })
+        })
     }
 
     /// Adds a device with those ways to memory; none for a device behind no IOMMU.
@@ -260,14 +164,14 @@ impl Machine {
         device
     }
 
-    /// Adds a device with one way to memory: through `smmu`, as `stream`.
-    pub fn add_client(
+    /// Adds a device with one way to memory: through `iommu`, as `id`.
+    pub fn add_client<M: IommuModel>(
         &self,
         name: impl Into<String>,
-        smmu: &Arc<SmmuV3>,
-        stream: StreamId,
+        iommu: &Arc<M>,
+        id: StreamId,
     ) -> Arc<Device> {
-        self.add_device(name, &[Port { smmu: Arc::clone(smmu), stream }])
+        self.add_device(name, &[Port::new(iommu, id)])
     }
 
     /// The device of that number.
@@ -277,8 +181,8 @@ impl Machine {
     }
 
     /// The IOMMUs, in the order in which they were added.
-    pub fn smmus(&self) -> Vec<Arc<SmmuV3>> {
-        self.smmus.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn iommus(&self) -> Vec<Arc<dyn IommuModel>> {
+        self.iommus.all()
     }
 
     /// Has a device make a transfer. A device that does not exist gets an abort.
@@ -329,7 +233,7 @@ impl Machine {
         if port.is_none() && !device.ports().is_empty() {
             return false;
         }
-        let stream = port.map(|port| (port.smmu.index(), port.stream));
+        let stream = port.map(|port| (port.iommu.index(), port.id));
         let (len, kind) = (access.len, access.kind);
         let mut land = |grant: Grant| {
             let physical = grant.physical;
@@ -364,7 +268,7 @@ impl Machine {
                 let passage = Passage::Direct;
                 land(Grant { physical: address, passage, stale: false, reused: false }).is_ok()
             }
-            Some(port) => port.smmu.transact(port.stream, &access, &mut land).is_ok(),
+            Some(port) => port.iommu.translate(port.id, &access, &mut land).is_ok(),
         }
     }
 
@@ -396,7 +300,34 @@ impl fmt::Debug for Machine {
         f.debug_struct("Machine")
             .field("ram", &format_args!("{} + {:#x}", self.memory.base(), self.memory.size()))
             .field("seed", &self.seed)
-            .field("smmus", &self.smmus().len())
+            .field("iommus", &self.iommus().len())
             .finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// Has the device copy `len` bytes between memory at `address` and its buffer at `offset`, through its first port.
+    ///
+    /// # Panics
+    ///
+    /// When the range does not lie in the buffer.
+    pub fn copy(
+        &self,
+        machine: &Machine,
+        kind: AccessKind,
+        address: Iova,
+        offset: usize,
+        len: usize,
+    ) -> DmaOutcome {
+        // A private copy, so that no lock is held while the access runs (a hook may switch to another thread of execution).
+        let mut bytes = self.buffer()[offset..offset + len].to_vec();
+        let outcome = match kind {
+            AccessKind::Read => machine.dma_of(self, DmaRequest::read(address, &mut bytes)),
+            AccessKind::Write => machine.dma_of(self, DmaRequest::write(address, &bytes)),
+        };
+        if kind == AccessKind::Read {
+            self.keep(offset, &bytes[..outcome.bytes(len)]);
+        }
+        outcome
     }
 }

@@ -1,10 +1,10 @@
 //! Time that moves only when somebody waits.
 
 use crate::hook::Hook;
-use crate::smmuv3::SmmuV3;
+use crate::model::Iommus;
 use portcullis_platform::{Clock, Nanos};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 /// Where the time of a machine comes from.
@@ -26,16 +26,12 @@ pub struct MachineClock {
     started: Instant,
     virtual_now: AtomicU64,
     hook: Hook,
-    smmus: Arc<RwLock<Vec<Arc<SmmuV3>>>>,
+    iommus: Arc<Iommus>,
 }
 
 impl MachineClock {
-    pub(crate) fn new(
-        source: TimeSource,
-        hook: Hook,
-        smmus: Arc<RwLock<Vec<Arc<SmmuV3>>>>,
-    ) -> Self {
-        Self { source, started: Instant::now(), virtual_now: AtomicU64::new(0), hook, smmus }
+    pub(crate) fn new(source: TimeSource, hook: Hook, iommus: Arc<Iommus>) -> Self {
+        Self { source, started: Instant::now(), virtual_now: AtomicU64::new(0), hook, iommus }
     }
 }
 
@@ -57,15 +53,6 @@ impl Clock for MachineClock {
             }
             TimeSource::Host => std::thread::yield_now(),
         }
-        let count = self.smmus.read().unwrap_or_else(PoisonError::into_inner).len();
-        for index in 0..count {
-            let smmu = {
-                let smmus = self.smmus.read().unwrap_or_else(PoisonError::into_inner);
-                smmus.get(index).map(Arc::clone)
-            };
-            if let Some(smmu) = smmu {
-                smmu.progress();
-            }
-        }
+        self.iommus.progress();
     }
 }

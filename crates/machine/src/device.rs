@@ -1,19 +1,24 @@
 //! Devices that do DMA: the thing an IOMMU is there for.
 
-use crate::bus::{DmaOutcome, DmaRequest, Machine, Port};
-use crate::oracle::AccessKind;
-use portcullis_addr::Iova;
-use std::fmt;
+use crate::access::DeviceId;
+use crate::model::IommuModel;
+use portcullis_addr::{Iova, StreamId};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Number of a device on its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceId(pub u32);
+/// One of a device's ways to memory: with which id it reaches which IOMMU.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// The IOMMU.
+    pub iommu: Arc<dyn IommuModel>,
+    /// The id that its transactions carry there: a StreamID, source-id, DeviceID, device_id or endpoint.
+    pub id: StreamId,
+}
 
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "device {}", self.0)
+impl Port {
+    /// Reaches `iommu` with `id`.
+    pub fn new<M: IommuModel>(iommu: &Arc<M>, id: StreamId) -> Self {
+        Self { iommu: Arc::<M>::clone(iommu), id }
     }
 }
 
@@ -121,30 +126,9 @@ impl Device {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner).to_vec()
     }
 
-    /// Has the device copy `len` bytes between memory at `address` and its buffer at `offset`, through its first port.
-    ///
-    /// # Panics
-    ///
-    /// When the range does not lie in the buffer.
-    pub fn copy(
-        &self,
-        machine: &Machine,
-        kind: AccessKind,
-        address: Iova,
-        offset: usize,
-        len: usize,
-    ) -> DmaOutcome {
-        // A private copy, so that no lock is held while the access runs (a hook may switch to another thread of execution).
-        let mut bytes = self.buffer()[offset..offset + len].to_vec();
-        let outcome = match kind {
-            AccessKind::Read => machine.dma_of(self, DmaRequest::read(address, &mut bytes)),
-            AccessKind::Write => machine.dma_of(self, DmaRequest::write(address, &bytes)),
-        };
-        if kind == AccessKind::Read {
-            let done = outcome.bytes(len);
-            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-            buffer[offset..offset + done].copy_from_slice(&bytes[..done]);
-        }
-        outcome
+    /// Puts `bytes` into its buffer at `offset`: what it read.
+    pub(crate) fn keep(&self, offset: usize, bytes: &[u8]) {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        buffer[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 }

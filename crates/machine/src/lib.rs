@@ -36,6 +36,7 @@
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 
+mod access;
 mod allocator;
 mod bus;
 mod clock;
@@ -43,21 +44,26 @@ mod device;
 mod faults;
 mod hook;
 mod memory;
+mod model;
 mod oracle;
 mod platform;
 mod random;
+mod request;
 mod smmuv3;
 mod sparse;
 
-pub use bus::{DmaOutcome, DmaRequest, Machine, MachineBuilder, Port};
+pub use access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
+pub use bus::{Machine, MachineBuilder};
 pub use clock::{MachineClock, TimeSource};
-pub use device::{BUFFER_SIZE, Device, DeviceId, Expectation};
+pub use device::{BUFFER_SIZE, Device, Expectation, Port};
 pub use faults::{
     ChunkOrder, ChunkPoint, CommandError, Consumption, Faults, Policy, ReadChunks, StoreOrder,
     TlbPolicy,
 };
 pub use hook::{NoHook, StepHook};
-pub use memory::{POISON, PhysicalMemory, Usage};
-pub use oracle::{AccessKind, AccessRecord, Agent, Oracle, Passage, Violation};
+pub use memory::{BusAbort, POISON, PhysicalMemory, Usage};
+pub use model::{Aborted, Access, Grant, IommuModel, Land, Wiring};
+pub use oracle::{Oracle, Violation};
 pub use platform::MachinePlatform;
+pub use request::{DmaOutcome, DmaRequest};
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};

@@ -4,8 +4,9 @@
     reason = "DmaMemory's obligations are promised here; no line needs more than the word"
 )]
 
+use crate::access::{AccessKind, Agent};
 use crate::allocator::{Allocator, Block, FreeError, PAGE_SHIFT};
-use crate::oracle::{AccessKind, Agent, Oracle, Violation};
+use crate::oracle::{Oracle, Violation};
 pub(crate) use crate::sparse::View;
 use crate::sparse::{Chunk, Sparse};
 use portcullis_addr::PhysAddr;
@@ -18,7 +19,7 @@ pub const POISON: u64 = 0x6b6b_6b6b_6b6b_6b6b;
 
 /// Nothing answers at the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BusAbort;
+pub struct BusAbort;
 
 /// Counts of what was handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

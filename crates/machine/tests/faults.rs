@@ -3,7 +3,9 @@
 mod rig;
 
 use portcullis_addr::PhysAddr;
-use portcullis_machine::{CommandError, Faults, InterruptLine, Policy, Profile, Violation};
+use portcullis_machine::{
+    CommandError, Faults, InterruptLine, IommuModel, Policy, Profile, Violation,
+};
 use portcullis_platform::{Clock, DmaMemory, Registers, wait_for};
 use portcullis_spec::smmuv3::event::number;
 use rig::{LEAF, Rig};

@@ -5,7 +5,7 @@ mod rig;
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{
     AccessKind, Agent, ChunkOrder, Consumption, DmaRequest, Expectation, Machine, POISON, Policy,
-    Profile, ReadChunks, StoreOrder, TlbPolicy, Violation,
+    Port, Profile, ReadChunks, SmmuV3, StoreOrder, TlbPolicy, Violation,
 };
 use portcullis_platform::{Clock, Coherency, DmaMemory, Registers};
 use portcullis_spec::smmuv3::event::number;
@@ -477,11 +477,8 @@ fn several_units_several_ports() {
     let machine = rig::machine(Policy::default());
     let first = machine.add_smmuv3(Profile { reset_abort: true, ..Profile::qemu10() });
     let second = machine.add_smmuv3(Profile::qemu10());
-    let port = |smmu: &Arc<portcullis_machine::SmmuV3>, id| portcullis_machine::Port {
-        smmu: Arc::clone(smmu),
-        stream: StreamId::new(id),
-    };
-    let both = machine.add_device("both", &[port(&first, 1), port(&second, 2)]);
+    let ports = [Port::new(&first, StreamId::new(1)), Port::new(&second, StreamId::new(2))];
+    let both = machine.add_device("both", &ports);
     let free = machine.add_device("free", &[]);
     let at = Iova::new(0x4000_0000);
     let through = |port| machine.dma(both.id(), DmaRequest::write(at, b"x").through(port));
@@ -552,7 +549,7 @@ fn the_hook_sees_each_step_and_may_use_the_machine() {
         chunks: AtomicU32,
         commands: AtomicU32,
         registers: AtomicU32,
-        machine: Mutex<Option<Arc<Machine>>>,
+        smmu: Mutex<Option<Arc<SmmuV3>>>,
     }
     impl portcullis_machine::StepHook for Steps {
         fn step(&self, object: &'static str, _index: u64, what: &'static str, _write: bool) {
@@ -563,8 +560,8 @@ fn the_hook_sees_each_step_and_may_use_the_machine() {
                 _ => &self.registers,
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            if let Some(machine) = &*self.machine.lock().expect("test") {
-                let _count = machine.smmus()[0].counters();
+            if let Some(smmu) = &*self.smmu.lock().expect("test") {
+                let _count = smmu.counters();
             }
         }
     }
@@ -573,8 +570,8 @@ fn the_hook_sees_each_step_and_may_use_the_machine() {
         .ram(PhysAddr::new(0x4000_0000), 16 << 20)
         .hook(Arc::clone(&steps) as Arc<dyn portcullis_machine::StepHook>)
         .build();
-    let mut rig = Rig::on(Arc::clone(&machine), Profile::qemu10());
-    *steps.machine.lock().expect("test") = Some(machine);
+    let mut rig = Rig::on(machine, Profile::qemu10());
+    *steps.smmu.lock().expect("test") = Some(Arc::clone(&rig.smmu));
     let frame = rig.page();
     rig.map(rig.root, 0, VA, frame | LEAF);
     rig.put(rig.cd, &cd_words(rig.root));
@@ -586,7 +583,7 @@ fn the_hook_sees_each_step_and_may_use_the_machine() {
     assert_eq!(steps.dma.load(Ordering::Relaxed), 1);
     assert_eq!(u64::from(steps.commands.load(Ordering::Relaxed)), rig.smmu.counters().commands);
     assert!(steps.registers.load(Ordering::Relaxed) > 10);
-    *steps.machine.lock().expect("test") = None;
+    *steps.smmu.lock().expect("test") = None;
 }
 
 #[test]

@@ -136,5 +136,5 @@ fn it_is_a_platform() {
     assert!(machine.device(free.id()).is_some());
     let smmu = machine.add_smmuv3(Profile::minimal());
     let client = machine.add_client("c", &smmu, StreamId::new(1));
-    assert_eq!(client.ports()[0].stream, StreamId::new(1));
+    assert_eq!(client.ports()[0].id, StreamId::new(1));
 }

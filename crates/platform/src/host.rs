@@ -11,7 +11,7 @@ use parking_lot::lock_api::RawMutex as _;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A sleeping lock: parking_lot's, one byte, no system call while nobody waits.
 pub struct HostLock(parking_lot::RawMutex);
@@ -92,6 +92,14 @@ impl RawEvent for HostEvent {
         while *generation == seen {
             generation = self.changed.wait(generation).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn wait_at_most(&self, seen: u64, bound: Nanos) -> bool {
+        let generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = |generation: &mut u64| *generation == seen;
+        let waited =
+            self.changed.wait_timeout_while(generation, Duration::from_nanos(bound), unchanged);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn notify_all(&self) {
@@ -226,6 +234,12 @@ mod tests {
         let seen = event.generation();
         event.notify_all();
         event.wait(seen);
+        assert!(event.wait_at_most(seen, u64::MAX), "at once: it has changed");
+        assert!(!event.wait_at_most(seen + 1, 1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| event.notify_all());
+            assert!(event.wait_at_most(seen + 1, u64::MAX), "when it changes");
+        });
     }
 
     #[test]

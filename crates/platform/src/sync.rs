@@ -1,6 +1,7 @@
 //! Mutual exclusion and sleeping, over what the platform offers.
 #![expect(unsafe_code, reason = "a mutex is an UnsafeCell behind a promise of exclusion")]
 
+use crate::Nanos;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
@@ -62,6 +63,9 @@ pub trait RawEvent: Send + Sync + 'static {
     fn generation(&self) -> u64;
     /// Returns once [`generation`](Self::generation) differs from `seen`. Never called from an interrupt handler.
     fn wait(&self, seen: u64);
+    /// As [`wait`](Self::wait), but returns after about `bound` nanoseconds too; says whether the generation differs. This is the timer of whoever has something to do later, such as an
+    /// invalidation that was put off: it waits for new work for at most so long.
+    fn wait_at_most(&self, seen: u64, bound: Nanos) -> bool;
     /// Changes the generation and wakes everybody. May be called from an interrupt handler.
     fn notify_all(&self);
 }

@@ -122,8 +122,7 @@ fn ports(client: &DeviceDescription, smmus: &HashMap<FwNode, Arc<SmmuV3>>) -> Op
             .streams
             .iter()
             .map(|stream| {
-                let smmu = Arc::clone(smmus.get(&stream.iommu)?);
-                Some(Port { smmu, stream: StreamId::new(stream.id.raw()) })
+                Some(Port::new(smmus.get(&stream.iommu)?, StreamId::new(stream.id.raw())))
             })
             .collect(),
     }

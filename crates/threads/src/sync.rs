@@ -5,7 +5,7 @@ use crate::ambient::{changed, current};
 use crate::op::{Kind, Object, Op};
 use crate::report::Note;
 use crate::runtime::{HOST, Runtime, with};
-use portcullis_platform::{LockLabel, RawAtomic, RawEvent, RawIrqLock, RawLock, Threads};
+use portcullis_platform::{LockLabel, Nanos, RawAtomic, RawEvent, RawIrqLock, RawLock, Threads};
 use std::sync::atomic::Ordering;
 
 /// What a lock, an event or an atomic remembers of its birth.
@@ -280,6 +280,12 @@ impl RawEvent for LabEvent {
                 rt.point(self.0.op(Kind::Wait(seen)));
             }
         });
+    }
+
+    fn wait_at_most(&self, seen: u64, _: Nanos) -> bool {
+        self.0.may_sleep();
+        // The bound may pass at any moment: what is left is a look.
+        self.generation() != seen
     }
 
     fn notify_all(&self) {

@@ -170,6 +170,20 @@ fn waiting_in_a_short_section_is_a_violation() {
     assert!(report.violation(name).is_none(), "after the sections it may wait: {report}");
 }
 
+/// A bounded wait may end in either way, whichever comes first.
+#[test]
+fn a_bounded_wait_is_explored_with_both_ends() {
+    let report = exhaust(|w| {
+        let event = Arc::new(LabEvent::new(LockLabel::new("event", 0)));
+        let other = Arc::clone(&event);
+        w.thread("sleeper", move || {
+            observe(if event.wait_at_most(0, 1000) { "woken" } else { "the bound passed" });
+        });
+        w.thread("waker", move || other.notify_all());
+    });
+    assert_eq!(report.observed.into_iter().collect::<Vec<_>>(), ["the bound passed", "woken"]);
+}
+
 #[test]
 fn a_panic_in_a_short_section_gives_the_lock_back() {
     let report = exhaust(|w| {

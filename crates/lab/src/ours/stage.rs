@@ -66,11 +66,8 @@ impl Stage {
 
     fn add_client(&mut self, index: usize, client: &crate::ours::world::Client) {
         let stream = StreamId::new(client.stream);
-        let ports: Vec<_> = client
-            .iommus
-            .iter()
-            .map(|&iommu| Port { smmu: Arc::clone(&self.smmus[iommu]), stream })
-            .collect();
+        let ports: Vec<_> =
+            client.iommus.iter().map(|&iommu| Port::new(&self.smmus[iommu], stream)).collect();
         let device = self.machine.add_device(format!("client {index}"), &ports);
         let streams = client.iommus.iter().map(|&iommu| FwStream::new(node(iommu), stream));
         let spec = FwSpec { streams: streams.collect() };

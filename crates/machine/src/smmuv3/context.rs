@@ -7,7 +7,7 @@ use super::stream::{ContextTable, Stages, granule_of};
 use super::tlb::Fill;
 use super::translate::Transit;
 use super::walk::{Stage, Table};
-use crate::oracle::AccessKind;
+use crate::access::AccessKind;
 use portcullis_spec::smmuv3::event::{class, number};
 use portcullis_spec::smmuv3::ste::{s1dss, s1fmt};
 use portcullis_spec::smmuv3::{cd, l1cd};

@@ -1,8 +1,8 @@
 //! Event records (§7.2 to §7.4), global errors (§7.5) and interrupts (§3.18).
 
 use super::{InterruptLine, State};
+use crate::access::{AccessKind, Agent};
 use crate::memory::{PhysicalMemory, View};
-use crate::oracle::{AccessKind, Agent};
 use portcullis_spec::Field;
 use portcullis_spec::smmuv3::event::{self, number};
 use portcullis_spec::smmuv3::{eventq_prod, gerror, irq_ctrl};

@@ -11,14 +11,16 @@ mod translate;
 mod walk;
 
 pub use profile::Profile;
-pub(crate) use translate::{Access, Grant};
 
+use crate::access::Agent;
 use crate::faults::{Consumption, Faults, Policy, StoreOrder};
 use crate::hook::Hook;
 use crate::memory::{BusAbort, PhysicalMemory, View};
-use crate::oracle::{Agent, Oracle};
+use crate::model::{Aborted, Access, IommuModel, Land, Wiring};
+use crate::oracle::Oracle;
 use crate::random::Random;
 use events::Delivery;
+use portcullis_addr::StreamId;
 use portcullis_platform::Registers;
 use portcullis_spec::smmuv3::{BLOCK_SIZE, command::tlbi};
 use registers::RegisterFile;
@@ -108,15 +110,8 @@ pub struct SmmuV3 {
 }
 
 impl SmmuV3 {
-    pub(crate) fn new(
-        index: u32,
-        profile: Profile,
-        policy: Policy,
-        seed: u64,
-        memory: Arc<PhysicalMemory>,
-        oracle: Arc<Oracle>,
-        hook: Hook,
-    ) -> Self {
+    pub(crate) fn new(wiring: Wiring, profile: Profile) -> Self {
+        let Wiring { index, seed, policy, memory, oracle, hook } = wiring;
         let state = State {
             registers: RegisterFile::reset(&profile),
             caches: Caches::default(),
@@ -144,11 +139,6 @@ impl SmmuV3 {
             state: Mutex::new(state),
             sink: Mutex::new(None),
         }
-    }
-
-    /// Its number on the machine, from 0.
-    pub fn index(&self) -> u32 {
-        self.index
     }
 
     /// What it implements.
@@ -189,30 +179,6 @@ impl SmmuV3 {
     /// Translations (leaves of all stages) in its TLB.
     pub fn cached_translations(&self) -> usize {
         self.lock().caches.translations()
-    }
-
-    /// Power-on reset: registers as after reset, caches empty. Faults stay.
-    pub fn reset(&self) {
-        let mut state = self.lock();
-        state.registers = RegisterFile::reset(&self.profile);
-        state.caches = Caches::default();
-        state.owed.clear();
-        state.unsynced = None;
-        state.epoch += 1;
-    }
-
-    /// Time passes: lazy hardware does a little of its work.
-    pub(crate) fn progress(&self) {
-        let changed = {
-            let mut state = self.lock();
-            if state.registers.time_passes() {
-                state.epoch += 1;
-            }
-            state.may_consume()
-        };
-        if changed {
-            self.consume_some();
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -346,6 +312,38 @@ impl SmmuV3 {
         if self.is_eager() && self.lock().may_consume() {
             while self.consume_one() {}
         }
+    }
+}
+
+impl IommuModel for SmmuV3 {
+    fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn translate(&self, id: StreamId, access: &Access, land: Land<'_>) -> Result<(), Aborted> {
+        self.transact(id, access, land)
+    }
+
+    fn progress(&self) {
+        let changed = {
+            let mut state = self.lock();
+            if state.registers.time_passes() {
+                state.epoch += 1;
+            }
+            state.may_consume()
+        };
+        if changed {
+            self.consume_some();
+        }
+    }
+
+    fn reset(&self) {
+        let mut state = self.lock();
+        state.registers = RegisterFile::reset(&self.profile);
+        state.caches = Caches::default();
+        state.owed.clear();
+        state.unsynced = None;
+        state.epoch += 1;
     }
 }
 

@@ -6,37 +6,14 @@ use super::stream::{Route, Stages};
 use super::tlb::{Caches, Fill, Leaf, Permissions, Regime, Tag};
 use super::walk::{Stage, Table};
 use super::{SmmuV3, State, context, stream};
+use crate::access::{AccessKind, Agent, Passage};
 use crate::faults::{ChunkOrder, ChunkPoint};
 use crate::memory::{BusAbort, View};
-use crate::oracle::{AccessKind, Agent, Passage, Violation};
+use crate::model::{Aborted, Access, Grant, Land};
+use crate::oracle::Violation;
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_spec::smmuv3::event::{class, number};
 use std::mem;
-
-/// One access, inside one page.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Access {
-    pub(crate) address: u64,
-    pub(crate) len: u32,
-    pub(crate) kind: AccessKind,
-    pub(crate) substream: Option<u32>,
-    pub(crate) privileged: bool,
-}
-
-/// Leave to touch memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grant {
-    pub(crate) physical: u64,
-    pub(crate) passage: Passage,
-    /// What was cached no longer agrees with memory.
-    pub(crate) stale: bool,
-    /// The page changed its owner after the translation was cached.
-    pub(crate) reused: bool,
-}
-
-/// The transaction was aborted, by the unit or by memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Aborted;
 
 /// The registers that a transaction depends on, as they were when it arrived.
 #[derive(Clone, Copy, Debug)]
@@ -92,11 +69,11 @@ pub(super) struct Transit<'a> {
 
 impl SmmuV3 {
     /// Takes a transaction; `land` makes the access where it is let through, in one piece with the last look at the caches.
-    pub(crate) fn transact(
+    pub(super) fn transact(
         &self,
         stream: StreamId,
         access: &Access,
-        land: &mut dyn FnMut(Grant) -> Result<(), BusAbort>,
+        land: Land<'_>,
     ) -> Result<(), Aborted> {
         loop {
             let (control, epoch) = {

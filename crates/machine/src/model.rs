@@ -1,0 +1,124 @@
+//! What an IOMMU is to the bus, whatever its kind: a bus port names a model and an id.
+
+use crate::access::{AccessKind, Passage};
+use crate::faults::Policy;
+use crate::hook::Hook;
+use crate::memory::{BusAbort, PhysicalMemory};
+use crate::oracle::Oracle;
+use portcullis_addr::StreamId;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// One access, inside one page of 4 KiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// The address that the device emits.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// Direction.
+    pub kind: AccessKind,
+    /// SubstreamID or PASID, where the transaction carries one.
+    pub substream: Option<u32>,
+    /// Whether it is a privileged access.
+    pub privileged: bool,
+}
+
+/// Leave to touch memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    /// Where.
+    pub physical: u64,
+    /// Why.
+    pub passage: Passage,
+    /// What was cached no longer agrees with memory.
+    pub stale: bool,
+    /// The page changed its owner after the translation was cached.
+    pub reused: bool,
+}
+
+/// The transaction was aborted, by the IOMMU or by memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted;
+
+/// Makes an access where the grant says.
+pub type Land<'a> = &'a mut dyn FnMut(Grant) -> Result<(), BusAbort>;
+
+/// An IOMMU on the machine's bus.
+pub trait IommuModel: fmt::Debug + Send + Sync + 'static {
+    /// Its number on the machine, from 0.
+    fn index(&self) -> u32;
+
+    /// Takes one access of the device with that id. Where it is let through, `land` is called once, in one piece with the last look at the caches, so that an invalidation that
+    /// completes afterwards finds the access made. No lock of the machine is held otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Aborted`] where it is refused, or where memory answers with an abort.
+    fn translate(&self, id: StreamId, access: &Access, land: Land<'_>) -> Result<(), Aborted>;
+
+    /// Time passes: lazy hardware does a little of its work.
+    fn progress(&self);
+
+    /// Power-on reset: registers as after reset, caches empty. Injected faults stay.
+    fn reset(&self);
+}
+
+/// What a model is connected to.
+#[derive(Debug)]
+pub struct Wiring {
+    pub(crate) index: u32,
+    pub(crate) seed: u64,
+    pub(crate) policy: Policy,
+    pub(crate) memory: Arc<PhysicalMemory>,
+    pub(crate) oracle: Arc<Oracle>,
+    pub(crate) hook: Hook,
+}
+
+impl Wiring {
+    /// The number that the model has on its machine.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// What every draw of it depends on.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The RAM.
+    pub fn memory(&self) -> &Arc<PhysicalMemory> {
+        &self.memory
+    }
+}
+
+/// All IOMMUs of a machine, in the order in which they were added.
+#[derive(Debug, Default)]
+pub(crate) struct Iommus(RwLock<Vec<Arc<dyn IommuModel>>>);
+
+impl Iommus {
+    /// Adds the one that `make` makes, given its number.
+    pub(crate) fn add<M: IommuModel>(&self, make: impl FnOnce(u32) -> M) -> Arc<M> {
+        let mut iommus = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let iommu = Arc::new(make(iommus.len() as u32));
+        iommus.push(Arc::<M>::clone(&iommu));
+        iommu
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<dyn IommuModel>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets time pass for each, with no lock held meanwhile.
+    pub(crate) fn progress(&self) {
+        let count = self.0.read().unwrap_or_else(PoisonError::into_inner).len();
+        for index in 0..count {
+            let iommus = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let iommu = iommus.get(index).map(Arc::clone);
+            drop(iommus);
+            if let Some(iommu) = iommu {
+                iommu.progress();
+            }
+        }
+    }
+}
