@@ -9,7 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-addr", &[]),
     ("portcullis-platform", &["portcullis-addr"]),
     ("portcullis-spec", &[]),
-    ("portcullis-pgtable", &["portcullis-addr", "portcullis-platform"]),
+    ("portcullis-pgtable", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
     ("portcullis-iova", &["portcullis-addr"]),
     (
         "portcullis",

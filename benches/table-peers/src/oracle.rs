@@ -37,6 +37,7 @@ fn the_same_bits_as_aarch64_paging() {
         input_bits: 48,
         output_bits: 48,
         leaf_sizes: PageSizes::from_bitmap(0x4020_1000),
+        force_snoop: false,
         coherent: true,
     };
     let table = IoPageTable::<ArmLpaeStage1, _>::new(&memory, params).expect("supported");

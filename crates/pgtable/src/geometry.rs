@@ -18,7 +18,9 @@ pub(crate) const MAX_LEVELS: u8 = 6;
 pub struct Geometry {
     leaf_shift: u8,
     levels: u8,
+    first_levels: u8,
     root_bits: u8,
+    root_log2: u8,
     sizes: PageSizes,
 }
 
@@ -34,9 +36,11 @@ impl Geometry {
         let root_bits = input_bits.checked_sub(below)?;
         let sane = (1..=MAX_LEVELS).contains(&levels)
             && matches!(leaf_shift, 12 | 14 | 16)
-            && (1..=16).contains(&root_bits)
+            && root_bits <= 16
             && input_bits <= 64;
-        let mut geometry = Self { leaf_shift, levels, root_bits, sizes };
+        let root_log2 = (root_bits + 3).max(12);
+        let mut geometry =
+            Self { leaf_shift, levels, first_levels: levels, root_bits, root_log2, sizes };
         if !sane {
             return None;
         }
@@ -48,15 +52,47 @@ impl Geometry {
         Some(geometry)
     }
 
-    /// Whether a leaf of 2^`log2` bytes takes fewer entries than its table has.
+    /// The same tree, which begins with `first_levels` levels and gets the others when addresses need them. Roots of fewer levels are tables like others.
+    #[must_use]
+    pub fn growing_from(self, first_levels: u8) -> Self {
+        Self { first_levels: first_levels.clamp(1, self.levels), ..self }
+    }
+
+    /// The same tree with at least `size` of memory for its root: what hardware reads, whatever part of it the input addresses use.
+    #[must_use]
+    pub fn with_root_of(self, size: PageSize) -> Self {
+        Self { root_log2: self.root_log2.max(size.log2()), ..self }
+    }
+
+    /// Whether a leaf of 2^`log2` bytes takes fewer entries than its table has, and than a table of the level would have that is not the root: a larger one
+    /// is a leaf of a level that is not there.
     fn has_room_for(&self, log2: u32) -> bool {
         let level = self.level_of(log2);
-        log2 < level.shift + u32::from(self.entry_bits(level.number))
+        let entries = self.entry_bits(level.number).min(self.index_bits());
+        log2 < level.shift + u32::from(entries)
     }
 
     /// How many levels there are.
     pub fn levels(&self) -> u8 {
         self.levels
+    }
+
+    /// How many levels there are at first.
+    pub fn first_levels(&self) -> u8 {
+        self.first_levels
+    }
+
+    /// The last address of a tree of `levels` levels.
+    pub(crate) fn last_of(&self, levels: u8) -> u64 {
+        if levels >= self.levels {
+            return self.last_input();
+        }
+        u64::MAX >> (64 - self.level(levels).shift)
+    }
+
+    /// Bytes of the root, which is aligned to them.
+    pub(crate) fn root_bytes(&self) -> usize {
+        1 << self.root_log2
     }
 
     /// Entries of the root of a tree with all levels, a power of two; with concatenated roots all of them together.

@@ -14,25 +14,28 @@
 //!   can be using, and the `unsafe` [`PageTable::free_retired`], whose caller has stopped everybody else. So walkers need neither a lock nor a counter.
 //! - Unmapping never allocates.
 //!
-//! Not supported: 52-bit addresses (LPA, LPA2) and the upper half of the address space (`TTBR1`); hardware-managed access and
-//! dirty flags; splitting a block on a partial unmap (refused with [`UnmapError::SplitsLeaf`]); changing the protection of a mapping in place.
+//! Formats: Arm long descriptors of stage 1 and 2 with 48 bits, with 52 bits (LPA, LPA2) and of AArch32; VT-d second stage and first stage; AMD v1, whose
+//! trees grow, and v2; RISC-V Sv39 to Sv57 of both stages; x86-64. Leaves of several entries (contiguous hint, Svnapot, AMD's encoded sizes) are used where
+//! the parameters allow their size.
 //!
-//! Dependency rule: uses `addr` and `platform`. Knows no driver, no device, no register. `no_std` + `alloc`; no `unsafe` block, one `unsafe` method ([`PageTable::free_retired`]).
+//! Not supported: the upper half of the address space (`TTBR1`, negative x86-64 and RISC-V addresses); hardware-managed access and dirty flags; Svpbmt; splitting a block on a partial unmap (refused with [`UnmapError::SplitsLeaf`]); changing the protection of a mapping in place.
+//!
+//! Dependency rule: uses `addr`, `platform` and `spec`. Knows no driver, no device, no register. `no_std` + `alloc`; no `unsafe` block, one `unsafe` method ([`PageTable::free_retired`]).
 #![no_std]
 
 extern crate alloc;
 
-mod arm_lpae;
 mod engine;
 mod format;
+mod formats;
 mod gather;
 mod geometry;
 mod params;
 mod table;
 
-pub use arm_lpae::{ArmLpaeStage1, ArmLpaeStage2};
 pub use engine::IoPageTable;
 pub use format::{Format, Level};
+pub use formats::*;
 pub use gather::{FlushRange, Flushed, IotlbGather};
 pub use geometry::Geometry;
 pub use params::{TableError, TableParams};

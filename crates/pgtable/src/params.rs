@@ -10,15 +10,17 @@ use portcullis_platform::AllocError;
 pub struct TableParams {
     /// The smallest page: 4, 16 or 64 KiB for Arm, 4 KiB elsewhere.
     pub granule: PageSize,
-    /// Width of input addresses in bits (Arm: 32..=48).
+    /// Width of input addresses in bits; each format says which it has.
     #[doc(alias = "ias")]
     pub input_bits: u8,
-    /// Width of output addresses in bits (Arm: 32, 36, 40, 42, 44 or 48).
+    /// Width of output addresses in bits; each format says which it has.
     #[doc(alias = "oas")]
     pub output_bits: u8,
     /// The leaf sizes that may be used, the smallest page apart, which always is; sizes that the format lacks are ignored. Leaves of several entries count
     /// too: without 64 KiB, for example, tables of 4 KiB pages carry no contiguous hint.
     pub leaf_sizes: PageSizes,
+    /// Whether leaves make a device's accesses snoop the CPU's caches whatever the device asks for (VT-d's SNP, AMD's FC). Other formats have no such bit.
+    pub force_snoop: bool,
     /// Whether hardware's walks snoop the CPU's caches. Where they do not, a table's pointer is published by whoever follows it first.
     pub coherent: bool,
 }
@@ -56,15 +58,14 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Granule { granule } => {
-                write!(f, "page table: no {granule} granule in this format (use 4K, 16K or 64K)")
+                write!(f, "page table: no {granule} granule in this format")
             }
             Self::InputBits { bits } => {
-                write!(f, "page table: {bits} input address bits are not supported (use 32 to 48)")
+                write!(f, "page table: the format has no tables of {bits} input address bits")
             }
-            Self::OutputBits { bits } => write!(
-                f,
-                "page table: {bits} output address bits are not supported (use 32, 36, 40, 42, 44 or 48)"
-            ),
+            Self::OutputBits { bits } => {
+                write!(f, "page table: the format has no tables of {bits} output address bits")
+            }
             Self::InputAboveOutput { input, output } => write!(
                 f,
                 "page table: stage 2 cannot take {input} input bits to {output} output bits (narrow the input)"

@@ -15,6 +15,30 @@ pub enum TableFormat {
     /// VMSAv8-64 stage 2, possibly with concatenated root tables.
     #[doc(alias = "ARM_64_LPAE_S2")]
     ArmLpaeStage2,
+    /// VMSAv8-64 stage 1 with `DS` set: 4 and 16 KiB tables of 52 bits.
+    ArmLpa2Stage1,
+    /// VMSAv8-64 stage 2 with `DS` set.
+    ArmLpa2Stage2,
+    /// AArch32 long descriptors, stage 1.
+    #[doc(alias = "ARM_32_LPAE_S1")]
+    Aarch32LpaeStage1,
+    /// AArch32 long descriptors, stage 2.
+    #[doc(alias = "ARM_32_LPAE_S2")]
+    Aarch32LpaeStage2,
+    /// Intel VT-d second stage.
+    VtdSecondStage,
+    /// Intel VT-d first stage.
+    VtdFirstStage,
+    /// AMD host tables.
+    AmdV1,
+    /// AMD guest tables.
+    AmdV2,
+    /// RISC-V Sv39, Sv48, Sv57.
+    RiscvFirstStage,
+    /// RISC-V Sv39x4, Sv48x4, Sv57x4.
+    RiscvSecondStage,
+    /// The processor's own tables.
+    X86_64,
 }
 
 /// What hardware must know to walk a table.
@@ -42,10 +66,38 @@ pub enum TableRoot {
     Arm {
         /// The root, aligned to its size.
         address: PhysAddr,
-        /// The level at which the walk starts, in Arm's numbers: 0..=3, pages are at level 3.
-        start_level: u8,
+        /// The level at which the walk starts, in Arm's numbers: -1..=3, pages are at level 3.
+        start_level: i8,
         /// Root tables side by side: 1 or, for stage 2, up to 16 (Arm DDI 0487, D8.2, "Concatenated translation tables").
         tables: u8,
+    },
+    /// Intel VT-d, second stage: what a context or PASID entry's SSPTPTR holds; AW is `levels` - 2.
+    Vtd {
+        /// The root.
+        address: PhysAddr,
+        /// 3, 4 or 5.
+        levels: u8,
+    },
+    /// x86-64 tables: CR3, VT-d's FSPTPTR, AMD's GCR3 table entry.
+    X86 {
+        /// The root.
+        address: PhysAddr,
+        /// 4 or 5.
+        levels: u8,
+    },
+    /// AMD host tables: what a device table entry holds. It changes when the tree grows.
+    Amd {
+        /// The root.
+        address: PhysAddr,
+        /// Paging mode: the number of levels, 1..=6.
+        mode: u8,
+    },
+    /// RISC-V: what `iohgatp` or a first-stage context holds.
+    Riscv {
+        /// The root; 16 KiB for the second stage.
+        address: PhysAddr,
+        /// MODE: 8, 9 or 10 for three, four or five levels.
+        mode: u8,
     },
 }
 
@@ -53,7 +105,11 @@ impl TableRoot {
     /// Where the root table is.
     pub fn address(self) -> PhysAddr {
         match self {
-            Self::Arm { address, .. } => address,
+            Self::Arm { address, .. }
+            | Self::Vtd { address, .. }
+            | Self::X86 { address, .. }
+            | Self::Amd { address, .. }
+            | Self::Riscv { address, .. } => address,
         }
     }
 }
@@ -72,6 +128,13 @@ pub enum MapError {
     },
     /// The range leaves the table's input addresses.
     OutOfRange {
+        /// First address asked for.
+        iova: Iova,
+        /// Bytes.
+        len: u64,
+    },
+    /// The range lies above what hardware walks at present: see [`PageTable::grow`].
+    TooShallow {
         /// First address asked for.
         iova: Iova,
         /// Bytes.
@@ -110,6 +173,9 @@ impl fmt::Display for MapError {
             }
             Self::OutOfRange { iova, len } => {
                 write!(f, "mapping {iova} ({len:#x} bytes) leaves the table's input range")
+            }
+            Self::TooShallow { iova, len } => {
+                write!(f, "mapping {iova} ({len:#x} bytes) needs more levels: grow the table first")
             }
             Self::PhysOutOfRange { phys, len } => {
                 write!(f, "mapping to {phys} ({len:#x} bytes) leaves the table's output range")
@@ -194,7 +260,7 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// The leaf sizes it can use.
     fn page_sizes(&self) -> PageSizes;
 
-    /// The input addresses it covers.
+    /// The input addresses it covers; where these are all of 2^64, all but the last page, which can be mapped nevertheless.
     fn input_range(&self) -> IovaRange;
 
     /// Maps `[iova, iova + len)` to `[phys, phys + len)` with the largest leaves that fit. No translation was there before, so only hardware that caches
@@ -219,6 +285,26 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     ///
     /// [`UnmapError`]; the table is as before the call.
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError>;
+
+    /// Makes the tree deep enough for `last`, for formats whose trees begin small (AMD's), and returns what every unit that walks it must now be given. The
+    /// mappings that there are stay where they are, seen from the old root and from the new one. Only after all units walk from the new root, and
+    /// [`grown`](Self::grown) was told so, do mappings above the old tree succeed; until then they are refused with [`MapError::TooShallow`].
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::OutOfRange`] where no tree of this table reaches `last`; [`MapError::NoMemory`], with the tree as deep as before or deeper.
+    fn grow(&self, last: Iova) -> Result<TableConfig, MapError> {
+        if self.input_range().contains(last) {
+            return Ok(self.config());
+        }
+        Err(MapError::OutOfRange { iova: last, len: 1 })
+    }
+
+    /// Notes that every unit walks from the root in `config`, which [`grow`](Self::grow) returned, and has forgotten what it cached of the old one. Says
+    /// whether that is still the root; if another thread has grown the tree meanwhile, its call will be told in turn.
+    fn grown(&self, config: &TableConfig) -> bool {
+        config.root == self.config().root
+    }
 
     /// Takes empty tables that lie wholly inside `[iova, iova + len)` out of the tree, so that a later [`map`](Self::map) can use larger leaves
     /// there. The caller owns the whole range: nobody maps or unmaps inside meanwhile. Returns how many tables now wait in `gather`, which

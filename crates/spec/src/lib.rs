@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod layout;
+pub mod page_table;
 pub mod smmuv3;
 
 pub use layout::{Code, Field, Layout, Register};

@@ -331,7 +331,8 @@ pub(crate) fn walk_attributes(coherent: bool) -> (u64, u64) {
 fn start_level_code(config: &TableConfig) -> Option<u64> {
     let TableRoot::Arm { start_level, .. } = config.root else { return None };
     let first = if config.granule == portcullis_addr::PageSize::SIZE_4K { 2 } else { 3 };
-    u64::checked_sub(first, u64::from(start_level)).filter(|code| *code <= 2)
+    let start_level = u64::try_from(start_level).ok()?;
+    u64::checked_sub(first, start_level).filter(|code| *code <= 2)
 }
 
 /// Writes a descriptor that no stream leads to yet: hardware cannot have fetched it (§3.21.3.1), so nothing has to be confirmed in between.

@@ -165,6 +165,7 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
             input_bits: wanted.input_bits.min(most_input).max(32),
             output_bits,
             leaf_sizes: wanted.page_sizes,
+            force_snoop: false,
             coherent: request.coherent_walk && self.coherent,
         };
         let memory = self.unit.platform().memory();

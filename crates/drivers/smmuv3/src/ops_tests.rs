@@ -131,6 +131,7 @@ fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<
         input_bits: 40,
         output_bits: 44,
         leaf_sizes: PageSizes::ALL,
+        force_snoop: false,
         coherent: true,
     };
     if stage2 {

@@ -121,8 +121,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if (iova.raw() | phys.raw() | len) & unit != 0 || len == 0 {
             return Err(MapError::Unaligned { iova, phys, len });
         }
-        if !self.check_input(iova, len) {
-            return Err(MapError::OutOfRange { iova, len });
+        if iova.raw().checked_add(len - 1).is_none_or(|last| last > self.reach()) {
+            return Err(self.out_of_reach(iova, len));
         }
         let last = phys.raw().checked_add(len - 1);
         if last.is_none_or(|last| last > self.last_output) {

@@ -1,5 +1,6 @@
 //! The engine: walks, maps and unmaps the tree of any [`Format`].
 
+mod grow;
 mod map;
 mod pages;
 mod reclaim;
@@ -12,7 +13,7 @@ use crate::{
 };
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use pages::TakenOutPages;
 use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_platform::{Coherency, DmaMemory, PageLayout};
@@ -26,11 +27,12 @@ pub struct IoPageTable<F: Format, M: DmaMemory> {
     format: F,
     geometry: Geometry,
     params: TableParams,
-    root: PhysAddr,
+    /// The root's address and, in the low bits, the number of levels. A tree that grows changes both in one store.
+    top: AtomicU64,
+    /// The last address that hardware is known to reach from its root.
+    reach: AtomicU64,
     root_layout: PageLayout,
     table_layout: PageLayout,
-    /// The last input and the last output address.
-    last_input: u64,
     last_output: u64,
     /// A leaf's bits for each protection; 0 where the format cannot express it.
     leaf_bits: [u64; 64],
@@ -47,25 +49,22 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// [`TableError`]: the format has no such table, or there is no memory for its root.
     pub fn new(memory: &Arc<M>, params: TableParams) -> Result<Self, TableError> {
         let (format, geometry) = F::new(&params)?;
-        let root_bytes = (geometry.root_entries() * 8).max(4096);
-        let root_layout = PageLayout::naturally_aligned(root_bytes)
-            .expect("a root has at least one entry, so it is not empty");
-        let table_layout = PageLayout::naturally_aligned(geometry.table_bytes())
-            .expect("a table has at least one entry, so it is not empty");
-        let (root_layout, table_layout) = (
-            root_layout.within_bits(params.output_bits),
-            table_layout.within_bits(params.output_bits),
-        );
+        let layout = |bytes| {
+            let layout = PageLayout::naturally_aligned(bytes).expect("a table has an entry");
+            layout.within_bits(params.output_bits)
+        };
+        let (root_layout, table_layout) =
+            (layout(geometry.root_bytes()), layout(geometry.table_bytes()));
         let root = memory.allocate(root_layout)?;
-        memory.publish(root, root_bytes, Coherency::of(params.coherent));
+        memory.publish(root, root_layout.size(), Coherency::of(params.coherent));
         let leaf_bits = core::array::from_fn(|raw| leaf_bits(&format, raw));
         Ok(Self {
             memory: Arc::clone(memory),
-            last_input: geometry.last_input(),
+            top: AtomicU64::new(root.raw() | u64::from(geometry.first_levels())),
+            reach: AtomicU64::new(geometry.last_of(geometry.first_levels())),
             format,
             geometry,
             params,
-            root,
             root_layout,
             table_layout,
             last_output: u64::MAX >> (64 - u32::from(params.output_bits)),
@@ -80,9 +79,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         &self.geometry
     }
 
-    fn check_input(&self, iova: Iova, len: u64) -> bool {
-        let last = iova.raw().checked_add(len - 1);
-        last.is_some_and(|last| last <= self.last_input)
+    /// The last address that can be mapped at present.
+    #[inline(always)]
+    fn reach(&self) -> u64 {
+        // Whoever sees the new reach sees the new root too.
+        self.reach.load(Ordering::Acquire)
     }
 
     /// The part of an unmap's or a reclaim's arguments that can be wrong.
@@ -90,10 +91,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if (iova.raw() | len) & (self.params.granule.bytes() - 1) != 0 || len == 0 {
             return Err(UnmapError::Unaligned { iova, len });
         }
-        if !self.check_input(iova, len) {
-            return Err(UnmapError::OutOfRange { iova, len });
+        let last = iova.raw().checked_add(len - 1);
+        match last {
+            Some(last) if last <= self.reach() => Ok(()),
+            Some(last) if last <= self.geometry.last_input() => {
+                let unmapped = Iova::new(iova.raw().max(self.reach().wrapping_add(1)));
+                Err(UnmapError::NotMapped { iova: unmapped })
+            }
+            _ => Err(UnmapError::OutOfRange { iova, len }),
         }
-        Ok(())
     }
 }
 
@@ -104,7 +110,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
             granule: self.params.granule,
             input_bits: self.params.input_bits,
             output_bits: self.params.output_bits,
-            root: self.format.root(&self.geometry, self.root, self.geometry.levels()),
+            root: self.root_for_hardware(self.top()),
             coherent_walk: self.params.coherent,
         }
     }
@@ -114,8 +120,9 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn input_range(&self) -> IovaRange {
-        // One byte short where all 2^64 bytes are addresses: a length cannot say more.
-        let len = self.last_input.saturating_add(1);
+        let last = self.geometry.last_input();
+        // A length cannot say 2^64: then the range is a page short.
+        let len = last.checked_add(1).unwrap_or(0u64.wrapping_sub(self.params.granule.bytes()));
         IovaRange::new(Iova::new(0), len).expect("a table translates at least one address")
     }
 
@@ -129,6 +136,15 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
 
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         self.unmap_range(iova, len, gather)
+    }
+
+    fn grow(&self, last: Iova) -> Result<TableConfig, MapError> {
+        self.grow_to(last)?;
+        Ok(self.config())
+    }
+
+    fn grown(&self, config: &TableConfig) -> bool {
+        self.hardware_walks_from(config.root)
     }
 
     fn reclaim(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<usize, UnmapError> {
@@ -146,7 +162,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
-        if iova.raw() > self.last_input {
+        if iova.raw() > self.reach() {
             return None;
         }
         let slot = self.descend::<false>(iova.raw(), 0);
@@ -166,8 +182,9 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
 impl<F: Format, M: DmaMemory> Drop for IoPageTable<F, M> {
     fn drop(&mut self) {
         self.free_taken_out(u64::MAX);
-        self.free_below(self.root, self.top());
-        self.memory.free(self.root, self.root_layout);
+        let top = self.top();
+        self.free_below(top.root, top.level);
+        self.memory.free(top.root, self.root_layout);
     }
 }
 

@@ -27,7 +27,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Takes out the empty tables that lie wholly inside `[iova, iova + len)` and counts them.
     pub(super) fn reclaim_range(&self, iova: u64, len: u64, gather: &mut IotlbGather) -> usize {
         let before = gather.tables();
-        let root = Node { table: self.root, level: self.top(), base: 0 };
+        let top = self.top();
+        let root = Node { table: top.root, level: top.level, base: 0 };
         self.prune(root, Span { first: iova, last: iova + (len - 1) }, gather);
         gather.tables() - before
     }

@@ -15,11 +15,6 @@ pub(super) struct Slot {
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
-    /// The level of the root.
-    pub(super) fn top(&self) -> Level {
-        self.geometry.level(self.geometry.levels() - 1)
-    }
-
     /// The entry that decides about `iova`, but none below level number `deepest`. `SETTLE`: publish table entries on the way whose publication by
     /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.
     #[inline(always)]
@@ -35,8 +30,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     #[inline(always)]
     fn walk<const LEAF: u32, const SETTLE: bool>(&self, iova: u64, deepest: u8) -> Slot {
         // Copies, because each acquire load would have the fields read again.
-        let (memory, levels) = (&*self.memory, self.geometry.levels());
-        let mut table = self.root.raw();
+        let memory = &*self.memory;
+        let (root, levels) = self.root_and_levels();
+        let mut table = root;
         // All of the bits that are left index the root: `iova` is inside the input range.
         let mut mask = u64::MAX;
         let below_root = (1u64 << (LEAF - 3)) - 1;

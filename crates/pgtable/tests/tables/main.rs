@@ -4,11 +4,14 @@ mod cases;
 mod contiguous;
 mod debts;
 mod failure;
+mod formats;
 mod grid;
 mod memory;
 mod order;
 mod random;
+mod rules;
 mod segments;
+mod shapes;
 mod threads;
 mod walker;
 
@@ -31,7 +34,14 @@ fn params(granule: PageSize, input_bits: u8, output_bits: u8) -> TableParams {
     let (page, block) = (granule.bytes(), granule.bytes() * granule.bytes() / 8);
     let large = if granule == PageSize::SIZE_4K { 1 << 30 } else { 0 };
     let leaf_sizes = PageSizes::from_bitmap(page | block | large);
-    TableParams { granule, input_bits, output_bits, leaf_sizes, coherent: false }
+    TableParams {
+        granule,
+        input_bits,
+        output_bits,
+        leaf_sizes,
+        force_snoop: false,
+        coherent: false,
+    }
 }
 
 /// A fresh table of `F` with 48 bits on both sides, in a memory of its own.

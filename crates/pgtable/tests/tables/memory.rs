@@ -6,6 +6,7 @@
 )]
 
 use portcullis_addr::PhysAddr;
+use portcullis_pgtable::Format;
 use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +18,6 @@ const BASE: u64 = 0x100_0000;
 const BYTES: usize = 16 << 20;
 /// What a page holds before it was published and after it was freed: valid entries that lead nowhere.
 const POISON: u64 = u64::MAX;
-/// The bit that the engine may flip in a valid entry: hardware ignores it.
-const SOFTWARE: u64 = 1 << 55;
 
 type LoadWatcher = Box<dyn Fn(&TestMemory, PhysAddr, u64) + Send + Sync>;
 type Watcher = Box<dyn Fn(&TestMemory, PhysAddr, u64, u64) + Send + Sync>;
@@ -35,6 +34,8 @@ pub(crate) struct TestMemory {
     pub(crate) publishes: AtomicUsize,
     watcher: OnceLock<Watcher>,
     load_watcher: OnceLock<LoadWatcher>,
+    /// The bit that the engine may flip in a valid entry: hardware ignores it.
+    software: AtomicU64,
     /// Whether a valid entry that becomes another valid one is a failure.
     strict: bool,
 }
@@ -74,8 +75,14 @@ impl TestMemory {
             publishes: AtomicUsize::new(0),
             watcher: OnceLock::new(),
             load_watcher: OnceLock::new(),
+            software: AtomicU64::new(portcullis_pgtable::ArmLpaeStage1::SOFTWARE_BIT),
             strict,
         })
+    }
+
+    /// For tables of another format than Arm's.
+    pub(crate) fn set_software_bit(&self, bit: u64) {
+        self.software.store(bit, Ordering::Relaxed);
     }
 
     /// Lets `count` more allocations succeed.
@@ -133,9 +140,11 @@ impl TestMemory {
     }
 
     fn stored(&self, address: PhysAddr, old: u64, new: u64) {
-        let both_valid = old & new & 1 == 1;
+        // The engine clears what it removes, so that zero is the only "not present".
+        let both_valid = old != 0 && new != 0;
+        let software = self.software.load(Ordering::Relaxed);
         assert!(
-            !self.strict || !both_valid || (old ^ new) & !SOFTWARE == 0,
+            !self.strict || !both_valid || (old ^ new) & !software == 0,
             "{address}: {old:#x} became {new:#x} without a not-present entry between"
         );
         if let Some(watcher) = self.watcher.get() {

@@ -7,14 +7,21 @@ const K16: PageSize = PageSize::SIZE_16K;
 const K64: PageSize = PageSize::SIZE_64K;
 
 fn params(granule: PageSize, input_bits: u8, output_bits: u8) -> TableParams {
-    TableParams { granule, input_bits, output_bits, leaf_sizes: PageSizes::ALL, coherent: true }
+    TableParams {
+        granule,
+        input_bits,
+        output_bits,
+        leaf_sizes: PageSizes::ALL,
+        force_snoop: false,
+        coherent: true,
+    }
 }
 
 /// Start level and entries of the root.
-fn shape<F: Format>(params: &TableParams) -> (u8, usize) {
+fn shape<F: Format>(params: &TableParams) -> (i8, usize) {
     let (format, geometry) = F::new(params).expect("supported");
-    let TableRoot::Arm { start_level, .. } =
-        format.root(&geometry, PhysAddr::new(0), geometry.levels());
+    let root = format.root(&geometry, PhysAddr::new(0), geometry.levels());
+    let TableRoot::Arm { start_level, .. } = root else { panic!("{root:?}") };
     (start_level, geometry.root_entries())
 }
 
@@ -50,20 +57,20 @@ fn start_levels_and_roots() {
 
 /// The initial lookup levels that stage 2 may use, by granule and output size: DDI 0487 D8.2, rules SRKBC and DXBSH, typed as their table reads. QEMU
 /// refuses the same ones (`check_s2_mmu_setup`: 4 KiB level 0 up to 42 bits; 16 KiB level 0, and level 1 up to 40; 64 KiB level 0, and level 1 up to 42).
-const STAGE2_LOWEST_LEVELS: [(PageSize, [(u8, u8); 6]); 3] = [
+const STAGE2_LOWEST_LEVELS: [(PageSize, [(u8, i8); 6]); 3] = [
     (K4, [(32, 1), (36, 1), (40, 1), (42, 1), (44, 0), (48, 0)]),
     (K16, [(32, 2), (36, 2), (40, 2), (42, 1), (44, 1), (48, 1)]),
     (K64, [(32, 2), (36, 2), (40, 2), (42, 2), (44, 1), (48, 1)]),
 ];
 
 /// Input bits that one table at `level` and the levels below it resolve (DDI 0487 D8.2: 9, 11 or 13 bits a level above a page of 12, 14 or 16 bits).
-fn resolved(granule: PageSize, level: u8) -> u8 {
+fn resolved(granule: PageSize, level: i8) -> u8 {
     let (page, each) = match granule {
         K4 => (12, 9),
         K16 => (14, 11),
         _ => (16, 13),
     };
-    page + each * (4 - level)
+    page + each * (4 - level) as u8
 }
 
 /// Every granule, output size and input width: the start level is one that the document allows, the input fits with at most 16 tables side by side, no
@@ -77,7 +84,7 @@ fn stage_2_starts_where_the_document_allows() {
                 let params = params(granule, input, output);
                 let (format, geometry) = ArmLpaeStage2::new(&params).expect("supported");
                 let root = format.root(&geometry, PhysAddr::new(0), geometry.levels());
-                let TableRoot::Arm { start_level, tables, .. } = root;
+                let TableRoot::Arm { start_level, tables, .. } = root else { panic!("{root:?}") };
                 let place = format!("{granule} {input} -> {output}: level {start_level}");
                 assert!((lowest..=2).contains(&start_level), "{place}");
                 let extra = input.saturating_sub(resolved(granule, start_level));
