@@ -30,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
     ("portcullis-explore", &[]),
     ("portcullis-threads", &["portcullis-addr", "portcullis-explore", "portcullis-platform"]),
+    ("portcullis-replay", &["portcullis-explore", "portcullis-lab", "portcullis-qemu"]),
     ("xtask", &[]),
 ];
 

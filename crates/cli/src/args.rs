@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use portcullis_cli::bench::probe::ProbeBench;
 use portcullis_cli::boot::Order;
 use portcullis_cli::lab::LabArgs;
+use portcullis_cli::replay::ReplayArgs;
 use std::path::PathBuf;
 
 /// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
   portcullis show board.dtb --overlay x.dtbo --deny warnings
   portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
+  portcullis replay --fetch 6.1 --schedule seed --board nvme-two   does that schedule happen on a stock kernel?
 Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
 
 /// The verbs.
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Explore every interleaving of the probe protocols: Linux's, and our own.
     Lab(LabArgs),
+    /// Force a schedule on a stock Linux kernel in QEMU, and say whether it occurred, was prevented and by what, or cannot happen.
+    Replay(Box<ReplayArgs>),
     /// Measure.
     Bench(BenchArgs),
     /// Print a completion script for a shell.

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod board;
 pub mod boot;
 pub mod lab;
+pub mod replay;
 pub mod show;
 pub mod style;
 

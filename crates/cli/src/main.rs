@@ -6,7 +6,8 @@ use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport};
-use portcullis_cli::lab::{self, LabArgs};
+use portcullis_cli::lab::{self, Answer, LabArgs};
+use portcullis_cli::replay;
 use portcullis_cli::show::Gate;
 use portcullis_cli::style::Style;
 use portcullis_cli::{board, show};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Boot(args) => run_boot(&args),
         Command::Show(args) => run_show(&args),
         Command::Lab(args) => run_lab(&args),
+        Command::Replay(args) => replay::run(&args).and_then(answered),
         Command::Bench(args) => match args.what {
             BenchCommand::Probe(args) => {
                 print(&probe::run(&args.into())).map(|()| ExitCode::SUCCESS)
@@ -142,7 +144,10 @@ fn described(
 }
 
 fn run_lab(args: &LabArgs) -> Result<ExitCode, String> {
-    let answer = lab::run(args)?;
+    lab::run(args).and_then(answered)
+}
+
+fn answered(answer: Answer) -> Result<ExitCode, String> {
     print(&answer.text)?;
     Ok(verdict(answer.held))
 }

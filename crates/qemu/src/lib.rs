@@ -64,7 +64,7 @@ pub use find::{
     find, for_test,
 };
 pub use platform::{Mmio, QemuPlatform};
-pub use process::{Launch, Qemu};
+pub use process::{Launch, Qemu, spawn_tethered};
 pub use qmp::{Qmp, QomProperty};
 pub use qtest::{Interrupt, QomPath, Qtest, Request, Width};
 pub use ram::Ram;

@@ -119,6 +119,17 @@ impl Launch {
     }
 }
 
+/// Starts a program with the standard three files only, which the kernel ends when this process ends in whatever way: for a QEMU that runs
+/// a guest, which [`Launch`] is not for.
+///
+/// # Errors
+///
+/// The operating system's, as [`Command::spawn`].
+pub fn spawn_tethered(mut command: Command) -> io::Result<Child> {
+    sys::confine(&mut command, Vec::new());
+    spawn(command)
+}
+
 /// A running QEMU. Killed when dropped, and by the kernel when this process ends in any other way.
 #[derive(Debug)]
 pub struct Qemu {

@@ -68,7 +68,7 @@ use self::spec::{Guard, Spec};
 use self::thread::Op;
 use crate::schedule::{Schedule, with_kind};
 use crate::search::{
-    self, Broken, Control, Fault, Outcome, PropertySet, ReplayError, Strategy, Trace,
+    self, Broken, Control, Fault, Object, Outcome, PropertySet, ReplayError, Strategy, Trace,
 };
 
 /// A protocol in one world, ready to be explored.
@@ -181,6 +181,15 @@ impl Protocol {
     #[must_use]
     pub fn thread_names(&self) -> Vec<&str> {
         self.spec.threads.iter().map(|t| t.name.as_str()).collect()
+    }
+
+    /// The fields at the start: their names, and their values in words.
+    #[must_use]
+    pub fn initial(&self) -> Vec<(Object, String)> {
+        let fields = self.spec.fields.iter().enumerate();
+        fields
+            .map(|(slot, field)| (field.name.clone(), self.spec.value_name(slot, field.init)))
+            .collect()
     }
 
     /// Explores the protocol.

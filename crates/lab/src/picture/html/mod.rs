@@ -5,11 +5,14 @@
 //! the threads' names. Hovering over a step, or choosing it by click or with the arrow keys, shows the state
 //! after it: the locks, the fields. Without scripts, and on paper, the changes stand beside the steps.
 
+mod compared;
 mod escape;
 mod matrix;
 mod ours;
 mod page;
 mod svg;
+
+pub use compared::{Table, compared};
 
 use super::{Ladder, words};
 use crate::linux::{Change, Closers, Matrix, Report, Verdict, ViolationReport};

@@ -1,0 +1,182 @@
+//! `portcullis replay`: force a schedule on a stock kernel, and say what happened.
+
+use crate::lab::Answer;
+use crate::style::{Style, table};
+use clap::Args;
+use portcullis_replay::board::{BOARDS, Board};
+use portcullis_replay::package::{Cache, Deb, Kernel, Mirror};
+use portcullis_replay::plan::NAMED;
+use portcullis_replay::report::{self, Paint, Report};
+use portcullis_replay::{Options, Replay, Schedule};
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "Examples:
+  portcullis replay --list
+  portcullis replay --fetch 6.1 --board nvme-two --schedule seed
+  portcullis replay --fetch 6.12 --schedule unbound --html unbound.html
+  portcullis replay --kernel linux-image-6.12.43_arm64.deb --schedule linux2:v6.12/...
+Exit status: 0 when the kernel did what the lab predicts, 1 when it did something else, 2 when the replay could not be done.";
+
+/// Options of `replay`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ReplayArgs {
+    /// A kernel: its package or packages (.deb), or an Image.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "fetch")]
+    pub kernel: Vec<PathBuf>,
+    /// The folder with the modules of an Image.
+    #[arg(long, value_name = "FOLDER", requires = "kernel")]
+    pub modules: Option<PathBuf>,
+    /// Get Debian's newest arm64 kernel of this version (6.12, or 6.12.43) from the system's mirror.
+    #[arg(long, value_name = "VERSION")]
+    pub fetch: Option<String>,
+    /// A statically linked busybox for arm64; fetched like a kernel when left out.
+    #[arg(long, value_name = "FILE")]
+    pub busybox: Option<PathBuf>,
+    /// A schedule's name, or a schedule as `lab check` prints it.
+    #[arg(long, required_unless_present = "list")]
+    pub schedule: Option<String>,
+    /// The machine; the one that fits the schedule when left out.
+    #[arg(long)]
+    pub board: Option<String>,
+    /// Go without a fix, by altering one register: no longer the stock kernel.
+    #[arg(long, value_name = "COMMIT")]
+    pub ablate: Option<String>,
+    /// Let the kernel choose its address.
+    #[arg(long)]
+    pub kaslr: bool,
+    /// Do it so many times, and say how often each outcome was seen.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    /// List boards and schedules.
+    #[arg(long)]
+    pub list: bool,
+    /// Write a page that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `replay`.
+///
+/// # Errors
+/// What keeps it from being done.
+pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
+    let style = Style::of_stdout();
+    if args.list {
+        return Ok(Answer { text: list(style), held: true });
+    }
+    let schedule = args.schedule.as_deref().ok_or("give --schedule")?;
+    let schedule = Schedule::parse(schedule).map_err(said)?;
+    let board = match &args.board {
+        Some(name) => Board::find(name),
+        None => schedule.board(),
+    };
+    let board = board.map_err(said)?;
+    let qemu = portcullis_qemu::find().map_err(|error| error.to_string())?;
+    board.supported_by(qemu).map_err(said)?;
+    let sources = Sources { cache: Cache::of_user().map_err(said)?, mirror: None };
+    let (kernel, busybox) = sources.open(args)?;
+    let options = Options { kaslr: args.kaslr, ablate: args.ablate.clone() };
+    let replay = Replay { qemu, kernel: &kernel, busybox: &busybox, board, schedule, options };
+    let mut reports = Vec::new();
+    for _ in 0..args.repeat {
+        reports.push(replay.run().map_err(said)?);
+    }
+    if let (Some(path), Some(report)) = (&args.html, reports.last()) {
+        std::fs::write(path, report::page(report))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(Answer { text: text(&reports, args, style), held: reports.iter().all(Report::agrees) })
+}
+
+fn said(error: portcullis_replay::Error) -> String {
+    error.to_string()
+}
+
+/// Where kernels come from.
+struct Sources {
+    cache: Cache,
+    mirror: Option<Mirror>,
+}
+
+impl Sources {
+    fn open(mut self, args: &ReplayArgs) -> Result<(Kernel, Vec<u8>), String> {
+        let files = match &args.fetch {
+            Some(version) => self.mirror()?.kernel(version).map_err(said)?,
+            None if args.kernel.is_empty() => {
+                return Err("give a kernel: --kernel FILE or --fetch VERSION".into());
+            }
+            None => args.kernel.clone(),
+        };
+        let busybox = self.busybox(args.busybox.as_deref())?;
+        let kernel = Kernel::open(&files, args.modules.as_deref(), &self.cache).map_err(said)?;
+        Ok((kernel, busybox))
+    }
+
+    fn mirror(&mut self) -> Result<&Mirror, String> {
+        if self.mirror.is_none() {
+            self.mirror = Some(Mirror::of_system(&self.cache).map_err(said)?);
+        }
+        self.mirror.as_ref().ok_or_else(|| "no mirror".into())
+    }
+
+    fn busybox(&mut self, file: Option<&Path>) -> Result<Vec<u8>, String> {
+        if let Some(file) = file {
+            return std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+        }
+        let package = self.mirror()?.busybox().map_err(said)?;
+        let mut found = Vec::new();
+        let take = |_: &str, bytes| {
+            found = bytes;
+            Ok(())
+        };
+        Deb::new(&package).each(|path| path.ends_with("bin/busybox"), take).map_err(said)?;
+        if found.is_empty() {
+            Err(format!("{}: no busybox in it", package.display()))
+        } else {
+            Ok(found)
+        }
+    }
+}
+
+fn list(style: Style) -> String {
+    let row =
+        |name: &str, summary: &str| vec![format!("  {}", style.strong(name)), summary.to_owned()];
+    let boards: Vec<_> = BOARDS.iter().map(|board| row(board.name, board.summary)).collect();
+    let schedules: Vec<_> = NAMED.iter().map(|named| row(named.name, named.summary)).collect();
+    format!("boards\n{}schedules\n{}", table(&boards), table(&schedules))
+}
+
+fn text(reports: &[Report], args: &ReplayArgs, style: Style) -> String {
+    if args.json {
+        let all: Vec<String> = reports.iter().map(Report::to_json).collect();
+        return match &all[..] {
+            [one] => format!("{one}\n"),
+            many => format!("[{}]\n", many.join(",\n")),
+        };
+    }
+    let paint = Paint {
+        strong: &|text| style.strong(text),
+        good: &|text| style.good(text),
+        bad: &|text| style.bad(text),
+        quiet: &|text| style.quiet(text),
+    };
+    let mut out = reports.last().map(|report| report::render(report, paint)).unwrap_or_default();
+    if reports.len() > 1 {
+        out += "\n";
+        let mut answers: Vec<(String, usize)> = Vec::new();
+        for answer in reports.iter().map(Report::answer) {
+            match answers.iter_mut().find(|(known, _)| *known == answer) {
+                Some((_, times)) => *times += 1,
+                None => answers.push((answer, 1)),
+            }
+        }
+        for (answer, times) in answers {
+            out += &format!("{times} of {}: {answer}\n", reports.len());
+        }
+    }
+    out
+}

@@ -1,0 +1,7 @@
+//! A client of the gdb remote protocol, as far as steering a kernel needs it. Every wait has a bound.
+
+mod client;
+mod packet;
+mod target;
+
+pub(crate) use client::{Client, CoreRegisters, Stop};

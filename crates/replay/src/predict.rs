@@ -1,0 +1,140 @@
+//! What the lab says a kernel will do under a plan.
+
+use crate::error::Error;
+use crate::outcome::{BadEnd, EPROBE_DEFER, Evidence, Outcome, bad_ends};
+use crate::plan::{Model, ModelEnd, Plan, State, Who};
+use crate::steer::Path;
+use portcullis_explore::search::Trace;
+use portcullis_lab::linux::{Protocol, World};
+
+/// The prediction.
+#[derive(Debug)]
+pub(crate) struct Prediction {
+    /// For each step that is taken: how it ends, and the client then.
+    pub(crate) steps: Vec<(ModelEnd, State)>,
+    /// The outcome.
+    pub(crate) outcome: Outcome,
+    /// The client when everything has run to its end, retries included.
+    pub(crate) last: State,
+    /// The run, for the ladder.
+    pub(crate) trace: Trace,
+}
+
+/// Drives the model by the plan.
+pub(crate) fn predict(
+    protocol: &Protocol,
+    world: &World,
+    plan: &Plan,
+) -> Result<Prediction, Error> {
+    let mut model = Model::new(protocol, world);
+    let mut steps = Vec::new();
+    let mut early = None;
+    for (number, step) in plan.steps.iter().enumerate() {
+        if early.as_ref().is_some_and(|(who, _)| *who == step.who) {
+            // This thread is through.
+            continue;
+        }
+        let end = model.advance(step.who, step.site.place)?;
+        let stuck = end != ModelEnd::Reached;
+        steps.push((end.clone(), model.state()?));
+        if stuck {
+            early = Some((step.who, number + 1));
+        }
+        if matches!(end, ModelEnd::Blocked(_)) {
+            break;
+        }
+    }
+    let outcome = outcome(&model, &steps, early.map(|(_, step)| step))?;
+    let trace = model.trace()?;
+    model.finish()?;
+    Ok(Prediction { steps, outcome, last: model.state()?, trace })
+}
+
+fn outcome(
+    model: &Model,
+    steps: &[(ModelEnd, State)],
+    early: Option<usize>,
+) -> Result<Outcome, Error> {
+    let state = steps.last().map(|(_, state)| state.clone());
+    let state = state.ok_or_else(|| Error::Schedule("a schedule without steps".into()))?;
+    let blocked = steps.iter().any(|(end, _)| matches!(end, ModelEnd::Blocked(_)));
+    let refused = if blocked { None } else { refusal(&model.trace()?) };
+    if let Some(function) = refused.filter(|_| state.first_mapping.is_none()) {
+        return Ok(Outcome::Prevented { function, value: EPROBE_DEFER });
+    }
+    if let Some(step) = early {
+        return Ok(Outcome::Infeasible { step });
+    }
+    let evidence = Evidence {
+        began: state.first_mapping,
+        bound: state.first_mapping.is_some(),
+        last: &state.client,
+    };
+    let ends = bad_ends(&evidence);
+    Ok(if ends.is_empty() { Outcome::Harmless } else { Outcome::Occurred { ends } })
+}
+
+/// Functions that can put a client's probe off.
+const REFUSERS: &[&str] =
+    &["iommu_fwspec_init", "iommu_probe_device", "iommu_device_use_default_domain"];
+
+/// The function that put the client's `really_probe` off, if it is through: the last one of those that can that it was in.
+fn refusal(trace: &Trace) -> Option<String> {
+    let mut own = trace.steps.iter().rev().filter(|step| step.thread == Who::Client.number());
+    own.find_map(|step| {
+        let functions = step.label.functions.iter().rev();
+        functions.copied().find(|function| REFUSERS.contains(function)).map(str::to_owned)
+    })
+}
+
+impl Prediction {
+    /// Will the device work for its user in the end?
+    pub(crate) fn works(&self) -> bool {
+        let broken = match &self.outcome {
+            Outcome::Occurred { ends } => ends.iter().any(|end| BadEnd::breaks_the_device(*end)),
+            _ => false,
+        };
+        !broken && self.last.client.path == Path::IommuDma
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Board;
+    use crate::plan::{Named, protocol_of};
+
+    fn outcome_of(version: (u32, u32, u32), board: &str, schedule: &str) -> String {
+        let board = Board::find(board).expect("a board");
+        let plan =
+            Named::find(schedule).expect("a name").plan(version, board.client.bus).expect("a plan");
+        let protocol = protocol_of(version).expect("a known version");
+        predict(&protocol, &board.world(), &plan).expect("the lab runs").outcome.to_string()
+    }
+
+    /// The outcomes that stock kernels gave when they were steered by hand: 6.1.192, 6.12.117, 6.16.3 and 7.3.4 of Debian.
+    #[test]
+    fn predictions_are_what_kernels_did() {
+        let deferred = "prevented at iommu_device_use_default_domain, -EPROBE_DEFER";
+        for (version, board, schedule, outcome) in [
+            ((6, 1, 192), "nvme-two", "seed", "occurred: wrong-path"),
+            ((6, 1, 192), "virtio-mmio-two", "seed", "occurred: wrong-path"),
+            ((6, 1, 192), "nvme", "seed", "occurred: no-iommu"),
+            ((6, 12, 117), "nvme-two", "seed", deferred),
+            ((6, 12, 117), "nvme", "seed", "occurred: no-iommu"),
+            ((6, 12, 117), "nvme", "unbound", "occurred: no-iommu"),
+            ((6, 16, 3), "nvme", "grouped", deferred),
+            ((6, 16, 3), "nvme", "early", "prevented at iommu_fwspec_init, -EPROBE_DEFER"),
+            ((7, 3, 4), "nvme", "grouped", deferred),
+            ((7, 3, 4), "nvme-two", "seed", "infeasible at step 2"),
+            ((6, 1, 192), "nvme", "control", "harmless: the whole schedule ran, nothing is wrong"),
+            ((6, 12, 117), "nvme", "control", "harmless: the whole schedule ran, nothing is wrong"),
+        ] {
+            assert_eq!(
+                outcome_of(version, board, schedule),
+                outcome,
+                "{version:?} {board} {schedule}"
+            );
+        }
+    }
+}
