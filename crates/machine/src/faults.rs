@@ -264,6 +264,8 @@ pub struct Faults {
     pub(crate) failing_commands: Vec<(u64, CommandError)>,
     pub(crate) frozen_after: Option<u64>,
     pub(crate) hang_sync: Option<u64>,
+    pub(crate) restart_helps: bool,
+    pub(crate) service_failure: bool,
     pub(crate) event_write_aborts: bool,
     pub(crate) no_interrupts: bool,
 }
@@ -313,6 +315,19 @@ impl Faults {
     #[must_use]
     pub fn hang_sync(mut self, nth: u64) -> Self {
         self.hang_sync = Some(nth);
+        self
+    }
+
+    /// As [`hang_sync`](Self::hang_sync), but disabling the command queue ends it: what was in the queue is not carried out.
+    #[must_use]
+    pub fn hang_sync_until_restart(self, nth: u64) -> Self {
+        Self { restart_helps: true, ..self.hang_sync(nth) }
+    }
+
+    /// The unit enters service failure mode (IHI 0070, 12.3): it reports `GERROR.SFM_ERR`, aborts every transaction, consumes no command and records no event.
+    #[must_use]
+    pub fn fail_service(mut self) -> Self {
+        self.service_failure = true;
         self
     }
 

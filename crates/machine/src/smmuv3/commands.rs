@@ -19,7 +19,7 @@ impl State {
         self.registers.takes_commands()
             && !self.registers.is_active(gerror::CMDQ_ERR.mask())
             && producer != consumer
-            && !(frozen || self.hung || self.gone)
+            && !(frozen || self.hung || self.gone || self.faults.service_failure)
     }
 
     fn injected_error(&mut self) -> Option<CommandError> {

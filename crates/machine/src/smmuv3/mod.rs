@@ -22,7 +22,7 @@ use crate::random::Random;
 use events::Delivery;
 use portcullis_addr::StreamId;
 use portcullis_platform::Registers;
-use portcullis_spec::smmuv3::{BLOCK_SIZE, command::tlbi};
+use portcullis_spec::smmuv3::{BLOCK_SIZE, command::tlbi, gerror};
 use registers::RegisterFile;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -169,6 +169,13 @@ impl SmmuV3 {
         state.syncs_since = 0;
         state.gone = false;
         state.hung = false;
+        if state.faults.service_failure {
+            state.epoch += 1;
+            state.raise(gerror::SFM_ERR.mask());
+        }
+        let deliveries = std::mem::take(&mut state.deliveries);
+        drop(state);
+        self.deliver(deliveries);
     }
 
     /// What it did so far.
@@ -254,7 +261,11 @@ impl SmmuV3 {
             state.gone = true;
             state.epoch += 1;
         }
-        if state.gone { None } else { Some(act(&mut state)) }
+        let result = (!state.gone).then(|| act(&mut state));
+        if state.faults.restart_helps && !state.registers.takes_commands() {
+            state.hung = false;
+        }
+        result
     }
 
     fn read(&self, offset: usize, bytes: usize) -> u64 {

@@ -63,6 +63,8 @@ pub struct Profile {
     pub revision: u8,
     /// Whether `GBPA.ABORT` is set out of reset; otherwise everything passes until software acts.
     pub reset_abort: bool,
+    /// `GBPA` exists, as the architecture demands (§6.3.14). Without it the register reads as zero, and a disabled unit lets everything pass.
+    pub global_abort: bool,
 }
 
 impl Profile {
@@ -96,12 +98,13 @@ impl Profile {
             sync_between_kinds: false,
             revision: 1,
             reset_abort: false,
+            global_abort: true,
         }
     }
 
-    /// What QEMU 7.2 shows: stage 1 only, 8-bit VMIDs.
+    /// What QEMU 7.2 shows: stage 1 only, 8-bit VMIDs, no `GBPA`.
     pub fn qemu7() -> Self {
-        Self { stage2: false, vmid16: false, xnx: false, ..Self::qemu10() }
+        Self { stage2: false, vmid16: false, xnx: false, global_abort: false, ..Self::qemu10() }
     }
 
     /// The least that the architecture asks for, and tiny queues: stage 1, 8-bit tags, linear table for 8-bit ids, 4 KiB granule, 32-bit output, no coherency, no ranges.
@@ -134,6 +137,7 @@ impl Profile {
             sync_between_kinds: false,
             revision: 0,
             reset_abort: false,
+            global_abort: true,
         }
     }
 

@@ -66,6 +66,7 @@ pub(super) struct RegisterFile {
     cmdq_most: u8,
     eventq_most: u8,
     has_messages: bool,
+    has_global_abort: bool,
     cr0: u32,
     cr0_effective: u32,
     cr1: u32,
@@ -120,6 +121,7 @@ fn high(word: u64, value: u32) -> u64 {
 impl RegisterFile {
     pub(super) fn reset(profile: &Profile) -> Self {
         let abort = gbpa::ABORT.of(profile.reset_abort.into());
+        let global = gbpa::SHCFG.of(spec::shareability::USE_INCOMING) | abort;
         Self {
             identification: [
                 (spec::IDR0.offset, profile.idr0()),
@@ -133,11 +135,12 @@ impl RegisterFile {
             cmdq_most: profile.cmdq_log2.min(19),
             eventq_most: profile.eventq_log2.min(19),
             has_messages: profile.msi,
+            has_global_abort: profile.global_abort,
             cr0: 0,
             cr0_effective: 0,
             cr1: 0,
             cr2: 0,
-            gbpa: (gbpa::SHCFG.of(spec::shareability::USE_INCOMING) | abort) as u32,
+            gbpa: if profile.global_abort { global as u32 } else { 0 },
             gbpa_next: None,
             irq_ctrl: 0,
             irq_effective: 0,
@@ -263,7 +266,8 @@ impl RegisterFile {
             }
             o if o == spec::GBPA.offset => {
                 // Only a write with Update set, while no update is under way, counts (§6.3.14).
-                if value & GBPA_UPDATE != 0 && self.gbpa_next.is_none() {
+                let taken = self.has_global_abort && self.gbpa_next.is_none();
+                if value & GBPA_UPDATE != 0 && taken {
                     self.gbpa_next = Some(value & !GBPA_UPDATE);
                     return self.start_update(delay);
                 }

@@ -78,7 +78,7 @@ impl SmmuV3 {
         loop {
             let (control, epoch) = {
                 let state = self.lock();
-                if state.gone {
+                if state.gone || state.faults.service_failure {
                     return Err(Aborted);
                 }
                 (state.control(), state.epoch)
