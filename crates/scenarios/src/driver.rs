@@ -3,6 +3,7 @@
 use crate::bench::{Bench, Client, Failure, failing};
 use crate::check::{Check, Direction};
 use crate::pattern::{self, LANDING_OFFSET, allocate, outcome, target};
+use crate::tamper::{CommandFilter, Tampering};
 use portcullis::{
     AccessKind, AddressSpace, Fault, FaultReason, FormatSupport, GlobalErrors, IommuOps,
     SpaceRequest, SpaceTag, Stage, StreamTarget,
@@ -10,7 +11,7 @@ use portcullis::{
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot};
 use portcullis_pgtable::IotlbGather;
 use portcullis_platform::{Platform, Registers};
-use portcullis_smmuv3::{CommandFilter, Options, Smmu};
+use portcullis_smmuv3::{Options, Smmu};
 use std::sync::Arc;
 
 /// Brings the unit behind `registers` up.
@@ -19,12 +20,9 @@ pub(crate) fn bring_up<P: Platform, R: Registers>(
     registers: R,
     setup: &Setup,
 ) -> Result<Box<dyn IommuOps>, Failure> {
-    let options = Options {
-        event_queue_log2: setup.events_log2,
-        spaces: setup.spaces,
-        filter: setup.filter.clone(),
-        ..Options::default()
-    };
+    let options =
+        Options { event_queue_log2: setup.events_log2, spaces: setup.spaces, ..Options::default() };
+    let registers = Tampering::new(registers, platform.memory(), setup.filter.clone());
     let smmu = Smmu::bring_up(platform, registers, options).map_err(failing("bring-up"))?;
     Ok(Box::new(smmu))
 }

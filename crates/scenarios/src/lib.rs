@@ -22,6 +22,7 @@ mod mutant;
 
 mod pattern;
 pub mod raw;
+mod tamper;
 pub mod virtio;
 
 pub use cases::{Scenario, all, named};
@@ -31,3 +32,4 @@ pub use compare::{
     run_on_software,
 };
 pub use mutant::{Action, MUTANTS, Mutant, issued, slipped_through};
+pub use tamper::CommandFilter;

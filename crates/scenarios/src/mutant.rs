@@ -5,12 +5,12 @@ use crate::cases::{Scenario, all, named};
 use crate::check::Check;
 use crate::compare::start_qemu;
 use crate::driver::Setup;
+use crate::tamper::{CommandFilter, Words};
 use portcullis::IommuOps;
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_platform::{DmaMemory, Registers};
 use portcullis_qemu::Installation;
-use portcullis_smmuv3::{Command, CommandFilter};
-use portcullis_spec::smmuv3::command::{CFGI_ALL_RANGE, cfgi, opcode, tlbi};
+use portcullis_spec::smmuv3::command::{CFGI_ALL_RANGE, OPCODE, cfgi, opcode, tlbi};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,20 +78,20 @@ pub const MUTANTS: &[Mutant] = &[
 ];
 
 /// The document's name of a command.
-fn name_of(command: &Command) -> &'static str {
-    let is_all = command.opcode() == opcode::CFGI_STE_RANGE
-        && cfgi::RANGE.read(&command.0) == CFGI_ALL_RANGE;
+fn name_of(command: &Words) -> &'static str {
+    let number = OPCODE.read(command);
+    let is_all = number == opcode::CFGI_STE_RANGE && cfgi::RANGE.read(command) == CFGI_ALL_RANGE;
     if is_all {
         return "CMD_CFGI_ALL";
     }
-    let known = opcode::CODES.iter().find(|code| code.value == command.opcode());
+    let known = opcode::CODES.iter().find(|code| code.value == number);
     known.map_or("an unknown command", |code| code.name)
 }
 
 /// The ways in which a command can be wrong, whatever its operands.
-fn actions_for(command: &Command) -> &'static [Action] {
+fn actions_for(command: &Words) -> &'static [Action] {
     use Action::{Drop, Neighbour, Shorter, WrongStream, WrongTag};
-    match command.opcode() {
+    match OPCODE.read(command) {
         opcode::CFGI_STE | opcode::CFGI_CD | opcode::CFGI_CD_ALL => &[Drop, WrongStream],
         opcode::TLBI_NH_VA | opcode::TLBI_S2_IPA => &[Drop, Neighbour, Shorter, WrongTag],
         opcode::TLBI_NH_ASID | opcode::TLBI_S12_VMALL => &[Drop, WrongTag],
@@ -101,8 +101,7 @@ fn actions_for(command: &Command) -> &'static [Action] {
 
 impl Action {
     /// The command after the action; `None` when it is not to be sent.
-    fn apply(self, command: Command) -> Option<Command> {
-        let mut words = command.0;
+    fn apply(self, mut words: Words) -> Option<Words> {
         match self {
             Self::Drop => return None,
             Self::Neighbour => words[1] += covered(&words),
@@ -111,7 +110,7 @@ impl Action {
                 tlbi::NUM.write(&mut words, units.saturating_sub(1));
             }
             Self::WrongTag => {
-                let tag = match command.opcode() {
+                let tag = match OPCODE.read(&words) {
                     opcode::TLBI_NH_VA | opcode::TLBI_NH_ASID => tlbi::ASID,
                     _ => tlbi::VMID,
                 };
@@ -123,7 +122,7 @@ impl Action {
                 cfgi::STREAM_ID.write(&mut words, wrong);
             }
         }
-        Some(Command(words))
+        Some(words)
     }
 }
 
@@ -140,7 +139,7 @@ fn covered(words: &[u64; 2]) -> u64 {
 
 impl Mutant {
     fn filter(self) -> CommandFilter {
-        Arc::new(move |command: Command| {
+        Arc::new(move |command: Words| {
             if name_of(&command) == self.command {
                 self.action.apply(command)
             } else {
@@ -197,7 +196,7 @@ pub fn slipped_through(checks: &[Check]) -> Option<&Check> {
 pub fn issued() -> Result<BTreeSet<(&'static str, Action)>, Failure> {
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let inbox = Arc::clone(&seen);
-    let filter: CommandFilter = Arc::new(move |command: Command| {
+    let filter: CommandFilter = Arc::new(move |command: Words| {
         let mut seen = inbox.lock().unwrap_or_else(PoisonError::into_inner);
         seen.extend(actions_for(&command).iter().map(|action| (name_of(&command), *action)));
         Some(command)

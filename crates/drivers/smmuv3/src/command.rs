@@ -5,15 +5,9 @@ use portcullis_spec::smmuv3::command::{self as spec, cfgi, opcode, tlbi};
 
 /// One command, as it stands in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Command(pub [u64; spec::WORDS]);
+pub(crate) struct Command(pub(crate) [u64; spec::WORDS]);
 
 impl Command {
-    /// The opcode, see [`opcode`].
-    #[inline]
-    pub const fn opcode(&self) -> u64 {
-        spec::OPCODE.read(&self.0)
-    }
-
     #[inline]
     const fn new(opcode: u64) -> Self {
         Self([spec::OPCODE.of(opcode), 0])

@@ -1,19 +1,30 @@
 //! The command queue (§3.5, §4.1, §7.1).
 //!
-//! Commands are placed under a short lock; a thread waits for its own CMD_SYNC outside, by looking at the read index. Positions are counted in 64 bits
-//! and never wrap, so that a thread that slept for long can still tell "my commands were consumed" from "not yet".
+//! A *batch* is some commands of one kind and a CMD_SYNC behind them. It is placed as a whole under a short lock, straight into the queue and with one write of CMDQ_PROD; its
+//! [`Ticket`] says where it stands. Whoever waits for a ticket looks at the read index without any lock. A thread waits for its own commands and those
+//! before them, never for later ones. The read index is not read to place a batch, unless the queue seems full.
+//!
+//! Positions are counted in 64 bits and never wrap, so that a thread that slept for long can still tell "my commands were consumed" from "not yet".
 //!
 //! When the queue stops on an error, whoever notices first repairs it: a command that the unit refuses is overwritten by a CMD_SYNC and reported to the one thread
-//! that waits for it; an aborted fetch is tried again first. A wait that reaches its bound leaves the commands in the queue: they are
-//! harmless when the unit runs them later, and the next wait is short until one succeeds.
+//! that waits for it; an aborted fetch is tried again first.
+//!
+//! A wait that reaches its bound leaves the commands in the queue (they are harmless when the unit runs them later) and marks the unit as dead: further calls fail
+//! at once, until the read index moves.
+
+mod failures;
+mod line;
 
 use crate::command::Command;
+use crate::error;
 use crate::memory::{HardwarePages, Running};
-use crate::unit::Unit;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use portcullis::{Awaited, Breakage, OpsError, Ticket as Submitted};
+use crate::unit::{Deadline, Unit};
+use core::sync::atomic::Ordering;
+use failures::Failures;
+use line::Line;
+use portcullis::OpsError;
 use portcullis_platform::{
-    AllocError, DmaMemory, Lock, LockLabel, Nanos, Platform, Registers, wait_for,
+    AllocError, DmaMemory, IrqLock, LockLabel, Nanos, Platform, RawAtomic, Registers, wait_for,
 };
 use portcullis_spec::smmuv3::{self as spec, cerror, cmdq_base, cmdq_cons, gerror};
 
@@ -21,87 +32,57 @@ use portcullis_spec::smmuv3::{self as spec, cerror, cmdq_base, cmdq_cons, gerror
 #[path = "command_queue_tests.rs"]
 mod tests;
 
-/// Longest wait for a CMD_SYNC, or for room in the queue: 1 s.
+/// Longest wait for a CMD_SYNC, or for room in the queue: 1 s. Linux gives up after the same time (`ARM_SMMU_POLL_TIMEOUT_US`).
 pub const SYNC_BOUND: Nanos = 1_000_000_000;
-/// The same after a wait has failed, until one succeeds: 10 ms.
-pub const STALLED_SYNC_BOUND: Nanos = 10_000_000;
+/// The fewest entries, as log2: one command and its CMD_SYNC.
+pub(crate) const LEAST_LOG2: u8 = 1;
+/// The most commands that are placed at once, CMD_SYNC included: it bounds how long interrupts are masked. An invalidation never has so many.
+const LARGEST_BATCH: usize = 128;
 /// How often an aborted fetch is tried again before the command is given up.
 const FETCH_RETRIES: u8 = 3;
 /// How often the queue may stop at one place before the unit counts as broken.
 const STOP_LIMIT: u8 = 6;
-/// How many refused commands are remembered one by one.
-const REMEMBERED: usize = 8;
-
-/// Lets a test drop (`None`) or alter a command before it is queued.
-#[cfg(feature = "mutants")]
-pub type CommandFilter = alloc::sync::Arc<dyn Fn(Command) -> Option<Command> + Send + Sync>;
+/// What `dead` holds while the unit answers.
+const ALIVE: u64 = 0;
+/// What `dead` holds when the unit has failed in a way that only a restart can end.
+const FAILED: u64 = u64::MAX;
 
 pub(crate) struct CommandQueue<P: Platform> {
     pages: HardwarePages<P::Memory>,
     log2: u8,
     running: Running,
-    producer: Lock<P, Producer>,
-    /// `Producer::produced`, readable without the lock.
-    produced: AtomicU64,
-    /// `Failures::count`, readable without the lock.
-    failures: AtomicU64,
-    /// The last wait reached its bound.
-    stalled: AtomicBool,
-    #[cfg(feature = "mutants")]
-    filter: Option<CommandFilter>,
+    inner: IrqLock<P, Inner>,
+    /// `Inner::produced`, readable without the lock. Never behind what hardware was told.
+    produced: P::Atomic,
+    failures: Failures<P::Atomic>,
+    /// [`ALIVE`], [`FAILED`], or one more than the position at which hardware stood when a wait ended in vain although commands were left.
+    dead: P::Atomic,
 }
 
 /// # Invariants
 ///
-/// `consumed <= produced <= consumed + capacity`, and hardware has consumed at least `consumed`.
+/// `consumed <= produced <= consumed + capacity`, and hardware has consumed at least everything before `consumed`.
 #[derive(Debug)]
-struct Producer {
+struct Inner {
     produced: u64,
     consumed: u64,
-    failures: Failures,
+    line: Line,
     /// Where the queue stopped last, and how often in a row.
     stopped: (u64, u8),
     /// What GERRORN holds.
     acknowledged: u32,
-}
-
-/// Commands that were refused and overwritten.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    recent: [Failure; REMEMBERED],
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Failure {
-    position: u64,
-    code: u64,
-}
-
-impl Failures {
-    fn add(&mut self, failure: Failure) {
-        self.recent[(self.count % REMEMBERED as u64) as usize] = failure;
-        self.count += 1;
-    }
-
-    /// The first failure in the ticket's range; where too many happened since to tell, the ticket counts as hit.
-    fn hit(&self, ticket: &Ticket) -> Option<Failure> {
-        let since = self.count - ticket.failures;
-        if since > REMEMBERED as u64 {
-            return Some(Failure { position: ticket.first, code: cerror::NONE });
-        }
-        let recent = (ticket.failures..self.count).map(|n| self.recent[n as usize % REMEMBERED]);
-        recent.into_iter().find(|failure| (ticket.first..ticket.after).contains(&failure.position))
-    }
+    /// How many commands were refused, and the count of `failures`.
+    refused: u64,
+    failed: u64,
 }
 
 /// The positions of some queued commands, `first..after`.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    first: u64,
-    after: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) first: u64,
+    pub(crate) after: u64,
     /// How many failures there were before.
-    failures: u64,
+    pub(crate) failures: u64,
 }
 
 impl<P: Platform> CommandQueue<P> {
@@ -111,55 +92,55 @@ impl<P: Platform> CommandQueue<P> {
         running: &Running,
         log2: u8,
         address_bits: u8,
-        label: u64,
+        index: u64,
     ) -> Result<Self, AllocError> {
+        let log2 = log2.max(LEAST_LOG2);
         let bytes = spec::command::BYTES << log2;
-        let producer = Producer {
+        let inner = Inner {
             produced: 0,
             consumed: 0,
-            failures: Failures::default(),
+            line: Line::default(),
             stopped: (u64::MAX, 0),
             acknowledged: 0,
+            refused: 0,
+            failed: 0,
         };
+        let word = |class| P::Atomic::new(LockLabel::new(class, index), 0);
         Ok(Self {
             pages: HardwarePages::new(platform.memory(), running, bytes, address_bits)?,
             log2,
             running: running.clone(),
-            producer: Lock::<P, _>::new(LockLabel::new("smmu.cmdq", label), producer),
-            produced: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            stalled: AtomicBool::new(false),
-            #[cfg(feature = "mutants")]
-            filter: None,
+            inner: IrqLock::<P, _>::new(LockLabel::new("smmu.cmdq", index), inner),
+            produced: word("smmu.produced"),
+            failures: Failures::new(index),
+            dead: word("smmu.dead"),
         })
     }
 
-    /// Sends every command through `filter` from now on.
-    #[cfg(feature = "mutants")]
-    pub(crate) fn set_filter(&mut self, filter: Option<CommandFilter>) {
-        self.filter = filter;
-    }
-
-    /// Tells a disabled unit where the queue is. Errors of an earlier owner are acknowledged.
+    /// Tells a disabled unit where the queue is. Errors of an earlier owner are acknowledged. Commands that were left are gone, and whoever waits for one is told so.
     pub(crate) fn install<R: Registers>(&self, unit: &Unit<P, R>) {
-        let mut producer = self.producer.lock();
-        let base = cmdq_base::RA.of(1)
-            | cmdq_base::ADDR.in_place(self.pages.address().raw())
-            | cmdq_base::LOG2SIZE.of(u64::from(self.log2));
-        unit.write64(spec::CMDQ_BASE, base);
-        unit.write(spec::CMDQ_PROD, self.index(producer.produced));
-        unit.write(spec::CMDQ_CONS, self.index(producer.produced));
-        producer.consumed = producer.produced;
-        producer.acknowledged = unit.read(spec::GERROR);
-        unit.write(spec::GERRORN, producer.acknowledged);
+        self.inner.with(|inner| {
+            // Before the read index can be taken for that of commands which were carried out.
+            inner.failed = self.failures.fail_all();
+            inner.consumed = inner.produced;
+            let base = cmdq_base::RA.of(1)
+                | cmdq_base::ADDR.in_place(self.pages.address().raw())
+                | cmdq_base::LOG2SIZE.of(u64::from(self.log2));
+            unit.write64(spec::CMDQ_BASE, base);
+            unit.write(spec::CMDQ_PROD, self.index(inner.produced));
+            unit.write(spec::CMDQ_CONS, self.index(inner.produced));
+            inner.acknowledged = unit.read(spec::GERROR);
+            unit.write(spec::GERRORN, inner.acknowledged);
+        });
+        self.dead.store(ALIVE, Ordering::Release);
     }
 
     /// How many commands the unit has refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        self.inner.with(|inner| inner.refused)
     }
 
-    /// Queues `count` commands and one CMD_SYNC, and waits until the unit has carried all of them out.
+    /// Queues `count` commands of one kind and a CMD_SYNC, and waits until the unit has carried all of them out, at most until `deadline`.
     ///
     /// # Errors
     ///
@@ -167,182 +148,185 @@ impl<P: Platform> CommandQueue<P> {
     pub(crate) fn execute<R: Registers>(
         &self,
         unit: &Unit<P, R>,
+        deadline: Deadline,
         count: usize,
         commands: impl Iterator<Item = Command>,
     ) -> Result<(), OpsError> {
-        self.wait_for(unit, self.submit_synced(unit, count, commands)?)
+        let ticket = self.submit(unit, deadline, count, commands)?;
+        self.wait(unit, deadline, &ticket)
     }
 
-    /// What was submitted where nothing is owed.
-    pub(crate) const NOTHING: Submitted = Submitted([0; 3]);
-
-    /// Queues `count` commands and one CMD_SYNC.
-    ///
-    /// # Errors
-    ///
-    /// As for [`execute`](Self::execute).
-    pub(crate) fn submit_synced<R: Registers>(
+    /// As [`execute`](Self::execute) for one command.
+    pub(crate) fn execute_one<R: Registers>(
         &self,
         unit: &Unit<P, R>,
+        deadline: Deadline,
+        command: Command,
+    ) -> Result<(), OpsError> {
+        self.execute(unit, deadline, 1, core::iter::once(command))
+    }
+
+    /// Queues `count` commands of one kind and a CMD_SYNC; in several batches where they are more than fit into one. Waits only for room.
+    pub(crate) fn submit<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        deadline: Deadline,
         count: usize,
-        commands: impl Iterator<Item = Command>,
-    ) -> Result<Submitted, OpsError> {
+        mut commands: impl Iterator<Item = Command>,
+    ) -> Result<Ticket, OpsError> {
         if !self.running.is_set() {
-            return Err(OpsError::Hardware { breakage: Breakage::ShutDown, status: 0 });
+            return Err(error::shut_down());
         }
-        let mut commands = commands.take(count).chain(core::iter::once(Command::sync()));
-        let ticket = self.submit(unit, count + 1, &mut commands)?;
-        Ok(ticket.map_or(Self::NOTHING, |ticket| {
-            Submitted([ticket.first, ticket.after, ticket.failures])
-        }))
-    }
-
-    /// Waits until the unit has carried out what [`submit_synced`](Self::submit_synced) queued.
-    ///
-    /// # Errors
-    ///
-    /// As for [`execute`](Self::execute).
-    pub(crate) fn wait_for<R: Registers>(
-        &self,
-        unit: &Unit<P, R>,
-        submitted: Submitted,
-    ) -> Result<(), OpsError> {
-        let Submitted([first, after, failures]) = submitted;
-        if first == after { Ok(()) } else { self.wait(unit, &Ticket { first, after, failures }) }
-    }
-
-    #[cfg(not(feature = "mutants"))]
-    fn submit<R: Registers>(
-        &self,
-        unit: &Unit<P, R>,
-        count: usize,
-        commands: &mut impl Iterator<Item = Command>,
-    ) -> Result<Option<Ticket>, OpsError> {
-        self.submit_all(unit, count, commands)
-    }
-
-    #[cfg(feature = "mutants")]
-    fn submit<R: Registers>(
-        &self,
-        unit: &Unit<P, R>,
-        count: usize,
-        commands: &mut impl Iterator<Item = Command>,
-    ) -> Result<Option<Ticket>, OpsError> {
-        let Some(filter) = &self.filter else {
-            return self.submit_all(unit, count, commands);
-        };
-        let left: alloc::vec::Vec<Command> =
-            commands.filter_map(|command| filter(command)).collect();
-        self.submit_all(unit, left.len(), &mut left.into_iter())
-    }
-
-    /// Queues `count` commands, in pieces where the queue is smaller than that. `None` for no command.
-    fn submit_all<R: Registers>(
-        &self,
-        unit: &Unit<P, R>,
-        count: usize,
-        commands: &mut impl Iterator<Item = Command>,
-    ) -> Result<Option<Ticket>, OpsError> {
-        let mut ticket: Option<Ticket> = None;
-        let mut left = count;
-        while left > 0 {
-            let piece = left.min(self.capacity());
-            let placed = self.place_when_room(unit, piece, commands)?;
-            ticket = Some(match ticket {
-                None => placed,
-                Some(earlier) => Ticket { after: placed.after, ..earlier },
-            });
-            left -= piece;
+        self.check_alive(unit)?;
+        let most = self.capacity().min(LARGEST_BATCH) - 1;
+        let mut left = count.min(most);
+        let mut ticket = self.place(unit, deadline, left, &mut commands)?;
+        let mut placed = left;
+        while placed < count {
+            left = (count - placed).min(most);
+            ticket.after = self.place(unit, deadline, left, &mut commands)?.after;
+            placed += left;
         }
         Ok(ticket)
     }
 
-    fn place_when_room<R: Registers>(
+    /// Fails if an earlier wait was in vain and the read index has not moved since.
+    fn check_alive<R: Registers>(&self, unit: &Unit<P, R>) -> Result<(), OpsError> {
+        let dead = self.dead.load(Ordering::Acquire);
+        if dead == ALIVE {
+            return Ok(());
+        }
+        self.inner.with(|inner| {
+            self.look(unit, inner)?;
+            let has_moved = inner.consumed >= dead || inner.consumed == inner.produced;
+            if dead == FAILED || !has_moved {
+                return Err(OpsError::Dead);
+            }
+            self.dead.store(ALIVE, Ordering::Release);
+            Ok(())
+        })
+    }
+
+    /// Places one batch, as soon as it is this caller's turn and there is room.
+    fn place<R: Registers>(
         &self,
         unit: &Unit<P, R>,
+        deadline: Deadline,
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Ticket, OpsError> {
-        self.wait_until(unit, Awaited::Room, || self.try_place(unit, count, commands))
-    }
-
-    /// Waits until `attempt` gives something.
-    fn wait_until<R: Registers, T>(
-        &self,
-        unit: &Unit<P, R>,
-        awaited: Awaited,
-        mut attempt: impl FnMut() -> Result<Option<T>, OpsError>,
-    ) -> Result<T, OpsError> {
-        let stalled = self.stalled.load(Ordering::Relaxed);
-        let bound = if stalled { STALLED_SYNC_BOUND } else { SYNC_BOUND };
-        let mut outcome = Ok(None);
-        let waited = wait_for(unit.clock(), bound, || {
-            outcome = attempt();
-            !matches!(outcome, Ok(None))
+        let mut turn = None;
+        let placed = self.wait_until(unit, deadline, || {
+            self.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
         });
-        match (outcome, waited) {
-            (Ok(Some(value)), _) => Ok(value),
-            (Err(error), _) => Err(error),
-            (Ok(None), Err(timeout)) => {
-                self.stalled.store(true, Ordering::Relaxed);
-                Err(OpsError::Timeout { awaited, timeout })
-            }
-            (Ok(None), Ok(())) => unreachable!("the wait ends on an outcome or on its bound"),
+        let placed = placed.and_then(|ticket| ticket.ok_or_else(|| error::no_room(SYNC_BOUND)));
+        if let Some(turn) = turn {
+            // Not used: it was in vain.
+            self.inner.with(|inner| inner.line.leave(turn));
         }
+        placed.inspect_err(|_| self.inner.with(|inner| self.mark_dead(unit, inner)))
     }
 
-    /// Queues `count` commands, at most the capacity, if there is room.
     fn try_place<R: Registers>(
         &self,
         unit: &Unit<P, R>,
+        inner: &mut Inner,
+        turn: &mut Option<u64>,
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Ticket>, OpsError> {
-        let mut producer = self.producer.lock();
-        if self.room(&producer) < count {
-            let cons = unit.read_live(spec::CMDQ_CONS)?;
-            producer.consumed = self.position(cons, producer.produced)?;
-            if self.room(&producer) < count {
-                if cmdq_cons::ERR.is_set(u64::from(cons)) {
-                    self.recover(unit, &mut producer)?;
-                }
-                return Ok(None);
-            }
+        if !inner.line.is_turn(*turn) || !self.has_room(unit, inner, count + 1)? {
+            *turn = turn.or_else(|| inner.line.join());
+            return Ok(None);
         }
-        let first = producer.produced;
-        // `for_each`, because a chain of iterators runs faster from inside.
+        let first = inner.produced;
+        let after = self.store_batch(first, count, commands);
+        self.publish(first, (after - first) as usize);
+        inner.produced = after;
+        // Before hardware can consume any of it: see `look`.
+        self.produced.store(after, Ordering::Release);
+        unit.write(spec::CMDQ_PROD, self.index(after));
+        if let Some(turn) = turn.take() {
+            inner.line.leave(turn);
+        }
+        Ok(Some(Ticket { first, after, failures: inner.failed }))
+    }
+
+    /// Whether `count` entries are free; asks hardware only if they do not seem to be.
+    fn has_room<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        inner: &mut Inner,
+        count: usize,
+    ) -> Result<bool, OpsError> {
+        let free = |inner: &Inner| self.capacity() - (inner.produced - inner.consumed) as usize;
+        if free(inner) < count {
+            self.look(unit, inner)?;
+        }
+        Ok(free(inner) >= count)
+    }
+
+    /// Stores the commands and the CMD_SYNC from position `first` on; returns the position behind them.
+    fn store_batch(
+        &self,
+        first: u64,
+        count: usize,
+        commands: &mut impl Iterator<Item = Command>,
+    ) -> u64 {
         let mut position = first;
-        commands.take(count).for_each(|command| {
+        let batch = commands.take(count).chain(core::iter::once(Command::sync()));
+        // `for_each`, because a chain of iterators runs faster from inside.
+        batch.for_each(|command| {
             self.store(position, command);
             position += 1;
         });
-        self.publish(first, count);
-        producer.produced += count as u64;
-        self.produced.store(producer.produced, Ordering::Release);
-        unit.write(spec::CMDQ_PROD, self.index(producer.produced));
-        Ok(Some(Ticket { first, after: producer.produced, failures: producer.failures.count }))
+        position
     }
 
-    fn wait<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Ticket) -> Result<(), OpsError> {
-        self.wait_until(unit, Awaited::Confirmation, || {
+    /// Waits until the unit has consumed the ticket's commands.
+    ///
+    /// # Errors
+    ///
+    /// Unconfirmed: the bound passed, the unit refused one of them, or it is broken or gone.
+    pub(crate) fn wait<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        deadline: Deadline,
+        ticket: &Ticket,
+    ) -> Result<(), OpsError> {
+        let waited = self.wait_until(unit, deadline, || {
             let cons = unit.read_live(spec::CMDQ_CONS)?;
             if cmdq_cons::ERR.is_set(u64::from(cons)) && self.has_stopped(unit)? {
-                self.recover(unit, &mut self.producer.lock())?;
+                self.inner.with(|inner| self.recover(unit, inner))?;
             }
             Ok(self.passed(cons, ticket.after).then_some(()))
         })?;
-        if self.stalled.load(Ordering::Relaxed) {
-            self.stalled.store(false, Ordering::Relaxed);
+        if waited.is_none() {
+            self.inner.with(|inner| self.mark_dead(unit, inner));
+            return Err(error::unconfirmed(SYNC_BOUND));
         }
-        if self.failures.load(Ordering::Acquire) == ticket.failures {
-            return Ok(());
-        }
-        match self.producer.lock().failures.hit(ticket) {
+        match self.failures.hit(ticket) {
             None => Ok(()),
-            Some(failure) => {
-                Err(OpsError::Hardware { breakage: Breakage::CommandRefused, status: failure.code })
-            }
+            Some(code) => Err(error::refused(code)),
         }
+    }
+
+    /// Asks `attempt` until it gives something; `None` when the deadline passed.
+    fn wait_until<R: Registers, T>(
+        &self,
+        unit: &Unit<P, R>,
+        deadline: Deadline,
+        mut attempt: impl FnMut() -> Result<Option<T>, OpsError>,
+    ) -> Result<Option<T>, OpsError> {
+        let mut outcome = attempt();
+        if !matches!(outcome, Ok(None)) {
+            return outcome;
+        }
+        let settled = wait_for(unit.clock(), deadline.left(unit.clock()), || {
+            outcome = attempt();
+            !matches!(outcome, Ok(None))
+        });
+        settled.map_or(Ok(None), |()| outcome)
     }
 
     /// Whether hardware has consumed everything before position `after`, given a fresh read of CMDQ_CONS.
@@ -355,79 +339,94 @@ impl<P: Platform> CommandQueue<P> {
         ahead < capacity || self.produced.load(Ordering::Acquire) >= after + capacity
     }
 
+    /// Takes the unit for dead until its read index moves from where it stands now (or where it last was, if it does not say).
+    fn mark_dead<R: Registers>(&self, unit: &Unit<P, R>, inner: &mut Inner) {
+        let position = unit.read_live(spec::CMDQ_CONS).and_then(|cons| self.position(cons, inner));
+        inner.consumed = position.unwrap_or(inner.consumed);
+        if self.dead.load(Ordering::Acquire) != FAILED {
+            self.dead.store(inner.consumed + 1, Ordering::Release);
+        }
+    }
+
+    /// Learns how far hardware is, and repairs the queue if it stopped.
+    fn look<R: Registers>(&self, unit: &Unit<P, R>, inner: &mut Inner) -> Result<(), OpsError> {
+        let cons = unit.read_live(spec::CMDQ_CONS)?;
+        inner.consumed = self.position(cons, inner)?;
+        if cmdq_cons::ERR.is_set(u64::from(cons)) {
+            self.recover(unit, inner)?;
+        }
+        Ok(())
+    }
+
     /// Whether CMDQ_ERR is active; `CMDQ_CONS.ERR` alone may be left over from an error that was dealt with.
     fn has_stopped<R: Registers>(&self, unit: &Unit<P, R>) -> Result<bool, OpsError> {
         let raised = unit.read_live(spec::GERROR)? ^ unit.read(spec::GERRORN);
         Ok(gerror::CMDQ_ERR.is_set(u64::from(raised)))
     }
 
-    /// Acknowledges all global errors, repairing the queue if it stopped; returns those that were active.
+    /// Acknowledges all global errors, repairing the queue if it stopped; returns those that were active. Waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// The unit is gone, or its queue cannot be repaired: whoever waits for a command is told the same.
     pub(crate) fn acknowledge<R: Registers>(&self, unit: &Unit<P, R>) -> Result<u32, OpsError> {
-        let active = unit.read_live(spec::GERROR)? ^ unit.read(spec::GERRORN);
-        if active == 0 {
-            return Ok(0);
-        }
-        let mut producer = self.producer.lock();
-        let active = unit.read_live(spec::GERROR)? ^ producer.acknowledged;
-        let others = active & !(gerror::CMDQ_ERR.mask() as u32);
-        producer.acknowledged ^= others;
-        unit.write(spec::GERRORN, producer.acknowledged);
-        self.recover(unit, &mut producer)?;
-        Ok(active)
+        self.inner.with(|inner| {
+            let active = unit.read_live(spec::GERROR)? ^ inner.acknowledged;
+            if active != 0 {
+                inner.acknowledged ^= active & !(gerror::CMDQ_ERR.mask() as u32);
+                unit.write(spec::GERRORN, inner.acknowledged);
+                self.recover(unit, inner)?;
+            }
+            if gerror::SFM_ERR.is_set(u64::from(active)) {
+                self.dead.store(FAILED, Ordering::Release);
+            }
+            Ok(active)
+        })
     }
 
     /// Makes a queue that stopped go on; nothing to do if it did not stop, or if another thread was faster.
-    fn recover<R: Registers>(
-        &self,
-        unit: &Unit<P, R>,
-        producer: &mut Producer,
-    ) -> Result<(), OpsError> {
+    fn recover<R: Registers>(&self, unit: &Unit<P, R>, inner: &mut Inner) -> Result<(), OpsError> {
         let error = gerror::CMDQ_ERR.mask() as u32;
-        if (unit.read_live(spec::GERROR)? ^ producer.acknowledged) & error == 0 {
+        if (unit.read_live(spec::GERROR)? ^ inner.acknowledged) & error == 0 {
             return Ok(());
         }
         let cons = unit.read_live(spec::CMDQ_CONS)?;
-        let position = self.position(cons, producer.produced)?;
+        let position = self.position(cons, inner)?;
         let code = cmdq_cons::ERR.get(u64::from(cons));
-        let again = producer.stopped.0 == position;
-        let stops = if again { producer.stopped.1.saturating_add(1) } else { 1 };
-        producer.stopped = (position, stops);
+        let again = inner.stopped.0 == position;
+        let stops = if again { inner.stopped.1.saturating_add(1) } else { 1 };
+        inner.stopped = (position, stops);
         if stops > STOP_LIMIT {
-            let breakage = Breakage::QueueStopped;
-            return Err(OpsError::Hardware { breakage, status: u64::from(cons) });
+            return Err(error::stopped(cons));
         }
         if code != cerror::ABT || stops > FETCH_RETRIES {
             self.store(position, Command::sync());
             self.publish(position, 1);
-            producer.failures.add(Failure { position, code });
-            self.failures.store(producer.failures.count, Ordering::Release);
+            inner.failed = self.failures.add(position, code);
+            inner.refused += 1;
         }
-        producer.acknowledged ^= error;
-        unit.write(spec::GERRORN, producer.acknowledged);
+        inner.acknowledged ^= error;
+        unit.write(spec::GERRORN, inner.acknowledged);
         Ok(())
+    }
+
+    /// The position behind a read index. Under the lock nothing is produced, so that the index stands for one position.
+    fn position(&self, cons: u32, inner: &Inner) -> Result<u64, OpsError> {
+        let rounds = 2 * self.capacity() as u64;
+        let waiting = inner.produced.wrapping_sub(u64::from(cons)) & (rounds - 1);
+        if waiting > inner.produced - inner.consumed {
+            return Err(error::bad_index(cons));
+        }
+        Ok(inner.produced - waiting)
     }
 
     fn capacity(&self) -> usize {
         1 << self.log2
     }
 
-    fn room(&self, producer: &Producer) -> usize {
-        self.capacity() - (producer.produced - producer.consumed) as usize
-    }
-
     /// What the index registers hold for a position: the slot, and the parity of the round above it.
     fn index(&self, position: u64) -> u32 {
         (position & (2 * self.capacity() as u64 - 1)) as u32
-    }
-
-    /// The position behind a read index, given the write position at the time of the read.
-    fn position(&self, cons: u32, produced: u64) -> Result<u64, OpsError> {
-        let waiting = produced.wrapping_sub(u64::from(cons)) & (2 * self.capacity() as u64 - 1);
-        if waiting > self.capacity() as u64 || waiting > produced {
-            let breakage = Breakage::BadIndex;
-            return Err(OpsError::Hardware { breakage, status: u64::from(cons) });
-        }
-        Ok(produced - waiting)
     }
 
     fn slot(&self, position: u64) -> u64 {
@@ -458,8 +457,8 @@ impl<P: Platform> core::fmt::Debug for CommandQueue<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("CommandQueue")
             .field("entries", &self.capacity())
-            .field("produced", &self.produced)
-            .field("refused", &self.failures)
+            .field("produced", &self.produced.load(Ordering::Relaxed))
+            .field("refused", &self.refused())
             .finish_non_exhaustive()
     }
 }

@@ -10,11 +10,11 @@ use crate::memory::{HardwarePages, Running};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use portcullis::{AddressSpace, OpsError, SpaceTag};
 use portcullis_addr::PhysAddr;
 use portcullis_pgtable::{ArmLpaeStage1, TableConfig, TableFormat, TableRoot};
-use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform};
+use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform, RawAtomic};
 use portcullis_spec::smmuv3::{cacheability, cd, shareability, ste};
 
 /// What a tag says by itself.
@@ -51,7 +51,7 @@ impl Name {
 #[derive(Debug)]
 pub(crate) struct Spaces<P: Platform> {
     /// One bit an id: in use or in quarantine. Written under the lock, read without it.
-    used: Vec<AtomicU64>,
+    used: Vec<P::Atomic>,
     records: Lock<P, Records<P::Memory>>,
     features: Features,
     coherent: bool,
@@ -92,7 +92,9 @@ impl<P: Platform> Spaces<P> {
         let stage2 = if features.stage2 { features.vmid_bits } else { 16 };
         // Id 0 is never given out: VMID 0 tags the stage 1 streams.
         let ids = (1usize << stage1.min(stage2)).min((limit as usize).saturating_add(1));
-        let used: Vec<_> = (0..ids.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let used: Vec<_> = (0..ids.div_ceil(64))
+            .map(|_| P::Atomic::new(LockLabel::new("smmu.used", label), 0))
+            .collect();
         for id in (ids..used.len() * 64).chain([0]) {
             used[id / 64].fetch_or(1 << (id % 64), Ordering::Relaxed);
         }

@@ -2,13 +2,32 @@
 
 use core::fmt;
 use portcullis::{Awaited, Breakage, OpsError};
-use portcullis_platform::{AllocError, Timeout};
+use portcullis_platform::{AllocError, Nanos, Timeout};
 
-/// Why a unit could not be brought up. It is left disabled and aborting, as far as it still answers, and everything that was taken is given back
-/// (except memory that hardware may still read, which is kept for ever).
+/// A unit could not be brought up. Everything that was taken is given back, except memory that hardware may still read, which is kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BringUpError {
+    /// Why.
+    pub cause: BringUpCause,
+    /// What the devices behind the unit can reach now.
+    pub blocking: Blocking,
+}
+
+/// Whether the devices behind a unit that does not serve are kept from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blocking {
+    /// The unit has confirmed that it is disabled and aborts everything.
+    Confirmed,
+    /// The unit has not confirmed that: for all that is known its devices reach any memory, without translation or through tables that somebody else left.
+    ///
+    /// The remedy is at the devices: keep them from mastering the bus (PCI: clear bit 2, Bus Master Enable, of the command register; others: reset or clock off).
+    Unknown,
+}
+
+/// Why a unit could not be brought up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum BringUpError {
+pub enum BringUpCause {
     /// The register block does not hold the two pages of the architecture (§6.1).
     BlockTooSmall {
         /// Its length in bytes.
@@ -30,7 +49,7 @@ pub enum BringUpError {
         /// What the driver needs.
         needs: &'static str,
     },
-    /// A control register did not take effect in time.
+    /// A control register did not take effect in time. `GBPA` that stays 0 is a unit without that register (QEMU 7.2), although the architecture demands it (§6.3.14).
     Stuck {
         /// The register that was watched.
         register: &'static str,
@@ -52,34 +71,57 @@ pub enum BringUpError {
     Commands(OpsError),
 }
 
-impl fmt::Display for BringUpError {
+impl fmt::Display for BringUpCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BlockTooSmall { len } => write!(
                 f,
-                "SMMUv3: the register block has {len:#x} bytes, two pages of 64 KiB are needed (check `reg`)"
+                "the register block has {len:#x} bytes, two pages of 64 KiB are needed (check `reg`)"
             ),
             Self::Gone { register } => write!(
                 f,
-                "SMMUv3: {register} reads as all ones: no unit answers (check its clock and power, and `reg`)"
+                "{register} reads as all ones: no unit answers (check its clock and power, and `reg`)"
             ),
-            Self::Refused { register, field, value, needs } => write!(
-                f,
-                "SMMUv3: {register}.{field} is {value:#x}; this driver needs {needs}; its devices stay blocked"
-            ),
-            Self::Stuck { register, wanted, found, timeout } => write!(
-                f,
-                "SMMUv3: {register} reads {found:#x} instead of {wanted:#x}: {timeout}; its devices stay blocked"
-            ),
-            Self::NoMemory { what, error } => write!(f, "SMMUv3: {what}: {error}"),
-            Self::Commands(error) => write!(f, "SMMUv3: first invalidation: {error}"),
+            Self::Refused { register, field, value, needs } => {
+                write!(f, "{register}.{field} is {value:#x}; this driver needs {needs}")
+            }
+            Self::Stuck { register, wanted, found, timeout } => {
+                write!(f, "{register} reads {found:#x} instead of {wanted:#x}: {timeout}")
+            }
+            Self::NoMemory { what, error } => write!(f, "{what}: {error}"),
+            Self::Commands(error) => write!(f, "first invalidation: {error}"),
         }
+    }
+}
+
+impl fmt::Display for BringUpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SMMUv3: {}; ", self.cause)?;
+        f.write_str(match self.blocking {
+            Blocking::Confirmed => "its devices are blocked",
+            Blocking::Unknown => {
+                "whether its devices are blocked is unknown: turn their bus mastering off"
+            }
+        })
     }
 }
 
 impl core::error::Error for BringUpError {}
 
-impl BringUpError {
+impl BringUpCause {
+    /// The same, after the unit has confirmed that everything is blocked. One that has vanished since confirms nothing.
+    pub(crate) fn blocked(self) -> BringUpError {
+        match self {
+            Self::Gone { .. } => self.unknown(),
+            _ => BringUpError { cause: self, blocking: Blocking::Confirmed },
+        }
+    }
+
+    /// The same, when the unit has not confirmed that.
+    pub(crate) fn unknown(self) -> BringUpError {
+        BringUpError { cause: self, blocking: Blocking::Unknown }
+    }
+
     /// The same, as an answer to the core: what stopping a unit can meet.
     pub(crate) fn as_ops_error(self) -> OpsError {
         match self {
@@ -90,4 +132,43 @@ impl BringUpError {
             _ => OpsError::Hardware { breakage: Breakage::Gone, status: u64::from(u32::MAX) },
         }
     }
+}
+
+/// The unit's registers read as all ones.
+pub(crate) fn gone() -> OpsError {
+    broken(Breakage::Gone, u32::MAX.into())
+}
+
+/// The unit was stopped by this driver.
+pub(crate) fn shut_down() -> OpsError {
+    broken(Breakage::ShutDown, 0)
+}
+
+/// Nothing was queued: there was no room for so long.
+pub(crate) fn no_room(after: Nanos) -> OpsError {
+    OpsError::Timeout { awaited: Awaited::Room, timeout: Timeout { after } }
+}
+
+/// A CMD_SYNC did not complete for so long.
+pub(crate) fn unconfirmed(after: Nanos) -> OpsError {
+    OpsError::Timeout { awaited: Awaited::Confirmation, timeout: Timeout { after } }
+}
+
+/// The unit refused a command; `code` is that of CMDQ_CONS.ERR.
+pub(crate) fn refused(code: u64) -> OpsError {
+    broken(Breakage::CommandRefused, code)
+}
+
+/// The queue stops at the same place again and again.
+pub(crate) fn stopped(cons: u32) -> OpsError {
+    broken(Breakage::QueueStopped, cons.into())
+}
+
+/// CMDQ_CONS reads as something that it cannot be.
+pub(crate) fn bad_index(cons: u32) -> OpsError {
+    broken(Breakage::BadIndex, cons.into())
+}
+
+fn broken(breakage: Breakage, status: u64) -> OpsError {
+    OpsError::Hardware { breakage, status }
 }

@@ -2,13 +2,13 @@
 
 use crate::memory::{HardwarePages, Running};
 use crate::unit::Unit;
-use portcullis::{AccessKind, Fault, FaultReason, Stage};
+use portcullis::{AccessKind, Fault, FaultReason, OpsError, Stage};
 use portcullis_addr::{Iova, StreamId};
-use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, Registers};
+use portcullis_platform::{AllocError, DmaMemory, IrqLock, LockLabel, Platform, Registers};
 use portcullis_spec::smmuv3::event::{self as record, number};
 use portcullis_spec::smmuv3::{self as spec, eventq_base, eventq_cons, eventq_prod};
 
-/// How many records are taken under the lock at once.
+/// How many records are taken under the lock at once: it bounds how long interrupts are masked.
 const BATCH: usize = 16;
 
 /// A record as hardware wrote it.
@@ -18,7 +18,7 @@ pub(crate) type Record = [u64; record::WORDS];
 pub(crate) struct EventQueue<P: Platform> {
     pages: HardwarePages<P::Memory>,
     log2: u8,
-    consumer: Lock<P, Consumer>,
+    consumer: IrqLock<P, Consumer>,
 }
 
 #[derive(Debug, Default)]
@@ -30,13 +30,16 @@ struct Consumer {
 }
 
 /// Some records taken from the queue.
+#[derive(Debug, Default)]
 pub(crate) struct Taken {
     records: [Record; BATCH],
     count: usize,
-    /// Whether records were lost since the last look.
+    /// Whether hardware said that it lost records since the last look. It does not say how many.
     pub(crate) overflowed: bool,
-    /// Whether there are more.
+    /// Whether there were more records.
     pub(crate) more: bool,
+    /// A write index that hardware cannot have; what was in the queue is lost.
+    pub(crate) nonsense: Option<u32>,
 }
 
 impl Taken {
@@ -52,13 +55,16 @@ impl<P: Platform> EventQueue<P> {
         running: &Running,
         log2: u8,
         address_bits: u8,
-        label: u64,
+        index: u64,
     ) -> Result<Self, AllocError> {
         let bytes = record::BYTES << log2;
         Ok(Self {
             pages: HardwarePages::new(platform.memory(), running, bytes, address_bits)?,
             log2,
-            consumer: Lock::<P, _>::new(LockLabel::new("smmu.eventq", label), Consumer::default()),
+            consumer: IrqLock::<P, _>::new(
+                LockLabel::new("smmu.eventq", index),
+                Consumer::default(),
+            ),
         })
     }
 
@@ -68,7 +74,7 @@ impl<P: Platform> EventQueue<P> {
 
     /// Tells a disabled unit where the queue is.
     pub(crate) fn install<R: Registers>(&self, unit: &Unit<P, R>) {
-        *self.consumer.lock() = Consumer::default();
+        self.consumer.with(|consumer| *consumer = Consumer::default());
         let base = eventq_base::WA.of(1)
             | eventq_base::ADDR.in_place(self.pages.address().raw())
             | eventq_base::LOG2SIZE.of(u64::from(self.log2));
@@ -77,38 +83,42 @@ impl<P: Platform> EventQueue<P> {
         unit.write(spec::EVENTQ_CONS, 0);
     }
 
-    /// Takes at most `limit` of the oldest records and gives their room back to hardware; a unit that is gone has none.
-    pub(crate) fn take<R: Registers>(&self, unit: &Unit<P, R>, limit: usize) -> Taken {
-        let records = [[0; record::WORDS]; BATCH];
-        let mut taken = Taken { records, count: 0, overflowed: false, more: false };
-        let mut consumer = self.consumer.lock();
-        let prod = unit.read(spec::EVENTQ_PROD);
-        if prod == u32::MAX {
-            return taken;
-        }
-        let overflow = eventq_prod::OVFLG.get(u64::from(prod));
-        taken.overflowed = overflow != consumer.overflow;
-        let rounds = 2 * self.capacity() as u32 - 1;
-        let waiting = (prod.wrapping_sub(consumer.read) & rounds) as usize;
-        if waiting > self.capacity() {
-            // No write index that hardware can have: start afresh behind it.
-            consumer.read = prod & rounds;
-            taken.overflowed = true;
-        } else {
-            let count = waiting.min(BATCH).min(limit);
-            taken.more = count < waiting;
-            for _ in 0..count {
-                taken.records[taken.count] = self.load(consumer.read);
-                taken.count += 1;
-                consumer.read = consumer.read.wrapping_add(1) & rounds;
+    /// Takes at most `most` of the oldest records, and at most [`BATCH`], and gives their room back to hardware.
+    ///
+    /// # Errors
+    ///
+    /// The unit is gone ([`OpsError::Hardware`]).
+    pub(crate) fn take<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        most: usize,
+    ) -> Result<Taken, OpsError> {
+        let mut taken = Taken::default();
+        self.consumer.with(|consumer| {
+            let prod = unit.read_live(spec::EVENTQ_PROD)?;
+            let overflow = eventq_prod::OVFLG.get(u64::from(prod));
+            taken.overflowed = overflow != consumer.overflow;
+            let rounds = 2 * self.capacity() as u32 - 1;
+            let waiting = (prod.wrapping_sub(consumer.read) & rounds) as usize;
+            if waiting > self.capacity() {
+                // No write index that hardware can have: start afresh behind it.
+                consumer.read = prod & rounds;
+                taken.nonsense = Some(prod);
+            } else {
+                for _ in 0..waiting.min(BATCH).min(most) {
+                    taken.records[taken.count] = self.load(consumer.read);
+                    taken.count += 1;
+                    consumer.read = consumer.read.wrapping_add(1) & rounds;
+                }
+                taken.more = waiting > taken.count;
             }
-        }
-        if taken.count > 0 || taken.overflowed {
-            consumer.overflow = overflow;
-            let cons = u64::from(consumer.read) | eventq_cons::OVACKFLG.of(overflow);
-            unit.write(spec::EVENTQ_CONS, cons as u32);
-        }
-        taken
+            if taken.count > 0 || taken.overflowed || taken.nonsense.is_some() {
+                consumer.overflow = overflow;
+                let cons = u64::from(consumer.read) | eventq_cons::OVACKFLG.of(overflow);
+                unit.write(spec::EVENTQ_CONS, cons as u32);
+            }
+            Ok(taken)
+        })
     }
 
     fn load(&self, index: u32) -> Record {

@@ -1,7 +1,7 @@
 //! What a unit can do, from its id registers (§6.3.1 to §6.3.8), and whether this driver can drive it.
 
 use crate::errata::{self, Erratum, Implementation};
-use crate::error::BringUpError;
+use crate::error::BringUpCause;
 use crate::unit::Unit;
 use portcullis_addr::{PageSize, PageSizes};
 use portcullis_platform::{Platform, Registers};
@@ -120,12 +120,12 @@ pub(crate) fn address_size_code(bits: u8) -> Option<u64> {
 ///
 /// # Errors
 ///
-/// [`BringUpError::Refused`] with the register and field that this driver cannot live with; [`BringUpError::Gone`] where one reads as all ones.
+/// [`BringUpCause::Refused`] with the register and field that this driver cannot live with; [`BringUpCause::Gone`] where one reads as all ones.
 pub(crate) fn identify<P: Platform, R: Registers>(
     unit: &Unit<P, R>,
-) -> Result<Features, BringUpError> {
+) -> Result<Features, BringUpCause> {
     let read = |register: Register| match unit.read(register) {
-        u32::MAX => Err(BringUpError::Gone { register: register.name }),
+        u32::MAX => Err(BringUpCause::Gone { register: register.name }),
         value => Ok(u64::from(value)),
     };
     let id = Ids {
@@ -153,12 +153,12 @@ struct Ids {
 }
 
 impl Ids {
-    fn check_revision(&self) -> Result<(), BringUpError> {
+    fn check_revision(&self) -> Result<(), BringUpCause> {
         let major = aidr::ARCH_MAJOR_REV;
         need(major.get(self.aidr) == 0, spec::AIDR, major, self.aidr, "SMMUv3 (0)")
     }
 
-    fn check_formats(&self) -> Result<(), BringUpError> {
+    fn check_formats(&self) -> Result<(), BringUpCause> {
         let id = self.idr0;
         let format = idr0::TTF;
         need(format.get(id) & spec::ttf::AARCH64 != 0, spec::IDR0, format, id, "VMSAv8-64 tables")?;
@@ -172,7 +172,7 @@ impl Ids {
         need(!forced, spec::IDR0, stall, id, "faults that terminate instead of stalling")
     }
 
-    fn check_sizes(&self) -> Result<(), BringUpError> {
+    fn check_sizes(&self) -> Result<(), BringUpCause> {
         let tables = idr1::TABLES_PRESET;
         need(!tables.is_set(self.idr1), spec::IDR1, tables, self.idr1, "tables of its own")?;
         let queues = idr1::QUEUES_PRESET;
@@ -184,6 +184,14 @@ impl Ids {
             width,
             self.idr1,
             "at most 32 stream id bits",
+        )?;
+        let commands = idr1::CMDQS;
+        need(
+            commands.is_set(self.idr1),
+            spec::IDR1,
+            commands,
+            self.idr1,
+            "a command queue of at least two entries",
         )?;
         for field in [idr1::CMDQS, idr1::EVENTQS] {
             need(
@@ -255,10 +263,10 @@ fn need(
     field: Field,
     raw: u64,
     needs: &'static str,
-) -> Result<(), BringUpError> {
+) -> Result<(), BringUpCause> {
     if holds {
         return Ok(());
     }
     let (name, value) = (field.name(), field.get(raw));
-    Err(BringUpError::Refused { register: register.name, field: name, value, needs })
+    Err(BringUpCause::Refused { register: register.name, field: name, value, needs })
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::context::Name;
 use portcullis::SpaceTag;
 use portcullis_addr::PageSize;
-use portcullis_spec::smmuv3::command::{opcode, tlbi};
+use portcullis_spec::smmuv3::command::{OPCODE, opcode, tlbi};
 use std::vec::Vec;
 
 const GRANULES: [(u8, PageSize); 3] =
@@ -110,11 +110,11 @@ fn without_ranges_each_leaf_is_named_or_the_space_is() {
             assert_eq!(commands.len(), owed.count());
             if leaves > MAX_SINGLE {
                 assert_eq!(commands, [whole(name)]);
-                assert_eq!(commands[0].opcode(), all);
+                assert_eq!(OPCODE.read(&commands[0].0), all);
                 continue;
             }
             for (n, command) in commands.iter().enumerate() {
-                assert_eq!(command.opcode(), address);
+                assert_eq!(OPCODE.read(&command.0), address);
                 assert_eq!(covered(command).0, 0x40_0000 + ((n as u64) << 21));
             }
             assert_eq!(commands.len() as u64, leaves);

@@ -9,9 +9,9 @@
 //! - `stream_table`, `context`: who is who: streams and address spaces.
 //! - `entry`: changes of entries that hardware reads at the same time.
 //! - `command_queue`, `invalidate`: commands, invalidations, recovery.
-//! - `event_queue`: faults.
+//! - `event_queue`, `interrupt`: faults, global errors.
 //!
-//! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`], [`STALLED_SYNC_BOUND`]). No lock is held while hardware is waited for. Locks: `smmu.cmdq`,
+//! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`]). No lock is held while hardware is waited for. Locks: `smmu.cmdq`,
 //! `smmu.streams`, `smmu.asids`, `smmu.eventq`; none is taken inside another.
 //!
 //! # Not supported
@@ -38,6 +38,7 @@ mod errata;
 mod error;
 mod event_queue;
 mod identify;
+mod interrupt;
 mod invalidate;
 mod memory;
 mod ops;
@@ -45,12 +46,9 @@ mod probe;
 mod stream_table;
 mod unit;
 
-pub use command::Command;
-#[cfg(feature = "mutants")]
-pub use command_queue::CommandFilter;
-pub use command_queue::{STALLED_SYNC_BOUND, SYNC_BOUND};
+pub use command_queue::SYNC_BOUND;
 pub use errata::{Consequence, Erratum, Implementation};
-pub use error::BringUpError;
+pub use error::{Blocking, BringUpCause, BringUpError};
 pub use identify::Features;
 pub use ops::Statistics;
 pub use unit::REGISTER_BOUND;
@@ -64,10 +62,10 @@ use crate::unit::Unit;
 use core::fmt;
 #[cfg(doc)]
 use portcullis::IommuOps;
-use portcullis_platform::{Platform, Registers};
+use portcullis_platform::{Lock, Platform, Registers};
 
 /// How a unit is to be driven: what its registers do not say.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Tells the locks of two units apart in reports.
     pub index: u64,
@@ -82,10 +80,6 @@ pub struct Options {
     pub stream_id_bits: u8,
     /// Address spaces at the same time, cut to what the unit offers.
     pub spaces: u32,
-    /// For tests that must fail: drops or alters commands.
-    #[cfg(feature = "mutants")]
-    #[doc(hidden)]
-    pub filter: Option<CommandFilter>,
 }
 
 impl Default for Options {
@@ -98,22 +92,7 @@ impl Default for Options {
             event_queue_log2: 9,
             stream_id_bits: 32,
             spaces: u32::MAX,
-            #[cfg(feature = "mutants")]
-            filter: None,
         }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("index", &self.index)
-            .field("coherent", &self.coherent)
-            .field("command_queue_log2", &self.command_queue_log2)
-            .field("event_queue_log2", &self.event_queue_log2)
-            .field("stream_id_bits", &self.stream_id_bits)
-            .field("spaces", &self.spaces)
-            .finish_non_exhaustive()
     }
 }
 
@@ -131,6 +110,8 @@ pub struct Smmu<P: Platform, R: Registers> {
     events: EventQueue<P>,
     streams: StreamTable<P>,
     spaces: Spaces<P>,
+    /// Held by whoever takes the unit through a restart.
+    restarting: Lock<P, ()>,
 }
 
 impl<P: Platform, R: Registers> Smmu<P, R> {

@@ -2,27 +2,27 @@
 
 use crate::Smmu;
 use crate::command::Command;
-use crate::command_queue::CommandQueue;
+use crate::command_queue;
 use crate::context::bypass_entry;
 use crate::entry::{self, Entry, Plan};
-use crate::error::BringUpError;
-use crate::event_queue::decode;
+use crate::error::BringUpCause;
 use crate::identify::{GRANULES, Granule};
 use crate::invalidate::{Invalidation, invalidation, whole};
 use crate::stream_table::Stream;
+use crate::unit::Deadline;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::iter;
 use portcullis::{
-    AddressSpace, Breakage, Capabilities, Fault, FormatSupport, Formats, GlobalErrors, IommuOps,
-    MsiDoorbell, OpsError, Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec,
-    StreamTarget, TableSpace, Ticket, Unsupported,
+    AddressSpace, Capabilities, Fault, FormatSupport, Formats, IommuOps, MsiDoorbell, OpsError,
+    Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec, StreamTarget, TableSpace,
+    Ticket, Unsupported,
 };
 use portcullis_addr::StreamId;
 use portcullis_pgtable::{
     ArmLpaeStage1, ArmLpaeStage2, IoPageTable, IotlbGather, TableError, TableFormat, TableParams,
 };
 use portcullis_platform::{Platform, Registers};
-use portcullis_spec::smmuv3::gerror;
 
 #[cfg(test)]
 #[path = "ops_tests.rs"]
@@ -44,9 +44,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// Leads the streams to `wanted`, phase by phase, all of them in step so that each phase costs one CMD_SYNC.
-    fn rewrite(&self, streams: &[Arc<Stream>], wanted: &Entry) -> Result<(), OpsError> {
+    fn rewrite(
+        &self,
+        deadline: Deadline,
+        streams: &[Arc<Stream<P>>],
+        wanted: &Entry,
+    ) -> Result<(), OpsError> {
         let plan =
-            |stream: &Arc<Stream>| entry::plan(&entry::STE, &self.streams.read(stream), wanted);
+            |stream: &Arc<Stream<P>>| entry::plan(&entry::STE, &self.streams.read(stream), wanted);
         let plans: Vec<Plan> = streams.iter().map(plan).collect();
         for step in 0..3 {
             let mut touched = Vec::new();
@@ -57,14 +62,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
                 }
             }
             if !touched.is_empty() {
-                self.forget_configuration(&touched)?;
+                self.forget_configuration(deadline, &touched)?;
             }
         }
         Ok(())
     }
 
     /// Makes the streams' entries invalid: one store and one CMD_SYNC, from whatever they are. What is left in an invalid entry is ignored.
-    fn block(&self, streams: &[Arc<Stream>]) -> Result<(), OpsError> {
+    fn block(&self, deadline: Deadline, streams: &[Arc<Stream<P>>]) -> Result<(), OpsError> {
         if streams.is_empty() {
             return Ok(());
         }
@@ -73,24 +78,36 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             self.streams.invalidate(stream);
         }
         let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
-        self.forget_configuration(&ids).inspect_err(|_| self.streams.note_unconfirmed())?;
+        let confirmed = self.forget_configuration(deadline, &ids);
+        confirmed.inspect_err(|_| self.streams.note_unconfirmed())?;
         streams.iter().for_each(|stream| stream.trust());
         Ok(())
     }
 
     /// Makes hardware read the streams' entries afresh, and with them the context descriptors behind (§4.3.1).
-    fn forget_configuration(&self, streams: &[StreamId]) -> Result<(), OpsError> {
+    fn forget_configuration(
+        &self,
+        deadline: Deadline,
+        streams: &[StreamId],
+    ) -> Result<(), OpsError> {
         let commands = streams.iter().map(|&stream| Command::cfgi_ste(stream));
-        self.commands.execute(&self.unit, streams.len(), commands)
+        self.commands.execute(&self.unit, deadline, streams.len(), commands)
     }
 
-    fn lead(&self, streams: &[Arc<Stream>], target: StreamTarget) -> Result<(), OpsError> {
+    fn lead(
+        &self,
+        deadline: Deadline,
+        streams: &[Arc<Stream<P>>],
+        target: StreamTarget,
+    ) -> Result<(), OpsError> {
         let doubtful: Vec<_> = streams.iter().filter(|s| s.is_doubtful()).cloned().collect();
-        self.block(&doubtful)?;
+        self.block(deadline, &doubtful)?;
         match target {
-            StreamTarget::Blocked => self.block(streams),
-            StreamTarget::Identity => self.rewrite(streams, &bypass_entry(&self.features)),
-            StreamTarget::Space(tag) => self.rewrite(streams, &self.spaces.entry(tag)?),
+            StreamTarget::Blocked => self.block(deadline, streams),
+            StreamTarget::Identity => {
+                self.rewrite(deadline, streams, &bypass_entry(&self.features))
+            }
+            StreamTarget::Space(tag) => self.rewrite(deadline, streams, &self.spaces.entry(tag)?),
         }
     }
 
@@ -139,13 +156,14 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let streams = exact(streams)?;
         let doubtful = self.streams.claim(&streams)?;
         // Left over from a release that hardware did not confirm.
-        self.block(&doubtful).inspect_err(|_| self.streams.forget(&self.streams.unclaim(&streams)))
+        let blocked = self.block(self.unit.deadline(), &doubtful);
+        blocked.inspect_err(|_| self.streams.forget(&self.streams.unclaim(&streams)))
     }
 
     fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
         let last = self.streams.unclaim(&exact(streams)?);
         // Not confirmed: the streams stay on record as doubtful, and the next claim must confirm it first.
-        let blocked = self.block(&last);
+        let blocked = self.block(self.unit.deadline(), &last);
         self.streams.forget(&last);
         blocked
     }
@@ -188,12 +206,13 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
 
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
         let name = self.spaces.quarantine(tag)?;
+        let deadline = self.unit.deadline();
         // An entry that hardware was not confirmed to have forgotten may still lead here, to a descriptor that is about to be freed.
         if let Some(seen) = self.streams.unconfirmed() {
-            self.commands.execute(&self.unit, 1, core::iter::once(Command::cfgi_all()))?;
+            self.commands.execute_one(&self.unit, deadline, Command::cfgi_all())?;
             self.streams.note_made_good(seen);
         }
-        self.commands.execute(&self.unit, 1, core::iter::once(whole(name)))?;
+        self.commands.execute_one(&self.unit, deadline, whole(name))?;
         self.spaces.free(name);
         Ok(())
     }
@@ -208,84 +227,59 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
             return Err(OpsError::Unsupported(Unsupported::Pasid(pasid)));
         }
         let held = self.streams.hold(&exact(streams)?)?;
-        let outcome = self.lead(&held, target);
-        if outcome.is_err() {
-            // If this is not confirmed either, the streams stay doubtful; the first error already says "unconfirmed" then.
-            _ = self.block(&held);
+        let deadline = self.unit.deadline();
+        let Err(error) = self.lead(deadline, &held, target) else { return Ok(()) };
+        // The first error says most, unless only the second one says that not even blocking is confirmed.
+        match self.block(deadline, &held) {
+            Err(unconfirmed) if !error.is_unconfirmed() => Err(unconfirmed),
+            _ => Err(error),
         }
-        outcome
     }
 
     fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {
         let name = self.spaces.name(tag)?;
         let ranges = self.features.range_invalidation;
-        let (queue, unit) = (&self.commands, &self.unit);
-        match invalidation(name, gather, ranges) {
-            None => Ok(CommandQueue::<P>::NOTHING),
-            Some(Invalidation::Space(name)) => {
-                queue.submit_synced(unit, 1, core::iter::once(whole(name)))
-            }
-            Some(Invalidation::Singles(leaves)) => {
-                queue.submit_synced(unit, leaves.total(), leaves)
-            }
-            Some(Invalidation::Ranges(pieces)) => queue.submit_synced(unit, pieces.total(), pieces),
-        }
+        let (queue, unit, now) = (&self.commands, &self.unit, Deadline::ONE_WAIT);
+        let ticket = match invalidation(name, gather, ranges) {
+            None => return Ok(NOTHING),
+            Some(Invalidation::Space(name)) => queue.submit(unit, now, 1, iter::once(whole(name))),
+            Some(Invalidation::Singles(leaves)) => queue.submit(unit, now, leaves.total(), leaves),
+            Some(Invalidation::Ranges(pieces)) => queue.submit(unit, now, pieces.total(), pieces),
+        };
+        ticket.map(|ticket| Ticket([ticket.first, ticket.after, ticket.failures]))
     }
 
     fn wait(&self, ticket: Ticket) -> Result<(), OpsError> {
-        self.commands.wait_for(&self.unit, ticket)
+        if ticket == NOTHING {
+            return Ok(());
+        }
+        let Ticket([first, after, failures]) = ticket;
+        let ticket = command_queue::Ticket { first, after, failures };
+        self.commands.wait(&self.unit, Deadline::ONE_WAIT, &ticket)
     }
 
     fn forget_all(&self) -> Result<(), OpsError> {
         let seen = self.streams.unconfirmed();
         let doubts = self.streams.doubts();
         let spaces = self.spaces.quarantined();
-        self.forget_everything()?;
+        self.forget_everything().or_else(|_| self.restart())?;
         seen.into_iter().for_each(|seen| self.streams.note_made_good(seen));
         self.streams.settle(doubts);
         spaces.into_iter().for_each(|name| self.spaces.free(name));
         Ok(())
     }
 
-    /// Repairs a command queue that stopped, acknowledges global errors and overflows, and gives the recorded faults to `sink`, without holding a lock while that
-    /// runs. Looks at most four times as often as the event queue has entries, so that a device that faults without end cannot hold the caller.
     fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
-        let mut serviced = Serviced::default();
-        if !self.running.is_set() {
-            return serviced;
-        }
-        match self.commands.acknowledge(&self.unit) {
-            Ok(active) => {
-                serviced.errors = global_errors(active);
-                serviced.status = u64::from(active);
-            }
-            // One whose queue cannot be repaired says so to whoever waits for it.
-            Err(OpsError::Hardware { breakage: Breakage::Gone, status }) => {
-                serviced.errors = GlobalErrors::GONE;
-                serviced.status = status;
-                return serviced;
-            }
-            Err(_) => serviced.errors = GlobalErrors::COMMAND,
-        }
-        let limit = budget.min(4 * self.events.capacity());
-        loop {
-            let taken = self.events.take(&self.unit, limit - serviced.faults);
-            serviced.overflows += u32::from(taken.overflowed);
-            for record in taken.records() {
-                sink(decode(*record, |stream| self.streams.is_sound(stream)));
-                serviced.faults += 1;
-            }
-            if taken.records().is_empty() || serviced.faults >= limit {
-                serviced.more = taken.more;
-                return serviced;
-            }
-        }
+        self.serve_interrupt(budget, sink)
     }
 
     fn shutdown(&self) -> Result<(), OpsError> {
-        self.stop().map_err(BringUpError::as_ops_error)
+        self.stop().map_err(BringUpCause::as_ops_error)
     }
 }
+
+/// The ticket of an invalidation that owes nothing: no batch is without its CMD_SYNC.
+const NOTHING: Ticket = Ticket([0; 3]);
 
 /// The ids of `streams`, which this hardware looks up one by one.
 fn exact(streams: &[StreamSpec]) -> Result<Vec<StreamId>, OpsError> {
@@ -294,24 +288,6 @@ fn exact(streams: &[StreamSpec]) -> Result<Vec<StreamId>, OpsError> {
         _ => Err(OpsError::Unsupported(Unsupported::StreamMask(*stream))),
     };
     streams.iter().map(id).collect()
-}
-
-/// `SMMU_GERROR` (§6.3.17) in the core's words.
-fn global_errors(active: u32) -> GlobalErrors {
-    let words = [
-        (gerror::CMDQ_ERR, GlobalErrors::COMMAND),
-        (gerror::EVENTQ_ABT_ERR, GlobalErrors::FAULT_RECORD),
-        (gerror::PRIQ_ABT_ERR, GlobalErrors::PAGE_REQUEST),
-        (gerror::MSI_CMDQ_ABT_ERR, GlobalErrors::INTERRUPT),
-        (gerror::MSI_EVENTQ_ABT_ERR, GlobalErrors::INTERRUPT),
-        (gerror::MSI_PRIQ_ABT_ERR, GlobalErrors::INTERRUPT),
-        (gerror::MSI_GERROR_ABT_ERR, GlobalErrors::INTERRUPT),
-        (gerror::SFM_ERR, GlobalErrors::SERVICE_FAILURE),
-    ];
-    let active = u64::from(active);
-    let known = words.iter().fold(0, |mask, (field, _)| mask | field.mask());
-    let other = if active & !known == 0 { GlobalErrors::empty() } else { GlobalErrors::OTHER };
-    words.iter().filter(|(field, _)| field.is_set(active)).fold(other, |all, (_, one)| all | *one)
 }
 
 /// The widest output size of the tables that is not above `bits`.

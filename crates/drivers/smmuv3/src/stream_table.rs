@@ -11,10 +11,10 @@ use crate::unit::Unit;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis::{OpsError, StreamSpec};
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, Registers};
+use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, RawAtomic, Registers};
 use portcullis_spec::smmuv3::{self as spec, l1std, ste, strtab_base, strtab_base_cfg, strtab_fmt};
 
 /// Stream id bits that a second-level table resolves: 256 entries, 16 KiB, one PCI bus.
@@ -33,40 +33,40 @@ pub(crate) struct StreamTable<P: Platform> {
     hardware_bits: u8,
     address_bits: u8,
     running: Running,
-    streams: Lock<P, Streams<P::Memory>>,
+    streams: Lock<P, Streams<P>>,
     /// How many doubts there have been, each with a number of its own.
-    doubts: AtomicU64,
+    doubts: P::Atomic,
     /// How often hardware did not confirm that streams are blocked.
-    unconfirmed: AtomicU64,
+    unconfirmed: P::Atomic,
     /// How many of these were made good since, by having all configuration forgotten.
-    made_good: AtomicU64,
+    made_good: P::Atomic,
 }
 
 #[derive(Debug)]
-struct Streams<M: DmaMemory> {
-    claims: BTreeMap<u32, Claim>,
+struct Streams<P: Platform> {
+    claims: BTreeMap<u32, Claim<P>>,
     /// Second-level tables by their index in the first level.
-    second: BTreeMap<u32, HardwarePages<M>>,
+    second: BTreeMap<u32, HardwarePages<P::Memory>>,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct Claim<P: Platform> {
     count: usize,
-    stream: Arc<Stream>,
+    stream: Arc<Stream<P>>,
 }
 
 /// A stream that somebody has claimed.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct Stream<P: Platform> {
     pub(crate) id: StreamId,
     entry: PhysAddr,
     /// Somebody is changing the entry.
     busy: AtomicBool,
     /// The entry says "blocked", but hardware has not confirmed that: the number of the doubt, 0 for none.
-    doubt: AtomicU64,
+    doubt: P::Atomic,
 }
 
-impl Stream {
+impl<P: Platform> Stream<P> {
     pub(crate) fn is_doubtful(&self) -> bool {
         self.doubt.load(Ordering::Acquire) != 0
     }
@@ -78,18 +78,18 @@ impl Stream {
 }
 
 /// Streams whose entries only the holder changes, each once.
-#[derive(Debug, Default)]
-pub(crate) struct Held(Vec<Arc<Stream>>);
+#[derive(Debug)]
+pub(crate) struct Held<P: Platform>(Vec<Arc<Stream<P>>>);
 
-impl core::ops::Deref for Held {
-    type Target = [Arc<Stream>];
+impl<P: Platform> core::ops::Deref for Held<P> {
+    type Target = [Arc<Stream<P>>];
 
-    fn deref(&self) -> &[Arc<Stream>] {
+    fn deref(&self) -> &[Arc<Stream<P>>] {
         &self.0
     }
 }
 
-impl Drop for Held {
+impl<P: Platform> Drop for Held<P> {
     fn drop(&mut self) {
         for stream in &self.0 {
             stream.busy.store(false, Ordering::Release);
@@ -112,6 +112,7 @@ impl<P: Platform> StreamTable<P> {
         let bytes = if two_level { l1std::BYTES << (bits - SPLIT) } else { ste::BYTES << bits };
         let address_bits = features.output_bits;
         let streams = Streams { claims: BTreeMap::new(), second: BTreeMap::new() };
+        let word = |class| P::Atomic::new(LockLabel::new(class, label), 0);
         Ok(Self {
             first: HardwarePages::new(platform.memory(), running, bytes, address_bits)?,
             two_level,
@@ -120,9 +121,9 @@ impl<P: Platform> StreamTable<P> {
             address_bits,
             running: running.clone(),
             streams: Lock::<P, _>::new(LockLabel::new("smmu.streams", label), streams),
-            doubts: AtomicU64::new(0),
-            unconfirmed: AtomicU64::new(0),
-            made_good: AtomicU64::new(0),
+            doubts: word("smmu.doubts"),
+            unconfirmed: word("smmu.unconfirmed"),
+            made_good: word("smmu.made_good"),
         })
     }
 
@@ -155,7 +156,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Counts one claim of each stream, and makes room for the entries. Returns those that hardware must still confirm to be blocked.
-    pub(crate) fn claim(&self, ids: &[StreamId]) -> Result<Vec<Arc<Stream>>, OpsError> {
+    pub(crate) fn claim(&self, ids: &[StreamId]) -> Result<Vec<Arc<Stream<P>>>, OpsError> {
         if let Some(&id) = ids.iter().find(|id| !self.covers(**id)) {
             return Err(OpsError::StreamOutOfRange {
                 stream: StreamSpec::exact(id),
@@ -168,7 +169,8 @@ impl<P: Platform> StreamTable<P> {
         for &id in ids {
             let claim = streams.claims.entry(id.raw()).or_insert_with(|| {
                 let entry = self.entry_address(id).expect("room for the entry was made above");
-                let (busy, doubt) = (AtomicBool::new(false), AtomicU64::new(0));
+                let doubt = LockLabel::new("smmu.doubt", u64::from(id.raw()));
+                let (busy, doubt) = (AtomicBool::new(false), P::Atomic::new(doubt, 0));
                 Claim { count: 0, stream: Arc::new(Stream { id, entry, busy, doubt }) }
             });
             claim.count += 1;
@@ -180,7 +182,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Takes back one claim of each stream; returns those that nobody claims any more. They must be blocked and then [`forget`](Self::forget)ed.
-    pub(crate) fn unclaim(&self, ids: &[StreamId]) -> Vec<Arc<Stream>> {
+    pub(crate) fn unclaim(&self, ids: &[StreamId]) -> Vec<Arc<Stream<P>>> {
         let mut streams = self.streams.lock();
         let mut last = Vec::new();
         for id in ids {
@@ -195,7 +197,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Drops the records of streams without a claim, except where hardware has not confirmed that they are blocked.
-    pub(crate) fn forget(&self, gone: &[Arc<Stream>]) {
+    pub(crate) fn forget(&self, gone: &[Arc<Stream<P>>]) {
         let mut streams = self.streams.lock();
         for stream in gone.iter().filter(|stream| !stream.is_doubtful()) {
             let id = stream.id.raw();
@@ -206,13 +208,13 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// From now on it is not known what hardware does with the stream, until it confirms something.
-    pub(crate) fn doubt(&self, stream: &Stream) {
+    pub(crate) fn doubt(&self, stream: &Stream<P>) {
         let number = self.doubts.fetch_add(1, Ordering::Relaxed) + 1;
         stream.doubt.store(number, Ordering::Release);
     }
 
     /// The streams in doubt, with the number of each doubt.
-    pub(crate) fn doubts(&self) -> Vec<(Arc<Stream>, u64)> {
+    pub(crate) fn doubts(&self) -> Vec<(Arc<Stream<P>>, u64)> {
         let streams = self.streams.lock();
         let all = streams.claims.values().map(|claim| &claim.stream);
         let all = all.map(|stream| (Arc::clone(stream), stream.doubt.load(Ordering::Acquire)));
@@ -220,7 +222,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Hardware has forgotten all configuration since `doubts` were looked up: streams that were not doubted anew can be trusted.
-    pub(crate) fn settle(&self, doubts: Vec<(Arc<Stream>, u64)>) {
+    pub(crate) fn settle(&self, doubts: Vec<(Arc<Stream<P>>, u64)>) {
         let (same, none) = (Ordering::AcqRel, Ordering::Acquire);
         let settled = doubts.into_iter().filter_map(|(stream, doubt)| {
             stream.doubt.compare_exchange(doubt, 0, same, none).is_ok().then_some(stream)
@@ -229,9 +231,9 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Takes the right to change the entries of claimed streams.
-    pub(crate) fn hold(&self, ids: &[StreamId]) -> Result<Held, OpsError> {
+    pub(crate) fn hold(&self, ids: &[StreamId]) -> Result<Held<P>, OpsError> {
         let streams = self.streams.lock();
-        let mut held = Held::default();
+        let mut held = Held(Vec::new());
         for &id in ids {
             let claim = streams.claims.get(&id.raw()).filter(|claim| claim.count > 0);
             let stream =
@@ -246,14 +248,14 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// The entry as it stands in memory.
-    pub(crate) fn read(&self, stream: &Stream) -> Entry {
+    pub(crate) fn read(&self, stream: &Stream<P>) -> Entry {
         core::array::from_fn(|word| {
             self.first.memory().load64(PhysAddr::new(stream.entry.raw() + word as u64 * 8))
         })
     }
 
     /// Carries out one phase of a change and makes it visible; hardware must confirm it before the next.
-    pub(crate) fn write(&self, stream: &Stream, phase: &Phase) {
+    pub(crate) fn write(&self, stream: &Stream<P>, phase: &Phase) {
         for (word, value) in phase.stores() {
             let address = PhysAddr::new(stream.entry.raw() + word as u64 * 8);
             self.first.memory().store64(address, value);
@@ -262,7 +264,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Makes the entry invalid in one store.
-    pub(crate) fn invalidate(&self, stream: &Stream) {
+    pub(crate) fn invalidate(&self, stream: &Stream<P>) {
         self.first.memory().store64(stream.entry, 0);
         self.first.publish(stream.entry, 8);
     }
@@ -280,7 +282,14 @@ impl<P: Platform> StreamTable<P> {
 
     /// Notes that hardware confirmed, after `seen` was read, to have forgotten all configuration.
     pub(crate) fn note_made_good(&self, seen: u64) {
-        self.made_good.fetch_max(seen, Ordering::AcqRel);
+        let mut known = self.made_good.load(Ordering::Acquire);
+        while known < seen {
+            let (done, not) = (Ordering::AcqRel, Ordering::Acquire);
+            match self.made_good.compare_exchange(known, seen, done, not) {
+                Ok(()) => return,
+                Err(found) => known = found,
+            }
+        }
     }
 
     fn covers(&self, stream: StreamId) -> bool {
@@ -304,11 +313,7 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Allocates the second-level tables that `ids` need and do not have: all of them, or none.
-    fn make_room(
-        &self,
-        streams: &mut Streams<P::Memory>,
-        ids: &[StreamId],
-    ) -> Result<(), AllocError> {
+    fn make_room(&self, streams: &mut Streams<P>, ids: &[StreamId]) -> Result<(), AllocError> {
         if !self.two_level {
             return Ok(());
         }

@@ -1,14 +1,34 @@
 //! One unit's registers, its platform, and bounded waits on it.
 
-use crate::error::BringUpError;
+use crate::command_queue::SYNC_BOUND;
+use crate::error::{self, BringUpCause};
 use alloc::sync::Arc;
-use portcullis::{Breakage, OpsError};
-use portcullis_platform::{Nanos, Platform, Registers, wait_for};
+use portcullis::OpsError;
+use portcullis_platform::{Clock, Nanos, Platform, Registers, wait_for};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3 as spec;
 
 /// Longest wait for a control register to take effect (CR0ACK, IRQ_CTRLACK, GBPA.Update): 100 ms.
 pub const REGISTER_BOUND: Nanos = 100_000_000;
+
+/// Until when a call may wait for hardware.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Nanos>);
+
+impl Deadline {
+    /// [`SYNC_BOUND`] from the first look that was in vain: for calls with one wait, which then need not ask for the time when there is nothing to wait for.
+    pub(crate) const ONE_WAIT: Self = Self(None);
+
+    /// [`SYNC_BOUND`] from now, for all waits of a call together.
+    pub(crate) fn for_call<C: Clock>(clock: &C) -> Self {
+        Self(Some(clock.now().saturating_add(SYNC_BOUND)))
+    }
+
+    /// How long to wait at most.
+    pub(crate) fn left<C: Clock>(self, clock: &C) -> Nanos {
+        self.0.map_or(SYNC_BOUND, |end| end.saturating_sub(clock.now()))
+    }
+}
 
 /// What a missing unit reads as.
 const GONE: u32 = u32::MAX;
@@ -21,13 +41,13 @@ pub(crate) struct Unit<P: Platform, R> {
 
 impl<P: Platform, R: Registers> Unit<P, R> {
     /// Checks that the block can be an SMMUv3 at all; writes nothing.
-    pub(crate) fn new(platform: Arc<P>, registers: R) -> Result<Self, BringUpError> {
+    pub(crate) fn new(platform: Arc<P>, registers: R) -> Result<Self, BringUpCause> {
         if registers.len() < spec::BLOCK_SIZE {
-            return Err(BringUpError::BlockTooSmall { len: registers.len() });
+            return Err(BringUpCause::BlockTooSmall { len: registers.len() });
         }
         let unit = Self { platform, registers };
         if unit.read(spec::IDR0) == GONE {
-            return Err(BringUpError::Gone { register: spec::IDR0.name });
+            return Err(BringUpCause::Gone { register: spec::IDR0.name });
         }
         Ok(unit)
     }
@@ -52,10 +72,15 @@ impl<P: Platform, R: Registers> Unit<P, R> {
         self.registers.write64(register.offset, value);
     }
 
+    /// The deadline of a call that begins now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::for_call(self.clock())
+    }
+
     /// Reads a register that never legally reads as all ones while the unit serves.
     pub(crate) fn read_live(&self, register: Register) -> Result<u32, OpsError> {
         match self.read(register) {
-            GONE => Err(OpsError::Hardware { breakage: Breakage::Gone, status: u64::from(GONE) }),
+            GONE => Err(error::gone()),
             value => Ok(value),
         }
     }
@@ -66,16 +91,16 @@ impl<P: Platform, R: Registers> Unit<P, R> {
         register: Register,
         mask: u32,
         wanted: u32,
-    ) -> Result<(), BringUpError> {
+    ) -> Result<(), BringUpCause> {
         let mut found = 0;
         let waited = wait_for(self.clock(), REGISTER_BOUND, || {
             found = self.read(register);
             found == GONE || found & mask == wanted
         });
         if found == GONE {
-            return Err(BringUpError::Gone { register: register.name });
+            return Err(BringUpCause::Gone { register: register.name });
         }
-        waited.map_err(|timeout| BringUpError::Stuck {
+        waited.map_err(|timeout| BringUpCause::Stuck {
             register: register.name,
             wanted,
             found,

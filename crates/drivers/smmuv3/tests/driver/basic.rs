@@ -13,7 +13,6 @@ use portcullis_smmuv3::Options;
 fn everywhere(test: impl Fn(Profile, Policy)) {
     let profiles = [
         Profile::qemu10(),
-        Profile::qemu7(),
         Profile::minimal(),
         Profile::stage2_only(),
         Profile::large(),

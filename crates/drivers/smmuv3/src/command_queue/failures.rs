@@ -1,0 +1,91 @@
+//! Which commands the unit refused, to be found by whoever waits for them. Written under the queue's lock, read without it.
+
+use super::Ticket;
+use core::sync::atomic::Ordering;
+use portcullis_platform::{LockLabel, RawAtomic};
+use portcullis_spec::smmuv3::cerror;
+
+/// How many refused commands are remembered one by one.
+const REMEMBERED: usize = 8;
+/// Bits of a record that hold the error code; the position stands above.
+const CODE_BITS: u32 = 8;
+
+/// Commands that were refused and overwritten.
+#[derive(Debug)]
+pub(super) struct Failures<A> {
+    count: A,
+    /// The last ones: position and code. The record of failure `n` stands at `n % REMEMBERED`.
+    recent: [A; REMEMBERED],
+}
+
+impl<A: RawAtomic> Failures<A> {
+    pub(super) fn new(index: u64) -> Self {
+        let label = LockLabel::new("smmu.failures", index);
+        Self { count: A::new(label, 0), recent: core::array::from_fn(|_| A::new(label, 0)) }
+    }
+
+    /// Records one and returns how many there are now. Only one caller at a time.
+    pub(super) fn add(&self, position: u64, code: u64) -> u64 {
+        let count = self.count.load(Ordering::Relaxed);
+        let record = position << CODE_BITS | code;
+        self.recent[(count % REMEMBERED as u64) as usize].store(record, Ordering::SeqCst);
+        self.count.store(count + 1, Ordering::SeqCst);
+        count + 1
+    }
+
+    /// Counts every ticket that was given out so far as hit; returns the count for tickets from now on.
+    pub(super) fn fail_all(&self) -> u64 {
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count + REMEMBERED as u64, Ordering::SeqCst);
+        count + REMEMBERED as u64
+    }
+
+    /// The code of the first failure in the ticket's range. Where too many happened since to tell, the ticket counts as hit, with no code.
+    pub(super) fn hit(&self, ticket: &Ticket) -> Option<u64> {
+        let count = self.count.load(Ordering::Acquire);
+        if count == ticket.failures {
+            return None;
+        }
+        let lost = |count: u64| count - ticket.failures >= REMEMBERED as u64;
+        let found = (ticket.failures..count).find_map(|n| {
+            let slot = &self.recent[(n % REMEMBERED as u64) as usize];
+            let record = slot.load(Ordering::SeqCst);
+            let mine = (ticket.first..ticket.after).contains(&(record >> CODE_BITS));
+            mine.then_some(record & ((1 << CODE_BITS) - 1))
+        });
+        // Looked at again: a record may have been overwritten while it was read.
+        if lost(self.count.load(Ordering::SeqCst)) { found.or(Some(cerror::NONE)) } else { found }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_platform::NativeAtomic;
+
+    #[test]
+    fn a_ticket_finds_its_own_failure_and_no_other() {
+        let failures = Failures::<NativeAtomic>::new(0);
+        let ticket = |first, after| Ticket { first, after, failures: 0 };
+        assert_eq!(failures.hit(&ticket(0, 10)), None);
+        failures.add(3, cerror::ILL);
+        failures.add(10, cerror::ABT);
+        assert_eq!(failures.hit(&ticket(0, 3)), None);
+        assert_eq!(failures.hit(&ticket(3, 4)), Some(cerror::ILL));
+        assert_eq!(failures.hit(&ticket(4, 11)), Some(cerror::ABT));
+        assert_eq!(failures.hit(&Ticket { failures: 2, ..ticket(0, 20) }), None, "before its time");
+    }
+
+    #[test]
+    fn when_too_many_failed_to_remember_each_ticket_counts_as_hit() {
+        let failures = Failures::<NativeAtomic>::new(0);
+        for position in 0..REMEMBERED as u64 - 1 {
+            failures.add(position, cerror::ILL);
+        }
+        let untouched = Ticket { first: 100, after: 101, failures: 0 };
+        assert_eq!(failures.hit(&untouched), None);
+        failures.add(50, cerror::ILL);
+        assert_eq!(failures.hit(&untouched), Some(cerror::NONE), "its record may be gone");
+        assert_eq!(failures.hit(&Ticket { failures: 1, ..untouched }), None);
+    }
+}
