@@ -229,11 +229,14 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let held = self.streams.hold(&exact(streams)?)?;
         let deadline = self.unit.deadline();
         let Err(error) = self.lead(deadline, &held, target) else { return Ok(()) };
-        // The first error says most, unless only the second one says that not even blocking is confirmed.
-        match self.block(deadline, &held) {
-            Err(unconfirmed) if !error.is_unconfirmed() => Err(unconfirmed),
-            _ => Err(error),
-        }
+        Err(match (error, self.block(deadline, &held)) {
+            (OpsError::Hardware { breakage, status }, Ok(())) => {
+                OpsError::Blocked { breakage, status }
+            }
+            // The first error says most, unless only the second one says that not even blocking is confirmed.
+            (error, Err(unconfirmed)) if !error.is_unconfirmed() => unconfirmed,
+            (error, _) => error,
+        })
     }
 
     fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {

@@ -146,6 +146,13 @@ pub enum OpsError {
         /// The raw status it came with; 0 where there is none.
         status: u64,
     },
+    /// As `Hardware`, but hardware has confirmed since that the streams are blocked: nothing is in doubt.
+    Blocked {
+        /// What went wrong before that.
+        breakage: Breakage,
+        /// The raw status it came with; 0 where there is none.
+        status: u64,
+    },
     /// An earlier wait was in vain, so nothing was tried: the unit is taken for dead until it confirms something again. As for `Timeout`, nothing is confirmed.
     Dead,
 }
@@ -169,6 +176,7 @@ impl fmt::Display for OpsError {
             Self::Timeout { awaited, timeout } => write!(f, "{awaited}: {timeout}"),
             Self::Hardware { breakage, status: 0 } => write!(f, "{breakage}"),
             Self::Hardware { breakage, status } => write!(f, "{breakage} (status {status:#x})"),
+            Self::Blocked { breakage, .. } => write!(f, "{breakage}; the streams are blocked"),
             Self::Dead => f.write_str("the IOMMU stopped answering"),
         }
     }

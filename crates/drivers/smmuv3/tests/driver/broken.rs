@@ -147,7 +147,7 @@ const SWEEP: u64 = 40;
 #[test]
 fn each_refused_command_is_reported_once_and_the_rest_runs() {
     for error in [CommandError::Illegal, CommandError::AtcInvalidation] {
-        let mut reported = 0;
+        let (mut reported, mut blocked) = (0, 0);
         for nth in 1..SWEEP {
             let world = World::new(Profile::qemu10(), Policy::default(), small());
             let frame = world.board.frame();
@@ -156,15 +156,27 @@ fn each_refused_command_is_reported_once_and_the_rest_runs() {
             assert!(took < SYNC_BOUND / 10, "an error is not waited for");
             if let Err(failed) = outcome {
                 let code = u64::from(error.code());
-                let refused = matches!(failed, OpsError::Hardware { status, .. } if status == code);
-                assert!(refused, "{failed}");
-                assert!(failed.is_unconfirmed());
+                match failed {
+                    OpsError::Hardware { status, .. } => {
+                        assert_eq!(status, code, "{failed}");
+                        assert!(failed.is_unconfirmed());
+                    }
+                    // An attachment fell back to what is safe, and that was confirmed.
+                    OpsError::Blocked { status, .. } => {
+                        assert_eq!(status, code, "{failed}");
+                        world.board.device.expect(Expectation::Blocked);
+                        assert!(!world.board.write(Iova::new(IOVA)).is_completed());
+                        blocked += 1;
+                    }
+                    _ => panic!("{failed}"),
+                }
                 reported += 1;
                 assert_eq!(world.driver.statistics().refused_commands, 1);
             }
             assert_recovers(&world, frame.address());
         }
         assert!(reported >= 10, "only {reported} commands were refused");
+        assert!(blocked >= 2, "only {blocked} attachments fell back");
     }
 }
 
