@@ -52,7 +52,7 @@ pub(crate) struct CommandQueue<P: Platform> {
     log2: u8,
     running: Running,
     inner: IrqLock<P, Inner>,
-    /// `Inner::produced`, readable without the lock. Never behind what hardware was told.
+    /// `Inner::produced`, readable without the lock; perhaps a moment behind.
     produced: P::Atomic,
     failures: Failures<P::Atomic>,
     /// [`ALIVE`], [`FAILED`], or one more than the position at which hardware stood when a wait ended in vain although commands were left.
@@ -243,7 +243,6 @@ impl<P: Platform> CommandQueue<P> {
         let after = self.store_batch(first, count, commands);
         self.publish(first, (after - first) as usize);
         inner.produced = after;
-        // Before hardware can consume any of it: see `look`.
         self.produced.store(after, Ordering::Release);
         unit.write(spec::CMDQ_PROD, self.index(after));
         if let Some(turn) = turn.take() {

@@ -80,6 +80,9 @@ struct Consumed {
     base: u64,
     seen: u64,
     refuse: Option<u64>,
+    /// It takes so many looks to take one command; 0 as 1.
+    slow: u64,
+    looks: u64,
     /// The planted bug: shows a CMD_SYNC as consumed and forgets the last command before it.
     hasty: bool,
     /// What was carried out, in order.
@@ -95,7 +98,8 @@ impl Consumed {
         let (produced, consumed) = (self.get(spec::CMDQ_PROD), self.get(spec::CMDQ_CONS));
         let read = consumed & cmdq_cons::RD.mask() as u32;
         let stopped = (self.get(spec::GERROR) ^ self.get(spec::GERRORN)) & 1 != 0;
-        if produced == read || stopped {
+        self.looks += 1;
+        if produced == read || stopped || !self.looks.is_multiple_of(self.slow.max(1)) {
             return;
         }
         let entries = 1u32 << cmdq_base::LOG2SIZE.get(self.base);
@@ -311,6 +315,62 @@ fn an_interrupt_may_repair_the_queue_at_any_moment() {
     }
     let plan = Plan { refuse: Some(3), interrupt: true, ..Plan::of(2, 2, 1) };
     assert_proved(&explore(plan, budget()));
+}
+
+/// Runs `act` once, in a world of its own.
+fn once(plan: Plan, act: impl Fn(&Stand) + Copy + 'static) {
+    let report = Explorer::new(budget()).run(move |world: &mut World| {
+        let stand = stand(plan);
+        world.thread("only", move || act(&stand));
+    });
+    assert_proved(&report);
+}
+
+/// A large batch that came first is not passed by a small one for which there is room already.
+#[test]
+fn room_is_given_first_come_first_served() {
+    once(Plan::of(1, 2, 1), |stand| {
+        // Nothing is consumed while nobody waits.
+        let mut turns = [None; 3];
+        let mut place = |n: usize, count: u16| {
+            let mut sent = commands(n as u16, count);
+            stand.queue.inner.with(|inner| {
+                let (turn, count) = (&mut turns[n], usize::from(count));
+                stand.queue.try_place(&stand.unit, inner, turn, count, &mut sent).expect("alive")
+            })
+        };
+        assert!(place(0, 1).is_some(), "half of the queue");
+        assert!(place(1, 3).is_none(), "it needs the whole queue");
+        assert!(place(2, 1).is_none(), "there is room, but somebody else was first");
+        for _ in 0..4 {
+            stand.unit.read(spec::CMDQ_CONS);
+        }
+        assert!(place(2, 1).is_none(), "still not its turn");
+        assert!(place(1, 3).is_some());
+        assert!(place(2, 1).is_none(), "now there is no room");
+        for _ in 0..4 {
+            stand.unit.read(spec::CMDQ_CONS);
+        }
+        assert!(place(2, 1).is_some());
+    });
+}
+
+/// A unit that is slow but alive: each of two waits would end in time, both together do not.
+#[test]
+fn one_deadline_bounds_all_waits_of_a_call() {
+    once(Plan { looks: 100, ..Plan::of(1, 2, 1) }, |stand| {
+        stand.state.lock().expect("no panic").slow = 40;
+        let execute = |deadline| stand.queue.execute(&stand.unit, deadline, 1, commands(0, 1));
+        let deadline = stand.unit.deadline();
+        assert_eq!(execute(deadline), Ok(()));
+        assert!(matches!(execute(deadline), Err(OpsError::Timeout { .. })));
+        let looks = stand.state.lock().expect("no panic").looks;
+        assert!(looks < 110, "{looks}");
+        // It moves again: a call of its own has time of its own.
+        stand.state.lock().expect("no panic").slow = 1;
+        stand.unit.read(spec::CMDQ_CONS);
+        assert_eq!(execute(stand.unit.deadline()), Ok(()));
+    });
 }
 
 /// The exploration must be able to fail.
