@@ -50,6 +50,11 @@ impl UnitOptions {
 }
 
 impl IommuDriver {
+    /// The driver with this word in reports.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        DRIVERS.iter().find(|driver| driver.name == name)
+    }
+
     /// The driver that serves `iommu`: the first of its `compatible` strings that a driver knows decides, as in Linux's `of_match_node`.
     #[doc(alias = "of_match_node")]
     pub fn of(iommu: &IommuNode) -> Option<&'static Self> {

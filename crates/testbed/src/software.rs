@@ -11,6 +11,7 @@ use portcullis_machine::{
     Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
     Profile, SmmuV3, StepHook, TimeSource, Violation,
 };
+use portcullis_platform::Platform;
 use portcullis_platform::host::HostThreads;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ const MOST_RAM: u64 = 4 << 30;
 
 type HostPlatform = MachinePlatform<HostThreads>;
 
-/// A software machine built after a description.
+/// A software machine with its IOMMUs and devices, seen through the platform `P` that stands on it.
 #[derive(Debug)]
-pub struct SoftwareMachine {
+pub struct SoftwareMachine<P = HostPlatform> {
     machine: Arc<Machine>,
-    platform: Arc<HostPlatform>,
+    platform: Arc<P>,
     smmus: HashMap<FwNode, Arc<SmmuV3>>,
     devices: HashMap<String, Arc<Device>>,
 }
@@ -33,7 +34,7 @@ pub struct SoftwareMachine {
 impl SoftwareMachine {
     /// The machine that `description` describes. IOMMUs of kinds that the software machine does not have are left out, and so are their clients.
     pub fn new(description: &MachineDescription, seed: u64) -> Self {
-        Self::build(description, Machine::builder().seed(seed), Policy::default())
+        Self::described(description, Machine::builder().seed(seed), Policy::default())
     }
 
     /// The same machine, but whoever touches a register may lose its CPU there, as the seed has it: on few or busy CPUs, threads would else hardly ever meet half way.
@@ -41,7 +42,80 @@ impl SoftwareMachine {
         let hook = Preemption(AtomicU64::new(seed));
         // Every other machine also fetches ahead and shows stores late.
         let policy = if seed.is_multiple_of(2) { Policy::harshest() } else { Policy::default() };
-        Self::build(description, Machine::builder().seed(seed).hook(Arc::new(hook)), policy)
+        Self::described(description, Machine::builder().seed(seed).hook(Arc::new(hook)), policy)
+    }
+
+    fn described(
+        description: &MachineDescription,
+        builder: MachineBuilder,
+        policy: Policy,
+    ) -> Self {
+        let ram = description.memory.iter().max_by_key(|range| range.len());
+        let (base, size) = ram.map_or((PhysAddr::new(0x4000_0000), MOST_RAM), |range| {
+            (range.start(), range.len().min(MOST_RAM))
+        });
+        // A mapping is changed by one thread while the device of another works: a hit in between is no offence, and `forbid` says when it is.
+        let policy = Policy { verify_hits: false, accesses_kept: 0, ..policy };
+        // Virtual time would let one thread's polling use up another's patience.
+        let machine = builder.ram(base, size).policy(policy).time(TimeSource::Host).build();
+        let platform = Arc::new(MachinePlatform::new(&machine));
+        let units = description.iommus.iter().filter(|iommu| is_smmuv3(iommu)).map(|iommu| {
+            let sid_bits = id_bits(description, iommu.node);
+            let coherent = iommu.coherent;
+            (iommu.node, Profile { sid_bits, coherent, ..Profile::server() })
+        });
+        Self::assemble(machine, platform, units, description.clients())
+    }
+}
+
+impl<P: Platform> SoftwareMachine<P> {
+    /// Puts an SMMUv3 for each of `units` and a device for each of `clients` on `machine`. A client behind an IOMMU that is not among `units` is left out.
+    pub fn assemble<'a>(
+        machine: Arc<Machine>,
+        platform: Arc<P>,
+        units: impl IntoIterator<Item = (FwNode, Profile)>,
+        clients: impl IntoIterator<Item = &'a DeviceDescription>,
+    ) -> Self {
+        let units = units.into_iter();
+        let smmus = units.map(|(node, profile)| (node, machine.add_smmuv3(profile))).collect();
+        let mut devices = HashMap::new();
+        for client in clients {
+            if let Some(ports) = ports(client, &smmus) {
+                let path = client.path.clone();
+                devices.insert(path.clone(), machine.add_device(path, &ports));
+            }
+        }
+        Self { machine, platform, smmus, devices }
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// The SMMUv3 at `node`.
+    pub fn smmu(&self, node: FwNode) -> Option<&Arc<SmmuV3>> {
+        self.smmus.get(&node)
+    }
+
+    /// The device that stands for the client at `path`.
+    pub fn device(&self, path: &str) -> Option<&Arc<Device>> {
+        self.devices.get(path)
+    }
+
+    /// Brings the unit at `node` up with `driver`: reset, tables installed, all streams blocked.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot serve.
+    pub fn bring_up_at(
+        &self,
+        node: FwNode,
+        driver: &IommuDriver,
+        options: &UnitOptions,
+    ) -> Result<ReadyInstance, String> {
+        let smmu = self.smmus.get(&node).ok_or("the machine has no such IOMMU")?;
+        driver.bring_up(Arc::clone(&self.platform), smmu.registers(), options)
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
@@ -53,35 +127,6 @@ impl SoftwareMachine {
     pub fn stop_failing(&self) -> bool {
         self.machine.memory().stop_failing();
         self.machine.usage().failures > 0
-    }
-
-    fn build(description: &MachineDescription, builder: MachineBuilder, policy: Policy) -> Self {
-        let ram = description.memory.iter().max_by_key(|range| range.len());
-        let (base, size) = ram.map_or((PhysAddr::new(0x4000_0000), MOST_RAM), |range| {
-            (range.start(), range.len().min(MOST_RAM))
-        });
-        // A mapping is changed by one thread while the device of another works: a hit in between is no offence, and `forbid` says when it is.
-        let policy = Policy { verify_hits: false, accesses_kept: 0, ..policy };
-        // Virtual time would let one thread's polling use up another's patience.
-        let machine = builder.ram(base, size).policy(policy).time(TimeSource::Host).build();
-        let mut smmus = HashMap::new();
-        for iommu in description.iommus.iter().filter(|iommu| is_smmuv3(iommu)) {
-            let profile = Profile {
-                sid_bits: id_bits(description, iommu.node),
-                coherent: iommu.coherent,
-                ..Profile::server()
-            };
-            smmus.insert(iommu.node, machine.add_smmuv3(profile));
-        }
-        let mut devices = HashMap::new();
-        for client in description.clients() {
-            if let Some(ports) = ports(client, &smmus) {
-                let path = client.path.clone();
-                devices.insert(path.clone(), machine.add_device(path, &ports));
-            }
-        }
-        let platform = Arc::new(MachinePlatform::new(&machine));
-        Self { machine, platform, smmus, devices }
     }
 }
 
@@ -128,18 +173,16 @@ fn ports(client: &DeviceDescription, smmus: &HashMap<FwNode, Arc<SmmuV3>>) -> Op
     }
 }
 
-impl Testbed for SoftwareMachine {
-    type Platform = HostPlatform;
+impl<P: Platform> Testbed for SoftwareMachine<P> {
+    type Platform = P;
 
-    fn platform(&self) -> &Arc<HostPlatform> {
+    fn platform(&self) -> &Arc<P> {
         &self.platform
     }
 
     fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
-        let smmu = self.smmus.get(&iommu.node).ok_or("the machine has no such IOMMU")?;
-        let options = UnitOptions::described(iommu);
-        driver.bring_up(Arc::clone(&self.platform), smmu.registers(), &options)
+        self.bring_up_at(iommu.node, driver, &UnitOptions::described(iommu))
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

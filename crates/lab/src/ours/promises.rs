@@ -117,14 +117,14 @@ fn nothing_is_left_behind(world: &World, stage: &Stage) -> Result<(), String> {
     if counts != expected {
         return Err(format!("after everything was given back: {counts:?}"));
     }
-    match stage.machine.usage().live {
+    match stage.bed.machine().usage().live {
         0 => unbound_devices_reach_nothing(world, stage),
         live => Err(format!("{live} blocks of memory were never freed")),
     }
 }
 
 fn the_machine_saw_no_offence(_: &World, stage: &Stage) -> Result<(), String> {
-    match stage.machine.violations().first() {
+    match stage.bed.machine().violations().first() {
         None => Ok(()),
         Some(violation) => Err(violation.to_string()),
     }

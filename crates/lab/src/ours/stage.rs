@@ -9,15 +9,15 @@ use portcullis::{
     Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_machine::{Machine, Policy, Port, Profile, SmmuRegisters, SmmuV3, TlbPolicy};
-use portcullis_smmuv3::{BringUpError, Options, Smmu};
+use portcullis_machine::{Machine, Policy, Profile, TlbPolicy};
+use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
 
 /// Where the machine's RAM begins.
 const RAM: u64 = 0x8000_0000;
-
-type LabSmmu = Smmu<LabPlatform, SmmuRegisters>;
+/// Bits of stream id: as few as the worlds' ids need, so that tables are small.
+const ID_BITS: u8 = 6;
 
 /// A client as the core and as the machine know it.
 #[derive(Debug)]
@@ -29,17 +29,24 @@ pub(crate) struct Client {
 /// Everything that the threads of one execution share.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    pub(crate) machine: Arc<Machine>,
-    platform: Arc<LabPlatform>,
+    pub(crate) bed: SoftwareMachine<LabPlatform>,
     pub(crate) sub: Subsystem<LabPlatform>,
-    smmus: Vec<Arc<SmmuV3>>,
     pub(crate) clients: Vec<Client>,
+    driver: &'static IommuDriver,
     registered_too_early: bool,
 }
 
 /// The firmware node of IOMMU number `index`.
 pub(crate) fn node(index: usize) -> FwNode {
     FwNode(index as u32 + 1)
+}
+
+/// What the core is told of client number `index`.
+fn describe((index, client): (usize, &crate::ours::world::Client)) -> DeviceDescription {
+    let stream = StreamId::new(client.stream);
+    let streams = client.iommus.iter().map(|&iommu| FwStream::new(node(iommu), stream));
+    let spec = FwSpec { streams: streams.collect() };
+    DeviceDescription::new(format!("/client@{index}"), DmaPath::Translated(spec))
 }
 
 impl Stage {
@@ -50,32 +57,21 @@ impl Stage {
         let machine = Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy);
         let machine = machine.hook(Arc::new(LabHook { fine: world.fine })).build();
         let profile =
-            Profile { sid_bits: 6, reset_abort: true, two_level: false, ..Profile::qemu10() };
-        let smmus: Vec<_> =
-            (0..world.iommus).map(|_| machine.add_smmuv3(profile.clone())).collect();
+            Profile { sid_bits: ID_BITS, reset_abort: true, two_level: false, ..Profile::qemu10() };
+        let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
         let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail, world.fine));
         let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
-        let clients = Vec::new();
-        let registered_too_early = world.registered_too_early;
-        let mut stage = Self { machine, platform, sub, smmus, clients, registered_too_early };
-        for (index, client) in world.clients.iter().enumerate() {
-            stage.add_client(index, client);
-        }
-        stage
-    }
-
-    fn add_client(&mut self, index: usize, client: &crate::ours::world::Client) {
-        let stream = StreamId::new(client.stream);
-        let ports: Vec<_> =
-            client.iommus.iter().map(|&iommu| Port::new(&self.smmus[iommu], stream)).collect();
-        let device = self.machine.add_device(format!("client {index}"), &ports);
-        let streams = client.iommus.iter().map(|&iommu| FwStream::new(node(iommu), stream));
-        let spec = FwSpec { streams: streams.collect() };
-        let path = format!("/client@{index}");
-        let described = DeviceDescription::new(path, DmaPath::Translated(spec));
-        let device_of_core = self.sub.add_device(described).expect("a valid description");
-        let endpoint = Arc::new(Endpoint::new(&self.machine, device));
-        self.clients.push(Client { device: device_of_core, endpoint });
+        let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
+        let bed = SoftwareMachine::assemble(machine, platform, units, &described);
+        let clients = described.into_iter().map(|description| {
+            let on_machine = bed.device(&description.path).expect("its IOMMUs are there");
+            let endpoint = Endpoint::new(bed.machine(), Arc::clone(on_machine));
+            let device = sub.add_device(description).expect("a valid description");
+            Client { device, endpoint: Arc::new(endpoint) }
+        });
+        let clients = clients.collect();
+        let driver = IommuDriver::named("smmuv3").expect("it is in the table");
+        Self { bed, sub, clients, driver, registered_too_early: world.registered_too_early }
     }
 
     /// Brings IOMMU `index` up and registers it; once more after an allocation failed, with everybody told in between.
@@ -84,13 +80,13 @@ impl Stage {
             return self.register_then_bring_up(index);
         }
         match self.bring_up(index) {
-            Ok(smmu) => self.publish(index, Box::new(smmu)),
-            Err(_) if self.platform.has_failed() => {
+            Ok(instance) => self.publish(index, instance),
+            Err(_) if self.bed.platform().has_failed() => {
                 reached("a bring-up failed for want of memory");
                 self.sub.fail_node(node(index), "its bring-up failed once");
                 self.sub.run_deferred();
                 match self.bring_up(index) {
-                    Ok(smmu) => self.publish(index, Box::new(smmu)),
+                    Ok(instance) => self.publish(index, instance),
                     Err(error) => violation("P7", format!("second bring-up failed: {error}")),
                 }
             }
@@ -98,15 +94,14 @@ impl Stage {
         }
     }
 
-    fn bring_up(&self, index: usize) -> Result<LabSmmu, BringUpError> {
-        let options = Options {
+    fn bring_up(&self, index: usize) -> Result<ReadyInstance, String> {
+        let options = UnitOptions {
             index: index as u64,
-            command_queue_log2: 4,
-            event_queue_log2: 4,
-            stream_id_bits: 6,
-            ..Options::default()
+            queue_log2: Some(4),
+            stream_id_bits: Some(ID_BITS),
+            ..UnitOptions::default()
         };
-        Smmu::bring_up(Arc::clone(&self.platform), self.smmus[index].registers(), options)
+        self.bed.bring_up_at(node(index), self.driver, &options)
     }
 
     fn publish(&self, index: usize, instance: ReadyInstance) {
@@ -120,7 +115,7 @@ impl Stage {
         let late = Late::default();
         self.publish(index, Box::new(late.clone()));
         match self.bring_up(index) {
-            Ok(smmu) => late.serve(Box::new(smmu)),
+            Ok(instance) => late.serve(instance),
             Err(error) => violation("P8", format!("bring-up failed: {error}")),
         }
     }
@@ -151,11 +146,11 @@ impl Stage {
             match self.sub.bind(&client.device, driver) {
                 Ok(BindOutcome::Bound(_)) => return reached("bound at once"),
                 Ok(BindOutcome::Deferred(_)) => return reached("deferred"),
-                Ok(_) if attempt == 0 && self.platform.has_failed() => {
+                Ok(_) if attempt == 0 && self.bed.platform().has_failed() => {
                     reached("a bind failed for want of memory");
                 }
                 // Somebody else's bring-up failed; its second one brings the next attempt.
-                Ok(BindOutcome::Blocked(_)) if self.platform.may_fail() => {
+                Ok(BindOutcome::Blocked(_)) if self.bed.platform().may_fail() => {
                     return reached("blocked by a failed bring-up");
                 }
                 Ok(outcome) => {
