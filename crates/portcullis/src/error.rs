@@ -3,12 +3,12 @@
 use crate::description::FwNode;
 use crate::ops::OpsError;
 use core::fmt;
-use portcullis_addr::{Iova, PhysAddr};
+use portcullis_addr::{Iova, IovaRange, PhysAddr};
 use portcullis_iova::AllocateError;
 use portcullis_pgtable::{MapError, UnmapError};
 use portcullis_platform::AllocError;
 
-/// Why a DMA call failed. Except for [`Quarantined`](Self::Quarantined), everything is as before the call.
+/// Why a DMA call failed. Except for [`Quarantined`](Self::Quarantined) and the addresses of [`Unconfirmed`](Self::Unconfirmed), everything is as before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DmaError {
@@ -33,7 +33,7 @@ pub enum DmaError {
     Map(MapError),
     /// The table refused.
     Unmap(UnmapError),
-    /// The mapping is gone from the table, but hardware did not confirm that it forgot it. The frames must not be reused: the device may still reach
+    /// Hardware did not confirm that the device reaches nothing at these addresses. The frames must not be reused: the device may still reach
     /// them. The address range stays taken.
     Quarantined {
         /// First address.
@@ -45,6 +45,8 @@ pub enum DmaError {
         /// Why.
         error: OpsError,
     },
+    /// Nothing was mapped: the IOMMU did not confirm that it forgot an older table in the way of this mapping's large pages. The addresses stay taken.
+    Unconfirmed(Unconfirmed),
     /// The mapping was made through another handle.
     ForeignMapping,
     /// The device's address width must be in 1..=64.
@@ -72,6 +74,9 @@ impl fmt::Display for DmaError {
                 f,
                 "{len:#x} bytes at {iova} are in quarantine: the IOMMU at {node} did not confirm ({error})"
             ),
+            Self::Unconfirmed(Unconfirmed { node, error }) => {
+                write!(f, "nothing was mapped: the IOMMU at {node} did not confirm ({error})")
+            }
             Self::ForeignMapping => f.write_str("the mapping belongs to another device's handle"),
             Self::AddressBits(bits) => write!(f, "{bits} address bits; must be 1 to 64"),
             Self::NoMemory(error) => write!(f, "{error}"),
@@ -137,3 +142,11 @@ impl fmt::Display for Unconfirmed {
 }
 
 impl core::error::Error for Unconfirmed {}
+
+impl Unconfirmed {
+    /// What it means for a mapping at `range`.
+    pub(crate) fn of(self, range: IovaRange) -> DmaError {
+        let Self { node, error } = self;
+        DmaError::Quarantined { iova: range.start(), len: range.len(), node, error }
+    }
+}

@@ -364,22 +364,21 @@ impl<P: Platform> GroupState<P> {
         }
     }
 
-    /// Takes one bound kernel driver from the owners; with the last one, what it left mapped is removed.
+    /// Takes one bound kernel driver from the owners, whose lease ended as `closed` says.
     ///
     /// # Errors
     ///
-    /// When hardware did not confirm that what was mapped is gone. The domain has been given up then: nothing of its address space may be used again.
+    /// When hardware did not confirm that what was mapped is gone. With the last driver the domain has been given up then: nothing of its address space may be used again.
     #[doc(alias = "iommu_device_unuse_default_domain")]
-    pub(crate) fn give_up(&mut self) -> Result<(), Unconfirmed> {
+    pub(crate) fn give_up(&mut self, closed: Result<(), Unconfirmed>) -> Result<(), Unconfirmed> {
         if let Owner::Kernel(count) = &mut self.owner {
             *count = count.saturating_sub(1);
         }
         if self.owner != Owner::Kernel(0) {
-            return Ok(());
+            return closed;
         }
-        let Some(attached) = &self.attached else { return Ok(()) };
-        if attached.domain().clear().is_ok() {
-            return Ok(());
+        if self.attached.as_ref().is_none_or(|attached| attached.domain().quarantined() == 0) {
+            return closed;
         }
         // Giving the space up invalidates all of it at once, which may succeed where single ranges did not.
         self.detach()

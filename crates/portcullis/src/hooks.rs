@@ -52,6 +52,8 @@ safeguards! {
     WokenLeave = "woken-leave",
     /// An IOMMU is not taken out under bound drivers.
     RefuseWhileBound = "refuse-while-bound",
+    /// Unbinding waits until nobody is inside an operation of the driver's handles before it removes what is left mapped.
+    DrainHandles = "drain-handles",
     /// "Not confirmed" is said to whoever asked for the device to be blocked, and kept in the reports.
     SayUnconfirmed = "say-unconfirmed",
     /// A refused unregistration gives the groups that it detached their domains back.

@@ -13,7 +13,10 @@
 //! - A driver's `probe` runs only when its device's DMA path is final, and the path does not change while it is bound: the [`DmaHandle`] is an
 //!   argument of `probe` and can be made only from a group whose domain is attached.
 //! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*.
-//! - A frame comes back from an unmap only when hardware confirmed the invalidation; otherwise it is quarantined.
+//! - Memory is *lent*: [`DmaHandle::map`] takes a buffer, and the buffer comes back from an unmap only when hardware confirmed the invalidation; otherwise it is
+//!   quarantined. Safe code cannot map memory that it does not own ([`Lendable`]).
+//! - Unbinding is a barrier: when [`Subsystem::unbind`] returns, no operation of the old driver's handles is under way, nothing of it is mapped, and a handle that somebody
+//!   keeps is void and pins neither table nor IOMMU. Addresses belong to one bind of one driver; nobody else can unmap them.
 //! - A failed operation leaves every counter ([`Subsystem::counts`]) as before it.
 //!
 //! # Lock order
@@ -24,15 +27,14 @@
 //! # Not supported
 //!
 //! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; bounce buffers (a mapping that is not a whole
-//! number of pages exposes the rest of its first and last page to the device); cache maintenance on map and unmap (the driver of a device that does not
-//! snoop calls `publish` and `refresh` of its memory itself); a domain for a device that is added after its IOMMU was registered and has no driver
+//! number of pages exposes the rest of its first and last page to the device); a domain for a device that is added after its IOMMU was registered and has no driver
 //! (it stays blocked until a member of its group is bound, or the IOMMU is registered again).
 //!
 //! # Dependency rule
 //!
-//! Uses `addr`, `platform`, `pgtable`, `iova` and a hash map. Knows no hardware and no firmware format. `no_std` + `alloc`, no `unsafe`.
+//! Uses `addr`, `platform`, `pgtable`, `iova` and a hash map. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
+//! `revocable` and `dma::lend`.
 #![no_std]
-#![forbid(unsafe_code)]
 
 extern crate alloc;
 
@@ -52,6 +54,7 @@ mod ops;
 mod probe;
 mod reason;
 mod report;
+mod revocable;
 mod space;
 mod stream;
 mod subsystem;
@@ -62,7 +65,10 @@ pub use description::{
     DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, ReservedKind, ReservedRegion,
 };
 pub use device::{Device, DeviceStage};
-pub use dma::{DmaBuffer, DmaDirection, DmaHandle, DmaMapping, Reach};
+pub use dma::{
+    Both, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaHandle, DmaMapping,
+    FromDevice, Lendable, MapFailure, Quarantined, RawMemory, Reach, ToDevice, UnmapFailure,
+};
 pub use driver::{BoundDriver, Driver, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};
 pub use hooks::Safeguard;

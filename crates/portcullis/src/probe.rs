@@ -122,7 +122,7 @@ impl<P: Platform> Subsystem<P> {
         if state.driver.is_none() {
             return Err(BindError::NotBound);
         }
-        Ok(Self::unbind_locked(device, &mut state)?)
+        Ok(self.unbind_locked(device, &mut state)?)
     }
 
     /// Removes `device` from the machine, unbinding it first. Its streams are blocked; a group that it was alone in goes with it.
@@ -137,11 +137,8 @@ impl<P: Platform> Subsystem<P> {
         if let Phase::Gone = state.phase {
             return Err(BindError::Gone);
         }
-        let unbound = Self::unbind_locked(device, &mut state);
+        let unbound = self.unbind_locked(device, &mut state);
         state.phase = Phase::Gone;
-        if let Some(node) = state.waits_in.take() {
-            self.node(node).forget_waiter(device);
-        }
         // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
         let left = device
             .group()
@@ -204,12 +201,12 @@ impl<P: Platform> Subsystem<P> {
                 let waiter = Waiter { device, waits_in: state.waits_in };
                 let default = self.policy().default_domain;
                 if omitted::<P>(Safeguard::WaitForSetUp) && group.is_busy() {
-                    return Ok(Lease::new(self.platform(), description, None));
+                    return Ok(Lease::new(self.platform(), device.id(), description, None));
                 }
                 if let Some(domain) = omit::domain(group, default, Some(&waiter)) {
                     let domain = domain?;
                     group.with(|_, group| group.acquire())?;
-                    return Ok(Lease::new(self.platform(), description, Some(domain)));
+                    return Ok(Lease::new(self.platform(), device.id(), description, Some(domain)));
                 }
                 Some(group.with(|_, group| {
                     let domain = group.ensure_member(default, device.id(), &waiter)?;
@@ -218,7 +215,7 @@ impl<P: Platform> Subsystem<P> {
                 })?)
             }
         };
-        Ok(Lease::new(self.platform(), description, domain))
+        Ok(Lease::new(self.platform(), device.id(), description, domain))
     }
 
     fn probe_driver(
@@ -238,9 +235,8 @@ impl<P: Platform> Subsystem<P> {
                 BindOutcome::Bound(reach)
             }
             Err(error) => {
-                lease.revoke();
-                // Where this is not confirmed, the group's domain is gone and its reports say so.
-                let _on_record = give_group_up(device);
+                // Where this is not confirmed, the group's reports say so.
+                let _on_record = end_lease(device, &lease);
                 let name = || String::from(driver.name());
                 match error {
                     ProbeError::Defer(node) => self.wait_for_supplier(device, state, node),
@@ -286,22 +282,33 @@ impl<P: Platform> Subsystem<P> {
     }
 
     fn unbind_locked(
+        &self,
         device: &Arc<Device<P>>,
         state: &mut DeviceState<P>,
     ) -> Result<(), Unconfirmed> {
         state.driver = None;
+        if let Some(node) = state.waits_in.take() {
+            self.node(node).forget_waiter(device);
+        }
         let phase = core::mem::replace(&mut state.phase, Phase::Described);
         if let Phase::Bound { mut driver, lease } = phase {
             driver.remove();
-            // What the driver owns gives its mappings back while the handle is still good.
+            // Closed before the driver is dropped: what it still owns comes back by one invalidation, not by one each.
+            let ended = end_lease(device, &lease);
             drop(driver);
-            lease.revoke();
-            return give_group_up(device);
+            return ended;
         }
         Ok(())
     }
 }
 
-fn give_group_up<P: Platform>(device: &Device<P>) -> Result<(), Unconfirmed> {
-    device.group().map_or(Ok(()), |group| group.with(|_, group| group.give_up()))
+/// Voids the handles of a bind, and takes the device from those that use its group.
+fn end_lease<P: Platform>(device: &Device<P>, lease: &Lease<P>) -> Result<(), Unconfirmed> {
+    let closed = lease.close();
+    let end = match device.group() {
+        Some(group) => group.with(|_, group| group.give_up(closed)),
+        None => closed,
+    };
+    lease.end(end);
+    end
 }

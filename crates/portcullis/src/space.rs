@@ -1,19 +1,23 @@
 //! One I/O address space: its table, its addresses, and what is in quarantine.
 
+mod window;
+
 use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
-use crate::error::{DmaError, Unconfirmed, WindowError};
+use crate::error::{DmaError, Unconfirmed};
 use crate::instance::IommuDevice;
 use crate::ops::{AddressSpace, OpsError, SpaceError, SpaceTag, Ticket};
 use crate::reason::SetUpError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use portcullis_addr::{Address, Iova, IovaRange, PhysAddr, Prot};
-use portcullis_iova::{IovaAllocator, IovaRequest};
-use portcullis_pgtable::IotlbGather;
+use portcullis_iova::IovaRequest;
+use portcullis_pgtable::{IotlbGather, UnmapError};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 use smallvec::SmallVec;
+use window::Window;
+
+pub(crate) use window::LeaseId;
 
 /// What each instance in front of a group calls an address space.
 pub(crate) type Spaces = SmallVec<[(Arc<IommuDevice>, SpaceTag); 1]>;
@@ -27,10 +31,7 @@ pub(crate) struct Domain<P: Platform> {
     spaces: Spaces,
     reserved: Vec<ReservedRegion>,
     /// Made at the first mapping: most domains of a boot are looked at before they are used.
-    window: Lock<P, Option<IovaAllocator>>,
-    /// Bytes whose invalidation was never confirmed: their frames and addresses are not used again.
-    quarantined: AtomicU64,
-    mapped: AtomicUsize,
+    window: Lock<P, Option<Window>>,
 }
 
 impl<P: Platform> Domain<P> {
@@ -48,8 +49,6 @@ impl<P: Platform> Domain<P> {
             spaces,
             reserved,
             window: Mutex::new(LockLabel::new("space", label), None),
-            quarantined: AtomicU64::new(0),
-            mapped: AtomicUsize::new(0),
         }
     }
 
@@ -67,14 +66,19 @@ impl<P: Platform> Domain<P> {
         self.kind
     }
 
-    /// Bytes in quarantine.
+    /// Bytes in quarantine: their frames and addresses are not used again before hardware confirmed that it forgot them.
     pub(crate) fn quarantined(&self) -> u64 {
-        self.quarantined.load(Ordering::Relaxed)
+        self.window.lock().as_ref().map_or(0, Window::quarantined)
     }
 
     /// Mappings that are in force.
     pub(crate) fn mapped(&self) -> usize {
-        self.mapped.load(Ordering::Relaxed)
+        self.window.lock().as_ref().map_or(0, Window::mapped)
+    }
+
+    /// Those of them that `lease` has made.
+    pub(crate) fn live(&self, lease: LeaseId) -> usize {
+        self.window.lock().as_ref().map_or(0, |window| window.mapped_by(lease))
     }
 
     /// The smallest page, in bytes; 1 where nothing is translated.
@@ -82,105 +86,178 @@ impl<P: Platform> Domain<P> {
         self.space.as_ref().map_or(1, |space| space.granule().bytes())
     }
 
-    /// Finds room for `len` bytes at or below `limit` and maps it to `phys`. All are whole pages.
+    /// Finds room for `len` bytes at or below `limit` and maps it to `phys` for `lease`. All are whole pages.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Quarantined`]: hardware may have the mapping or not. Otherwise nothing is mapped.
     pub(crate) fn map(
         &self,
-        phys: PhysAddr,
-        len: u64,
+        lease: LeaseId,
+        (phys, len): (PhysAddr, u64),
         limit: Iova,
         prot: Prot,
-    ) -> Result<Iova, DmaError> {
+    ) -> Result<IovaRange, DmaError> {
         let space = self.space.as_ref().ok_or(DmaError::NotTranslated)?;
-        let request = IovaRequest::new(len).up_to(limit);
-        let range = self.with_window(space, |window| window.allocate(request))?;
-        let iova = range.map_err(DmaError::Iova)?.start();
-        if let Err(error) = self.map_at(space, iova, phys, len, prot) {
-            if !matches!(error, DmaError::Quarantined { .. }) {
-                self.give_back(iova, len);
-            }
-            return Err(error);
+        let range = self.allocate(space, lease, IovaRequest::new(len).up_to(limit))?;
+        let mapped =
+            self.make_room(space, range).and_then(|()| self.lead(space, range, phys, prot));
+        match mapped {
+            Ok(()) => return Ok(range),
+            Err(DmaError::Quarantined { .. } | DmaError::Unconfirmed(_)) => self.quarantine(range),
+            Err(_) => self.give_back(range),
         }
-        self.mapped.fetch_add(1, Ordering::Relaxed);
-        Ok(iova)
+        mapped.map(|()| range)
     }
 
-    fn map_at(
+    fn allocate(
         &self,
         space: &Arc<dyn AddressSpace>,
-        iova: Iova,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> Result<(), DmaError> {
-        self.make_room(space, iova, len)?;
-        let mut gather = IotlbGather::new();
-        space
-            .map(iova, phys, len, prot, &mut gather)
-            .map_err(|error| self.refused(error, iova, len))?;
-        // Nothing is owed unless hardware may hold "not present" or an older root.
-        if gather.is_empty() { Ok(()) } else { self.settle(space, gather, iova, len) }
+        lease: LeaseId,
+        request: IovaRequest,
+    ) -> Result<IovaRange, DmaError> {
+        let mut window = self.window.lock();
+        if window.is_none() {
+            *window = Some(Window::new(space.granule(), space.input_range(), &self.reserved)?);
+        }
+        let window = window.as_mut().expect("made above");
+        window.allocate(lease, request).map_err(DmaError::Iova)
     }
 
     /// Takes empty tables out of the way of large leaves. Hardware must have forgotten them before the range is mapped (Arm's break-before-make).
-    fn make_room(
-        &self,
-        space: &Arc<dyn AddressSpace>,
-        iova: Iova,
-        len: u64,
-    ) -> Result<(), DmaError> {
+    fn make_room(&self, space: &Arc<dyn AddressSpace>, range: IovaRange) -> Result<(), DmaError> {
         let granule = space.granule();
-        if space.page_sizes().best_fit(iova.raw(), len).is_none_or(|size| size <= granule) {
+        let best = space.page_sizes().best_fit(range.start().raw(), range.len());
+        if best.is_none_or(|size| size <= granule) {
             return Ok(());
         }
         let mut gather = IotlbGather::new();
-        let taken = space.reclaim(iova, len, &mut gather);
-        let taken = taken.map_err(|error| self.refused(error, iova, len))?;
-        if taken == 0 { Ok(()) } else { self.settle(space, gather, iova, len) }
+        let taken = space.reclaim(range.start(), range.len(), &mut gather);
+        match taken.map_err(|error| self.refused(error, range))? {
+            0 => Ok(()),
+            _ => self.settle(space, gather).map_err(DmaError::Unconfirmed),
+        }
     }
 
-    /// What a space's refusal means for `[iova, iova + len)`: where a request may have been carried out, neither addresses nor frames are used again.
-    fn refused(&self, error: SpaceError, iova: Iova, len: u64) -> DmaError {
+    /// Makes the mapping itself.
+    fn lead(
+        &self,
+        space: &Arc<dyn AddressSpace>,
+        range: IovaRange,
+        phys: PhysAddr,
+        prot: Prot,
+    ) -> Result<(), DmaError> {
+        let mut gather = IotlbGather::new();
+        let mapped = space.map(range.start(), phys, range.len(), prot, &mut gather);
+        mapped.map_err(|error| self.refused(error, range))?;
+        // Nothing is owed unless hardware may hold "not present" or an older root.
+        if gather.is_empty() {
+            return Ok(());
+        }
+        self.settle(space, gather).map_err(|unconfirmed| {
+            let mut gather = IotlbGather::new();
+            // It is in quarantine, whatever comes of this.
+            let _also_unconfirmed = self.take_out(space, range, &mut gather);
+            space.quarantine(&mut gather);
+            unconfirmed.of(range)
+        })
+    }
+
+    /// What a space's refusal means for `range`: where a request may have been carried out, neither addresses nor frames are used again.
+    fn refused(&self, error: SpaceError, range: IovaRange) -> DmaError {
         match error {
             SpaceError::Map(error) => DmaError::Map(error),
             SpaceError::Unmap(error) => DmaError::Unmap(error),
             SpaceError::Request(error) => {
-                // A space that is a channel is bound at the one instance that made it.
-                let node = self.spaces.first().map_or(FwNode(u32::MAX), |(first, _)| first.node);
-                if !error.is_unconfirmed() {
-                    return DmaError::Refused(node, error);
+                let unconfirmed = self.unanswered(error);
+                if error.is_unconfirmed() {
+                    return unconfirmed.of(range);
                 }
-                self.quarantined.fetch_add(len, Ordering::Relaxed);
-                DmaError::Quarantined { iova, len, node, error }
+                DmaError::Refused(unconfirmed.node, error)
             }
         }
     }
 
-    /// Pays what `gather` owes and gives its table pages back, or quarantines what `[iova, iova + len)` stands for.
+    /// A space that is a channel is bound at the one instance that made it.
+    fn unanswered(&self, error: OpsError) -> Unconfirmed {
+        let node = self.spaces.first().map_or(FwNode(u32::MAX), |(first, _)| first.node);
+        Unconfirmed { node, error }
+    }
+
+    /// Pays what `gather` owes and gives its table pages back; where hardware does not confirm, they stay with the space.
     fn settle(
         &self,
         space: &Arc<dyn AddressSpace>,
         mut gather: IotlbGather,
-        iova: Iova,
-        len: u64,
-    ) -> Result<(), DmaError> {
-        if let Err(Unconfirmed { node, error }) = self.flush(&gather) {
-            space.quarantine(&mut gather);
-            self.quarantined.fetch_add(len, Ordering::Relaxed);
-            return Err(DmaError::Quarantined { iova, len, node, error });
+    ) -> Result<(), Unconfirmed> {
+        let flushed = self.flush(&gather);
+        match flushed {
+            Ok(()) => space.retire(gather.confirm()),
+            Err(_) => space.quarantine(&mut gather),
         }
-        space.retire(gather.confirm());
+        flushed
+    }
+
+    /// Removes the mapping of `range` and returns once every instance has confirmed that it forgot it.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Quarantined`]: hardware may still have it, and the range stays taken. Otherwise it is mapped as before.
+    pub(crate) fn unmap(&self, range: IovaRange) -> Result<(), DmaError> {
+        let space = self.space.as_ref().ok_or(DmaError::NotTranslated)?;
+        let mut gather = IotlbGather::new();
+        let removed = space.unmap(range.start(), range.len(), &mut gather);
+        let removed = removed.map_err(|error| self.refused(error, range));
+        match removed.and_then(|()| self.settle(space, gather).map_err(|error| error.of(range))) {
+            Ok(()) => {
+                self.give_back(range);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, DmaError::Quarantined { .. }) {
+                    self.quarantine(range);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks once more for the confirmation that an unmap of `range` did not get.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Quarantined`]: it did not come this time either.
+    pub(crate) fn confirm(&self, range: IovaRange) -> Result<(), DmaError> {
+        let space = self.space.as_ref().ok_or(DmaError::NotTranslated)?;
+        let mut gather = IotlbGather::new();
+        let taken = self.take_out(space, range, &mut gather);
+        gather.add_everything();
+        taken.and(self.settle(space, gather)).map_err(|unconfirmed| unconfirmed.of(range))?;
+        if let Some(window) = &mut *self.window.lock() {
+            window.free(range);
+        }
         Ok(())
     }
 
-    /// Removes the mapping of `[iova, iova + len)` and returns once every instance has confirmed that it forgot it.
-    pub(crate) fn unmap(&self, iova: Iova, len: u64) -> Result<(), DmaError> {
-        let space = self.space.as_ref().ok_or(DmaError::NotTranslated)?;
-        let mut gather = IotlbGather::new();
-        space.unmap(iova, len, &mut gather).map_err(|error| self.refused(error, iova, len))?;
-        self.mapped.fetch_sub(1, Ordering::Relaxed);
-        self.settle(space, gather, iova, len)?;
-        self.give_back(iova, len);
-        Ok(())
+    /// Takes out what may be mapped at `range`, or gone from the table already and never confirmed.
+    fn take_out(
+        &self,
+        space: &Arc<dyn AddressSpace>,
+        range: IovaRange,
+        gather: &mut IotlbGather,
+    ) -> Result<(), Unconfirmed> {
+        match space.unmap(range.start(), range.len(), gather) {
+            Ok(()) => Ok(()),
+            Err(SpaceError::Unmap(UnmapError::NotMapped { .. })) => {
+                gather.add_everything();
+                Ok(())
+            }
+            Err(SpaceError::Request(error)) => Err(self.unanswered(error)),
+            Err(error @ (SpaceError::Unmap(_) | SpaceError::Map(_))) => {
+                debug_assert!(false, "a range that was handed out cannot be unmapped: {error}");
+                Err(self.unanswered(OpsError::IncompatibleSpace))
+            }
+        }
     }
 
     /// Pays what `gather` owes at every instance: all are asked before the first is waited for, also if one fails.
@@ -200,53 +277,42 @@ impl<P: Platform> Domain<P> {
         outcome
     }
 
-    /// Removes everything that is mapped but the regions that must stay.
+    /// Removes everything that `lease` has left mapped, with one invalidation; what it had in quarantine is free again when that is confirmed. Nobody
+    /// may map or unmap for the lease any more.
     ///
     /// # Errors
     ///
-    /// When an invalidation was not confirmed; the rest has been removed all the same.
-    pub(crate) fn clear(&self) -> Result<(), Unconfirmed> {
-        let left: Vec<IovaRange> = match &*self.window.lock() {
-            Some(window) => window.live().collect(),
-            None => return Ok(()),
-        };
-        let mut confirmed = Ok(());
-        for range in left {
-            if let Err(DmaError::Quarantined { node, error, .. }) =
-                self.unmap(range.start(), range.len())
-            {
-                confirmed = Err(Unconfirmed { node, error });
-            }
+    /// What was left is in quarantine now.
+    pub(crate) fn clear(&self, lease: LeaseId) -> Result<(), Unconfirmed> {
+        let Some(space) = &self.space else { return Ok(()) };
+        let left = self.window.lock().as_ref().map_or_else(Vec::new, |window| window.of(lease));
+        if left.is_empty() {
+            return Ok(());
         }
-        confirmed
-    }
-
-    fn give_back(&self, iova: Iova, len: u64) {
+        let mut gather = IotlbGather::new();
+        let taken = left
+            .iter()
+            .fold(Ok(()), |taken, range| taken.and(self.take_out(space, *range, &mut gather)));
+        let cleared = self.settle(space, gather).and(taken);
         if let Some(window) = &mut *self.window.lock() {
-            let freed = IovaRange::new(iova, len).is_ok_and(|range| window.free(range).is_ok());
-            debug_assert!(freed, "a live range was not known: {iova} + {len:#x}");
+            left.into_iter().for_each(|range| match cleared {
+                Ok(()) => window.free(range),
+                Err(_) => window.quarantine(range),
+            });
+        }
+        cleared
+    }
+
+    fn give_back(&self, range: IovaRange) {
+        if let Some(window) = &mut *self.window.lock() {
+            window.free(range);
         }
     }
 
-    fn with_window<R>(
-        &self,
-        space: &Arc<dyn AddressSpace>,
-        f: impl FnOnce(&mut IovaAllocator) -> R,
-    ) -> Result<R, DmaError> {
-        let mut window = self.window.lock();
-        if window.is_none() {
-            let granule = space.granule();
-            let fresh = IovaAllocator::new(granule, space.input_range());
-            let mut fresh = fresh.map_err(|_| DmaError::Window(WindowError::NoMemory))?;
-            // Address 0 is what a driver that forgot to set its address register emits.
-            let zero = IovaRange::new(Iova::new(0), granule.bytes()).ok();
-            for range in self.reserved.iter().map(|region| region.range).chain(zero) {
-                fresh.reserve(range).map_err(|_| DmaError::Window(WindowError::Reserved))?;
-            }
-            *window = Some(fresh);
+    fn quarantine(&self, range: IovaRange) {
+        if let Some(window) = &mut *self.window.lock() {
+            window.quarantine(range);
         }
-        let window = window.as_mut().expect("made above");
-        Ok(f(window))
     }
 
     /// Maps every region that must be reached at its own address.

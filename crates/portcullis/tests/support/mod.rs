@@ -1,5 +1,6 @@
 //! A platform on the host and an IOMMU that keeps books instead of translating.
 #![expect(unreachable_pub, reason = "shared by the test files of this folder")]
+#![expect(unsafe_code, reason = "lends addresses without memory")]
 
 use portcullis::*;
 use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot, StreamId};
@@ -23,10 +24,21 @@ pub fn subsystem() -> Sub {
 }
 
 thread_local! {
-    /// What the next question for a table's configuration brings about, on this thread.
-    pub static ON_CONFIG: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    /// What the next mapping brings about before it is made, on this thread.
+    pub static ON_MAP: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
     /// Whether tables refuse to reclaim, on this thread.
     pub static NO_RECLAIM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Addresses without memory behind them, to lend: first byte and length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece(pub u64, pub u64);
+
+// SAFETY: no device of these tests moves data.
+unsafe impl Lendable for Piece {
+    fn range(&self) -> PhysRange {
+        PhysRange::new(PhysAddr::new(self.0), self.1).expect("does not wrap")
+    }
 }
 
 /// A table that remembers ranges.
@@ -39,9 +51,6 @@ pub struct BookTable {
 
 impl PageTable for BookTable {
     fn config(&self) -> TableConfig {
-        if let Some(act) = ON_CONFIG.take() {
-            act();
-        }
         TableConfig {
             format: TableFormat::ArmLpaeStage1,
             granule: PageSize::SIZE_4K,
@@ -58,6 +67,9 @@ impl PageTable for BookTable {
         IovaRange::new(Iova::new(0), 1 << 48).expect("48 bits")
     }
     fn map(&self, iova: Iova, phys: PhysAddr, len: u64, _: Prot) -> Result<(), MapError> {
+        if let Some(act) = ON_MAP.take() {
+            act();
+        }
         let mut ranges = self.ranges.lock().expect("books");
         let before = ranges.range(..iova.raw() + len).next_back();
         if before.is_some_and(|(start, (_, size))| start + size > iova.raw()) {
@@ -157,6 +169,12 @@ impl Books {
     pub fn target(&self, id: u32) -> Option<StreamTarget> {
         let stream = StreamSpec::exact(StreamId::new(id));
         self.claims.lock().expect("books").get(&stream).and_then(|(_, target)| *target)
+    }
+
+    /// Where an address leads in any space.
+    pub fn translate(&self, iova: Iova) -> Option<u64> {
+        let spaces = self.spaces.lock().expect("books");
+        spaces.values().find_map(|table| table.translate(iova)).map(|(phys, _)| phys.raw())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -362,6 +380,12 @@ impl Driver<Host> for Keeper {
         }
         Ok(Box::new(Kept(Arc::clone(&self.faults))))
     }
+}
+
+pub fn register(sub: &Sub, node: FwNode) -> Arc<Books> {
+    let books = Books::new();
+    sub.register(node, Box::new(BookIommu(Arc::clone(&books)))).expect("nothing there yet");
+    books
 }
 
 pub const A: FwNode = FwNode(1);

@@ -1,0 +1,218 @@
+//! The handle itself.
+
+use super::direction::prot;
+use super::{
+    CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaMapping, Lease, Lendable,
+    MapFailure, Quarantined, Reach, UnmapFailure,
+};
+use crate::error::DmaError;
+use alloc::sync::Arc;
+use core::fmt;
+use portcullis_addr::PhysRange;
+use portcullis_platform::{Coherency, DmaMemory, Platform};
+
+/// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
+///
+/// Clones share everything. Mapping and unmapping take no lock but the address space's own.
+pub struct DmaHandle<P: Platform> {
+    lease: Arc<Lease<P>>,
+}
+
+impl<P: Platform> DmaHandle<P> {
+    pub(crate) fn new(lease: Arc<Lease<P>>) -> Self {
+        Self { lease }
+    }
+
+    /// How the device reaches memory. Does not change while the driver is bound.
+    pub fn reach(&self) -> Reach {
+        self.lease.reach()
+    }
+
+    /// The platform, for drivers that allocate their own memory.
+    pub fn platform(&self) -> &Arc<P> {
+        self.lease.platform()
+    }
+
+    /// The smallest piece that can be mapped on its own, in bytes; what shares a page with a mapping is reachable too. 1 without translation.
+    pub fn granule(&self) -> u64 {
+        self.lease.granule()
+    }
+
+    /// Translated mappings that this driver made and has not given back. 0 after unbind.
+    pub fn live_mappings(&self) -> usize {
+        self.lease.live()
+    }
+
+    /// Narrows (or widens again) the addresses that the device is given to `bits`, for mappings made from now on, and returns the width that holds: never more than
+    /// [`DeviceDescription::address_bits`](crate::DeviceDescription::address_bits), which is what the way to memory can carry.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::AddressBits`] outside 1..=64.
+    #[doc(alias = "dma_set_mask")]
+    pub fn set_address_bits(&self, bits: u8) -> Result<u8, DmaError> {
+        if !(1..=64).contains(&bits) {
+            return Err(DmaError::AddressBits(bits));
+        }
+        Ok(self.lease.limit_to(bits))
+    }
+
+    /// Lends `buffer` to the device until the mapping is unmapped. For a device that does not snoop the CPU's caches, what the CPU wrote is made visible to it first.
+    ///
+    /// A range of physical addresses is no buffer; see [`RawMemory`](crate::RawMemory) for that:
+    ///
+    /// ```compile_fail,E0277
+    /// # fn f<P: portcullis_platform::Platform>(dma: portcullis::DmaHandle<P>, range: portcullis_addr::PhysRange) {
+    /// let mapping = dma.map(range, portcullis::ToDevice);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MapFailure::Refused`]: nothing is mapped, and the buffer comes back in it. [`MapFailure::Quarantined`]: the memory must not be reused, and cannot be.
+    #[doc(alias = "dma_map_single")]
+    pub fn map<B: Lendable, D: DmaDirection>(
+        &self,
+        buffer: B,
+        _direction: D,
+    ) -> Result<DmaMapping<B, D>, MapFailure<B>> {
+        let range = buffer.range();
+        self.publish(range);
+        match self.lease.map(range, prot::<D>()) {
+            Ok(grant) => Ok(DmaMapping::new(buffer, grant)),
+            Err(error @ DmaError::Quarantined { iova, len, .. }) => {
+                let grant = self.lease.in_quarantine(iova, len);
+                Err(MapFailure::Quarantined(Quarantined::new(buffer, grant, error)))
+            }
+            Err(error) => Err(MapFailure::Refused { buffer, error }),
+        }
+    }
+
+    /// Takes the memory away from the device and returns it, once hardware confirmed that nothing reaches it any more. For a device that does not snoop the CPU's caches,
+    /// what it wrote is made visible to the CPU.
+    ///
+    /// Also after the driver was unbound: what it left mapped was removed then, and here it comes back. An unbind that is under way is waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapFailure::Quarantined`]: the memory must not be reused, and cannot be. [`UnmapFailure::Foreign`]: the mapping is of another handle.
+    #[doc(alias = "dma_unmap_single")]
+    pub fn unmap<B: Lendable, D: DmaDirection>(
+        &self,
+        mapping: DmaMapping<B, D>,
+    ) -> Result<B, UnmapFailure<B, D>> {
+        match self.lease.unmap(mapping.grant()) {
+            Ok(()) => {
+                if D::DEVICE_WRITES {
+                    self.refresh(mapping.buffer().range());
+                }
+                Ok(mapping.end())
+            }
+            Err(DmaError::ForeignMapping) => Err(UnmapFailure::Foreign(mapping)),
+            Err(error) => Err(UnmapFailure::Quarantined(mapping.hold(error))),
+        }
+    }
+
+    /// Asks hardware once more to forget a mapping, and returns the buffer if it confirms now. After the driver was unbound: if that was confirmed.
+    ///
+    /// # Errors
+    ///
+    /// The buffer is still in quarantine, with the latest reason.
+    pub fn recover<B: Lendable>(&self, held: Quarantined<B>) -> Result<B, Quarantined<B>> {
+        match self.lease.confirm(held.grant()) {
+            Ok(()) => {
+                let buffer = held.end();
+                self.refresh(buffer.range());
+                Ok(buffer)
+            }
+            Err(error) => Err(held.because(error)),
+        }
+    }
+
+    /// Lets the CPU look at what the device wrote, while the buffer stays mapped. The device must not write until the view is dropped.
+    ///
+    /// Only where the device writes at all:
+    ///
+    /// ```compile_fail,E0277
+    /// # use portcullis::*;
+    /// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mut mapping: DmaMapping<B, ToDevice>) {
+    /// let view = dma.sync_for_cpu(&mut mapping);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::ForeignMapping`].
+    #[doc(alias = "dma_sync_single_for_cpu")]
+    pub fn sync_for_cpu<'a, B: Lendable, D: DeviceWrites>(
+        &'a self,
+        mapping: &'a mut DmaMapping<B, D>,
+    ) -> Result<CpuView<'a, B, P>, DmaError> {
+        self.lease.check(mapping.grant())?;
+        self.refresh(mapping.buffer().range());
+        Ok(CpuView::new(mapping.buffer(), self))
+    }
+
+    /// Lets the CPU write what the device is to read, while the buffer stays mapped; the device sees it when the view is dropped, and must not read before.
+    ///
+    /// Only where the device reads at all:
+    ///
+    /// ```compile_fail,E0277
+    /// # use portcullis::*;
+    /// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mut mapping: DmaMapping<B, FromDevice>) {
+    /// let view = dma.update(&mut mapping);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::ForeignMapping`].
+    #[doc(alias = "dma_sync_single_for_device")]
+    pub fn update<'a, B: Lendable, D: DeviceReads>(
+        &'a self,
+        mapping: &'a mut DmaMapping<B, D>,
+    ) -> Result<CpuView<'a, B, P>, DmaError> {
+        self.lease.check(mapping.grant())?;
+        Ok(CpuView::new(mapping.buffer(), self))
+    }
+
+    /// A zeroed buffer of at least `size` bytes that CPU and device share for as long as it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::NoMemory`], or as [`map`](Self::map).
+    #[doc(alias = "dma_alloc_coherent")]
+    pub fn allocate(&self, size: usize) -> Result<DmaBuffer<P>, DmaError> {
+        DmaBuffer::new(self, size)
+    }
+
+    /// Brings what the CPU wrote to where the device sees it. Also before the device writes: a dirty line that is evicted later would overwrite that.
+    pub(super) fn publish(&self, range: PhysRange) {
+        if !self.lease.coherent() {
+            self.platform().memory().publish(range.start(), bytes(range), Coherency::NonCoherent);
+        }
+    }
+
+    /// Lets the CPU see what the device wrote.
+    fn refresh(&self, range: PhysRange) {
+        if !self.lease.coherent() {
+            self.platform().memory().refresh(range.start(), bytes(range), Coherency::NonCoherent);
+        }
+    }
+}
+
+fn bytes(range: PhysRange) -> usize {
+    usize::try_from(range.len()).unwrap_or(usize::MAX)
+}
+
+impl<P: Platform> Clone for DmaHandle<P> {
+    fn clone(&self) -> Self {
+        Self { lease: Arc::clone(&self.lease) }
+    }
+}
+
+impl<P: Platform> fmt::Debug for DmaHandle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaHandle").field("reach", &self.reach()).finish_non_exhaustive()
+    }
+}

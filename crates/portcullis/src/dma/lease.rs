@@ -1,0 +1,213 @@
+//! One bind's right to map, shared by all clones of its handle.
+
+use crate::description::{DeviceDescription, DomainType};
+use crate::error::{DmaError, Unconfirmed};
+use crate::hooks::{Safeguard, omitted};
+use crate::member::DeviceId;
+use crate::revocable::Revocable;
+use crate::space::{Domain, LeaseId};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU8, Ordering};
+use portcullis_addr::{Iova, IovaRange, PhysRange, Prot};
+use portcullis_iova::AllocateError;
+use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
+
+/// How a device's addresses become bus addresses. Final while a driver is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// Through the tables of an IOMMU.
+    Translated,
+    /// Through an IOMMU that changes nothing, because policy says so.
+    Identity,
+    /// The description names no IOMMU for the device.
+    Direct,
+    /// Nothing is reached.
+    Blocked,
+}
+
+/// What a device was given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    /// As the device emits it.
+    pub(super) address: u64,
+    /// The whole pages around it; `None` where nothing is translated.
+    pages: Option<IovaRange>,
+    /// The lease under which it was given.
+    lease: LeaseId,
+}
+
+/// What binds a handle to one bind of one driver. A handle that somebody keeps after the unbind keeps this, and nothing of the address space or its IOMMUs.
+pub(crate) struct Lease<P: Platform> {
+    id: LeaseId,
+    platform: Arc<P>,
+    reach: Reach,
+    granule: u64,
+    coherent: bool,
+    /// The width of addresses that the way to memory can carry, for ever.
+    most_bits: u8,
+    /// The width that the driver has asked for.
+    bits: AtomicU8,
+    /// The address space; `None` for a device without an IOMMU.
+    space: Revocable<Option<Arc<Domain<P>>>, P>,
+    /// How it ended, once it has.
+    end: Lock<P, Option<Result<(), Unconfirmed>>>,
+    ended: P::Event,
+}
+
+impl<P: Platform> Lease<P> {
+    /// The only way to a handle: `space` is what the group lock showed attached, or `None` where the description names no IOMMU.
+    pub(crate) fn new(
+        platform: &Arc<P>,
+        device: DeviceId,
+        description: &DeviceDescription,
+        space: Option<Arc<Domain<P>>>,
+    ) -> Arc<Self> {
+        let index = u64::from(device.0);
+        Arc::new(Self {
+            id: LeaseId::fresh(),
+            platform: Arc::clone(platform),
+            reach: reach_of(space.as_deref()),
+            granule: space.as_ref().map_or(1, |space| space.granule()),
+            coherent: description.coherent,
+            most_bits: description.address_bits,
+            bits: AtomicU8::new(description.address_bits),
+            space: Revocable::new(&**platform, index, space),
+            end: Mutex::new(LockLabel::new("lease", index), None),
+            ended: P::Event::new(LockLabel::new("lease", index)),
+        })
+    }
+
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    pub(super) fn platform(&self) -> &Arc<P> {
+        &self.platform
+    }
+
+    pub(super) fn granule(&self) -> u64 {
+        self.granule
+    }
+
+    pub(super) fn coherent(&self) -> bool {
+        self.coherent
+    }
+
+    /// Limits the addresses given from now on to `bits`, and to what the description allows; says what came of it.
+    pub(super) fn limit_to(&self, bits: u8) -> u8 {
+        let bits = bits.min(self.most_bits);
+        self.bits.store(bits, Ordering::Relaxed);
+        bits
+    }
+
+    pub(super) fn live(&self) -> usize {
+        let inside = self.space.enter(&self.platform);
+        inside.and_then(|space| space.as_ref().map(|space| space.live(self.id))).unwrap_or(0)
+    }
+
+    /// Gives the device `phys`.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Quarantined`]: the device may have it or not. Otherwise it has nothing.
+    pub(super) fn map(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
+        let space = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let bits = self.bits.load(Ordering::Relaxed);
+        let limit = u64::MAX >> (64 - u32::from(bits));
+        let (address, pages) = match (&*space, self.reach) {
+            (_, Reach::Blocked) => return Err(DmaError::Blocked),
+            (Some(space), Reach::Translated) => {
+                let start = phys.start().align_down(self.granule);
+                let offset = phys.start().offset_in(self.granule);
+                let len = offset.checked_add(phys.len());
+                let len = len.and_then(|len| len.checked_next_multiple_of(self.granule));
+                let limit = Iova::new(limit);
+                let no_space = AllocateError::NoSpace { len: phys.len(), limit };
+                let len = len.ok_or(DmaError::Iova(no_space))?;
+                let prot = if self.coherent { prot | Prot::CACHE } else { prot };
+                let pages = space.map(self.id, (start, len), limit, prot)?;
+                (pages.start().raw() + offset, Some(pages))
+            }
+            _ if phys.last().raw() > limit => {
+                return Err(DmaError::OutOfReach { last: phys.last(), bits });
+            }
+            _ => (phys.start().raw(), None),
+        };
+        Ok(Grant { address, pages, lease: self.id })
+    }
+
+    /// Takes away what was given, confirmed. After the lease has ended that is done already, or in quarantine; while it is ending, waits for which.
+    pub(super) fn unmap(&self, grant: &Grant) -> Result<(), DmaError> {
+        self.finish(grant, Domain::unmap)
+    }
+
+    /// Asks again for the confirmation that [`unmap`](Self::unmap) did not get.
+    pub(super) fn confirm(&self, grant: &Grant) -> Result<(), DmaError> {
+        self.finish(grant, Domain::confirm)
+    }
+
+    /// What the device may have got by a map that ended in quarantine.
+    pub(super) fn in_quarantine(&self, iova: Iova, len: u64) -> Grant {
+        Grant { address: iova.raw(), pages: IovaRange::new(iova, len).ok(), lease: self.id }
+    }
+
+    /// Whether `grant` was given under this lease.
+    pub(super) fn check(&self, grant: &Grant) -> Result<(), DmaError> {
+        if grant.lease == self.id { Ok(()) } else { Err(DmaError::ForeignMapping) }
+    }
+
+    fn finish(
+        &self,
+        grant: &Grant,
+        act: impl FnOnce(&Domain<P>, IovaRange) -> Result<(), DmaError>,
+    ) -> Result<(), DmaError> {
+        self.check(grant)?;
+        let Some(pages) = grant.pages else { return Ok(()) };
+        match self.space.enter(&self.platform).as_deref() {
+            Some(Some(space)) => act(space, pages),
+            Some(None) => Ok(()),
+            None => self.wait_for_end().map_err(|unconfirmed| unconfirmed.of(pages)),
+        }
+    }
+
+    #[cold]
+    fn wait_for_end(&self) -> Result<(), Unconfirmed> {
+        loop {
+            let seen = self.ended.generation();
+            if let Some(end) = *self.end.lock() {
+                return end;
+            }
+            self.ended.wait(seen);
+        }
+    }
+
+    /// Voids every handle of this bind: waits until nobody is inside an operation, then removes what is left mapped. What is not confirmed is in quarantine.
+    ///
+    /// Who unmaps from now on waits until [`end`](Self::end) says how it ended.
+    pub(crate) fn close(&self) -> Result<(), Unconfirmed> {
+        let clear = |space: &Option<Arc<Domain<P>>>| {
+            space.as_ref().map_or(Ok(()), |space| space.clear(self.id))
+        };
+        if omitted::<P>(Safeguard::DrainHandles) {
+            let cleared = self.space.enter(&self.platform).map_or(Ok(()), |space| clear(&space));
+            drop(self.space.revoke());
+            return cleared;
+        }
+        self.space.revoke().map_or(Ok(()), |space| clear(&space))
+    }
+
+    /// Says that the lease has ended, and whether it is confirmed that nothing of it is reached any more.
+    pub(crate) fn end(&self, end: Result<(), Unconfirmed>) {
+        *self.end.lock() = Some(end);
+        self.ended.notify_all();
+    }
+}
+
+fn reach_of<P: Platform>(space: Option<&Domain<P>>) -> Reach {
+    match space.map(Domain::kind) {
+        None => Reach::Direct,
+        Some(DomainType::Dma) => Reach::Translated,
+        Some(DomainType::Identity) => Reach::Identity,
+        Some(DomainType::Blocked) => Reach::Blocked,
+    }
+}
