@@ -62,4 +62,8 @@ impl<T: Threads> Platform for MachinePlatform<T> {
     fn cpu(&self) -> usize {
         T::cpu()
     }
+
+    fn thread(&self) -> usize {
+        T::thread()
+    }
 }

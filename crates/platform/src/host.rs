@@ -155,6 +155,14 @@ impl Threads for HostThreads {
             cpu
         })
     }
+
+    fn thread() -> usize {
+        thread_local! {
+            static MARK: u8 = const { 0 };
+        }
+        // An address of the thread's own is nobody else's while it lives.
+        MARK.with(|mark| core::ptr::from_ref(mark).addr())
+    }
 }
 
 /// This process as a platform: its locks and threads, with memory `M` and clock `C`.
@@ -205,6 +213,10 @@ impl<M: DmaMemory, C: Clock> Platform for HostPlatform<M, C> {
 
     fn cpu(&self) -> usize {
         HostThreads::cpu()
+    }
+
+    fn thread(&self) -> usize {
+        HostThreads::thread()
     }
 }
 

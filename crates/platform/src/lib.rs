@@ -71,6 +71,10 @@ pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
         0
     }
 
+    /// Names the thread of execution that calls: the same number at each of its calls, unlike that of every other thread that has not ended, and not 0. On a kernel the address of the
+    /// current task, say. The core tells by it that a driver's callback calls back about its own device, which would wait for itself.
+    fn thread(&self) -> usize;
+
     /// Whether the code above leaves out the protective step of that name: for tests that show that a check notices. Asked on hot paths, and removed by the compiler where
     /// the answer is this default, `false`.
     #[inline]
@@ -97,6 +101,8 @@ pub trait Threads: 'static {
     fn cpus() -> usize;
     /// As [`Platform::cpu`].
     fn cpu() -> usize;
+    /// As [`Platform::thread`].
+    fn thread() -> usize;
 }
 
 /// A [`Mutex`] on the long locks of platform `P`.

@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
 /// How far a device has come.
@@ -29,37 +30,27 @@ pub enum DeviceStage {
     Gone,
 }
 
-pub(crate) enum Phase<P: Platform> {
-    Described,
-    Waiting(FwNode),
-    Bound { driver: Box<dyn BoundDriver>, lease: Arc<Lease<P>> },
-    Blocked(BlockedReason),
-    Failed(FailedReason),
-    Gone,
-}
-
-impl<P: Platform> Phase<P> {
-    pub(crate) fn stage(&self) -> DeviceStage {
-        match self {
-            Self::Described => DeviceStage::Described,
-            Self::Waiting(node) => DeviceStage::Waiting(*node),
-            Self::Bound { .. } => DeviceStage::Bound,
-            Self::Blocked(reason) => DeviceStage::Blocked(reason.clone()),
-            Self::Failed(reason) => DeviceStage::Failed(reason.clone()),
-            Self::Gone => DeviceStage::Gone,
-        }
-    }
+/// A bound driver.
+pub(crate) struct Bound<P: Platform> {
+    pub(crate) driver: Box<dyn BoundDriver>,
+    pub(crate) lease: Arc<Lease<P>>,
 }
 
 /// What the device lock protects.
 pub(crate) struct DeviceState<P: Platform> {
-    pub(crate) phase: Phase<P>,
+    pub(crate) bound: Option<Bound<P>>,
     /// Set while a driver is bound or wants to be.
     pub(crate) driver: Option<Arc<dyn Driver<P>>>,
     /// The node in whose list of waiters (or, once woken, in the work queue) the device stands.
     pub(crate) waits_in: Option<FwNode>,
     /// The nodes whose arrival, by number, has brought an attempt at once already; each node once.
     pub(crate) retried_for: Vec<(FwNode, u64)>,
+}
+
+/// What anybody may look at, also while a driver has the device lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    pub(crate) stage: DeviceStage,
     pub(crate) probes: u32,
     pub(crate) defers: u32,
 }
@@ -76,6 +67,10 @@ pub struct Device<P: Platform> {
     /// Held while the device's driver is probed or removed: one attempt at a time.
     #[doc(alias = "device_lock")]
     pub(crate) state: Lock<P, DeviceState<P>>,
+    /// Changed only by who holds `state`.
+    status: Lock<P, Status>,
+    /// The thread that runs a callback of the device's driver; 0 for none. A thread can only find its own number here by having put it there.
+    caller: AtomicUsize,
 }
 
 impl<P: Platform> Device<P> {
@@ -84,16 +79,19 @@ impl<P: Platform> Device<P> {
         description: Arc<DeviceDescription>,
         group: Option<Arc<IommuGroup<P>>>,
     ) -> Self {
-        let state = DeviceState {
-            phase: Phase::Described,
-            driver: None,
-            waits_in: None,
-            retried_for: Vec::new(),
-            probes: 0,
-            defers: 0,
-        };
-        let label = LockLabel::new("device", u64::from(id.0));
-        Self { id, description, group, refused: None, state: Mutex::new(label, state) }
+        let state =
+            DeviceState { bound: None, driver: None, waits_in: None, retried_for: Vec::new() };
+        let status = Status { stage: DeviceStage::Described, probes: 0, defers: 0 };
+        let index = u64::from(id.0);
+        Self {
+            id,
+            description,
+            group,
+            refused: None,
+            state: Mutex::new(LockLabel::new("device", index), state),
+            status: Mutex::new(LockLabel::new("status", index), status),
+            caller: AtomicUsize::new(0),
+        }
     }
 
     /// One that is behind an IOMMU and could not join its group: it stays blocked for as long as it is in the machine.
@@ -120,9 +118,37 @@ impl<P: Platform> Device<P> {
         &self.description.path
     }
 
-    /// How far it has come. Waits for a probe of the device that is under way.
+    /// How far it has come. While its driver is being probed or removed: where it stood before.
     pub fn stage(&self) -> DeviceStage {
-        self.state.lock().phase.stage()
+        self.status.lock().stage.clone()
+    }
+
+    /// Everything that may be looked at.
+    pub(crate) fn status(&self) -> Status {
+        self.status.lock().clone()
+    }
+
+    /// Changes what may be looked at.
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock());
+    }
+
+    /// Runs a callback of the driver, whose device lock the caller holds.
+    pub(crate) fn call<R>(&self, platform: &P, callback: impl FnOnce() -> R) -> R {
+        struct Inside<'a>(&'a AtomicUsize);
+        impl Drop for Inside<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Ordering::Relaxed);
+            }
+        }
+        self.caller.store(platform.thread(), Ordering::Relaxed);
+        let _inside = Inside(&self.caller);
+        callback()
+    }
+
+    /// Whether the calling thread runs a callback of the device's driver, so that it would wait for itself if it took the device lock.
+    pub(crate) fn is_called_by(&self, platform: &P) -> bool {
+        self.caller.load(Ordering::Relaxed) == platform.thread()
     }
 
     /// Why it is behind an IOMMU and has no group.

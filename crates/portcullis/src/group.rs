@@ -307,6 +307,16 @@ impl<P: Platform> GroupState<P> {
         confirmed
     }
 
+    /// Blocks the streams of a member whose driver did not leave it in order. Where nobody else uses the domain, that goes as a whole. What is not confirmed
+    /// stays on record in `doubt`.
+    pub(crate) fn shut_out(&mut self, id: DeviceId) {
+        if self.owner == Owner::Kernel(0) {
+            self.note_detach();
+        } else if let Some(attached) = &mut self.attached {
+            self.doubt = attached.leave(id).err().or(self.doubt);
+        }
+    }
+
     /// Whether the group could have its domain now and has none.
     pub(crate) fn wants_set_up(&self) -> bool {
         self.attached.is_none() && self.nodes.iter().all(|node| node.serves())

@@ -39,6 +39,7 @@
 extern crate alloc;
 
 mod attachment;
+mod callback;
 mod description;
 mod device;
 mod dma;
@@ -69,7 +70,7 @@ pub use dma::{
     Both, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaHandle, DmaMapping,
     FromDevice, Lendable, MapFailure, Quarantined, RawMemory, Reach, ToDevice, UnmapFailure,
 };
-pub use driver::{BoundDriver, Driver, ProbeError};
+pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};
 pub use hooks::Safeguard;
 pub use member::DeviceId;
@@ -81,7 +82,7 @@ pub use ops::{
     StreamTarget, TableSpace, Ticket, Unsupported,
 };
 pub use probe::{BindError, BindOutcome};
-pub use reason::{BlockedReason, FailedReason, NotShared, SetUpError};
+pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
 pub use report::{Counts, DeviceReport};
 pub use stream::{Pasid, StreamSpec};
 pub use subsystem::{OwnerError, Policy, RegisterError, Subsystem, UnregisterError};

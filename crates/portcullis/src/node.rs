@@ -5,6 +5,7 @@ use crate::device::Device;
 use crate::group::IommuGroup;
 use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
+use crate::ops::{Fault, Serviced};
 use crate::reason::BlockedReason;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -37,6 +38,13 @@ pub(crate) enum SlotState {
     Failed(String),
 }
 
+/// What an IOMMU reported and nobody was told.
+#[derive(Default)]
+pub(crate) struct Undelivered {
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) told: Serviced,
+}
+
 pub(crate) struct Slot<P: Platform> {
     pub(crate) state: SlotState,
     /// How often something was registered or announced here.
@@ -45,6 +53,8 @@ pub(crate) struct Slot<P: Platform> {
     pub(crate) waiters: Vec<Weak<Device<P>>>,
     /// Groups with a stream here.
     pub(crate) groups: Vec<Weak<IommuGroup<P>>>,
+    /// What a driver's panic kept from being told.
+    pub(crate) undelivered: Undelivered,
 }
 
 impl<P: Platform> Slot<P> {
@@ -75,8 +85,13 @@ pub(crate) enum Need {
 
 impl<P: Platform> Node<P> {
     pub(crate) fn new(id: FwNode) -> Self {
-        let slot =
-            Slot { state: SlotState::Absent, arrivals: 0, waiters: Vec::new(), groups: Vec::new() };
+        let slot = Slot {
+            state: SlotState::Absent,
+            arrivals: 0,
+            waiters: Vec::new(),
+            groups: Vec::new(),
+            undelivered: Undelivered::default(),
+        };
         Self { id, slot: Mutex::new(LockLabel::new("node", u64::from(id.0)), slot) }
     }
 

@@ -2,8 +2,9 @@
 
 use crate::attachment::Attachment;
 use crate::description::DomainType;
-use crate::device::{Device, Phase};
+use crate::device::{Bound, Device, DeviceStage};
 use crate::dma::DmaHandle;
+use crate::driver::ProbeContext;
 use crate::group::{IommuGroup, NotAttached, Waiter};
 use crate::hooks::{Safeguard, omitted};
 use crate::probe::BindOutcome;
@@ -86,8 +87,10 @@ pub(crate) fn probe_without_the_lock<P: Platform>(
         let state = device.state.lock();
         (state.driver.clone()?, subsystem.final_path(device, &state).ok()?)
     };
-    let bound = driver.probe(device, DmaHandle::new(Arc::clone(&lease))).ok()?;
+    let context = ProbeContext::new(device.id(), device.description());
+    let bound = driver.probe(&context, DmaHandle::new(Arc::clone(&lease))).ok()?;
     let reach = lease.reach();
-    device.state.lock().phase = Phase::Bound { driver: bound, lease };
+    device.state.lock().bound = Some(Bound { driver: bound, lease });
+    device.tell(|status| status.stage = DeviceStage::Bound);
     Some(BindOutcome::Bound(reach))
 }

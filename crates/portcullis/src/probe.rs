@@ -3,9 +3,10 @@
 //! The attempt holds the device lock from beginning to end, so there is one at a time. The group lock is held while the domain is found or
 //! made, and given back before the driver runs.
 
+use crate::callback;
 use crate::description::{DmaPath, FwNode};
-use crate::device::{Device, DeviceState, Phase};
-use crate::dma::{DmaHandle, Lease, Reach};
+use crate::device::{Bound, Device, DeviceStage, DeviceState};
+use crate::dma::{Lease, Reach};
 use crate::driver::{Driver, ProbeError};
 use crate::error::Unconfirmed;
 use crate::group::{NotAttached, Waiter};
@@ -18,7 +19,9 @@ use crate::work::Work;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
-use portcullis_platform::Platform;
+use portcullis_platform::{MutexGuard, Platform};
+
+type DeviceGuard<'a, P> = MutexGuard<'a, DeviceState<P>, <P as Platform>::Lock>;
 
 /// How an attempt to bind ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub enum BindError {
     AlreadyBound,
     /// No driver is bound.
     NotBound,
+    /// A callback of the device's own driver asked: it would wait for itself. See [`Driver`].
+    WithinCallback,
     /// It has been done, but hardware did not confirm that the device no longer reaches what it reached.
     Unconfirmed(Unconfirmed),
 }
@@ -64,6 +69,9 @@ impl fmt::Display for BindError {
             Self::Gone => f.write_str("the device was removed"),
             Self::AlreadyBound => f.write_str("a driver is bound already: unbind it first"),
             Self::NotBound => f.write_str("no driver is bound"),
+            Self::WithinCallback => f.write_str(
+                "a callback of the device's own driver cannot bind, unbind or remove it",
+            ),
             Self::Unconfirmed(unconfirmed) => write!(f, "{unconfirmed}"),
         }
     }
@@ -85,18 +93,16 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`BindError::Gone`], [`BindError::AlreadyBound`].
+    /// [`BindError::Gone`], [`BindError::AlreadyBound`], [`BindError::WithinCallback`].
     #[doc(alias = "really_probe")]
     pub fn bind(
         &self,
         device: &Arc<Device<P>>,
         driver: Arc<dyn Driver<P>>,
     ) -> Result<BindOutcome, BindError> {
-        let mut state = device.state.lock();
-        match state.phase {
-            Phase::Gone => return Err(BindError::Gone),
-            Phase::Bound { .. } => return Err(BindError::AlreadyBound),
-            _ => {}
+        let mut state = self.lock(device)?;
+        if state.bound.is_some() {
+            return Err(BindError::AlreadyBound);
         }
         state.driver = Some(driver);
         if omitted::<P>(Safeguard::LockOverProbe) {
@@ -111,14 +117,11 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`]. [`BindError::Unconfirmed`] when the driver is gone and hardware did not confirm
+    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`], [`BindError::WithinCallback`]. [`BindError::Unconfirmed`] when the driver is gone and hardware did not confirm
     /// that its device reaches nothing any more: the memory behind its mappings must not be used again.
     #[doc(alias = "device_release_driver")]
     pub fn unbind(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
-        let mut state = device.state.lock();
-        if let Phase::Gone = state.phase {
-            return Err(BindError::Gone);
-        }
+        let mut state = self.lock(device)?;
         if state.driver.is_none() {
             return Err(BindError::NotBound);
         }
@@ -129,16 +132,13 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`BindError::Gone`] when it was removed before. [`BindError::Unconfirmed`] when it is removed and hardware did not confirm that it is blocked: turn its bus mastering
+    /// [`BindError::Gone`] when it was removed before, [`BindError::WithinCallback`]. [`BindError::Unconfirmed`] when it is removed and hardware did not confirm that it is blocked: turn its bus mastering
     /// off before its memory is used again.
     #[doc(alias = "iommu_release_device")]
     pub fn remove_device(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
-        let mut state = device.state.lock();
-        if let Phase::Gone = state.phase {
-            return Err(BindError::Gone);
-        }
+        let mut state = self.lock(device)?;
         let unbound = self.unbind_locked(device, &mut state);
-        state.phase = Phase::Gone;
+        device.tell(|status| status.stage = DeviceStage::Gone);
         // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
         let left = device
             .group()
@@ -147,14 +147,27 @@ impl<P: Platform> Subsystem<P> {
         Ok(unbound.and(left)?)
     }
 
-    /// One more attempt for a device that was woken.
-    pub(crate) fn retry(&self, device: &Arc<Device<P>>) {
+    /// The device lock, for a device that is still there.
+    fn lock<'a>(&self, device: &'a Device<P>) -> Result<DeviceGuard<'a, P>, BindError> {
+        if device.is_called_by(self.platform()) {
+            return Err(BindError::WithinCallback);
+        }
+        let state = device.state.lock();
+        if device.stage() == DeviceStage::Gone { Err(BindError::Gone) } else { Ok(state) }
+    }
+
+    /// One more attempt for a device that was woken; `false` if it must be made later, because the caller is a callback of the device's driver.
+    pub(crate) fn retry(&self, device: &Arc<Device<P>>) -> bool {
+        if device.is_called_by(self.platform()) {
+            return false;
+        }
         let mut state = device.state.lock();
         state.waits_in = None;
-        let waits = matches!(state.phase, Phase::Waiting(_) | Phase::Blocked(_));
+        let waits = matches!(device.stage(), DeviceStage::Waiting(_) | DeviceStage::Blocked(_));
         if waits && state.driver.is_some() {
             self.attempt(device, &mut state);
         }
+        true
     }
 
     fn attempt(&self, device: &Arc<Device<P>>, state: &mut DeviceState<P>) -> BindOutcome {
@@ -170,15 +183,15 @@ impl<P: Platform> Subsystem<P> {
             }
             Err(NotAttached::Blocked(reason)) => BindOutcome::Blocked(reason),
         };
-        match &outcome {
-            BindOutcome::Bound(_) => {}
-            BindOutcome::Deferred(node) => {
-                state.defers += 1;
-                state.phase = Phase::Waiting(*node);
-            }
-            BindOutcome::Blocked(reason) => state.phase = Phase::Blocked(reason.clone()),
-            BindOutcome::Failed(reason) => state.phase = Phase::Failed(reason.clone()),
-        }
+        device.tell(|status| {
+            status.defers += u32::from(matches!(outcome, BindOutcome::Deferred(_)));
+            status.stage = match &outcome {
+                BindOutcome::Bound(_) => DeviceStage::Bound,
+                BindOutcome::Deferred(node) => DeviceStage::Waiting(*node),
+                BindOutcome::Blocked(reason) => DeviceStage::Blocked(reason.clone()),
+                BindOutcome::Failed(reason) => DeviceStage::Failed(reason.clone()),
+            };
+        });
         outcome
     }
 
@@ -227,16 +240,16 @@ impl<P: Platform> Subsystem<P> {
         let Some(driver) = state.driver.clone() else {
             return BindOutcome::Failed(FailedReason::NoDriver);
         };
-        state.probes += 1;
-        match driver.probe(device, DmaHandle::new(Arc::clone(&lease))) {
-            Ok(bound) => {
+        device.tell(|status| status.probes += 1);
+        match callback::probe(&**self.platform(), device, &*driver, &lease) {
+            Ok(driver) => {
                 let reach = lease.reach();
-                state.phase = Phase::Bound { driver: bound, lease };
+                state.bound = Some(Bound { driver, lease });
                 BindOutcome::Bound(reach)
             }
             Err(error) => {
                 // Where this is not confirmed, the group's reports say so.
-                let _on_record = end_lease(device, &lease);
+                let _on_record = callback::end_lease(device, &lease);
                 let name = || String::from(driver.name());
                 match error {
                     ProbeError::Defer(node) => self.wait_for_supplier(device, state, node),
@@ -290,25 +303,11 @@ impl<P: Platform> Subsystem<P> {
         if let Some(node) = state.waits_in.take() {
             self.node(node).forget_waiter(device);
         }
-        let phase = core::mem::replace(&mut state.phase, Phase::Described);
-        if let Phase::Bound { mut driver, lease } = phase {
-            driver.remove();
-            // Closed before the driver is dropped: what it still owns comes back by one invalidation, not by one each.
-            let ended = end_lease(device, &lease);
-            drop(driver);
-            return ended;
-        }
-        Ok(())
+        let unbound = match state.bound.take() {
+            Some(bound) => callback::remove(&**self.platform(), device, bound),
+            None => Ok(()),
+        };
+        device.tell(|status| status.stage = DeviceStage::Described);
+        unbound
     }
-}
-
-/// Voids the handles of a bind, and takes the device from those that use its group.
-fn end_lease<P: Platform>(device: &Device<P>, lease: &Lease<P>) -> Result<(), Unconfirmed> {
-    let closed = lease.close();
-    let end = match device.group() {
-        Some(group) => group.with(|_, group| group.give_up(closed)),
-        None => closed,
-    };
-    lease.end(end);
-    end
 }

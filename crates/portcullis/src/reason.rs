@@ -144,6 +144,27 @@ impl fmt::Display for BlockedReason {
     }
 }
 
+/// A call of the core into a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Callback {
+    /// [`Driver::probe`](crate::Driver::probe).
+    Probe,
+    /// [`BoundDriver::remove`](crate::BoundDriver::remove), and the drop after it.
+    Remove,
+    /// [`BoundDriver::on_fault`](crate::BoundDriver::on_fault).
+    OnFault,
+}
+
+impl fmt::Display for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Probe => "probe",
+            Self::Remove => "remove",
+            Self::OnFault => "on_fault",
+        })
+    }
+}
+
 /// Why a device has no driver although its path is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -152,6 +173,8 @@ pub enum FailedReason {
     NoDriver,
     /// The driver defers on a node that is there.
     DefersOnPresent(FwNode),
+    /// The driver panicked, and the stack was unwound: its handle is void and its device blocked.
+    Panicked(Callback),
     /// The driver could not use its DMA handle.
     Dma {
         /// The driver's name.
@@ -180,6 +203,7 @@ impl fmt::Display for FailedReason {
         match self {
             Self::NoDriver => f.write_str("it has no driver"),
             Self::DefersOnPresent(node) => write!(f, "it defers on {node}, which is there"),
+            Self::Panicked(callback) => write!(f, "its driver panicked in {callback}"),
             Self::Dma { driver, error } => write!(f, "{driver}: {error}"),
             Self::Driver { driver, words } => write!(f, "{driver}: {words}"),
         }

@@ -2,10 +2,9 @@
 
 use crate::attachment::Attachment;
 use crate::description::{DmaPath, DomainType, FwNode};
-use crate::device::{Device, DeviceStage, Phase};
+use crate::device::{Device, DeviceStage, Status};
 use crate::dma::Reach;
 use crate::group::GroupId;
-use crate::ops::Fault;
 use crate::subsystem::Subsystem;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -57,7 +56,7 @@ pub struct Counts {
 }
 
 impl<P: Platform> Subsystem<P> {
-    /// Where every device ended, sorted by path. Waits for attempts that are under way; costs O(n log n).
+    /// Where every device stands, sorted by path; one whose driver is being probed or removed, where it stood before. Costs O(n log n).
     pub fn reports(&self) -> Vec<DeviceReport> {
         let mut devices: Vec<_> = self.topology().lock().devices().cloned().collect();
         devices.sort_by(|a, b| a.path().cmp(b.path()));
@@ -102,7 +101,7 @@ impl<P: Platform> Subsystem<P> {
 }
 
 fn report<P: Platform>(device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) -> DeviceReport {
-    let state = device.state.lock();
+    let Status { stage, probes, defers } = device.status();
     let (group, domain) = match device.group() {
         None => (None, None),
         Some(group) => {
@@ -127,9 +126,9 @@ fn report<P: Platform>(device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) 
         group,
         domain,
         reach,
-        stage: state.phase.stage(),
-        probes: state.probes,
-        defers: state.defers,
+        stage,
+        probes,
+        defers,
     }
 }
 
@@ -138,16 +137,5 @@ fn reach_of(domain: Option<DomainType>) -> Reach {
         Some(DomainType::Dma) => Reach::Translated,
         Some(DomainType::Identity) => Reach::Identity,
         Some(DomainType::Blocked) | None => Reach::Blocked,
-    }
-}
-
-impl<P: Platform> Device<P> {
-    /// Tells the bound driver of a fault, unless the device is being probed or unbound right now (perhaps by the caller).
-    pub(crate) fn deliver(&self, fault: &Fault) {
-        if let Some(mut state) = self.state.try_lock()
-            && let Phase::Bound { driver, .. } = &mut state.phase
-        {
-            driver.on_fault(fault);
-        }
     }
 }

@@ -290,9 +290,11 @@ impl<P: Platform> Domain<P> {
             return Ok(());
         }
         let mut gather = IotlbGather::new();
-        let taken = left
-            .iter()
-            .fold(Ok(()), |taken, range| taken.and(self.take_out(space, *range, &mut gather)));
+        let mut taken = Ok(());
+        for range in &left {
+            // All of them, also after one that was not confirmed.
+            taken = taken.and(self.take_out(space, *range, &mut gather));
+        }
         let cleared = self.settle(space, gather).and(taken);
         if let Some(window) = &mut *self.window.lock() {
             left.into_iter().for_each(|range| match cleared {

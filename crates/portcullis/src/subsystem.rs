@@ -6,9 +6,9 @@ use crate::error::Unconfirmed;
 use crate::group::{GroupState, IommuGroup, Owner};
 use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
-use crate::node::{Node, NodeState, SlotState};
+use crate::node::{Node, NodeState, SlotState, Undelivered};
 use crate::omit;
-use crate::ops::{ReadyInstance, ReportedFault, Serviced};
+use crate::ops::{Fault, ReadyInstance, ReportedFault, Serviced};
 use crate::topology::{AddDeviceError, Topology};
 use crate::work::{Work, WorkQueue};
 use alloc::string::String;
@@ -265,15 +265,18 @@ impl<P: Platform> Subsystem<P> {
         released.then_some(()).ok_or(OwnerError::NotOwner)
     }
 
-    /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once.
+    /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once. Within a
+    /// callback of a driver, the retry of its own device is left for later.
     #[doc(alias = "deferred_probe_work_func")]
     pub fn run_deferred(&self) -> usize {
         let mut done = 0;
+        let mut later = Vec::new();
         while let Some(work) = self.work.pop() {
             match work {
                 Work::Retry(device) => {
-                    if let Some(device) = device.upgrade() {
-                        self.retry(&device);
+                    if device.upgrade().is_some_and(|device| !self.retry(&device)) {
+                        later.push(Work::Retry(device));
+                        continue;
                     }
                 }
                 Work::SetUpGroups(node) => self.set_up_groups(&node),
@@ -284,6 +287,9 @@ impl<P: Platform> Subsystem<P> {
                 }
             }
             done += 1;
+        }
+        if !later.is_empty() {
+            self.work.push(later);
         }
         done
     }
@@ -306,28 +312,35 @@ impl<P: Platform> Subsystem<P> {
     }
 
     /// Takes the faults that the instance at `node` recorded, gives each to the driver of the device that caused it and to `sink`, and returns what else the
-    /// instance had to say. A driver whose device is being probed or unbound at that moment is passed over; `sink` is not.
+    /// instance had to say. A driver whose device is being probed or unbound at that moment is passed over; `sink` is not. If a
+    /// driver panics, its fault does not reach `sink`, and the faults behind it are delivered by the next call.
     pub fn drain_faults(
         &self,
         node: FwNode,
         mut sink: impl FnMut(&ReportedFault, Option<&Arc<Device<P>>>),
     ) -> Serviced {
-        let instance = match &self.node(node).slot.lock().state {
-            SlotState::Registered(instance) | SlotState::Closing(instance) => Arc::clone(instance),
-            SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => {
-                return Serviced::default();
-            }
+        let slot = self.node(node);
+        let (instance, earlier) = {
+            let mut slot = slot.slot.lock();
+            let instance = match &slot.state {
+                SlotState::Registered(instance) | SlotState::Closing(instance) => instance,
+                SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => {
+                    return Serviced::default();
+                }
+            };
+            (Arc::clone(instance), core::mem::take(&mut slot.undelivered))
         };
-        let mut faults = Vec::new();
-        let serviced = instance.ops.service(usize::MAX, &mut |fault| faults.push(fault));
-        for fault in faults {
+        let Undelivered { mut faults, told } = earlier;
+        let found = instance.ops.service(usize::MAX, &mut |fault| faults.push(fault));
+        let mut batch = Batch { node: &slot, faults: faults.into_iter(), told: found.after(told) };
+        for fault in batch.faults.by_ref() {
             let device = self.device_of(node, fault.stream);
             if let Some(device) = &device {
-                device.deliver(&fault);
+                device.deliver(&self.platform, &fault);
             }
             sink(&ReportedFault { iommu: node, fault }, device.as_ref());
         }
-        serviced
+        core::mem::take(&mut batch.told)
     }
 
     pub(crate) fn node(&self, id: FwNode) -> Arc<Node<P>> {
@@ -364,6 +377,22 @@ impl<P: Platform> Subsystem<P> {
             }
             state.ensure_attached(self.policy.default_domain, None).map(drop)
         });
+    }
+}
+
+/// Faults on their way to their drivers. If one of these panics, the stack unwinds through here and the rest waits for the next call.
+struct Batch<'a, P: Platform> {
+    node: &'a Node<P>,
+    faults: alloc::vec::IntoIter<Fault>,
+    told: Serviced,
+}
+
+impl<P: Platform> Drop for Batch<'_, P> {
+    fn drop(&mut self) {
+        let faults: Vec<_> = self.faults.by_ref().collect();
+        if !faults.is_empty() || self.told.is_ours() {
+            self.node.slot.lock().undelivered = Undelivered { faults, told: self.told };
+        }
     }
 }
 

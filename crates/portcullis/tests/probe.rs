@@ -1,5 +1,6 @@
 //! The probe protocol, one thread at a time: what each call leaves behind.
 
+mod callbacks;
 mod dma;
 mod support;
 

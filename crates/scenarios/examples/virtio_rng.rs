@@ -3,8 +3,8 @@
 //! `cargo run -p portcullis-scenarios --example virtio_rng` (needs QEMU). QEMU stands for the machine; [`ThisKernel`] is what a kernel has to write.
 
 use portcullis::{
-    BoundDriver, Device, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
-    Policy, ProbeError, Subsystem,
+    BoundDriver, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream, Policy,
+    ProbeContext, ProbeError, Subsystem,
 };
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_qemu::{BusId, QemuPlatform, SmmuStages, Virt, VirtMachine};
@@ -49,7 +49,7 @@ impl Driver<QemuPlatform> for Rng {
 
     fn probe(
         &self,
-        device: &Device<QemuPlatform>,
+        device: &ProbeContext<'_>,
         dma: DmaHandle<QemuPlatform>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         let failed = |error: &dyn std::fmt::Display| ProbeError::Failed(error.to_string());

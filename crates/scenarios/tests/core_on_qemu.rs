@@ -3,7 +3,7 @@
 
 use portcullis::{
     BindOutcome, BoundDriver, Device, DeviceDescription, DmaBuffer, DmaHandle, DmaPath, Driver,
-    FaultReason, FwNode, FwSpec, FwStream, Policy, ProbeError, Reach, Subsystem,
+    FaultReason, FwNode, FwSpec, FwStream, Policy, ProbeContext, ProbeError, Reach, Subsystem,
 };
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_qemu::endpoint::{self, Edu, Nvme, NvmeBuffers, NvmeIdentity};
@@ -70,7 +70,7 @@ where
 
     fn probe(
         &self,
-        _device: &Device<QemuPlatform>,
+        _device: &ProbeContext<'_>,
         dma: DmaHandle<QemuPlatform>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         (self.1)(dma)

@@ -250,6 +250,10 @@ impl Threads for LabThreads {
     fn cpu() -> usize {
         current().unwrap_or(0) % Self::cpus()
     }
+
+    fn thread() -> usize {
+        current().map_or(usize::MAX, |thread| thread + 1)
+    }
 }
 
 /// An event whose reads, waits and notifications are scheduling points.

@@ -3,7 +3,7 @@
 use super::null::NullIommu;
 use portcullis::{
     BoundDriver, Device, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
-    Policy, ProbeError, Subsystem,
+    Policy, ProbeContext, ProbeError, Subsystem,
 };
 use portcullis_addr::StreamId;
 use portcullis_platform::host::{HostPlatform, NoMemory};
@@ -35,7 +35,7 @@ impl Driver<Host> for FreeDriver {
     }
     fn probe(
         &self,
-        _: &Device<Host>,
+        _: &ProbeContext<'_>,
         _: DmaHandle<Host>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         Ok(Box::new(Self))

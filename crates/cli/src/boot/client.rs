@@ -2,8 +2,8 @@
 
 use super::promises::Promises;
 use portcullis::{
-    Both, BoundDriver, Device, DmaBuffer, DmaHandle, DmaMapping, DmaPath, Driver, FromDevice,
-    FwNode, ProbeError, Reach, Subsystem, ToDevice,
+    Both, BoundDriver, DmaBuffer, DmaHandle, DmaMapping, DmaPath, Driver, FromDevice, FwNode,
+    ProbeContext, ProbeError, Reach, Subsystem, ToDevice,
 };
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{Coherency, DmaMemory, DmaPages, PageLayout, Platform};
@@ -93,7 +93,7 @@ impl<P: Platform> Driver<P> for ClientDriver<P> {
 
     fn probe(
         &self,
-        device: &Device<P>,
+        device: &ProbeContext<'_>,
         dma: DmaHandle<P>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         let record = &self.record;
@@ -147,7 +147,7 @@ fn buffer<P: Platform>(dma: &DmaHandle<P>) -> Result<DmaPages<P::Memory>, String
 
 impl<P: Platform> ClientDriver<P> {
     /// Real DMA both ways through every port, then the accesses that must be refused.
-    fn exercise(&self, device: &Device<P>, dma: &DmaHandle<P>) -> Result<(), String> {
+    fn exercise(&self, device: &ProbeContext<'_>, dma: &DmaHandle<P>) -> Result<(), String> {
         let Some(endpoint) = &self.endpoint else { return Ok(()) };
         endpoint.expect_translated(dma.reach() == Reach::Translated);
         if let Some(driver) = endpoint.own_driver() {
@@ -162,7 +162,7 @@ impl<P: Platform> ClientDriver<P> {
     /// The device's own driver at work; then its memory is taken away, and what it does next must be refused and reported.
     fn drive(
         &self,
-        device: &Device<P>,
+        device: &ProbeContext<'_>,
         dma: &DmaHandle<P>,
         driver: &dyn OwnDriver,
     ) -> Result<(), String> {
@@ -192,7 +192,7 @@ impl<P: Platform> ClientDriver<P> {
 
     fn transfer(
         &self,
-        device: &Device<P>,
+        device: &ProbeContext<'_>,
         dma: &DmaHandle<P>,
         endpoint: &dyn Endpoint,
         port: usize,
@@ -242,7 +242,7 @@ impl<P: Platform> ClientDriver<P> {
     }
 
     /// Whether the refusal of the device's access to `address` through `port` was reported.
-    fn reported(&self, device: &Device<P>, port: usize, address: u64) -> bool {
+    fn reported(&self, device: &ProbeContext<'_>, port: usize, address: u64) -> bool {
         let DmaPath::Translated(spec) = &device.description().dma else { return true };
         let (Some(stream), Some(subsystem)) = (spec.streams.get(port), self.subsystem.upgrade())
         else {

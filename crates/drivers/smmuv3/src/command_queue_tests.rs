@@ -10,11 +10,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis_addr::PhysAddr;
 use portcullis_platform::host::HostMemory;
-use portcullis_platform::{Clock, Coherency};
+use portcullis_platform::{Clock, Coherency, Threads};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3::command::{OPCODE, opcode, tlbi};
 use portcullis_threads::{
-    Budget, Explorer, LabAtomic, LabEvent, LabIrqLock, LabLock, Report, World, observe, step,
+    Budget, Explorer, LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, Report, World, observe,
+    step,
 };
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -65,6 +66,9 @@ impl Platform for Lab {
     }
     fn clock(&self) -> &Looks {
         &self.clock
+    }
+    fn thread(&self) -> usize {
+        LabThreads::thread()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A client's driver that believes nothing: it has its device do DMA, and looks.
 
 use crate::ours::platform::LabPlatform;
-use portcullis::{BoundDriver, Device, DmaBuffer, DmaHandle, Driver, ProbeError, Reach};
+use portcullis::{BoundDriver, DmaBuffer, DmaHandle, Driver, ProbeContext, ProbeError, Reach};
 use portcullis_addr::Iova;
 use portcullis_machine::{DmaRequest, Machine};
 use portcullis_platform::DmaMemory;
@@ -97,7 +97,7 @@ impl Driver<LabPlatform> for Prober {
 
     fn probe(
         &self,
-        _device: &Device<LabPlatform>,
+        _device: &ProbeContext<'_>,
         dma: DmaHandle<LabPlatform>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         self.0.step("probe begins");

@@ -153,6 +153,10 @@ impl Platform for LabPlatform {
     fn cpu(&self) -> usize {
         LabThreads::cpu()
     }
+
+    fn thread(&self) -> usize {
+        LabThreads::thread()
+    }
 }
 
 /// Makes the machine's steps the exploration's.

@@ -132,4 +132,15 @@ impl Serviced {
     pub fn is_ours(&self) -> bool {
         *self != Self::default()
     }
+
+    /// This and what an `earlier` look found, whose faults are delivered with this one's.
+    pub(crate) fn after(self, earlier: Self) -> Self {
+        Self {
+            faults: self.faults + earlier.faults,
+            overflows: self.overflows.saturating_add(earlier.overflows),
+            errors: self.errors | earlier.errors,
+            status: self.status | earlier.status,
+            more: self.more,
+        }
+    }
 }

@@ -368,7 +368,7 @@ impl Driver<Host> for Keeper {
     }
     fn probe(
         &self,
-        _: &Device<Host>,
+        _: &ProbeContext<'_>,
         dma: DmaHandle<Host>,
     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
         if let Some(node) = self.always_needs.or_else(|| self.needs.lock().expect("test").pop()) {

@@ -1,0 +1,104 @@
+//! Calls into a device's driver, and what is left to do when one panics.
+//!
+//! The core has no way to catch a panic. Where panics unwind, the stack drops a guard on its way that ends the bind; without unwinding nothing of this happens.
+
+use crate::device::{Bound, Device, DeviceStage};
+use crate::dma::{DmaHandle, Lease};
+use crate::driver::{BoundDriver, Driver, ProbeContext, ProbeError};
+use crate::error::Unconfirmed;
+use crate::ops::Fault;
+use crate::reason::{Callback, FailedReason};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use portcullis_platform::Platform;
+
+/// Ends a bind unless it is defused: its driver is panicking.
+struct Panicking<'a, P: Platform> {
+    device: &'a Device<P>,
+    /// `None` once it has been ended in order.
+    lease: Option<&'a Lease<P>>,
+    callback: Callback,
+}
+
+impl<'a, P: Platform> Panicking<'a, P> {
+    fn guard(device: &'a Device<P>, lease: &'a Lease<P>, callback: Callback) -> Self {
+        Self { device, lease: Some(lease), callback }
+    }
+
+    fn defuse(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<P: Platform> Drop for Panicking<'_, P> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease {
+            // Where it is not confirmed, the group's reports say so.
+            let _on_record = end_lease(self.device, lease);
+        }
+        if let Some(group) = self.device.group() {
+            group.with(|_, group| group.shut_out(self.device.id()));
+        }
+        let reason = FailedReason::Panicked(self.callback);
+        self.device.tell(|status| status.stage = DeviceStage::Failed(reason));
+    }
+}
+
+/// Voids the handles of a bind, and takes the device from those that use its group.
+pub(crate) fn end_lease<P: Platform>(
+    device: &Device<P>,
+    lease: &Lease<P>,
+) -> Result<(), Unconfirmed> {
+    let closed = lease.close();
+    let end = match device.group() {
+        Some(group) => group.with(|_, group| group.give_up(closed)),
+        None => closed,
+    };
+    lease.end(end);
+    end
+}
+
+/// Has the driver take the device over.
+pub(crate) fn probe<P: Platform>(
+    platform: &P,
+    device: &Device<P>,
+    driver: &dyn Driver<P>,
+    lease: &Arc<Lease<P>>,
+) -> Result<Box<dyn BoundDriver>, ProbeError> {
+    let context = ProbeContext::new(device.id(), device.description());
+    let handle = DmaHandle::new(Arc::clone(lease));
+    let panicking = Panicking::guard(device, lease, Callback::Probe);
+    let probed = device.call(platform, || driver.probe(&context, handle));
+    panicking.defuse();
+    probed
+}
+
+/// Takes the driver away from the device.
+pub(crate) fn remove<P: Platform>(
+    platform: &P,
+    device: &Device<P>,
+    bound: Bound<P>,
+) -> Result<(), Unconfirmed> {
+    let Bound { mut driver, lease } = bound;
+    let mut panicking = Panicking::guard(device, &lease, Callback::Remove);
+    device.call(platform, || driver.remove());
+    panicking.lease = None;
+    // Before the driver is dropped: what it still owns comes back by one invalidation, not by one each.
+    let ended = end_lease(device, &lease);
+    device.call(platform, || drop(driver));
+    panicking.defuse();
+    ended
+}
+
+impl<P: Platform> Device<P> {
+    /// Tells the bound driver of a fault, unless the device is being probed or unbound right now (perhaps by the caller).
+    pub(crate) fn deliver(&self, platform: &P, fault: &Fault) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        // Taken out, so that a driver that panics is not found again.
+        let Some(mut bound) = state.bound.take() else { return };
+        let panicking = Panicking::guard(self, &bound.lease, Callback::OnFault);
+        self.call(platform, || bound.driver.on_fault(fault));
+        panicking.defuse();
+        state.bound = Some(bound);
+    }
+}
