@@ -10,7 +10,7 @@ use crate::reason::SetUpError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use portcullis_addr::{Address, Iova, IovaRange, PhysAddr, Prot};
+use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, Prot};
 use portcullis_iova::IovaRequest;
 use portcullis_pgtable::{IotlbGather, UnmapError};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
@@ -27,6 +27,10 @@ pub(crate) type Spaces = SmallVec<[(Arc<IommuDevice>, SpaceTag); 1]>;
 pub(crate) struct Domain<P: Platform> {
     kind: DomainType,
     space: Option<Arc<dyn AddressSpace>>,
+    /// The space's smallest page, in bytes; 1 where nothing is translated.
+    granule: u64,
+    /// The space's leaf sizes.
+    page_sizes: PageSizes,
     /// What each instance in front of the group calls it.
     spaces: Spaces,
     reserved: Vec<ReservedRegion>,
@@ -43,9 +47,13 @@ impl<P: Platform> Domain<P> {
         reserved: Vec<ReservedRegion>,
         label: u64,
     ) -> Self {
+        let granule = space.as_ref().map_or(1, |space| space.granule().bytes());
+        let page_sizes = space.as_ref().map_or(PageSizes::of(&[]), |space| space.page_sizes());
         Self {
             kind,
             space,
+            granule,
+            page_sizes,
             spaces,
             reserved,
             window: Mutex::new(LockLabel::new("space", label), None),
@@ -83,7 +91,7 @@ impl<P: Platform> Domain<P> {
 
     /// The smallest page, in bytes; 1 where nothing is translated.
     pub(crate) fn granule(&self) -> u64 {
-        self.space.as_ref().map_or(1, |space| space.granule().bytes())
+        self.granule
     }
 
     /// Finds room for `len` bytes at or below `limit` and maps it to `phys` for `lease`. All are whole pages.
@@ -126,9 +134,8 @@ impl<P: Platform> Domain<P> {
 
     /// Takes empty tables out of the way of large leaves. Hardware must have forgotten them before the range is mapped (Arm's break-before-make).
     fn make_room(&self, space: &Arc<dyn AddressSpace>, range: IovaRange) -> Result<(), DmaError> {
-        let granule = space.granule();
-        let best = space.page_sizes().best_fit(range.start().raw(), range.len());
-        if best.is_none_or(|size| size <= granule) {
+        let best = || self.page_sizes.best_fit(range.start().raw(), range.len());
+        if range.len() == self.granule || best().is_none_or(|size| size.bytes() <= self.granule) {
             return Ok(());
         }
         let mut gather = IotlbGather::new();

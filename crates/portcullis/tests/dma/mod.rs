@@ -34,7 +34,7 @@ fn page(number: u64) -> Piece {
 
 #[test]
 fn unbind_waits_for_whoever_is_inside_a_map() {
-    let Bound { sub, x, handle, .. } = bound();
+    let Bound { sub, x, books, handle } = bound();
     let _kept = handle.map(page(0), Both).expect("mapped");
     let unbound = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -61,6 +61,8 @@ fn unbind_waits_for_whoever_is_inside_a_map() {
         unbound.store(true, Ordering::SeqCst);
         let mapping = mapper.join().expect("no panic").expect("it was inside first");
         assert_eq!(sub.counts().mappings, 0, "and what it mapped did not outlive the bind");
+        let address = Iova::new(mapping.device_address());
+        assert_eq!(books.translate(address), None, "nor is it in the table");
         assert_eq!(handle.unmap(mapping).expect("removed by the unbind"), page(1));
     });
 }
