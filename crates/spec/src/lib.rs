@@ -1,6 +1,6 @@
 //! Bit layouts of registers, queue entries and tables, as the documents print them.
 //!
-//! Scope: one module per document; [`smmuv3`] is Arm IHI 0070. Everything here is data: offsets, fields, numbers. No algorithm may move in. Every
+//! Scope: one module per document; [`smmuv2`] is Arm IHI 0062, [`smmuv3`] is Arm IHI 0070. Everything here is data: offsets, fields, numbers. No algorithm may move in. Every
 //! item cites its section, every field can be reached by name ([`Layout::fields`]), so that an independently typed table can be compared with it.
 //!
 //! Not supported: the Secure, Realm and Root register pages; fields of extensions that nobody here uses (MPAM ids, DPT, ECMDQ, MECID).
@@ -11,6 +11,7 @@
 
 mod layout;
 pub mod page_table;
+pub mod smmuv2;
 pub mod smmuv3;
 
 pub use layout::{Code, Field, Layout, Register};
