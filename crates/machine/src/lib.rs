@@ -51,6 +51,7 @@ mod random;
 mod request;
 mod smmuv3;
 mod sparse;
+mod vmsa;
 
 pub use access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
 pub use bus::{Machine, MachineBuilder};

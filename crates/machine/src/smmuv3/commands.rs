@@ -1,9 +1,9 @@
 //! The command queue (chapter 4): when a command is taken, whether it is legal, what it makes the caches forget.
 
-use super::tlb::{Regime, Scope, Span};
 use super::{InterruptLine, Profile, SmmuV3, State, operand_granule};
 use crate::faults::{CommandError, Consumption};
 use crate::oracle::Violation;
+use crate::vmsa::{Regime, Scope, Span};
 use portcullis_spec::smmuv3::command::{self, cfgi, opcode, sync, tlbi};
 use portcullis_spec::smmuv3::gerror;
 use std::mem;
@@ -149,7 +149,7 @@ impl SmmuV3 {
             opcode::CFGI_CD_ALL => caches.forget_contexts(stream),
             opcode::PREFETCH_CONFIG | opcode::PREFETCH_ADDR => return,
             _ => match self.scope(operation, command) {
-                Some(scope) => caches.forget_translations(&scope),
+                Some(scope) => caches.translations.forget(&scope),
                 None => {
                     let iommu = self.index;
                     self.oracle.violated(Violation::UnpredictableCommand { iommu, command });

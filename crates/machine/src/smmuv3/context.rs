@@ -1,13 +1,13 @@
 //! Finding and decoding the context descriptor of a transaction (§3.3.2, §5.3, §5.4).
 
 use super::Profile;
+use super::caches::Fill;
 use super::events::Refusal;
 use super::profile::size_bits;
 use super::stream::{ContextTable, Stages, granule_of};
-use super::tlb::Fill;
 use super::translate::Transit;
-use super::walk::{Stage, Table};
 use crate::access::AccessKind;
+use crate::vmsa::{Stage, Table};
 use portcullis_spec::smmuv3::event::{class, number};
 use portcullis_spec::smmuv3::ste::{s1dss, s1fmt};
 use portcullis_spec::smmuv3::{cd, l1cd};

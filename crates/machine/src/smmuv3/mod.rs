@@ -1,12 +1,12 @@
 //! A register-level SMMUv3 (Arm IHI 0070), Non-secure programming interface.
 
+mod caches;
 mod commands;
 mod context;
 mod events;
 mod profile;
 mod registers;
 mod stream;
-mod tlb;
 mod translate;
 mod walk;
 
@@ -19,6 +19,7 @@ use crate::memory::{BusAbort, PhysicalMemory, View};
 use crate::model::{Aborted, Access, IommuModel, Land, Wiring};
 use crate::oracle::Oracle;
 use crate::random::Random;
+use caches::Caches;
 use events::Delivery;
 use portcullis_addr::StreamId;
 use portcullis_platform::Registers;
@@ -27,7 +28,6 @@ use registers::RegisterFile;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tlb::Caches;
 
 /// The interrupt outputs (§3.18), numbered as QEMU's model numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,7 +185,7 @@ impl SmmuV3 {
 
     /// Translations (leaves of all stages) in its TLB.
     pub fn cached_translations(&self) -> usize {
-        self.lock().caches.translations()
+        self.lock().caches.translations.count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

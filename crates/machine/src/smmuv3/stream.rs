@@ -1,11 +1,11 @@
 //! Finding and decoding the stream table entry of a transaction (§3.3.1, §5.1, §5.2).
 
+use super::caches::Fill;
 use super::events::Refusal;
 use super::profile::size_bits;
-use super::tlb::Fill;
-use super::walk::{Stage, Table};
 use super::{Profile, translate::Transit};
 use crate::oracle::Violation;
+use crate::vmsa::{Stage, Table};
 use portcullis_spec::smmuv3::event::number;
 use portcullis_spec::smmuv3::ste::{self, config, granule0, s1dss, s1fmt};
 use portcullis_spec::smmuv3::{l1std, strtab_base_cfg, strtab_fmt};

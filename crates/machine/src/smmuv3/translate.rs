@@ -1,16 +1,17 @@
 //! One transaction on its way through the unit (chapter 15).
 
+use super::caches::{Caches, Fill};
 use super::context::Context;
 use super::events::{Fault, Refusal, Subject};
 use super::stream::{Route, Stages};
-use super::tlb::{Caches, Fill, Leaf, Permissions, Regime, Tag};
-use super::walk::{Stage, Table};
+use super::walk::refuse;
 use super::{SmmuV3, State, context, stream};
 use crate::access::{AccessKind, Agent, Passage};
 use crate::faults::{ChunkOrder, ChunkPoint};
 use crate::memory::{BusAbort, View};
 use crate::model::{Aborted, Access, Grant, Land};
 use crate::oracle::Violation;
+use crate::vmsa::{Leaf, Permissions, Regime, Stage, Table, Tag};
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_spec::smmuv3::event::{class, number};
 use std::mem;
@@ -279,7 +280,7 @@ impl<'a> Transit<'a> {
         let tag = Tag { regime: Regime::Stage1, vmid: stages.vmid, asid: Some(context.asid) };
         let passage =
             |cached| Passage::Translated { asid: Some(context.asid), vmid: stages.vmid, cached };
-        if let Some((size, leaf)) = self.cached(|caches| caches.leaf(tag, input)) {
+        if let Some((size, leaf)) = self.cached(|caches| caches.translations.leaf(tag, input)) {
             let offset = input & ((1 << size) - 1);
             self.permit(table, leaf.own, class::IN, input)?;
             if let Some(outer) = &stages.stage2 {
@@ -289,7 +290,7 @@ impl<'a> Transit<'a> {
             return Ok(Target { physical, passage: passage(true), made: Some(leaf.epoch), size });
         }
         if table.disabled || !table.covers(input, upper) {
-            return Err(table.refuse(number::F_TRANSLATION, class::IN, 0));
+            return Err(refuse(table, number::F_TRANSLATION, class::IN, 0));
         }
         let page = self.walk(stages, table, tag, input, class::IN)?;
         let tag = if page.global { Tag { asid: None, ..tag } } else { tag };
@@ -329,11 +330,11 @@ impl<'a> Transit<'a> {
         kind: AccessKind,
     ) -> Result<Stage2Found, Refusal> {
         let tag = Tag { regime: Regime::Stage2, vmid: stages.vmid, asid: None };
-        let (size, leaf, made) = match self.cached(|caches| caches.leaf(tag, input)) {
+        let (size, leaf, made) = match self.cached(|caches| caches.translations.leaf(tag, input)) {
             Some((size, leaf)) => (size, leaf, Some(leaf.epoch)),
             None => {
                 if !table.covers(input, false) {
-                    return Err(table.refuse(number::F_TRANSLATION, class, input));
+                    return Err(refuse(table, number::F_TRANSLATION, class, input));
                 }
                 let page = self.walk(stages, table, tag, input, class)?;
                 let leaf = Leaf {
@@ -354,7 +355,7 @@ impl<'a> Transit<'a> {
             AccessKind::Write => leaf.own.write,
         };
         if !allowed {
-            return Err(table.refuse(number::F_PERMISSION, class, input));
+            return Err(refuse(table, number::F_PERMISSION, class, input));
         }
         let physical = leaf.physical | input & ((1 << size) - 1);
         Ok(Stage2Found { physical, size, permissions: leaf.own, made })
@@ -376,7 +377,7 @@ impl<'a> Transit<'a> {
             return Ok(());
         }
         let other = if table.stage == Stage::Two { input } else { 0 };
-        Err(table.refuse(number::F_PERMISSION, class, other))
+        Err(refuse(table, number::F_PERMISSION, class, other))
     }
 
     /// Asks the caches, unless this is the oracle's second look.

@@ -1,33 +1,34 @@
-//! What the unit remembers: configuration entries, table descriptors, translations. Nothing leaves but by a command that covers it.
+//! Translations and table descriptors that a unit remembers. Nothing leaves but by a command that covers it.
 
+use super::walk::{Permissions, TableEntry};
 use std::collections::BTreeMap;
 
 /// Which addresses an entry translates: those of a device (stage 1, alone or through stage 2) or intermediate ones (stage 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Regime {
+pub(crate) enum Regime {
     Stage1,
     Stage2,
 }
 
 /// The tag of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tag {
-    pub(super) regime: Regime,
-    pub(super) vmid: u16,
+pub(crate) struct Tag {
+    pub(crate) regime: Regime,
+    pub(crate) vmid: u16,
     /// `None` for global entries and for stage 2.
-    pub(super) asid: Option<u16>,
+    pub(crate) asid: Option<u16>,
 }
 
 /// Addresses that a command covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: u64,
-    pub(super) last: u64,
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) last: u64,
     /// Only entries from tables of this granule, and only leaves of this level, where given.
-    pub(super) granule: Option<u32>,
-    pub(super) level: Option<u32>,
+    pub(crate) granule: Option<u32>,
+    pub(crate) level: Option<u32>,
     /// Table descriptors stay.
-    pub(super) leaf: bool,
+    pub(crate) leaf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ enum AsidScope {
 
 /// What a TLBI command covers (§4.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scope {
+pub(crate) struct Scope {
     regime: Option<Regime>,
     vmid: Option<u16>,
     asid: AsidScope,
@@ -49,27 +50,27 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn everything() -> Self {
+    pub(crate) fn everything() -> Self {
         Self { regime: None, vmid: None, asid: AsidScope::Any, span: None }
     }
 
-    pub(super) fn of(regime: Regime) -> Self {
+    pub(crate) fn of(regime: Regime) -> Self {
         Self { regime: Some(regime), ..Self::everything() }
     }
 
-    pub(super) fn vmid(self, vmid: u16) -> Self {
+    pub(crate) fn vmid(self, vmid: u16) -> Self {
         Self { vmid: Some(vmid), ..self }
     }
 
-    pub(super) fn asid(self, asid: u16) -> Self {
+    pub(crate) fn asid(self, asid: u16) -> Self {
         Self { asid: AsidScope::Only(asid), ..self }
     }
 
-    pub(super) fn asid_or_global(self, asid: u16) -> Self {
+    pub(crate) fn asid_or_global(self, asid: u16) -> Self {
         Self { asid: AsidScope::OrGlobal(asid), ..self }
     }
 
-    pub(super) fn span(self, span: Span) -> Self {
+    pub(crate) fn span(self, span: Span) -> Self {
         Self { span: Some(span), ..self }
     }
 
@@ -86,48 +87,23 @@ impl Scope {
 
 /// A translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Leaf {
+pub(crate) struct Leaf {
     /// Physical address of the page.
-    pub(super) physical: u64,
+    pub(crate) physical: u64,
     /// Stage 1: the intermediate address of the page (the same without stage 2).
-    pub(super) intermediate: u64,
+    pub(crate) intermediate: u64,
     /// Permissions of the stage that made the entry, and of stage 2 where it took part.
-    pub(super) own: Permissions,
-    pub(super) outer: Permissions,
-    pub(super) level: u32,
-    pub(super) granule: u32,
+    pub(crate) own: Permissions,
+    pub(crate) outer: Permissions,
+    pub(crate) level: u32,
+    pub(crate) granule: u32,
     /// The memory's epoch after the descriptor was read: what it maps was allocated before.
-    pub(super) epoch: u64,
-}
-
-/// Who may do what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Permissions {
-    pub(super) read: bool,
-    pub(super) write: bool,
-    /// Unprivileged accesses too.
-    pub(super) user: bool,
-}
-
-impl Permissions {
-    pub(super) const ALL: Self = Self { read: true, write: true, user: true };
-}
-
-/// A table descriptor: where the next table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TableEntry {
-    /// Address of the table that it points to.
-    pub(super) next: u64,
-    /// Level of the descriptor; the table is one level deeper.
-    pub(super) level: u32,
-    pub(super) granule: u32,
-    /// What hierarchical attributes leave of the permissions below.
-    pub(super) limit: Permissions,
+    pub(crate) epoch: u64,
 }
 
 /// Entries under tag, size and address.
 #[derive(Clone, Debug)]
-pub(super) struct Tagged<V> {
+struct Tagged<V> {
     entries: BTreeMap<(Tag, u32, u64), V>,
     /// Sizes that ever occurred, as bits.
     sizes: u64,
@@ -149,7 +125,7 @@ fn bits(mut set: u64) -> impl Iterator<Item = u32> {
 
 impl<V: Copy> Tagged<V> {
     /// The smallest entry that covers `address`, and log2 of its size.
-    pub(super) fn find(&self, tag: Tag, address: u64) -> Option<(u32, V)> {
+    fn find(&self, tag: Tag, address: u64) -> Option<(u32, V)> {
         bits(self.sizes)
             .find_map(|size| Some((size, *self.entries.get(&(tag, size, address >> size))?)))
     }
@@ -207,131 +183,44 @@ impl<V: Copy> Tagged<V> {
     }
 }
 
-/// Something that a walk found and that may be kept.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fill {
-    StreamDescriptor { index: u32, word: u64 },
-    Stream { stream: u32, entry: [u64; 8] },
-    ContextDescriptorTable { stream: u32, index: u32, word: u64 },
-    Context { stream: u32, substream: u32, entry: [u64; 8] },
-    Table { tag: Tag, size: u32, address: u64, entry: TableEntry },
-    Leaf { tag: Tag, size: u32, address: u64, leaf: Leaf },
-}
-
-/// Every cache of the unit.
+/// The TLB: leaves and, for walks that begin further down, tables.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Caches {
-    stream_descriptors: BTreeMap<u32, u64>,
-    streams: BTreeMap<u32, [u64; 8]>,
-    context_tables: BTreeMap<(u32, u32), u64>,
-    contexts: BTreeMap<(u32, u32), [u64; 8]>,
+pub(crate) struct Translations {
     tables: Tagged<TableEntry>,
     leaves: Tagged<Leaf>,
-    /// StreamID bits below a level 1 descriptor, as of the last one cached.
-    split: u32,
 }
 
-impl Caches {
-    pub(super) fn stream_descriptor(&self, index: u32) -> Option<u64> {
-        self.stream_descriptors.get(&index).copied()
-    }
-
-    pub(super) fn stream(&self, stream: u32) -> Option<[u64; 8]> {
-        self.streams.get(&stream).copied()
-    }
-
-    pub(super) fn context_table(&self, stream: u32, index: u32) -> Option<u64> {
-        self.context_tables.get(&(stream, index)).copied()
-    }
-
-    pub(super) fn context(&self, stream: u32, substream: u32) -> Option<[u64; 8]> {
-        self.contexts.get(&(stream, substream)).copied()
-    }
-
+impl Translations {
     /// The table to begin a walk with: the deepest known.
-    pub(super) fn table(&self, tag: Tag, address: u64) -> Option<TableEntry> {
+    pub(crate) fn table(&self, tag: Tag, address: u64) -> Option<TableEntry> {
         Some(self.tables.find(tag, address)?.1)
     }
 
-    pub(super) fn leaf(&self, tag: Tag, address: u64) -> Option<(u32, Leaf)> {
+    /// The translation of `address`, and log2 of its size; a global one where the tag has none.
+    pub(crate) fn leaf(&self, tag: Tag, address: u64) -> Option<(u32, Leaf)> {
         let global = Tag { asid: None, ..tag };
         self.leaves.find(tag, address).or_else(|| self.leaves.find(global, address))
     }
 
-    pub(super) fn translations(&self) -> usize {
+    /// How many leaves there are.
+    pub(crate) fn count(&self) -> usize {
         self.leaves.entries.len()
     }
 
-    pub(super) fn set_split(&mut self, split: u32) {
-        self.split = split;
+    /// Keeps a table descriptor.
+    pub(crate) fn keep_table(&mut self, tag: Tag, size: u32, address: u64, entry: TableEntry) {
+        self.tables.insert(tag, size, address, entry);
     }
 
-    /// Keeps what a walk found. Gives the address of a translation that overlaps one of another size.
-    pub(super) fn fill(&mut self, fill: Fill) -> Option<u64> {
-        match fill {
-            Fill::StreamDescriptor { index, word } => {
-                self.stream_descriptors.insert(index, word);
-            }
-            Fill::Stream { stream, entry } => {
-                self.streams.insert(stream, entry);
-            }
-            Fill::ContextDescriptorTable { stream, index, word } => {
-                self.context_tables.insert((stream, index), word);
-            }
-            Fill::Context { stream, substream, entry } => {
-                self.contexts.insert((stream, substream), entry);
-            }
-            Fill::Table { tag, size, address, entry } => {
-                self.tables.insert(tag, size, address, entry);
-            }
-            Fill::Leaf { tag, size, address, leaf } => {
-                let conflict = self.leaves.overlaps_other_size(tag, size, address);
-                self.leaves.insert(tag, size, address, leaf);
-                return conflict.then_some(address);
-            }
-        }
-        None
+    /// Keeps a translation. Says whether it overlaps one of another size.
+    pub(crate) fn keep(&mut self, tag: Tag, size: u32, address: u64, leaf: Leaf) -> bool {
+        let conflict = self.leaves.overlaps_other_size(tag, size, address);
+        self.leaves.insert(tag, size, address, leaf);
+        conflict
     }
 
-    /// CMD_CFGI_STE: the entry, all its contexts, and without `leaf` the descriptor above it (§4.3.1).
-    pub(super) fn forget_stream(&mut self, stream: u32, leaf: bool) {
-        self.streams.remove(&stream);
-        self.forget_contexts(stream);
-        if !leaf {
-            self.stream_descriptors.remove(&(stream >> self.split));
-        }
-    }
-
-    /// CMD_CFGI_STE_RANGE: an aligned range of `2^bits` streams, descriptors included (§4.3.2).
-    pub(super) fn forget_streams(&mut self, stream: u32, bits: u32) {
-        let mask = u32::MAX.checked_shl(bits).unwrap_or(0);
-        let inside = |id: u32| id & mask == stream & mask;
-        self.streams.retain(|id, _| !inside(*id));
-        self.contexts.retain(|(id, _), _| !inside(*id));
-        self.context_tables.retain(|(id, _), _| !inside(*id));
-        let (first, last) = (stream & mask, stream | !mask);
-        let split = self.split;
-        self.stream_descriptors
-            .retain(|index, _| !(first >> split..=last >> split).contains(index));
-    }
-
-    /// CMD_CFGI_CD (§4.3.3).
-    pub(super) fn forget_context(&mut self, stream: u32, substream: u32, leaf: bool) {
-        self.contexts.remove(&(stream, substream));
-        if !leaf {
-            // The split of the table is not in the command: every descriptor of the stream goes.
-            self.context_tables.retain(|(id, _), _| *id != stream);
-        }
-    }
-
-    /// CMD_CFGI_CD_ALL (§4.3.4).
-    pub(super) fn forget_contexts(&mut self, stream: u32) {
-        self.contexts.retain(|(id, _), _| *id != stream);
-        self.context_tables.retain(|(id, _), _| *id != stream);
-    }
-
-    /// CMD_TLBI_* (§4.4).
-    pub(super) fn forget_translations(&mut self, scope: &Scope) {
+    /// Drops what `scope` covers.
+    pub(crate) fn forget(&mut self, scope: &Scope) {
         let filter = scope.span.map(|span| (span.granule, span.level, span.leaf));
         let (granule, level, leaf_only) = filter.unwrap_or_default();
         let wrong_granule = |of: u32| granule.is_some_and(|granule| granule != of);
@@ -365,8 +254,8 @@ mod tests {
         Tag { regime: Regime::Stage1, vmid: 5, asid: asid.into() }
     }
 
-    fn cached() -> Caches {
-        let mut caches = Caches::default();
+    fn cached() -> Translations {
+        let mut caches = Translations::default();
         for (tag, size, address) in [
             (tag(1), 12, 0x1000),
             (tag(1), 12, 0x2000),
@@ -377,15 +266,15 @@ mod tests {
             (Tag { vmid: 6, ..tag(1) }, 12, 0x1000),
         ] {
             let leaf = Leaf { level: if size == 21 { 2 } else { 3 }, ..LEAF };
-            assert_eq!(caches.fill(Fill::Leaf { tag, size, address, leaf }), None);
+            assert!(!caches.keep(tag, size, address, leaf));
         }
         caches
     }
 
     fn left(scope: Scope) -> usize {
         let mut caches = cached();
-        caches.forget_translations(&scope);
-        caches.translations()
+        caches.forget(&scope);
+        caches.count()
     }
 
     fn at(start: u64, last: u64) -> Span {
@@ -421,20 +310,19 @@ mod tests {
 
     #[test]
     fn leaf_only_commands_leave_tables() {
-        let mut caches = Caches::default();
+        let mut caches = Translations::default();
         let entry = TableEntry { next: 0x9000, level: 2, granule: 12, limit: Permissions::ALL };
-        caches.fill(Fill::Table { tag: tag(1), size: 21, address: 0x1000, entry });
+        caches.keep_table(tag(1), 21, 0x1000, entry);
         let scope = Scope::of(Regime::Stage1).vmid(5).asid_or_global(1);
-        caches.forget_translations(&scope.span(at(0x1000, 0x1fff)));
+        caches.forget(&scope.span(at(0x1000, 0x1fff)));
         assert_eq!(caches.table(tag(1), 0x1000), Some(entry));
-        caches.forget_translations(&scope.span(Span { leaf: false, ..at(0x1000, 0x1fff) }));
+        caches.forget(&scope.span(Span { leaf: false, ..at(0x1000, 0x1fff) }));
         assert_eq!(caches.table(tag(1), 0x1000), None);
     }
 
     #[test]
     fn two_sizes_for_one_address_are_noticed() {
         let mut caches = cached();
-        let fill = Fill::Leaf { tag: tag(1), size: 21, address: 0, leaf: LEAF };
-        assert_eq!(caches.fill(fill), Some(0));
+        assert!(caches.keep(tag(1), 21, 0, LEAF));
     }
 }
