@@ -311,7 +311,7 @@ impl Faults {
         self
     }
 
-    /// The CMD_SYNC number `nth` from now never completes, and so nothing after it either.
+    /// The CMD_SYNC (SMMUv2: TLB sync) number `nth` from now never completes, and so nothing after it either.
     #[must_use]
     pub fn hang_sync(mut self, nth: u64) -> Self {
         self.hang_sync = Some(nth);
@@ -336,6 +336,11 @@ impl Faults {
     pub fn abort_event_writes(mut self) -> Self {
         self.event_write_aborts = true;
         self
+    }
+
+    /// What a stuck register shows.
+    pub(crate) fn stuck_at(&self, offset: usize) -> Option<u64> {
+        self.stuck.iter().find(|(at, _)| *at & !3 == offset)?.1
     }
 
     /// Interrupts and messages get lost.

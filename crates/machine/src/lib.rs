@@ -1,7 +1,7 @@
 //! The software machine: memory, a bus, register-level IOMMUs and devices that do DMA, built to punish.
 //!
 //! Scope: what a core and a driver need to run on ([`MachinePlatform`]), hardware that uses every freedom the architecture gives it ([`Policy`]) or is
-//! broken ([`Faults`]), and an [`Oracle`] that says what must not have happened. An [`SmmuV3`] keeps every entry and translation until a command covers
+//! broken ([`Faults`]), and an [`Oracle`] that says what must not have happened. Any [`IommuModel`] fits the bus; two are here. An [`SmmuV3`] keeps every entry and translation until a command covers
 //! it, reads entries in pieces, consumes commands late, and does not see what was not published; a page that was given back is poisoned, and whoever
 //! reaches it is noticed.
 //!
@@ -27,12 +27,18 @@
 //! assert_eq!(machine.violations(), []);
 //! ```
 //!
+//! An [`SmmuV2`] is as unkind: it keeps translations until maintenance was waited for, lets streams pass until it is told otherwise, faults where two groups match, and can be made
+//! like the integrations that are known to differ.
+//!
 //! Locks: none of the machine's own is held during a [`StepHook`], an interrupt sink or a chunk callback, so each of them may use the machine. One
 //! instance's transactions exclude each other for the moment of the access itself, which is what makes a completed invalidation final.
 //!
 //! Not supported: Secure, Realm and Root register pages; EL2 and EL3 translation regimes (`IDR0.Hyp` is 0); AArch32 tables, 128-bit descriptors, `IDR5.DS`; ATS,
 //! PRI and ATOS; stalls (`STALL_MODEL` is "terminate"); hardware access flag and dirty state; MPAM; broadcast TLB maintenance; the
 //! contiguous hint (such entries are cached one by one); memory attributes; event merging. Devices snoop the CPUs' caches, always.
+//!
+//! Of SMMUv2 also not: nested translation, short descriptors, the upper range of AArch32 tables, address translation operations, the performance monitor; a fault aborts also where `GFRE`
+//! or `CFRE` would have it answered with zeroes.
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 
@@ -49,6 +55,8 @@ mod oracle;
 mod platform;
 mod random;
 mod request;
+mod sight;
+mod smmuv2;
 mod smmuv3;
 mod sparse;
 mod vmsa;
@@ -67,4 +75,5 @@ pub use model::{Aborted, Access, Grant, IommuModel, Land, Wiring};
 pub use oracle::{Oracle, Violation};
 pub use platform::MachinePlatform;
 pub use request::{DmaOutcome, DmaRequest};
+pub use smmuv2::{SmmuV2, SmmuV2Counters, SmmuV2Line, SmmuV2Profile, SmmuV2Registers};
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};

@@ -1,7 +1,7 @@
 //! What the machine saw: every access that reached memory, and everything that must not happen.
 
 use crate::access::{AccessKind, AccessRecord, Agent};
-use portcullis_addr::PhysAddr;
+use portcullis_addr::{PhysAddr, StreamId};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,6 +82,20 @@ pub enum Violation {
         /// Opcodes of the two.
         opcodes: [u64; 2],
     },
+    /// A stream matched two stream mapping groups of an SMMUv2.
+    MatchConflict {
+        /// The IOMMU.
+        iommu: u32,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A register access of 64 bits on an interconnect that carries 32 only.
+    LostAccess {
+        /// The IOMMU.
+        iommu: u32,
+        /// The register's offset.
+        offset: usize,
+    },
     /// A valid entry has a bit set that is reserved on this unit (RES0).
     ReservedField {
         /// The IOMMU.
@@ -124,6 +138,12 @@ impl fmt::Display for Violation {
                     f,
                     "IOMMU {iommu}: command {second:#x} follows {first:#x} without a CMD_SYNC"
                 )
+            }
+            Self::MatchConflict { iommu, stream } => {
+                write!(f, "IOMMU {iommu}: stream {stream} matches two groups")
+            }
+            Self::LostAccess { iommu, offset } => {
+                write!(f, "IOMMU {iommu}: a 64-bit access to {offset:#x} was lost")
             }
             Self::ReservedField { iommu, field: (entry, field) } => {
                 write!(f, "IOMMU {iommu}: {entry}.{field} is reserved here and not 0")

@@ -13,12 +13,13 @@ mod walk;
 pub use profile::Profile;
 
 use crate::access::Agent;
-use crate::faults::{Consumption, Faults, Policy, StoreOrder};
+use crate::faults::{Consumption, Faults, Policy};
 use crate::hook::Hook;
-use crate::memory::{BusAbort, PhysicalMemory, View};
+use crate::memory::{BusAbort, PhysicalMemory};
 use crate::model::{Aborted, Access, IommuModel, Land, Wiring};
 use crate::oracle::Oracle;
 use crate::random::Random;
+use crate::sight::Sight;
 use caches::Caches;
 use events::Delivery;
 use portcullis_addr::StreamId;
@@ -26,7 +27,6 @@ use portcullis_platform::Registers;
 use portcullis_spec::smmuv3::{BLOCK_SIZE, command::tlbi, gerror};
 use registers::RegisterFile;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The interrupt outputs (§3.18), numbered as QEMU's model numbers them.
@@ -104,7 +104,7 @@ pub struct SmmuV3 {
     memory: Arc<PhysicalMemory>,
     oracle: Arc<Oracle>,
     hook: Hook,
-    draws: AtomicU64,
+    sight: Sight,
     state: Mutex<State>,
     sink: Mutex<Option<InterruptSink>>,
 }
@@ -112,6 +112,7 @@ pub struct SmmuV3 {
 impl SmmuV3 {
     pub(crate) fn new(wiring: Wiring, profile: Profile) -> Self {
         let Wiring { index, seed, policy, memory, oracle, hook } = wiring;
+        let sight = Sight::new(&memory, profile.coherent, policy.store_order, seed);
         let state = State {
             registers: RegisterFile::reset(&profile),
             caches: Caches::default(),
@@ -135,7 +136,7 @@ impl SmmuV3 {
             memory,
             oracle,
             hook,
-            draws: AtomicU64::new(seed),
+            sight,
             state: Mutex::new(state),
             sink: Mutex::new(None),
         }
@@ -192,32 +193,10 @@ impl SmmuV3 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which picture of memory its own accesses see.
-    fn view(&self) -> View {
-        if self.profile.coherent && self.policy.store_order == StoreOrder::Immediate {
-            View::Cpu
-        } else {
-            View::Published
-        }
-    }
-
-    /// A number from the seed, without the lock.
-    fn draw(&self) -> u64 {
-        Random::new(self.draws.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)).next_u64()
-    }
-
-    /// With late stores, an unpublished one at `address` may be seen now.
-    fn maybe_settle(&self, address: u64) {
-        let late = self.profile.coherent && self.policy.store_order == StoreOrder::Late;
-        if late && self.draw() & 3 == 0 {
-            self.memory.settle(address);
-        }
-    }
-
     /// Reads a word of a queue.
     fn fetch(&self, address: u64, what: &'static str) -> Result<u64, BusAbort> {
-        self.maybe_settle(address);
-        self.memory.hardware_load(address, self.view(), Agent::Iommu(self.index, what))
+        self.sight.maybe_settle(address);
+        self.memory.hardware_load(address, self.sight.view(), Agent::Iommu(self.index, what))
     }
 
     fn is_eager(&self) -> bool {
@@ -275,7 +254,7 @@ impl SmmuV3 {
         let value = self.access(offset, false, |state| {
             let mut value = 0;
             for word in (0..bytes).step_by(4) {
-                let read = match state.stuck_at(offset + word) {
+                let read = match state.faults.stuck_at(offset + word) {
                     Some(stuck) => stuck as u32,
                     None => state.registers.read(offset + word),
                 };
@@ -291,14 +270,12 @@ impl SmmuV3 {
     }
 
     fn write(&self, offset: usize, bytes: usize, value: u64) {
-        if self.policy.store_order == StoreOrder::Late && self.profile.coherent {
-            self.memory.publish_all();
-        }
+        self.sight.register_written();
         let offences = self.access(offset, true, |state| {
             let mut offences = Vec::new();
             for word in (0..bytes).step_by(4) {
                 let at = offset + word;
-                if state.stuck_at(at).is_some() {
+                if state.faults.stuck_at(at).is_some() {
                     continue;
                 }
                 let delay = self.policy.update_delay;
@@ -355,14 +332,6 @@ impl IommuModel for SmmuV3 {
         state.owed.clear();
         state.unsynced = None;
         state.epoch += 1;
-    }
-}
-
-impl State {
-    /// What a stuck register shows.
-    fn stuck_at(&self, offset: usize) -> Option<u64> {
-        let stuck = self.faults.stuck.iter().find(|(at, _)| *at & !3 == offset)?;
-        stuck.1
     }
 }
 

@@ -399,8 +399,7 @@ impl<'a> Transit<'a> {
         if self.silent {
             return Ok(self.smmu.memory.walk_load(address, View::Cpu)?.0);
         }
-        self.smmu.maybe_settle(address);
-        let (word, freed) = self.smmu.memory.walk_load(address, self.smmu.view())?;
+        let (word, freed) = self.smmu.sight.walk_load(address)?;
         if freed {
             let by = Agent::Iommu(self.smmu.index, what);
             let (address, kind) = (PhysAddr::new(address), AccessKind::Read);
@@ -421,7 +420,7 @@ impl<'a> Transit<'a> {
             ChunkOrder::Descending => order.reverse(),
             ChunkOrder::Random => {
                 for left in (1..count).rev() {
-                    order.swap(left, (self.smmu.draw() % (left as u64 + 1)) as usize);
+                    order.swap(left, (self.smmu.sight.draw() % (left as u64 + 1)) as usize);
                 }
             }
         }
