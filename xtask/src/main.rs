@@ -4,12 +4,14 @@
 //! - `check`: formatting, lints, docs, arrows between crates, `no_std`, size budgets.
 //! - `deps`, `no-std`, `budgets`: one of those alone.
 //! - `install-qemu`: only the installation.
+//! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
 
 mod budgets;
 mod deps;
 mod no_std;
 mod qemu;
 mod run;
+mod sanitize;
 
 use run::{Outcome, cargo};
 use std::path::{Path, PathBuf};
@@ -25,8 +27,9 @@ fn main() -> ExitCode {
         Some("no-std") => no_std::check(),
         Some("budgets") => budgets::check(),
         Some("install-qemu") => qemu::install(),
+        Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
-            eprintln!("usage: cargo xtask test|check|deps|no-std|budgets|install-qemu");
+            eprintln!("usage: cargo xtask test|check|deps|no-std|budgets|install-qemu|sanitize");
             return ExitCode::from(2);
         }
     };
