@@ -124,7 +124,7 @@ pub trait Bench {
     fn write_bytes(&self, address: PhysAddr, bytes: &[u8]);
     /// The SMMU's registers.
     fn smmu(&self) -> &dyn Registers;
-    /// Lets a device read `len` bytes at `iova` into its buffer at `offset`. Whether they came is not told: a bus has no such wire.
+    /// Lets a device read `len` bytes at `iova` into its buffer at `offset`. The caller is not told whether they arrived: no bus reports that.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use crate::check::{Check, Class, Direction, Event, Spot};
 use crate::raw::{Expected, Granule, Layout, Rig, Tree, entry};
 use portcullis_addr::PhysAddr;
 
-/// One story, to be told on every platform.
+/// One test case, run the same way on every platform.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name; stable.
@@ -25,12 +25,12 @@ pub struct Scenario {
     pub board: Board,
     /// Whether it is about an access or a command that must be refused.
     pub negative: bool,
-    /// Tells it.
+    /// Runs it.
     pub run: fn(&dyn Bench) -> Result<Vec<Check>, Failure>,
 }
 
 impl Scenario {
-    /// Whether it needs `SMMU_GBPA`, with which a disabled SMMU blocks everything. Every SMMUv3 must have it (6.3.14); QEMU before 8.0 has not, and the
+    /// Whether it needs `SMMU_GBPA`, with which a disabled SMMU blocks everything. Every SMMUv3 must have it (6.3.14); QEMU before 8.0 does not, and the
     /// driver refuses such a unit.
     pub fn needs_global_abort(&self) -> bool {
         let by_hand = ["disabled-aborts", "disabled-while-busy"];
@@ -129,7 +129,7 @@ impl<'a> FirstSpace<'a> {
         Ok(Self { rig, tree, descriptor })
     }
 
-    /// The same with a page mapped at [`IOVA`] and used once, so that the SMMU has everything about it in its caches.
+    /// The same with a page mapped at [`IOVA`] and used once, so that everything about it is in the SMMU's caches.
     fn used(bench: &'a dyn Bench) -> Result<(Self, PhysAddr), Failure> {
         let mut space = Self::new(bench, Granule::K4)?;
         let page = space.rig.page()?;

@@ -1,4 +1,4 @@
-//! What a scenario saw, beside what the specification says it must see.
+//! What a scenario saw, next to what the specification says it must see.
 
 use crate::bench::Client;
 use portcullis_spec::smmuv3::event::{self, class, number};

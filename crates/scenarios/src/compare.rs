@@ -15,7 +15,7 @@ pub struct Difference {
     pub what: &'static str,
     /// What QEMU shows.
     pub qemu: &'static str,
-    /// The versions that show it: the first, and the first that does not any more.
+    /// The versions that show it: the first one, and the first one that no longer does.
     pub versions: (Version, Option<Version>),
     /// Why, and what the specification says.
     pub explanation: &'static str,
@@ -28,7 +28,7 @@ const fn version(major: u16, minor: u16) -> Version {
     Version { major, minor, micro: 0 }
 }
 
-/// Seen with 7.2, no longer with 10.0.
+/// Seen with 7.2, gone in 10.0.
 const OLD: (Version, Option<Version>) = (version(7, 2), Some(version(10, 0)));
 
 /// Stands for the platform itself in [`Difference::what`].
@@ -108,7 +108,7 @@ pub struct Comparison {
     pub software: Vec<Check>,
     /// What QEMU showed; `None` where it has no such SMMU.
     pub qemu: Option<Vec<Check>>,
-    /// The departures that are on record.
+    /// QEMU's departures that are on record.
     pub known: Vec<&'static Difference>,
     /// Everything that is not as it should be.
     pub complaints: Vec<String>,

@@ -167,7 +167,7 @@ impl<'a> Driven<'a> {
         Ok(space)
     }
 
-    /// The representation of spaces that the driver likes best.
+    /// The driver's preferred representation of address spaces.
     fn preferred(&self) -> Result<FormatSupport, Failure> {
         let formats = self.ops.capabilities().formats;
         formats.first().copied().ok_or_else(|| failing("formats")("none"))
@@ -280,7 +280,7 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    /// Takes the faults that were reported, and how many losses hardware admitted.
+    /// Takes the faults that were reported, and how often hardware said that it had lost some.
     pub fn faults(&self) -> (Vec<Fault>, u64) {
         let mut faults = Vec::new();
         let serviced = self.ops.service(usize::MAX, &mut |fault| faults.push(fault));
@@ -288,7 +288,7 @@ impl<'a> Driven<'a> {
         (faults, u64::from(serviced.overflows) + u64::from(unwritten))
     }
 
-    /// Notes one more observation.
+    /// Adds one observation.
     pub fn check(
         &mut self,
         what: impl Into<String>,

@@ -50,7 +50,7 @@ impl Name {
 
 #[derive(Debug)]
 pub(crate) struct Spaces<P: Platform> {
-    /// One bit an id: in use or in quarantine. Written under the lock, read without it.
+    /// One bit per id: in use or in quarantine. Written under the lock, read without it.
     used: Vec<P::Atomic>,
     records: Lock<P, Records<P::Memory>>,
     features: Features,

@@ -11,8 +11,11 @@
 //! - `command_queue`, `invalidate`: commands, invalidations, recovery.
 //! - `event_queue`, `interrupt`: faults, global errors.
 //!
-//! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`]). No lock is held while hardware is waited for. Locks: `smmu.cmdq`,
-//! `smmu.streams`, `smmu.asids`, `smmu.eventq`; none is taken inside another.
+//! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`]). The short locks `smmu.cmdq` and `smmu.eventq`, which the interrupt takes too, and the long ones
+//! `smmu.streams` and `smmu.asids` are never held while hardware is waited for, and none is taken inside another. `smmu.restart` is held while a unit that does not answer is
+//! restarted; only [`forget_all`](IommuOps::forget_all) takes it.
+//!
+//! `docs/broken-smmuv3.md` lists what happens on broken hardware, case by case.
 //!
 //! # Not supported
 //!

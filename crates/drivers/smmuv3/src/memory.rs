@@ -27,7 +27,7 @@ impl Running {
     }
 }
 
-/// Pages that the unit has been, or will be, told of. Dropped while the unit runs they are leaked, which costs memory but no correctness.
+/// Pages that the unit has been, or will be, told of. If they are dropped while the unit runs, they are leaked: that wastes memory, but the unit never reads memory of a new owner.
 #[derive(Debug)]
 pub(crate) struct HardwarePages<M: DmaMemory> {
     /// Always there until the drop.

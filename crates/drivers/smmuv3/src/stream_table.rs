@@ -34,11 +34,11 @@ pub(crate) struct StreamTable<P: Platform> {
     address_bits: u8,
     running: Running,
     streams: Lock<P, Streams<P>>,
-    /// How many doubts there have been, each with a number of its own.
+    /// How many doubts there have been; each has its number.
     doubts: P::Atomic,
     /// How often hardware did not confirm that streams are blocked.
     unconfirmed: P::Atomic,
-    /// How many of these were made good since, by having all configuration forgotten.
+    /// How many of these have been made good since: hardware forgot all configuration.
     made_good: P::Atomic,
 }
 
@@ -144,8 +144,8 @@ impl<P: Platform> StreamTable<P> {
         self.bits
     }
 
-    /// Whether the entry of `stream` is one that this driver can have written: absent, invalid, or of a configuration that it uses. What hardware
-    /// reports as a bad entry was then met while the stream was blocked.
+    /// Whether the entry of `stream` is one that this driver can have written: absent, invalid, or of a configuration that it uses. A "bad entry" that hardware reports
+    /// then only means that the stream was blocked at the time.
     pub(crate) fn is_sound(&self, stream: StreamId) -> bool {
         let address = if self.covers(stream) { self.entry_address(stream) } else { None };
         let Some(address) = address else { return true };

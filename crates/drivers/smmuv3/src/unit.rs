@@ -16,7 +16,7 @@ pub const REGISTER_BOUND: Nanos = 100_000_000;
 pub(crate) struct Deadline(Option<Nanos>);
 
 impl Deadline {
-    /// [`SYNC_BOUND`] from the first look that was in vain: for calls with one wait, which then need not ask for the time when there is nothing to wait for.
+    /// [`SYNC_BOUND`] from the first look that was in vain. For calls with one wait: they need not ask for the time unless they have to wait.
     pub(crate) const ONE_WAIT: Self = Self(None);
 
     /// [`SYNC_BOUND`] from now, for all waits of a call together.
