@@ -4,7 +4,7 @@ use crate::stream::StreamSpec;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use portcullis_addr::{IovaRange, StreamId};
+use portcullis_addr::{IovaRange, PhysAddr, StreamId};
 
 /// A node of the firmware's description, by a number that the description's reader chose (devicetree: the node's index in the tree).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,6 +147,11 @@ pub struct DeviceDescription {
     pub address_bits: u8,
     /// Ranges of its address space that are spoken for.
     pub reserved: Vec<ReservedRegion>,
+    /// The physical addresses to which it may write message-signalled interrupts (Arm: `GITS_TRANSLATER` of its ITS, `MSI_SETSPI_NS` of its GICv2m frame). Its driver
+    /// asks [`DmaHandle::doorbell`](crate::DmaHandle::doorbell) where the device must write.
+    #[doc(alias = "msi-parent")]
+    #[doc(alias = "msi-map")]
+    pub doorbells: Vec<PhysAddr>,
     /// The kind of domain it must have; `None` for no preference.
     #[doc(alias = "def_domain_type")]
     pub required_domain: Option<DomainType>,
@@ -161,6 +166,7 @@ impl DeviceDescription {
             coherent: true,
             address_bits: 64,
             reserved: Vec::new(),
+            doorbells: Vec::new(),
             required_domain: None,
         }
     }

@@ -49,6 +49,8 @@ pub enum DmaError {
     Unconfirmed(Unconfirmed),
     /// The mapping was made through another handle.
     ForeignMapping,
+    /// The description does not name this doorbell for the device.
+    UnknownDoorbell(PhysAddr),
     /// The device's address width must be in 1..=64.
     AddressBits(u8),
     /// No memory for a buffer.
@@ -78,6 +80,9 @@ impl fmt::Display for DmaError {
                 write!(f, "nothing was mapped: the IOMMU at {node} did not confirm ({error})")
             }
             Self::ForeignMapping => f.write_str("the mapping belongs to another device's handle"),
+            Self::UnknownDoorbell(doorbell) => {
+                write!(f, "{doorbell} is no interrupt doorbell of the device")
+            }
             Self::AddressBits(bits) => write!(f, "{bits} address bits; must be 1 to 64"),
             Self::NoMemory(error) => write!(f, "{error}"),
             Self::Refused(node, error) => write!(f, "IOMMU at {node}: {error}"),

@@ -5,7 +5,7 @@ mod window;
 use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
 use crate::error::{DmaError, Unconfirmed};
 use crate::instance::IommuDevice;
-use crate::ops::{AddressSpace, OpsError, SpaceError, SpaceTag, Ticket};
+use crate::ops::{AddressSpace, MsiDoorbell, OpsError, SpaceError, SpaceTag, Ticket};
 use crate::reason::SetUpError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -92,6 +92,14 @@ impl<P: Platform> Domain<P> {
     /// The smallest page, in bytes; 1 where nothing is translated.
     pub(crate) fn granule(&self) -> u64 {
         self.granule
+    }
+
+    /// Whether writes to `doorbell` are interrupts that hardware takes before it translates.
+    pub(crate) fn takes_interrupts_at(&self, doorbell: PhysAddr) -> bool {
+        self.spaces.iter().any(|(instance, _)| match instance.ops.capabilities().msi {
+            MsiDoorbell::Window(window) => window.contains(Iova::new(doorbell.raw())),
+            MsiDoorbell::Translated => false,
+        })
     }
 
     /// Finds room for `len` bytes at or below `limit` and maps it to `phys` for `lease`. All are whole pages.

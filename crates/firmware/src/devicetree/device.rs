@@ -49,7 +49,8 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             (None, Some(bus)) if !own => self.path_of_bus(node, &template.path, bus, placeholder),
             (None, _) => self.path_of_streams(node, &template.path, &streams),
         };
-        let description = DeviceDescription { dma, ..template };
+        let doorbells = msi.iter().filter_map(|map| map.doorbell).collect();
+        let description = DeviceDescription { dma, doorbells, ..template };
         let functions = match &bus {
             Some(bus) if !matches!(description.dma, DmaPath::Unusable(_)) && !placeholder => {
                 self.functions(node, bus, &description, own)

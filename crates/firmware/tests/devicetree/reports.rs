@@ -2,6 +2,7 @@
 
 use crate::made::{Dt, bridge, client, device, dt, has_finding, mmu500, root, smmu, translated};
 use portcullis::{DeviceDescription, DmaPath, ReservedKind};
+use portcullis_addr::PhysAddr;
 use portcullis_firmware::{MachineDescription, Quirk, ReadError, Severity, read_devicetree, rule};
 
 fn function(name: &str, device: u32, function: u32) -> Dt {
@@ -346,9 +347,12 @@ fn msi_maps_name_controller_and_doorbell() {
         .cells("phandle", &[9]);
     let host = bridge(&[0, 1, 0, 0x100]).cells("msi-map", &[0, 9, 0x100, 0x100]);
     let machine = root().with(smmu(1)).with(its).with(host).read();
-    let msi = &device(&machine, "/pcie@40000000").msi[0];
+    let host = device(&machine, "/pcie@40000000");
+    let msi = &host.msi[0];
     // Arm IHI 0069: GITS_TRANSLATER is at 0x40 of the second 64 KiB frame.
     assert_eq!(msi.doorbell.map(|at| at.raw()), Some(0x0801_0040));
+    // The core maps it where a driver asks, so the device's own description has it too.
+    assert_eq!(host.description.doorbells, [PhysAddr::new(0x0801_0040)]);
     assert_eq!((msi.controller.as_str(), msi.range), ("/its@8000000", Some((0, 0x100, 0x100))));
     let bad = root().with(smmu(1)).with(bridge(&[0, 1, 0, 8]).cells("msi-map", &[0, 7, 0, 8]));
     assert!(has_finding(&bad.read(), "/pcie@40000000", rule::MSI_MAP));

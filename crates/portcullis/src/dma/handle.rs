@@ -8,7 +8,7 @@ use super::{
 use crate::error::DmaError;
 use alloc::sync::Arc;
 use core::fmt;
-use portcullis_addr::PhysRange;
+use portcullis_addr::{Iova, PhysAddr, PhysRange};
 use portcullis_platform::{Coherency, DmaMemory, Platform};
 
 /// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
@@ -174,6 +174,22 @@ impl<P: Platform> DmaHandle<P> {
     ) -> Result<CpuView<'a, B, P>, DmaError> {
         self.lease.check(mapping.grant())?;
         Ok(CpuView::new(mapping.buffer(), self))
+    }
+
+    /// Where the device must write for the interrupt doorbell at the physical address `doorbell`, which its description names: what the driver of the interrupt controller
+    /// puts into the message's address.
+    ///
+    /// Where the IOMMU translates such writes, the page of the doorbell is mapped for them, writable and not readable, and counts as one of the
+    /// [`live_mappings`](Self::live_mappings) until the driver is unbound. Where the IOMMU takes them before it translates, or there is none, the answer is `doorbell` itself. Asking again
+    /// gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::UnknownDoorbell`], or as [`map`](Self::map).
+    #[doc(alias = "iommu_dma_prepare_msi")]
+    #[doc(alias = "iommu_dma_compose_msi_msg")]
+    pub fn doorbell(&self, doorbell: PhysAddr) -> Result<Iova, DmaError> {
+        self.lease.doorbell(doorbell)
     }
 
     /// A zeroed buffer of at least `size` bytes that CPU and device share for as long as it lives.

@@ -7,8 +7,9 @@ use crate::member::DeviceId;
 use crate::revocable::Revocable;
 use crate::space::{Domain, LeaseId};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
-use portcullis_addr::{Iova, IovaRange, PhysRange, Prot};
+use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
 use portcullis_iova::AllocateError;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
 
@@ -36,6 +37,16 @@ pub(super) struct Grant {
     lease: LeaseId,
 }
 
+/// Where a device may write interrupts.
+struct Doorbell {
+    at: PhysAddr,
+    /// Where the device must write for that; `None` until somebody asked.
+    address: Option<Iova>,
+}
+
+/// A doorbell is a register of 32 bits (Arm IHI 0069, `GITS_TRANSLATER`; Arm BSA, GICv2m `MSI_SETSPI_NS`).
+const DOORBELL_BYTES: u64 = 4;
+
 /// What binds a handle to one bind of one driver. A handle that somebody keeps after the unbind keeps this, and nothing of the address space or its IOMMUs.
 pub(crate) struct Lease<P: Platform> {
     id: LeaseId,
@@ -47,6 +58,8 @@ pub(crate) struct Lease<P: Platform> {
     most_bits: u8,
     /// The width that the driver has asked for.
     bits: AtomicU8,
+    /// What the description names.
+    doorbells: Lock<P, Vec<Doorbell>>,
     /// The address space; `None` for a device without an IOMMU.
     space: Revocable<Option<Arc<Domain<P>>>, P>,
     /// How it ended, once it has.
@@ -63,6 +76,7 @@ impl<P: Platform> Lease<P> {
         space: Option<Arc<Domain<P>>>,
     ) -> Arc<Self> {
         let index = u64::from(device.0);
+        let doorbells = description.doorbells.iter().map(|&at| Doorbell { at, address: None });
         Arc::new(Self {
             id: LeaseId::fresh(),
             platform: Arc::clone(platform),
@@ -71,6 +85,7 @@ impl<P: Platform> Lease<P> {
             coherent: description.coherent,
             most_bits: description.address_bits,
             bits: AtomicU8::new(description.address_bits),
+            doorbells: Mutex::new(LockLabel::new("doorbells", index), doorbells.collect()),
             space: Revocable::new(&**platform, index, space),
             end: Mutex::new(LockLabel::new("lease", index), None),
             ended: P::Event::new(LockLabel::new("lease", index)),
@@ -111,6 +126,32 @@ impl<P: Platform> Lease<P> {
     ///
     /// [`DmaError::Quarantined`]: the device may have it or not. Otherwise it has nothing.
     pub(super) fn map(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
+        self.lead(phys, if self.coherent { prot | Prot::CACHE } else { prot })
+    }
+
+    /// Where the device must write for the doorbell at `doorbell`, which it can from now on until the lease ends.
+    pub(super) fn doorbell(&self, doorbell: PhysAddr) -> Result<Iova, DmaError> {
+        // Held while the page is mapped, so that it is mapped once; only this device's driver waits for it.
+        let mut doorbells = self.doorbells.lock();
+        let known = doorbells.iter_mut().find(|known| known.at == doorbell);
+        let known = known.ok_or(DmaError::UnknownDoorbell(doorbell))?;
+        if let Some(address) = known.address {
+            // The page is gone with the lease.
+            self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+            return Ok(address);
+        }
+        let address = match self.space.enter(&self.platform).ok_or(DmaError::Revoked)?.as_ref() {
+            Some(space) if space.takes_interrupts_at(doorbell) => doorbell.raw(),
+            _ => {
+                let register = PhysRange::new(doorbell, DOORBELL_BYTES);
+                let register = register.map_err(|_| DmaError::UnknownDoorbell(doorbell))?;
+                self.lead(register, Prot::WRITE | Prot::MMIO | Prot::NOEXEC)?.address
+            }
+        };
+        Ok(*known.address.insert(Iova::new(address)))
+    }
+
+    fn lead(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
         let space = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
         let bits = self.bits.load(Ordering::Relaxed);
         let limit = u64::MAX >> (64 - u32::from(bits));
@@ -124,7 +165,6 @@ impl<P: Platform> Lease<P> {
                 let limit = Iova::new(limit);
                 let no_space = AllocateError::NoSpace { len: phys.len(), limit };
                 let len = len.ok_or(DmaError::Iova(no_space))?;
-                let prot = if self.coherent { prot | Prot::CACHE } else { prot };
                 let pages = space.map(self.id, (start, len), limit, prot)?;
                 (pages.start().raw() + offset, Some(pages))
             }

@@ -2,7 +2,7 @@
 
 use super::support::*;
 use portcullis::*;
-use portcullis_addr::Iova;
+use portcullis_addr::{Iova, IovaRange, PhysAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -222,4 +222,55 @@ fn unbinding_a_device_that_waits_takes_it_off_the_list() {
         sub.unbind(&x).expect("waits");
         assert_eq!(sub.counts().waiters, before.waiters);
     }
+}
+
+/// `GITS_TRANSLATER` of QEMU's `virt` board.
+const DOORBELL: PhysAddr = PhysAddr::new(0x809_0040);
+
+/// A device with a doorbell behind an IOMMU that takes interrupts in `window`, if anywhere.
+fn with_doorbell(window: Option<IovaRange>) -> Bound {
+    let sub = Arc::new(subsystem());
+    let doorbells = vec![DOORBELL];
+    let description = DeviceDescription { doorbells, ..behind("/x", &[(A, 1)]) };
+    let x = sub.add_device(description).expect("added");
+    let books = Books::new();
+    *books.window.lock().expect("books") = window;
+    sub.register(A, Box::new(BookIommu(books.clone()))).expect("registered");
+    sub.run_deferred();
+    let handle = bind(&sub, &x);
+    Bound { sub, x, books, handle }
+}
+
+#[test]
+fn a_doorbell_that_is_translated_is_mapped_once_and_until_the_unbind() {
+    let Bound { sub, x, books, handle } = with_doorbell(None);
+    let address = handle.doorbell(DOORBELL).expect("described");
+    assert_eq!(address.raw() & 0xfff, DOORBELL.raw() & 0xfff);
+    assert_eq!(books.translate(address), Some(DOORBELL.raw()));
+    assert_eq!(handle.doorbell(DOORBELL), Ok(address), "the same answer");
+    assert_eq!(handle.live_mappings(), 1);
+    let other = PhysAddr::new(DOORBELL.raw() + 4);
+    assert_eq!(handle.doorbell(other), Err(DmaError::UnknownDoorbell(other)));
+    sub.unbind(&x).expect("bound");
+    assert_eq!(books.translate(address), None);
+    assert_eq!(handle.doorbell(DOORBELL), Err(DmaError::Revoked));
+}
+
+#[test]
+fn a_doorbell_of_a_device_without_an_iommu_is_where_it_is() {
+    let sub = Arc::new(subsystem());
+    let doorbells = vec![DOORBELL];
+    let direct = DeviceDescription::new("/direct", DmaPath::Direct);
+    let x = sub.add_device(DeviceDescription { doorbells, ..direct }).expect("added");
+    let handle = bind(&sub, &x);
+    assert_eq!(handle.doorbell(DOORBELL), Ok(Iova::new(DOORBELL.raw())));
+}
+
+/// As VT-d and AMD-Vi do: what is written there never reaches a table.
+#[test]
+fn a_doorbell_in_a_window_of_interrupts_is_where_it_is() {
+    let window = IovaRange::new(Iova::new(0x800_0000), 0x10_0000).expect("a window");
+    let Bound { books, handle, .. } = with_doorbell(Some(window));
+    assert_eq!(handle.doorbell(DOORBELL), Ok(Iova::new(DOORBELL.raw())));
+    assert_eq!((handle.live_mappings(), books.translate(Iova::new(DOORBELL.raw()))), (0, None));
 }

@@ -152,6 +152,7 @@ pub struct Books {
     pub overflows: AtomicUsize,
     pub identity: AtomicBool,
     pub regions: Mutex<Vec<HardwareRegion>>,
+    pub window: Mutex<Option<IovaRange>>,
 }
 
 /// What an IOMMU that does not answer says.
@@ -248,7 +249,10 @@ impl IommuOps for BookIommu {
             identity: self.0.identity.load(Ordering::Relaxed),
             map_needs_sync: false,
             range_invalidation: false,
-            msi: MsiDoorbell::Translated,
+            msi: match *self.0.window.lock().expect("books") {
+                Some(window) => MsiDoorbell::Window(window),
+                None => MsiDoorbell::Translated,
+            },
         }
     }
     fn capabilities_of(&self, _: &[StreamSpec]) -> Result<Capabilities, OpsError> {
