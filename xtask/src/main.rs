@@ -1,13 +1,14 @@
 //! The project's chores: `cargo xtask <verb>`.
 //!
 //! - `test`: installs QEMU where it may, then runs every test.
-//! - `check`: formatting, lints, docs, arrows between crates, `no_std`, size budgets.
-//! - `deps`, `no-std`, `budgets`: one of those alone.
+//! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
+//! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
 //! - `install-qemu`: only the installation.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
 
 mod budgets;
 mod deps;
+mod modules;
 mod no_std;
 mod qemu;
 mod run;
@@ -24,12 +25,15 @@ fn main() -> ExitCode {
         Some("test") => test(&arguments[1..]),
         Some("check") => check(),
         Some("deps") => deps::check(),
+        Some("modules") => modules::check(),
         Some("no-std") => no_std::check(),
         Some("budgets") => budgets::check(),
         Some("install-qemu") => qemu::install(),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
-            eprintln!("usage: cargo xtask test|check|deps|no-std|budgets|install-qemu|sanitize");
+            eprintln!(
+                "usage: cargo xtask test|check|deps|modules|no-std|budgets|install-qemu|sanitize"
+            );
             return ExitCode::from(2);
         }
     };
@@ -68,6 +72,7 @@ fn check() -> Outcome {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     deps::check()?;
+    modules::check()?;
     no_std::check()?;
     budgets::check()
 }

@@ -1,42 +1,34 @@
 //! What leads to an address space: the streams of a group's members, at every instance in front of them.
 
-use crate::description::{DomainType, FwNode, ReservedRegion};
+use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
 use crate::error::Unconfirmed;
 use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
 use crate::member::{DeviceId, Member};
-use crate::ops::{AddressSpace, Formats, OpsError, SpaceFormat, SpaceRequest, StreamTarget};
+use crate::ops::{
+    AddressSpace, FormatSupport, Formats, HardwareRegion, MsiDoorbell, OpsError, SpaceFormat,
+    SpaceRequest, StreamTarget,
+};
 use crate::reason::{BlockedReason, NotShared, SetUpError};
+use crate::regions;
 use crate::space::{Domain, Spaces};
 use crate::stream::StreamSpec;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use portcullis_platform::Platform;
 use smallvec::SmallVec;
 
 /// The instances in front of a group: one, nearly always.
-pub(crate) type Instances = SmallVec<[Arc<IommuDevice>; 1]>;
+pub(crate) type Instances<P> = SmallVec<[Arc<IommuDevice<P>>; 1]>;
 
 /// The streams of a member at one instance: a few.
 type Streams = SmallVec<[StreamSpec; 4]>;
-
-/// Why there is no attachment, and whether what had been done for it is known to be undone.
-#[derive(Debug)]
-pub(crate) struct Undone {
-    pub(crate) error: SetUpError,
-    pub(crate) confirmed: Result<(), Unconfirmed>,
-}
-
-impl From<SetUpError> for Undone {
-    fn from(error: SetUpError) -> Self {
-        Self { error, confirmed: Ok(()) }
-    }
-}
 
 /// A domain together with the streams that lead to it. Changed only under the group lock.
 #[must_use = "dropping it would leave streams attached: detach it"]
 pub(crate) struct Attachment<P: Platform> {
     domain: Arc<Domain<P>>,
-    instances: Instances,
+    instances: Instances<P>,
     joined: SmallVec<[Member; 1]>,
 }
 
@@ -49,13 +41,14 @@ impl<P: Platform> Attachment<P> {
         self.joined.iter().any(|joined| joined.id == member)
     }
 
-    /// Makes a domain of `kind` behind `instances` and leads all of `members` to it. Complete when it returns `Ok`, undone when it returns `Err`.
+    /// Makes a domain of `kind` behind `instances` and leads all of `members` to it. Complete when it returns `Ok`, undone when it returns `Err`; what of that
+    /// was not confirmed is on record at the IOMMUs' nodes.
     #[doc(alias = "iommu_setup_default_domain")]
     pub(crate) fn set_up(
         kind: DomainType,
-        instances: Instances,
+        instances: Instances<P>,
         members: &[Member],
-    ) -> Result<Self, Undone> {
+    ) -> Result<Self, SetUpError> {
         let domain = Arc::new(make_domain(kind, &instances, members)?);
         let mut attachment = Self { domain, instances, joined: SmallVec::new() };
         if omitted::<P>(Safeguard::AttachBeforeShowing)
@@ -66,15 +59,15 @@ impl<P: Platform> Attachment<P> {
         }
         match members.iter().try_for_each(|member| attachment.join(member)) {
             Ok(()) => Ok(attachment),
-            Err(Undone { error, confirmed }) => {
-                let confirmed = confirmed.and(attachment.detach());
-                Err(Undone { error, confirmed })
+            Err(error) => {
+                let _on_record = attachment.detach();
+                Err(error)
             }
         }
     }
 
     /// Leads the streams of all members to the domain, who were said to be led there: makes good on [`Safeguard::AttachBeforeShowing`].
-    pub(crate) fn join_late(&mut self) -> Result<(), Undone> {
+    pub(crate) fn join_late(&mut self) -> Result<(), SetUpError> {
         let members = core::mem::take(&mut self.joined);
         members.iter().try_for_each(|member| self.join(member))
     }
@@ -89,39 +82,38 @@ impl<P: Platform> Attachment<P> {
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
             return Err(BlockedReason::GroupLacksIommu(stream.iommu));
         }
-        let not_kept = |region: &&ReservedRegion| !self.domain.keeps(region);
-        match member.description.reserved.iter().find(not_kept) {
-            Some(region) => Err(BlockedReason::GroupLacksRegion(*region)),
+        let regions = regions_of(&self.instances, core::slice::from_ref(member));
+        let regions = regions.map_err(BlockedReason::SetUp)?;
+        match regions.into_iter().find(|region| !self.domain.keeps(region)) {
+            Some(region) => Err(BlockedReason::GroupLacksRegion(region)),
             None => Ok(()),
         }
     }
 
-    /// Leads one more member to the domain.
-    pub(crate) fn join(&mut self, member: &Member) -> Result<(), Undone> {
+    /// Leads one more member to the domain: at every instance, or at none.
+    pub(crate) fn join(&mut self, member: &Member) -> Result<(), SetUpError> {
         for index in 0..self.instances.len() {
-            if let Err((error, confirmed)) = self.join_at(index, member) {
-                let error = SetUpError::Ops(self.instances[index].node, error);
-                let confirmed = confirmed.and(self.leave_at(0..index, member));
-                return Err(Undone { error, confirmed });
+            if let Err(error) = self.join_at(index, member) {
+                let _on_record = self.leave_at(0..index, member);
+                return Err(SetUpError::Ops(self.instances[index].node, error));
             }
         }
         self.joined.push(member.clone());
         Ok(())
     }
 
-    fn join_at(
-        &self,
-        index: usize,
-        member: &Member,
-    ) -> Result<(), (OpsError, Result<(), Unconfirmed>)> {
+    fn join_at(&self, index: usize, member: &Member) -> Result<(), OpsError> {
         let instance = &self.instances[index];
         let streams = streams_at(member, instance.node);
         if streams.is_empty() {
             return Ok(());
         }
-        instance.ops.claim(&streams).map_err(|error| (error, Ok(())))?;
-        let attached = instance.ops.attach(&streams, None, self.target(index));
-        attached.map_err(|error| (error, self.leave_at(index..index + 1, member)))
+        instance.ops.claim(&streams)?;
+        // What is claimed is confirmed to be blocked.
+        instance.quarantine.trust(&streams);
+        instance.ops.attach(&streams, None, self.target(index)).inspect_err(|_| {
+            let _on_record = self.leave_at(index..index + 1, member);
+        })
     }
 
     fn target(&self, index: usize) -> StreamTarget {
@@ -142,12 +134,17 @@ impl<P: Platform> Attachment<P> {
         let mut confirmed = Ok(());
         for instance in &self.instances[instances] {
             let streams = streams_at(member, instance.node);
-            if !streams.is_empty() {
-                let released = instance.ops.release(&streams);
-                confirmed = confirmed.and(released.map_err(|error| instance.unconfirmed(error)));
+            if streams.is_empty() {
+                continue;
+            }
+            if let Err(error) = instance.ops.release(&streams)
+                && !omitted::<P>(Safeguard::SayUnconfirmed)
+            {
+                instance.quarantine.doubt(&streams, error);
+                confirmed = confirmed.and(Err(instance.unconfirmed(error)));
             }
         }
-        if omitted::<P>(Safeguard::SayUnconfirmed) { Ok(()) } else { confirmed }
+        confirmed
     }
 
     /// Takes one member's streams away from the domain.
@@ -167,14 +164,24 @@ impl<P: Platform> Attachment<P> {
     ///
     /// # Errors
     ///
-    /// When an instance did not confirm it: all is given up all the same, and the instance's driver keeps what hardware may still read.
+    /// When an instance did not confirm it: all is given up all the same, and what hardware may still use is kept at that instance's node.
     pub(crate) fn detach(mut self) -> Result<(), Unconfirmed> {
         let mut confirmed = Ok(());
         while let Some(member) = self.joined.pop() {
             confirmed = confirmed.and(self.leave_at(0..self.instances.len(), &member));
         }
         let unbound = unbind_spaces(self.domain.spaces());
-        if omitted::<P>(Safeguard::SayUnconfirmed) { Ok(()) } else { confirmed.and(unbound) }
+        if omitted::<P>(Safeguard::SayUnconfirmed) {
+            return Ok(());
+        }
+        if let (Err(first), Some(left)) = (confirmed.and(unbound), self.domain.left()) {
+            let left = Arc::new(left);
+            for instance in &self.instances {
+                instance.quarantine.keep(&left);
+            }
+            return Err(first);
+        }
+        confirmed.and(unbound)
     }
 }
 
@@ -184,7 +191,7 @@ fn streams_at(member: &Member, node: FwNode) -> Streams {
 }
 
 /// Unbinds a space everywhere. Where hardware does not confirm, the instance's driver keeps the space alive: something may still walk it.
-fn unbind_spaces(spaces: &Spaces) -> Result<(), Unconfirmed> {
+fn unbind_spaces<P: Platform>(spaces: &Spaces<P>) -> Result<(), Unconfirmed> {
     let mut confirmed = Ok(());
     for (instance, tag) in spaces {
         let unbound = instance.ops.unbind_space(*tag);
@@ -195,14 +202,15 @@ fn unbind_spaces(spaces: &Spaces) -> Result<(), Unconfirmed> {
 
 fn make_domain<P: Platform>(
     kind: DomainType,
-    instances: &[Arc<IommuDevice>],
+    instances: &[Arc<IommuDevice<P>>],
     members: &[Member],
-) -> Result<Domain<P>, Undone> {
+) -> Result<Domain<P>, SetUpError> {
     if kind == DomainType::Identity
         && !instances.iter().all(|instance| instance.ops.capabilities().identity)
     {
-        return Err(SetUpError::NoCommonGround(NotShared::Identity).into());
+        return Err(SetUpError::NoCommonGround(NotShared::Identity));
     }
+    let reserved = regions_of(instances, members)?;
     let (space, spaces) = match (kind, instances.first()) {
         (DomainType::Dma, Some(first)) => {
             let request = common_ground(instances, members)?;
@@ -213,30 +221,58 @@ fn make_domain<P: Platform>(
         }
         _ => (None, Spaces::new()),
     };
-    let reserved = members.iter().flat_map(|member| member.description.reserved.iter().copied());
-    let domain = Domain::new(kind, space, spaces, reserved.collect(), label_of(members));
-    domain
-        .map_direct_regions()
-        .map_err(|error| Undone { error, confirmed: unbind_spaces(domain.spaces()) })?;
+    let coherent = members.iter().all(|member| member.description.coherent);
+    let domain = Domain::new(kind, space, spaces, reserved, label_of(members));
+    domain.map_direct_regions(coherent).inspect_err(|_| {
+        // No stream leads there: hardware cannot have used the space, and the driver keeps what it could not confirm.
+        let _on_record = unbind_spaces(domain.spaces());
+    })?;
     Ok(domain)
+}
+
+/// What is spoken for in the addresses of `members`: by their description, and by the hardware in front of them.
+fn regions_of<P: Platform>(
+    instances: &[Arc<IommuDevice<P>>],
+    members: &[Member],
+) -> Result<Vec<ReservedRegion>, SetUpError> {
+    let described = members.iter().flat_map(|member| member.description.reserved.iter().copied());
+    let mut regions: Vec<ReservedRegion> = described.collect();
+    for instance in instances {
+        let refused = |error| SetUpError::Ops(instance.node, error);
+        for member in members {
+            let streams = streams_at(member, instance.node);
+            if streams.is_empty() {
+                continue;
+            }
+            let capabilities = instance.ops.capabilities_of(&streams).map_err(refused)?;
+            let reserved = |range| ReservedRegion { range, kind: ReservedKind::Reserved };
+            if let MsiDoorbell::Window(window) = capabilities.msi {
+                regions.push(reserved(window));
+            }
+            let mut add = |region: HardwareRegion| regions.push(reserved(region.range));
+            instance.ops.reserved_regions(&streams, &mut add).map_err(refused)?;
+        }
+    }
+    regions::merge(regions)
 }
 
 /// Domains have no number of their own: their first member's serves, which does not depend on the order of events.
 fn label_of(members: &[Member]) -> u64 {
-    members.first().map_or(u64::MAX, |member| u64::from(member.id.0))
+    members.first().map_or(u64::MAX, |member| member.id.0)
 }
 
-fn bind_spaces(
+fn bind_spaces<P: Platform>(
     space: &Arc<dyn AddressSpace>,
-    instances: &[Arc<IommuDevice>],
-) -> Result<Spaces, Undone> {
+    instances: &[Arc<IommuDevice<P>>],
+) -> Result<Spaces<P>, SetUpError> {
     let mut spaces = Spaces::new();
     for instance in instances {
         match instance.ops.bind_space(space) {
             Ok(tag) => spaces.push((Arc::clone(instance), tag)),
             Err(error) => {
-                let error = SetUpError::Ops(instance.node, error);
-                return Err(Undone { error, confirmed: unbind_spaces(&spaces) });
+                // As above: no stream leads there.
+                let _on_record = unbind_spaces(&spaces);
+                return Err(SetUpError::Ops(instance.node, error));
             }
         }
     }
@@ -244,8 +280,8 @@ fn bind_spaces(
 }
 
 /// What all instances can translate by, for all of `members`: a device behind two IOMMUs has one address space that both use.
-fn common_ground(
-    instances: &[Arc<IommuDevice>],
+fn common_ground<P: Platform>(
+    instances: &[Arc<IommuDevice<P>>],
     members: &[Member],
 ) -> Result<SpaceRequest, SetUpError> {
     let mut formats: Option<Formats> = None;
@@ -274,6 +310,6 @@ fn common_ground(
     Ok(SpaceRequest { support, coherent_walk })
 }
 
-fn is_a_channel(support: &crate::ops::FormatSupport) -> bool {
+fn is_a_channel(support: &FormatSupport) -> bool {
     support.format == SpaceFormat::Requests
 }

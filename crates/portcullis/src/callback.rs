@@ -93,7 +93,9 @@ pub(crate) fn remove<P: Platform>(
 impl<P: Platform> Device<P> {
     /// Tells the bound driver of a fault, unless the device is being probed or unbound right now (perhaps by the caller).
     pub(crate) fn deliver(&self, platform: &P, fault: &Fault) {
-        let Some(mut state) = self.state.try_lock() else { return };
+        let Some(mut state) = self.state.try_lock() else {
+            return self.tell(|status| status.missed_faults += 1);
+        };
         // Taken out, so that a driver that panics is not found again.
         let Some(mut bound) = state.bound.take() else { return };
         let panicking = Panicking::guard(self, &bound.lease, Callback::OnFault);

@@ -3,8 +3,9 @@
 use crate::description::{DeviceDescription, FwNode};
 use crate::dma::Lease;
 use crate::driver::{BoundDriver, Driver};
-use crate::group::IommuGroup;
+use crate::group::{GroupNode, GroupWaiter, IommuGroup};
 use crate::member::DeviceId;
+use crate::node::Standing;
 use crate::reason::{BlockedReason, FailedReason};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -12,6 +13,15 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+
+/// A group of devices.
+pub(crate) type Group<P> = IommuGroup<P, Device<P>>;
+/// A node that devices wait for.
+pub(crate) type DeviceNode<P> = GroupNode<P, Device<P>>;
+/// A device's place in a list of waiters.
+pub(crate) type DeviceStanding<P> = Standing<P, Device<P>, Group<P>>;
+/// A device that waits.
+pub(crate) type DeviceWaiter<'a, P> = GroupWaiter<'a, P, Device<P>>;
 
 /// How far a device has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +51,8 @@ pub(crate) struct DeviceState<P: Platform> {
     pub(crate) bound: Option<Bound<P>>,
     /// Set while a driver is bound or wants to be.
     pub(crate) driver: Option<Arc<dyn Driver<P>>>,
-    /// The node in whose list of waiters (or, once woken, in the work queue) the device stands.
-    pub(crate) waits_in: Option<FwNode>,
+    /// The list of waiters in which the device stands, or stood before it was woken.
+    pub(crate) standing: Option<DeviceStanding<P>>,
     /// The nodes whose arrival, by number, has brought an attempt at once already; each node once.
     pub(crate) retried_for: Vec<(FwNode, u64)>,
 }
@@ -53,6 +63,7 @@ pub(crate) struct Status {
     pub(crate) stage: DeviceStage,
     pub(crate) probes: u32,
     pub(crate) defers: u32,
+    pub(crate) missed_faults: u64,
 }
 
 /// One device of the machine.
@@ -61,7 +72,7 @@ pub struct Device<P: Platform> {
     id: DeviceId,
     description: Arc<DeviceDescription>,
     /// `None` where the description puts the device behind no IOMMU, or is unusable, or its group could not be joined.
-    group: Option<Arc<IommuGroup<P>>>,
+    group: Option<Arc<Group<P>>>,
     /// Why it could not join its group.
     refused: Option<BlockedReason>,
     /// Held while the device's driver is probed or removed: one attempt at a time.
@@ -77,12 +88,13 @@ impl<P: Platform> Device<P> {
     pub(crate) fn new(
         id: DeviceId,
         description: Arc<DeviceDescription>,
-        group: Option<Arc<IommuGroup<P>>>,
+        group: Option<Arc<Group<P>>>,
     ) -> Self {
         let state =
-            DeviceState { bound: None, driver: None, waits_in: None, retried_for: Vec::new() };
-        let status = Status { stage: DeviceStage::Described, probes: 0, defers: 0 };
-        let index = u64::from(id.0);
+            DeviceState { bound: None, driver: None, standing: None, retried_for: Vec::new() };
+        let stage = DeviceStage::Described;
+        let status = Status { stage, probes: 0, defers: 0, missed_faults: 0 };
+        let index = id.0;
         Self {
             id,
             description,
@@ -156,7 +168,7 @@ impl<P: Platform> Device<P> {
         self.refused.clone().unwrap_or(BlockedReason::NoGroup)
     }
 
-    pub(crate) fn group(&self) -> Option<&Arc<IommuGroup<P>>> {
+    pub(crate) fn group(&self) -> Option<&Arc<Group<P>>> {
         self.group.as_ref()
     }
 }

@@ -1,23 +1,29 @@
 //! Devices that hardware cannot tell apart: they share one domain, decided from all of them.
+//!
+//! What a group knows of a device is its description and that it can be woken; the device's own type (`D`) is a parameter.
 
-use crate::attachment::{Attachment, Instances, Undone};
+use crate::attachment::{Attachment, Instances};
 use crate::description::{DomainType, FwNode};
-use crate::device::Device;
 use crate::error::Unconfirmed;
 use crate::hooks::{Safeguard, omitted};
 use crate::member::{DeviceId, Member};
-use crate::node::{Need, Node};
+use crate::node::{Need, Node, Waiter};
 use crate::reason::BlockedReason;
 use crate::space::Domain;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+use portcullis_platform::{Lock, LockLabel, Mutex, MutexGuard, Platform};
 use smallvec::SmallVec;
+
+/// A node as groups know it.
+pub(crate) type GroupNode<P, D> = Node<P, D, IommuGroup<P, D>>;
+/// Who waits, as groups know it.
+pub(crate) type GroupWaiter<'a, P, D> = Waiter<'a, P, D, IommuGroup<P, D>>;
 
 /// A group's number in order of creation. Reports number groups by their members instead, so that arrival order does not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct GroupId(pub(crate) u32);
+pub(crate) struct GroupId(pub(crate) u64);
 
 /// Who may use the group's devices.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,31 +35,23 @@ pub(crate) enum Owner {
 }
 
 /// What the group lock protects.
-pub(crate) struct GroupState<P: Platform> {
+pub(crate) struct GroupState<P: Platform, D> {
     pub(crate) members: SmallVec<[Member; 1]>,
     /// The nodes of all members, each once.
-    pub(crate) nodes: SmallVec<[Arc<Node<P>>; 1]>,
+    pub(crate) nodes: SmallVec<[Arc<GroupNode<P, D>>; 1]>,
     /// Set last, when every member's streams lead to the domain: there is no half of it to be seen.
     pub(crate) attached: Option<Attachment<P>>,
     pub(crate) owner: Owner,
-    /// Hardware did not confirm that the members were blocked when they last were: what they reach is unknown until it confirms something later.
-    pub(crate) doubt: Option<Unconfirmed>,
-    merged_into: Option<Arc<IommuGroup<P>>>,
+    /// Set once, when the group became part of another.
+    merged_into: Option<Arc<IommuGroup<P, D>>>,
 }
 
 /// A group.
 #[doc(alias = "iommu_group")]
-pub(crate) struct IommuGroup<P: Platform> {
+pub(crate) struct IommuGroup<P: Platform, D> {
     id: GroupId,
     #[doc(alias = "group->mutex")]
-    state: Lock<P, GroupState<P>>,
-}
-
-/// Who waits when a node is not there yet.
-pub(crate) struct Waiter<'a, P: Platform> {
-    pub(crate) device: &'a Arc<Device<P>>,
-    /// The node in whose list the device stands already.
-    pub(crate) waits_in: Option<FwNode>,
+    state: Lock<P, GroupState<P, D>>,
 }
 
 /// Why a group has no domain.
@@ -67,17 +65,16 @@ pub(crate) enum NotAttached {
     Blocked(BlockedReason),
 }
 
-impl<P: Platform> IommuGroup<P> {
+impl<P: Platform, D> IommuGroup<P, D> {
     pub(crate) fn new(id: GroupId) -> Self {
         let state = GroupState {
             members: SmallVec::new(),
             nodes: SmallVec::new(),
             attached: None,
             owner: Owner::Kernel(0),
-            doubt: None,
             merged_into: None,
         };
-        Self { id, state: Mutex::new(LockLabel::new("group", u64::from(id.0)), state) }
+        Self { id, state: Mutex::new(LockLabel::new("group", id.0), state) }
     }
 
     pub(crate) fn id(&self) -> GroupId {
@@ -87,19 +84,25 @@ impl<P: Platform> IommuGroup<P> {
     /// Runs `f` under the lock of this group or of the one it was merged into.
     pub(crate) fn with<R>(
         self: &Arc<Self>,
-        f: impl FnOnce(&Arc<Self>, &mut GroupState<P>) -> R,
+        f: impl FnOnce(&Arc<Self>, &mut GroupState<P, D>) -> R,
     ) -> R {
+        let mut passed: SmallVec<[Arc<Self>; 2]> = SmallVec::new();
         let mut group = Arc::clone(self);
-        loop {
+        let outcome = loop {
             let next = {
                 let mut state = group.state.lock();
                 match &state.merged_into {
-                    None => return f(&group, &mut state),
+                    None => break f(&group, &mut state),
                     Some(next) => Arc::clone(next),
                 }
             };
-            group = next;
+            passed.push(core::mem::replace(&mut group, next));
+        };
+        // The next one finds the end of a long chain at once. The last one passed points there already.
+        for old in passed.iter().rev().skip(1) {
+            old.state.lock().merged_into = Some(Arc::clone(&group));
         }
+        outcome
     }
 
     /// Whether somebody holds the group's lock right now.
@@ -113,56 +116,94 @@ impl<P: Platform> IommuGroup<P> {
     }
 
     /// Takes a member in, whose streams are at `nodes`. Whether an attached domain suits it is decided when it is used.
-    pub(crate) fn add_member(self: &Arc<Self>, member: Member, nodes: &[Arc<Node<P>>]) {
-        let mut state = self.state.lock();
-        state.members.push(member);
-        nodes.iter().for_each(|node| self.note_node(&mut state, node));
+    pub(crate) fn add_member(self: &Arc<Self>, member: Member, nodes: &[Arc<GroupNode<P, D>>]) {
+        self.with(|root, state| {
+            state.members.push(member);
+            nodes.iter().for_each(|node| root.note_node(state, node));
+        });
     }
 
-    fn note_node(self: &Arc<Self>, state: &mut GroupState<P>, node: &Arc<Node<P>>) {
+    fn note_node(self: &Arc<Self>, state: &mut GroupState<P, D>, node: &Arc<GroupNode<P, D>>) {
         if !state.nodes.iter().any(|known| known.id == node.id) {
             node.slot.lock().note_group(Arc::downgrade(self));
             state.nodes.push(Arc::clone(node));
         }
     }
 
-    /// Makes `groups`, in order of their ids and without duplicates, into the first of them. Called under the topology lock.
+    /// Makes `groups`, of which there is at least one, into the first of them.
     ///
     /// # Errors
     ///
-    /// When one of them is in use: its domain may not change under a driver. Nothing has changed then.
-    pub(crate) fn merge(groups: &[Arc<Self>]) -> Result<(), BlockedReason> {
-        let Some((first, rest)) = groups.split_first() else { return Ok(()) };
-        if rest.is_empty() {
-            return Ok(());
+    /// When there are several and one is in use: its domain may not change under a driver. Nothing has changed then.
+    pub(crate) fn unite(groups: &[Arc<Self>]) -> Result<Arc<Self>, BlockedReason> {
+        loop {
+            let mut roots: Vec<_> = groups.iter().map(Self::root).collect();
+            roots.sort_by_key(|group| group.id());
+            roots.dedup_by(|one, other| Arc::ptr_eq(one, other));
+            if let [only] = roots.as_slice() {
+                return Ok(Arc::clone(only));
+            }
+            // Somebody else may have merged one of them meanwhile.
+            if let Some(united) = Self::merge(&roots)? {
+                return Ok(united);
+            }
         }
-        let mut into = first.state.lock();
-        let mut others: Vec<_> = rest.iter().map(|group| group.state.lock()).collect();
-        let in_use = |state: &GroupState<P>| state.owner != Owner::Kernel(0);
-        if in_use(&into) || others.iter().any(|state| in_use(state)) {
+    }
+
+    /// As [`Self::unite`], for groups in order of their ids; `None` where one of them is part of another by now.
+    fn merge(groups: &[Arc<Self>]) -> Result<Option<Arc<Self>>, BlockedReason> {
+        let mut states: Vec<_> = groups.iter().map(|group| group.state.lock()).collect();
+        if states.iter().any(|state| state.merged_into.is_some()) {
+            return Ok(None);
+        }
+        if states.iter().any(|state| state.owner != Owner::Kernel(0)) {
             return Err(BlockedReason::JoinsGroupsInUse);
         }
-        // What is not confirmed stays on record in the merged group.
-        into.note_detach();
-        for state in &mut others {
-            state.note_detach();
-            into.doubt = into.doubt.or(state.doubt);
-            into.members.extend(core::mem::take(&mut state.members));
-            for node in core::mem::take(&mut state.nodes) {
-                first.note_node(&mut into, &node);
-            }
-            state.merged_into = Some(Arc::clone(first));
+        let first = &groups[0];
+        let (into, others) = states.split_first_mut().expect("the caller has several");
+        into.abandon();
+        for state in others {
+            state.abandon();
+            first.take_over(into, state);
         }
-        Ok(())
+        Ok(Some(Arc::clone(first)))
+    }
+
+    /// Takes another group's members and nodes.
+    fn take_over(
+        self: &Arc<Self>,
+        into: &mut GroupState<P, D>,
+        from: &mut MutexGuard<'_, GroupState<P, D>, P::Lock>,
+    ) {
+        let mut members = core::mem::take(&mut from.members);
+        // The smaller list moves, so that a chain of mergers costs no more than its members.
+        if members.len() > into.members.len() {
+            core::mem::swap(&mut members, &mut into.members);
+        }
+        into.members.extend(members);
+        for node in core::mem::take(&mut from.nodes) {
+            self.note_node(into, &node);
+        }
+        from.merged_into = Some(Arc::clone(self));
     }
 }
 
-impl<P: Platform> GroupState<P> {
+impl<P: Platform, D> Drop for IommuGroup<P, D> {
+    /// A long chain of merged groups goes one by one, not by one stack frame each.
+    fn drop(&mut self) {
+        let mut next = self.state.get_mut().merged_into.take();
+        while let Some(mut group) = next.and_then(Arc::into_inner) {
+            next = group.state.get_mut().merged_into.take();
+        }
+    }
+}
+
+impl<P: Platform, D> GroupState<P, D> {
     /// The group's domain; sets it up if the group has none. Whoever comes first does it, everybody else waits for the lock and finds it done.
     pub(crate) fn ensure_attached(
         &mut self,
         default: DomainType,
-        waiter: Option<&Waiter<'_, P>>,
+        waiter: Option<&mut GroupWaiter<'_, P, D>>,
     ) -> Result<Arc<Domain<P>>, NotAttached> {
         if let Some(attached) = &self.attached {
             return Ok(Arc::clone(attached.domain()));
@@ -171,34 +212,26 @@ impl<P: Platform> GroupState<P> {
             return Err(NotAttached::Blocked(BlockedReason::OwnedOutside));
         }
         let (instances, kind) = self.prepare(default, waiter)?;
-        match Attachment::set_up(kind, instances, &self.members) {
-            Ok(attached) => Ok(self.show(attached)),
-            Err(undone) => Err(self.give_in(undone)),
-        }
+        let attached = Attachment::set_up(kind, instances, &self.members);
+        Ok(self.show(attached.map_err(|error| NotAttached::Blocked(BlockedReason::SetUp(error)))?))
     }
 
     /// What the domain will be, and who will translate for it.
     pub(crate) fn prepare(
         &self,
         default: DomainType,
-        waiter: Option<&Waiter<'_, P>>,
-    ) -> Result<(Instances, DomainType), NotAttached> {
+        waiter: Option<&mut GroupWaiter<'_, P, D>>,
+    ) -> Result<(Instances<P>, DomainType), NotAttached> {
         let instances = self.find_instances(waiter)?;
         let kind = self.choose_domain(default).map_err(NotAttached::Blocked)?;
         Ok((instances, kind))
     }
 
-    /// The one store that makes the members ready. Claiming and attaching their streams has confirmed whatever was in doubt.
+    /// The one store that makes the members ready.
     pub(crate) fn show(&mut self, attached: Attachment<P>) -> Arc<Domain<P>> {
         let domain = Arc::clone(attached.domain());
         self.attached = Some(attached);
-        self.doubt = None;
         domain
-    }
-
-    fn give_in(&mut self, undone: Undone) -> NotAttached {
-        self.doubt = undone.confirmed.err().or(self.doubt);
-        NotAttached::Blocked(BlockedReason::SetUp(undone.error))
     }
 
     /// As [`Self::ensure_attached`], and makes sure that the domain covers `member`, who may have come after it was attached.
@@ -206,15 +239,15 @@ impl<P: Platform> GroupState<P> {
         &mut self,
         default: DomainType,
         member: DeviceId,
-        waiter: &Waiter<'_, P>,
+        waiter: &mut GroupWaiter<'_, P, D>,
     ) -> Result<Arc<Domain<P>>, NotAttached> {
-        let domain = self.ensure_attached(default, Some(waiter))?;
+        let domain = self.ensure_attached(default, Some(&mut *waiter))?;
         if self.attached.as_ref().is_some_and(|attached| attached.covers(member)) {
             return Ok(domain);
         }
         if self.owner == Owner::Kernel(0) {
-            // Nobody uses the domain: decide it anew, with the late member's say. What is not confirmed stays on record until the new one is attached.
-            self.note_detach();
+            // Nobody uses the domain: decide it anew, with the late member's say.
+            self.abandon();
             return self.ensure_attached(default, Some(waiter));
         }
         self.join_late(member, domain.kind())?;
@@ -231,19 +264,18 @@ impl<P: Platform> GroupState<P> {
         }
         let attached = self.attached.as_mut().ok_or(blocked(BlockedReason::NoGroup))?;
         attached.admits(late).map_err(blocked)?;
-        attached.join(late).map_err(|undone| {
-            self.doubt = undone.confirmed.err().or(self.doubt);
-            blocked(BlockedReason::SetUp(undone.error))
-        })
+        attached.join(late).map_err(|error| blocked(BlockedReason::SetUp(error)))
     }
 
-    fn find_instances(&self, waiter: Option<&Waiter<'_, P>>) -> Result<Instances, NotAttached> {
+    fn find_instances(
+        &self,
+        mut waiter: Option<&mut GroupWaiter<'_, P, D>>,
+    ) -> Result<Instances<P>, NotAttached> {
         let mut instances = Instances::new();
         for node in &self.nodes {
             let first = omitted::<P>(Safeguard::EachInstance);
             let node = if first { &self.nodes[0] } else { node };
-            let enlist = waiter.filter(|waiter| waiter.waits_in != Some(node.id));
-            match node.need(enlist.map(|waiter| waiter.device)) {
+            match node.need(waiter.as_deref_mut()) {
                 Need::Serves(instance) => instances.push(instance),
                 Need::Wait => return Err(NotAttached::Waits(node.id)),
                 Need::Failed(reason) => return Err(NotAttached::NodeFailed(node.id, reason)),
@@ -276,19 +308,14 @@ impl<P: Platform> GroupState<P> {
     ///
     /// # Errors
     ///
-    /// When that was not confirmed. It stays on record in `doubt`.
+    /// When that was not confirmed. It stays on record at the IOMMU's node.
     pub(crate) fn detach(&mut self) -> Result<(), Unconfirmed> {
-        let Some(attached) = self.attached.take() else { return Ok(()) };
-        let confirmed = attached.detach();
-        self.doubt = confirmed.err().or(self.doubt);
-        confirmed
+        self.attached.take().map_or(Ok(()), Attachment::detach)
     }
 
-    /// As [`Self::detach`], for who looks at `doubt` later.
-    pub(crate) fn note_detach(&mut self) {
-        if let Err(unconfirmed) = self.detach() {
-            self.doubt = Some(unconfirmed);
-        }
+    /// As [`Self::detach`], for who leaves it to the record at the node what was not confirmed.
+    pub(crate) fn abandon(&mut self) {
+        let _on_record = self.detach();
     }
 
     /// Takes a member out: its streams that nobody else in the group has are blocked, and the domain goes with the last member.
@@ -298,22 +325,20 @@ impl<P: Platform> GroupState<P> {
     /// When that was not confirmed; the member is out all the same.
     pub(crate) fn remove_member(&mut self, id: DeviceId) -> Result<(), Unconfirmed> {
         self.members.retain(|member| member.id != id);
-        let confirmed = match &mut self.attached {
-            _ if self.members.is_empty() => return self.detach(),
+        match &mut self.attached {
+            _ if self.members.is_empty() => self.detach(),
             Some(attached) => attached.leave(id),
             None => Ok(()),
-        };
-        self.doubt = confirmed.err().or(self.doubt);
-        confirmed
+        }
     }
 
     /// Blocks the streams of a member whose driver did not leave it in order. Where nobody else uses the domain, that goes as a whole. What is not confirmed
-    /// stays on record in `doubt`.
+    /// stays on record at the node.
     pub(crate) fn shut_out(&mut self, id: DeviceId) {
         if self.owner == Owner::Kernel(0) {
-            self.note_detach();
+            self.abandon();
         } else if let Some(attached) = &mut self.attached {
-            self.doubt = attached.leave(id).err().or(self.doubt);
+            let _on_record = attached.leave(id);
         }
     }
 
@@ -333,7 +358,7 @@ impl<P: Platform> GroupState<P> {
         match &mut self.owner {
             Owner::External(owner, count) if *owner == token => *count += 1,
             Owner::Kernel(0) => {
-                if let Err(unconfirmed) = self.detach() {
+                if let Err(unconfirmed) = self.detach().and_then(|()| self.known_blocked()) {
                     return Some(Err(unconfirmed));
                 }
                 self.owner = Owner::External(token, 1);
@@ -343,18 +368,30 @@ impl<P: Platform> GroupState<P> {
         Some(Ok(()))
     }
 
-    /// Undoes one claim; `false` when `token` has none.
+    /// Whether every stream of every member, none of which is attached, is known to be blocked.
+    fn known_blocked(&self) -> Result<(), Unconfirmed> {
+        let doubt = |node: &Arc<GroupNode<P, D>>| {
+            let streams = self.members.iter().flat_map(Member::streams);
+            let mut here = streams.filter(|stream| stream.iommu == node.id);
+            let error = here.find_map(|stream| node.quarantine.doubts(stream.spec()))?;
+            Some(Unconfirmed { node: node.id, error })
+        };
+        self.nodes.iter().find_map(doubt).map_or(Ok(()), Err)
+    }
+
+    /// Undoes one claim; whether that was the last. `None` when `token` has none.
     #[doc(alias = "iommu_group_release_dma_owner")]
-    pub(crate) fn release_external(&mut self, token: u64) -> bool {
+    pub(crate) fn release_external(&mut self, token: u64) -> Option<bool> {
         match &mut self.owner {
             Owner::External(owner, count) if *owner == token => {
                 *count -= 1;
-                if *count == 0 {
+                let last = *count == 0;
+                if last {
                     self.owner = Owner::Kernel(0);
                 }
-                true
+                Some(last)
             }
-            Owner::Kernel(_) | Owner::External(..) => false,
+            Owner::Kernel(_) | Owner::External(..) => None,
         }
     }
 
@@ -395,7 +432,7 @@ impl<P: Platform> GroupState<P> {
     }
 }
 
-impl<P: Platform> fmt::Debug for IommuGroup<P> {
+impl<P: Platform, D> fmt::Debug for IommuGroup<P, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IommuGroup({})", self.id.0)
     }

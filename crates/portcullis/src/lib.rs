@@ -12,7 +12,9 @@
 //!
 //! - A driver's `probe` runs only when its device's DMA path is final, and the path does not change while it is bound: the [`DmaHandle`] is an
 //!   argument of `probe` and can be made only from a group whose domain is attached.
-//! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*.
+//! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*; where hardware did not confirm that, the
+//!   call says [`Unconfirmed`], the report says [`Reach::Unknown`], and what the device reached stays in quarantine until
+//!   [`Subsystem::reconfirm`] or a new bring-up settles it.
 //! - Memory is *lent*: [`DmaHandle::map`] takes a buffer, and the buffer comes back from an unmap only when hardware confirmed the invalidation; otherwise it is
 //!   quarantined. Safe code cannot map memory that it does not own ([`Lendable`]).
 //! - Unbinding is a barrier: when [`Subsystem::unbind`] returns, no operation of the old driver's handles is under way, nothing of it is mapped, and a handle that somebody
@@ -21,18 +23,17 @@
 //!
 //! # Lock order
 //!
-//! `device` → `topology` → `group` → `node` → the locks of a hardware driver; `work` and `space` are leaves. `topology` is taken only to add or remove
-//! devices and nodes and to look a node up; binding and the DMA path never wait for it.
+//! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `work`, `quarantine` and `space` are leaves. Hardware is waited for under `device` and
+//! `group` only. Interrupt handlers use an [`InterruptHandle`], which takes none of these.
 //!
 //! # Not supported
 //!
 //! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; bounce buffers (a mapping that is not a whole
-//! number of pages exposes the rest of its first and last page to the device); a domain for a device that is added after its IOMMU was registered and has no driver
-//! (it stays blocked until a member of its group is bound, or the IOMMU is registered again).
+//! number of pages exposes the rest of its first and last page to the device).
 //!
 //! # Dependency rule
 //!
-//! Uses `addr`, `platform`, `pgtable`, `iova` and a hash map. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
+//! Uses `addr`, `platform`, `pgtable`, `iova`, a hash map, small vectors and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
 //! `revocable` and `dma::lend`.
 #![no_std]
 
@@ -40,26 +41,37 @@ extern crate alloc;
 
 mod attachment;
 mod callback;
+mod deferred;
 mod description;
 mod device;
 mod dma;
 mod driver;
 mod error;
+mod faults;
 mod group;
 mod hooks;
 mod instance;
+mod interrupt;
 mod member;
 mod node;
 mod omit;
 mod ops;
+mod owner;
+mod port;
 mod probe;
+mod quarantine;
+mod rate;
 mod reason;
+mod regions;
+mod registry;
 mod report;
 mod revocable;
 mod space;
 mod stream;
+mod stream_index;
 mod subsystem;
 mod topology;
+mod waiters;
 mod work;
 
 pub use description::{
@@ -73,17 +85,21 @@ pub use dma::{
 pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};
 pub use hooks::Safeguard;
+pub use interrupt::InterruptHandle;
 pub use member::DeviceId;
-pub use node::NodeState;
+pub use node::{Blocking, NodeFailure, NodeState};
 pub use ops::{
     AccessKind, AddressSpace, Awaited, Breakage, Capabilities, Fault, FaultReason, FormatSupport,
     Formats, GlobalErrors, HardwareRegion, HardwareRegionKind, IommuOps, MsiDoorbell, OpsError,
     ReadyInstance, ReportedFault, Serviced, SpaceError, SpaceFormat, SpaceRequest, SpaceTag, Stage,
     StreamTarget, TableSpace, Ticket, Unsupported,
 };
+pub use owner::OwnerError;
 pub use probe::{BindError, BindOutcome};
+pub use rate::RateLimit;
 pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
+pub use registry::{ReconfirmError, RegisterError, UnregisterError};
 pub use report::{Counts, DeviceReport};
 pub use stream::{Pasid, StreamSpec};
-pub use subsystem::{OwnerError, Policy, RegisterError, Subsystem, UnregisterError};
+pub use subsystem::{Policy, Subsystem};
 pub use topology::AddDeviceError;

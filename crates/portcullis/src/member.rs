@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 /// A device's number in its subsystem. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId(pub(crate) u32);
+pub struct DeviceId(pub(crate) u64);
 
 /// One member of a group.
 #[derive(Clone, Debug)]

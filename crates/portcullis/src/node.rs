@@ -1,12 +1,14 @@
 //! The registry of IOMMU instances (and other suppliers), one slot a firmware node, with who waits for it.
+//!
+//! What a node knows of devices and groups is only that they can be woken or set up, so their types (`D`, `G`) are parameters.
 
 use crate::description::FwNode;
-use crate::device::Device;
-use crate::group::IommuGroup;
 use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
 use crate::ops::{Fault, Serviced};
+use crate::quarantine::Quarantine;
 use crate::reason::BlockedReason;
+use crate::waiters::{Seat, WaitList};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -29,11 +31,50 @@ pub enum NodeState {
     Failed(String),
 }
 
-pub(crate) enum SlotState {
+/// What an IOMMU that does not serve does with its devices' accesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blocking {
+    /// It is known to refuse all of them.
+    Confirmed,
+    /// It may let them through: many IOMMUs do out of reset, and one that broke down may do anything. To be sure, keep the devices from doing DMA
+    /// (clear their bus mastering).
+    Unknown,
+}
+
+/// Why nothing will be registered at a node. Made from words alone it says of the devices behind it that their fate is [`Unknown`](Blocking::Unknown).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFailure {
+    /// In the words of whoever found out.
+    pub words: String,
+    /// What becomes of the accesses of the devices behind it.
+    pub blocking: Blocking,
+}
+
+impl From<String> for NodeFailure {
+    fn from(words: String) -> Self {
+        Self { words, blocking: Blocking::Unknown }
+    }
+}
+
+impl From<&str> for NodeFailure {
+    fn from(words: &str) -> Self {
+        String::from(words).into()
+    }
+}
+
+impl fmt::Display for NodeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl core::error::Error for NodeFailure {}
+
+pub(crate) enum SlotState<P: Platform> {
     Absent,
-    Registered(Arc<IommuDevice>),
+    Registered(Arc<IommuDevice<P>>),
     /// Being unregistered: whoever comes now waits as for an absent one.
-    Closing(Arc<IommuDevice>),
+    Closing(Arc<IommuDevice<P>>),
     Announced,
     Failed(String),
 }
@@ -45,58 +86,99 @@ pub(crate) struct Undelivered {
     pub(crate) told: Serviced,
 }
 
-pub(crate) struct Slot<P: Platform> {
-    pub(crate) state: SlotState,
+pub(crate) struct Slot<P: Platform, D, G> {
+    pub(crate) state: SlotState<P>,
+    /// What happens to accesses while nothing serves here.
+    pub(crate) blocking: Blocking,
     /// How often something was registered or announced here.
     pub(crate) arrivals: u64,
     /// Devices whose bind needs this node; a registration or failure wakes each once.
-    pub(crate) waiters: Vec<Weak<Device<P>>>,
+    pub(crate) waiters: WaitList<D>,
     /// Groups with a stream here.
-    pub(crate) groups: Vec<Weak<IommuGroup<P>>>,
+    pub(crate) groups: Vec<Weak<G>>,
     /// What a driver's panic kept from being told.
     pub(crate) undelivered: Undelivered,
 }
 
-impl<P: Platform> Slot<P> {
+impl<P: Platform, D, G> Slot<P, D, G> {
     /// Remembers a group; those that are gone make room, so that plugging in and out does not add up.
-    pub(crate) fn note_group(&mut self, group: Weak<IommuGroup<P>>) {
+    pub(crate) fn note_group(&mut self, group: Weak<G>) {
         if self.groups.len() == self.groups.capacity() {
             self.groups.retain(|group| group.strong_count() > 0);
         }
         self.groups.push(group);
     }
+
+    /// Those that wait; they wait no longer.
+    pub(crate) fn wake(&mut self) -> Vec<Weak<D>> {
+        if omitted::<P>(Safeguard::WokenLeave) { self.waiters.copy() } else { self.waiters.take() }
+    }
+
+    /// What is registered, also while it is being unregistered.
+    pub(crate) fn instance(&self) -> Option<&Arc<IommuDevice<P>>> {
+        match &self.state {
+            SlotState::Registered(instance) | SlotState::Closing(instance) => Some(instance),
+            SlotState::Absent | SlotState::Announced | SlotState::Failed(_) => None,
+        }
+    }
 }
 
 /// A firmware node that something may be registered for.
-pub(crate) struct Node<P: Platform> {
+pub(crate) struct Node<P: Platform, D, G> {
     pub(crate) id: FwNode,
-    pub(crate) slot: Lock<P, Slot<P>>,
+    pub(crate) slot: Lock<P, Slot<P, D, G>>,
+    /// What the IOMMUs that served here did not confirm. Outlives them.
+    pub(crate) quarantine: Arc<Quarantine<P>>,
+}
+
+/// Where a device stands in a list of waiters, or stood before that was taken.
+pub(crate) struct Standing<P: Platform, D, G> {
+    node: Arc<Node<P, D, G>>,
+    seat: Seat,
+}
+
+impl<P: Platform, D, G> Standing<P, D, G> {
+    /// Takes the device out, if it is still there.
+    pub(crate) fn leave(self, device: &Arc<D>) {
+        if !omitted::<P>(Safeguard::WaitOnce) {
+            self.node.slot.lock().waiters.leave(device, self.seat);
+        }
+    }
+}
+
+/// Who waits when a node is not there yet.
+pub(crate) struct Waiter<'a, P: Platform, D, G> {
+    pub(crate) device: &'a Arc<D>,
+    pub(crate) standing: &'a mut Option<Standing<P, D, G>>,
 }
 
 /// What [`Node::need`] found.
-pub(crate) enum Need {
+pub(crate) enum Need<P: Platform> {
     /// It serves.
-    Serves(Arc<IommuDevice>),
+    Serves(Arc<IommuDevice<P>>),
     /// Not there: the device is in the list of waiters now.
     Wait,
     /// It will not come; the device is in the list of waiters in case it does after all.
     Failed(BlockedReason),
 }
 
-impl<P: Platform> Node<P> {
+impl<P: Platform, D, G> Node<P, D, G> {
     pub(crate) fn new(id: FwNode) -> Self {
         let slot = Slot {
             state: SlotState::Absent,
+            blocking: Blocking::Unknown,
             arrivals: 0,
-            waiters: Vec::new(),
+            waiters: WaitList::new(),
             groups: Vec::new(),
             undelivered: Undelivered::default(),
         };
-        Self { id, slot: Mutex::new(LockLabel::new("node", u64::from(id.0)), slot) }
+        let index = u64::from(id.0);
+        let quarantine = Arc::new(Quarantine::new(index));
+        Self { id, slot: Mutex::new(LockLabel::new("node", index), slot), quarantine }
     }
 
     /// The instance, or a place in the list of waiters: decided under one lock, so a registration cannot slip in between.
-    pub(crate) fn need(&self, waiter: Option<&Arc<Device<P>>>) -> Need {
+    pub(crate) fn need(self: &Arc<Self>, waiter: Option<&mut Waiter<'_, P, D, G>>) -> Need<P> {
         let mut slot = self.slot.lock();
         let answer = match &slot.state {
             SlotState::Registered(instance) => return Need::Serves(Arc::clone(instance)),
@@ -110,16 +192,27 @@ impl<P: Platform> Node<P> {
             drop(slot);
             slot = self.slot.lock();
         }
-        if !(omitted::<P>(Safeguard::WaitOnFailure) && matches!(answer, Need::Failed(_))) {
-            slot.waiters.extend(waiter.map(Arc::downgrade));
+        let stays = !(omitted::<P>(Safeguard::WaitOnFailure) && matches!(answer, Need::Failed(_)));
+        if let Some(waiter) = waiter.filter(|_| stays) {
+            let elsewhere = self.enlist(&mut slot, waiter);
+            drop(slot);
+            elsewhere.into_iter().for_each(|standing| standing.leave(waiter.device));
         }
         answer
     }
 
-    /// Takes a removed device out of the list of waiters. O(waiters).
-    pub(crate) fn forget_waiter(&self, device: &Arc<Device<P>>) {
-        let address = Arc::as_ptr(device);
-        self.slot.lock().waiters.retain(|waiter| !core::ptr::eq(waiter.as_ptr(), address));
+    /// Takes a device into the list of waiters. Returns where else it stood, which it must leave once the slot's lock is given back.
+    pub(crate) fn enlist(
+        self: &Arc<Self>,
+        slot: &mut Slot<P, D, G>,
+        waiter: &mut Waiter<'_, P, D, G>,
+    ) -> Option<Standing<P, D, G>> {
+        let here = |standing: &Standing<P, D, G>| Arc::ptr_eq(&standing.node, self);
+        let before = waiter.standing.as_ref().filter(|standing| here(standing));
+        let before = before.filter(|_| !omitted::<P>(Safeguard::WaitOnce));
+        let seat = slot.waiters.enter(waiter.device, before.map(|standing| standing.seat));
+        let standing = Standing { node: Arc::clone(self), seat };
+        waiter.standing.replace(standing).filter(|standing| !here(standing))
     }
 
     /// Whether an IOMMU serves here.
@@ -137,9 +230,15 @@ impl<P: Platform> Node<P> {
             SlotState::Failed(reason) => NodeState::Failed(reason.clone()),
         }
     }
+
+    /// What happens to the accesses of a device that nothing here was told to let through.
+    pub(crate) fn blocking(&self) -> Blocking {
+        let slot = self.slot.lock();
+        if slot.instance().is_some() { Blocking::Confirmed } else { slot.blocking }
+    }
 }
 
-impl<P: Platform> fmt::Debug for Node<P> {
+impl<P: Platform, D, G> fmt::Debug for Node<P, D, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Node({})", self.id)
     }

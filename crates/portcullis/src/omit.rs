@@ -2,24 +2,19 @@
 
 use crate::attachment::Attachment;
 use crate::description::DomainType;
-use crate::device::{Bound, Device, DeviceStage};
-use crate::dma::DmaHandle;
-use crate::driver::ProbeContext;
-use crate::group::{IommuGroup, NotAttached, Waiter};
+use crate::group::{GroupWaiter, IommuGroup, NotAttached};
 use crate::hooks::{Safeguard, omitted};
-use crate::probe::BindOutcome;
 use crate::space::Domain;
-use crate::subsystem::Subsystem;
 use alloc::sync::Arc;
 use portcullis_platform::Platform;
 
 type Found<P> = Result<Arc<Domain<P>>, NotAttached>;
 
 /// The group's domain by a wrong way; `None` where no safeguard of that way is left out.
-pub(crate) fn domain<P: Platform>(
-    group: &Arc<IommuGroup<P>>,
+pub(crate) fn domain<P: Platform, D>(
+    group: &Arc<IommuGroup<P, D>>,
     default: DomainType,
-    waiter: Option<&Waiter<'_, P>>,
+    waiter: Option<&mut GroupWaiter<'_, P, D>>,
 ) -> Option<Found<P>> {
     if omitted::<P>(Safeguard::AttachBeforeShowing) {
         return Some(shown_first(group, default, waiter));
@@ -30,10 +25,10 @@ pub(crate) fn domain<P: Platform>(
     omitted::<P>(Safeguard::LookAgain).then(|| without_a_second_look(group, default, waiter))
 }
 
-fn shown_first<P: Platform>(
-    group: &Arc<IommuGroup<P>>,
+fn shown_first<P: Platform, D>(
+    group: &Arc<IommuGroup<P, D>>,
     default: DomainType,
-    waiter: Option<&Waiter<'_, P>>,
+    waiter: Option<&mut GroupWaiter<'_, P, D>>,
 ) -> Found<P> {
     let (domain, mine) = group.with(|_, state| {
         let mine = state.attached.is_none();
@@ -45,14 +40,16 @@ fn shown_first<P: Platform>(
     Ok(domain)
 }
 
-fn outside_the_lock<P: Platform>(
-    group: &Arc<IommuGroup<P>>,
+fn outside_the_lock<P: Platform, D>(
+    group: &Arc<IommuGroup<P, D>>,
     default: DomainType,
-    waiter: Option<&Waiter<'_, P>>,
+    mut waiter: Option<&mut GroupWaiter<'_, P, D>>,
 ) -> Found<P> {
     let prepared = group.with(|_, state| match &state.attached {
         Some(attached) => Ok(Err(Arc::clone(attached.domain()))),
-        None => state.prepare(default, waiter).map(|it| Ok((it, state.members.clone()))),
+        None => {
+            state.prepare(default, waiter.as_deref_mut()).map(|it| Ok((it, state.members.clone())))
+        }
     })?;
     let ((instances, kind), members) = match prepared {
         Ok(prepared) => prepared,
@@ -64,10 +61,10 @@ fn outside_the_lock<P: Platform>(
     }
 }
 
-fn without_a_second_look<P: Platform>(
-    group: &Arc<IommuGroup<P>>,
+fn without_a_second_look<P: Platform, D>(
+    group: &Arc<IommuGroup<P, D>>,
     default: DomainType,
-    waiter: Option<&Waiter<'_, P>>,
+    waiter: Option<&mut GroupWaiter<'_, P, D>>,
 ) -> Found<P> {
     let none = group.with(|_, state| state.attached.is_none());
     group.with(|_, state| {
@@ -76,21 +73,4 @@ fn without_a_second_look<P: Platform>(
         }
         state.ensure_attached(default, waiter)
     })
-}
-
-/// An attempt that holds the device lock before and after the driver's probe, not during it. `None` when there is no path yet.
-pub(crate) fn probe_without_the_lock<P: Platform>(
-    subsystem: &Subsystem<P>,
-    device: &Arc<Device<P>>,
-) -> Option<BindOutcome> {
-    let (driver, lease) = {
-        let state = device.state.lock();
-        (state.driver.clone()?, subsystem.final_path(device, &state).ok()?)
-    };
-    let context = ProbeContext::new(device.id(), device.description());
-    let bound = driver.probe(&context, DmaHandle::new(Arc::clone(&lease))).ok()?;
-    let reach = lease.reach();
-    device.state.lock().bound = Some(Bound { driver: bound, lease });
-    device.tell(|status| status.stage = DeviceStage::Bound);
-    Some(BindOutcome::Bound(reach))
 }

@@ -5,11 +5,11 @@
 
 use crate::callback;
 use crate::description::{DmaPath, FwNode};
-use crate::device::{Bound, Device, DeviceStage, DeviceState};
-use crate::dma::{Lease, Reach};
-use crate::driver::{Driver, ProbeError};
+use crate::device::{Bound, Device, DeviceStage, DeviceState, DeviceWaiter};
+use crate::dma::{DmaHandle, Lease, Reach};
+use crate::driver::{Driver, ProbeContext, ProbeError};
 use crate::error::Unconfirmed;
-use crate::group::{NotAttached, Waiter};
+use crate::group::NotAttached;
 use crate::hooks::{Safeguard, omitted};
 use crate::node::SlotState;
 use crate::omit;
@@ -107,7 +107,7 @@ impl<P: Platform> Subsystem<P> {
         state.driver = Some(driver);
         if omitted::<P>(Safeguard::LockOverProbe) {
             drop(state);
-            let unlocked = omit::probe_without_the_lock(self, device);
+            let unlocked = self.probe_without_the_lock(device);
             return Ok(unlocked.unwrap_or_else(|| self.attempt(device, &mut device.state.lock())));
         }
         Ok(self.attempt(device, &mut state))
@@ -162,7 +162,6 @@ impl<P: Platform> Subsystem<P> {
             return false;
         }
         let mut state = device.state.lock();
-        state.waits_in = None;
         let waits = matches!(device.stage(), DeviceStage::Waiting(_) | DeviceStage::Blocked(_));
         if waits && state.driver.is_some() {
             self.attempt(device, &mut state);
@@ -173,16 +172,19 @@ impl<P: Platform> Subsystem<P> {
     fn attempt(&self, device: &Arc<Device<P>>, state: &mut DeviceState<P>) -> BindOutcome {
         let outcome = match self.final_path(device, state) {
             Ok(lease) => self.probe_driver(device, state, lease),
-            Err(NotAttached::Waits(node)) => {
-                state.waits_in = Some(node);
-                BindOutcome::Deferred(node)
-            }
-            Err(NotAttached::NodeFailed(node, reason)) => {
-                state.waits_in = Some(node);
-                BindOutcome::Blocked(reason)
+            Err(NotAttached::Waits(node)) => BindOutcome::Deferred(node),
+            Err(NotAttached::NodeFailed(_, reason)) => {
+                return self.tell_outcome(device, BindOutcome::Blocked(reason));
             }
             Err(NotAttached::Blocked(reason)) => BindOutcome::Blocked(reason),
         };
+        if !matches!(outcome, BindOutcome::Deferred(_)) {
+            state.wait_no_longer(device);
+        }
+        self.tell_outcome(device, outcome)
+    }
+
+    fn tell_outcome(&self, device: &Device<P>, outcome: BindOutcome) -> BindOutcome {
         device.tell(|status| {
             status.defers += u32::from(matches!(outcome, BindOutcome::Deferred(_)));
             status.stage = match &outcome {
@@ -199,7 +201,7 @@ impl<P: Platform> Subsystem<P> {
     pub(crate) fn final_path(
         &self,
         device: &Arc<Device<P>>,
-        state: &DeviceState<P>,
+        state: &mut DeviceState<P>,
     ) -> Result<Arc<Lease<P>>, NotAttached> {
         let description = device.description();
         let domain = match (&description.dma, device.group()) {
@@ -211,18 +213,18 @@ impl<P: Platform> Subsystem<P> {
                 return Err(NotAttached::Blocked(device.blocked_for()));
             }
             (DmaPath::Translated(_), Some(group)) => {
-                let waiter = Waiter { device, waits_in: state.waits_in };
+                let mut waiter = DeviceWaiter { device, standing: &mut state.standing };
                 let default = self.policy().default_domain;
                 if omitted::<P>(Safeguard::WaitForSetUp) && group.is_busy() {
                     return Ok(Lease::new(self.platform(), device.id(), description, None));
                 }
-                if let Some(domain) = omit::domain(group, default, Some(&waiter)) {
+                if let Some(domain) = omit::domain(group, default, Some(&mut waiter)) {
                     let domain = domain?;
                     group.with(|_, group| group.acquire())?;
                     return Ok(Lease::new(self.platform(), device.id(), description, Some(domain)));
                 }
                 Some(group.with(|_, group| {
-                    let domain = group.ensure_member(default, device.id(), &waiter)?;
+                    let domain = group.ensure_member(default, device.id(), &mut waiter)?;
                     group.acquire()?;
                     Ok(domain)
                 })?)
@@ -285,12 +287,12 @@ impl<P: Platform> Subsystem<P> {
                 self.work().push([Work::Retry(Arc::downgrade(device))]);
             }
             SlotState::Absent | SlotState::Closing(_) | SlotState::Failed(_) => {
-                if state.waits_in != Some(id) {
-                    slot.waiters.push(Arc::downgrade(device));
-                }
+                let mut waiter = DeviceWaiter { device, standing: &mut state.standing };
+                let elsewhere = node.enlist(&mut slot, &mut waiter);
+                drop(slot);
+                elsewhere.into_iter().for_each(|standing| standing.leave(device));
             }
         }
-        state.waits_in = Some(id);
         BindOutcome::Deferred(id)
     }
 
@@ -300,14 +302,35 @@ impl<P: Platform> Subsystem<P> {
         state: &mut DeviceState<P>,
     ) -> Result<(), Unconfirmed> {
         state.driver = None;
-        if let Some(node) = state.waits_in.take() {
-            self.node(node).forget_waiter(device);
-        }
+        state.wait_no_longer(device);
         let unbound = match state.bound.take() {
             Some(bound) => callback::remove(&**self.platform(), device, bound),
             None => Ok(()),
         };
         device.tell(|status| status.stage = DeviceStage::Described);
         unbound
+    }
+
+    /// An attempt without [`Safeguard::LockOverProbe`]: it holds the device lock before and after the driver's probe, not during it. `None` when there is no path yet.
+    fn probe_without_the_lock(&self, device: &Arc<Device<P>>) -> Option<BindOutcome> {
+        let (driver, lease) = {
+            let mut state = device.state.lock();
+            (state.driver.clone()?, self.final_path(device, &mut state).ok()?)
+        };
+        let context = ProbeContext::new(device.id(), device.description());
+        let bound = driver.probe(&context, DmaHandle::new(Arc::clone(&lease))).ok()?;
+        let reach = lease.reach();
+        device.state.lock().bound = Some(Bound { driver: bound, lease });
+        device.tell(|status| status.stage = DeviceStage::Bound);
+        Some(BindOutcome::Bound(reach))
+    }
+}
+
+impl<P: Platform> DeviceState<P> {
+    /// Leaves the list of waiters in which the device stands, if any.
+    fn wait_no_longer(&mut self, device: &Arc<Device<P>>) {
+        if let Some(standing) = self.standing.take() {
+            standing.leave(device);
+        }
     }
 }

@@ -35,6 +35,8 @@ pub enum SetUpError {
     NoCommonGround(NotShared),
     /// A region that must be mapped 1:1 could not be.
     Direct(ReservedRegion, SpaceError),
+    /// Two reserved regions of the group overlap and say different things.
+    RegionsConflict(ReservedRegion, ReservedRegion),
 }
 
 impl SetUpError {
@@ -55,6 +57,11 @@ impl fmt::Display for SetUpError {
             Self::Ops(node, error) => write!(f, "IOMMU at {node}: {error}"),
             Self::NoCommonGround(what) => write!(f, "the IOMMUs in front of it share no {what}"),
             Self::Direct(region, error) => write!(f, "reserved region {}: {error}", region.range),
+            Self::RegionsConflict(one, other) => write!(
+                f,
+                "reserved regions {} ({}) and {} ({}) of its group overlap",
+                one.range, one.kind, other.range, other.kind
+            ),
         }
     }
 }
@@ -94,8 +101,6 @@ pub enum BlockedReason {
     GroupLacksIommu(FwNode),
     /// Its group is in use without this region, which it needs.
     GroupLacksRegion(ReservedRegion),
-    /// Two reserved regions of its group overlap and say different things.
-    RegionsConflict(ReservedRegion, ReservedRegion),
     /// Its group's domain could not be set up.
     SetUp(SetUpError),
 }
@@ -134,11 +139,6 @@ impl fmt::Display for BlockedReason {
                 let range = region.range;
                 write!(f, "its group is in use without its reserved {range}: unbind it first")
             }
-            Self::RegionsConflict(one, other) => write!(
-                f,
-                "reserved regions {} ({}) and {} ({}) of its group overlap",
-                one.range, one.kind, other.range, other.kind
-            ),
             Self::SetUp(error) => write!(f, "its IOMMU could not be set up: {error}"),
         }
     }

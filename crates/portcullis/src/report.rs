@@ -1,16 +1,16 @@
 //! Looking at the subsystem from outside.
 
 use crate::attachment::Attachment;
-use crate::description::{DmaPath, DomainType, FwNode};
+use crate::description::{DmaPath, DomainType, FwNode, FwSpec};
 use crate::device::{Device, DeviceStage, Status};
 use crate::dma::Reach;
 use crate::group::GroupId;
+use crate::node::Blocking;
 use crate::subsystem::Subsystem;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hashbrown::HashMap;
-use portcullis_addr::StreamId;
 use portcullis_platform::Platform;
 
 /// Where one device ended.
@@ -24,7 +24,7 @@ pub struct DeviceReport {
     pub group: Option<u32>,
     /// The type of the domain that is attached.
     pub domain: Option<DomainType>,
-    /// How it reaches memory now. [`Reach::Blocked`] for a device behind an IOMMU without a domain.
+    /// How it reaches memory now. A device behind an IOMMU without a domain has [`Reach::Blocked`], or [`Reach::Unknown`] where nobody knows that the IOMMU refuses its accesses.
     pub reach: Reach,
     /// How far it has come.
     pub stage: DeviceStage,
@@ -32,6 +32,8 @@ pub struct DeviceReport {
     pub probes: u32,
     /// How often a bind was put off.
     pub defers: u32,
+    /// Faults of which its driver was not told, because it was being probed or removed.
+    pub missed_faults: u64,
 }
 
 /// How much of everything there is. A failed operation leaves all of these as before it.
@@ -51,7 +53,7 @@ pub struct Counts {
     pub queued: usize,
     /// Mappings in force.
     pub mappings: usize,
-    /// Bytes whose invalidation was never confirmed.
+    /// Bytes that hardware did not confirm to have forgotten: in address spaces that are in use, and in those that were given up.
     pub quarantined: u64,
 }
 
@@ -61,7 +63,7 @@ impl<P: Platform> Subsystem<P> {
         let mut devices: Vec<_> = self.topology().lock().devices().cloned().collect();
         devices.sort_by(|a, b| a.path().cmp(b.path()));
         let mut numbers: HashMap<GroupId, u32> = HashMap::new();
-        devices.iter().map(|device| report(device, &mut numbers)).collect()
+        devices.iter().map(|device| self.report(device, &mut numbers)).collect()
     }
 
     /// How much of everything there is. Takes every lock in turn, so the numbers fit together only while nothing happens.
@@ -74,6 +76,11 @@ impl<P: Platform> Subsystem<P> {
         };
         counts.devices = devices.len();
         counts.waiters = nodes.iter().map(|node| node.slot.lock().waiters.len()).sum();
+        // A space behind two IOMMUs may be left at both.
+        let mut left: Vec<_> = nodes.iter().flat_map(|node| node.quarantine.spaces()).collect();
+        left.sort_by_key(Arc::as_ptr);
+        left.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        counts.quarantined = left.iter().map(|space| space.bytes()).sum();
         let mut seen: HashMap<GroupId, ()> = HashMap::new();
         for device in &devices {
             counts.bound += usize::from(device.stage() == DeviceStage::Bound);
@@ -92,50 +99,48 @@ impl<P: Platform> Subsystem<P> {
         counts
     }
 
-    /// The device that emits `stream` on the IOMMU at `node`; of several that cannot be told apart, the first.
-    pub fn device_of(&self, node: FwNode, stream: StreamId) -> Option<Arc<Device<P>>> {
-        let topology = self.topology().lock();
-        let id = topology.member_of(node, stream)?;
-        topology.device(id).cloned()
+    fn report(&self, device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) -> DeviceReport {
+        let Status { stage, probes, defers, missed_faults } = device.status();
+        let (group, domain) = match device.group() {
+            None => (None, None),
+            Some(group) => {
+                let (id, kind) = group.with(|group, state| {
+                    // A late member has no part in the domain until it is bound.
+                    let covers = |attached: &&Attachment<P>| attached.covers(device.id());
+                    let attached = state.attached.as_ref().filter(covers);
+                    (group.id(), attached.map(|attached| attached.domain().kind()))
+                });
+                let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                (Some(*numbers.entry(id).or_insert(next)), kind)
+            }
+        };
+        let (iommus, reach) = match &device.description().dma {
+            DmaPath::Direct => (Vec::new(), Reach::Direct),
+            DmaPath::Unusable(_) => (Vec::new(), Reach::Unknown),
+            DmaPath::Translated(spec) => {
+                (spec.iommus(), reach_of(domain).unwrap_or_else(|| self.unattached(spec)))
+            }
+        };
+        let path = device.description().path.clone();
+        DeviceReport { path, iommus, group, domain, reach, stage, probes, defers, missed_faults }
+    }
+
+    /// What a device reaches that no domain is attached to.
+    fn unattached(&self, spec: &FwSpec) -> Reach {
+        let unknown = spec.streams.iter().any(|stream| {
+            self.known_node(stream.iommu).is_none_or(|node| {
+                node.blocking() == Blocking::Unknown
+                    || node.quarantine.doubts(stream.spec()).is_some()
+            })
+        });
+        if unknown { Reach::Unknown } else { Reach::Blocked }
     }
 }
 
-fn report<P: Platform>(device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) -> DeviceReport {
-    let Status { stage, probes, defers } = device.status();
-    let (group, domain) = match device.group() {
-        None => (None, None),
-        Some(group) => {
-            let (id, kind) = group.with(|group, state| {
-                // A late member has no part in the domain until it is bound.
-                let covers = |attached: &&Attachment<P>| attached.covers(device.id());
-                let attached = state.attached.as_ref().filter(covers);
-                (group.id(), attached.map(|attached| attached.domain().kind()))
-            });
-            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            (Some(*numbers.entry(id).or_insert(next)), kind)
-        }
-    };
-    let (iommus, reach) = match &device.description().dma {
-        DmaPath::Direct => (Vec::new(), Reach::Direct),
-        DmaPath::Unusable(_) => (Vec::new(), Reach::Blocked),
-        DmaPath::Translated(spec) => (spec.iommus(), reach_of(domain)),
-    };
-    DeviceReport {
-        path: device.description().path.clone(),
-        iommus,
-        group,
-        domain,
-        reach,
-        stage,
-        probes,
-        defers,
-    }
-}
-
-fn reach_of(domain: Option<DomainType>) -> Reach {
-    match domain {
-        Some(DomainType::Dma) => Reach::Translated,
-        Some(DomainType::Identity) => Reach::Identity,
-        Some(DomainType::Blocked) | None => Reach::Blocked,
-    }
+fn reach_of(domain: Option<DomainType>) -> Option<Reach> {
+    Some(match domain? {
+        DomainType::Dma => Reach::Translated,
+        DomainType::Identity => Reach::Identity,
+        DomainType::Blocked => Reach::Blocked,
+    })
 }

@@ -6,7 +6,9 @@ use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
 use crate::error::{DmaError, Unconfirmed};
 use crate::instance::IommuDevice;
 use crate::ops::{AddressSpace, MsiDoorbell, OpsError, SpaceError, SpaceTag, Ticket};
+use crate::quarantine::LeftSpace;
 use crate::reason::SetUpError;
+use crate::regions;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -20,7 +22,7 @@ use window::Window;
 pub(crate) use window::LeaseId;
 
 /// What each instance in front of a group calls an address space.
-pub(crate) type Spaces = SmallVec<[(Arc<IommuDevice>, SpaceTag); 1]>;
+pub(crate) type Spaces<P> = SmallVec<[(Arc<IommuDevice<P>>, SpaceTag); 1]>;
 
 /// An I/O address space.
 #[doc(alias = "iommu_domain")]
@@ -32,7 +34,8 @@ pub(crate) struct Domain<P: Platform> {
     /// The space's leaf sizes.
     page_sizes: PageSizes,
     /// What each instance in front of the group calls it.
-    spaces: Spaces,
+    spaces: Spaces<P>,
+    /// What is spoken for, merged.
     reserved: Vec<ReservedRegion>,
     /// Made at the first mapping: most domains of a boot are looked at before they are used.
     window: Lock<P, Option<Window>>,
@@ -43,7 +46,7 @@ impl<P: Platform> Domain<P> {
     pub(crate) fn new(
         kind: DomainType,
         space: Option<Arc<dyn AddressSpace>>,
-        spaces: Spaces,
+        spaces: Spaces<P>,
         reserved: Vec<ReservedRegion>,
         label: u64,
     ) -> Self {
@@ -61,13 +64,20 @@ impl<P: Platform> Domain<P> {
     }
 
     /// The instances that translate it, with the name that each has for it.
-    pub(crate) fn spaces(&self) -> &Spaces {
+    pub(crate) fn spaces(&self) -> &Spaces<P> {
         &self.spaces
     }
 
     /// Whether `region` was kept out of the addresses when the domain was made.
     pub(crate) fn keeps(&self, region: &ReservedRegion) -> bool {
-        self.reserved.contains(region)
+        let keeps =
+            |kept: &ReservedRegion| kept.kind == region.kind && kept.range.covers(&region.range);
+        self.reserved.iter().any(keeps)
+    }
+
+    /// What is left of it when hardware may still use it.
+    pub(crate) fn left(&self) -> Option<LeftSpace> {
+        Some(LeftSpace::new(Arc::clone(self.space.as_ref()?), self.quarantined()))
     }
 
     pub(crate) fn kind(&self) -> DomainType {
@@ -332,21 +342,21 @@ impl<P: Platform> Domain<P> {
         }
     }
 
-    /// Maps every region that must be reached at its own address.
+    /// Maps every region that must be reached at its own address, in whole pages; `coherent` says whether all devices behind it snoop.
     ///
     /// # Errors
     ///
     /// The first region that could not be mapped, or an instance that did not confirm.
-    pub(crate) fn map_direct_regions(&self) -> Result<(), SetUpError> {
+    pub(crate) fn map_direct_regions(&self, coherent: bool) -> Result<(), SetUpError> {
         let Some(space) = &self.space else { return Ok(()) };
         let mut gather = IotlbGather::new();
-        for region in self.reserved.iter().filter(|region| region.kind == ReservedKind::Direct) {
-            let start = region.range.start();
-            let same = PhysAddr::from_raw(start.raw());
-            let prot = Prot::READ | Prot::WRITE;
-            space
-                .map(start, same, region.range.len(), prot, &mut gather)
-                .map_err(|error| SetUpError::Direct(*region, error))?;
+        let mut prot = Prot::READ | Prot::WRITE;
+        prot.set(Prot::CACHE, coherent);
+        for range in regions::direct(&self.reserved, space.granule().bytes()) {
+            let same = PhysAddr::from_raw(range.start().raw());
+            let mapped = space.map(range.start(), same, range.len(), prot, &mut gather);
+            let region = ReservedRegion { range, kind: ReservedKind::Direct };
+            mapped.map_err(|error| SetUpError::Direct(region, error))?;
         }
         if gather.is_empty() {
             return Ok(());

@@ -1,11 +1,16 @@
 //! Which devices, nodes and groups there are: changed only by adding and removing.
+//!
+//! Nothing here waits: no group's lock is taken while the topology is locked, because somebody may hold one for as long as hardware takes to answer. So a device is
+//! taken in by three steps: [`Topology::plug`] notes its streams, [`Plug::join`] brings its groups together, [`Topology::finish`] shows it.
 
 use crate::description::{DeviceDescription, DmaPath, FwNode, FwStream};
-use crate::device::Device;
+use crate::device::{Device, DeviceNode, Group};
 use crate::group::{GroupId, IommuGroup};
 use crate::member::{DeviceId, Member};
 use crate::node::Node;
 use crate::reason::BlockedReason;
+use crate::stream_index::StreamIndex;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -47,159 +52,139 @@ impl fmt::Display for AddDeviceError {
 impl core::error::Error for AddDeviceError {}
 
 pub(crate) struct Topology<P: Platform> {
-    nodes: HashMap<FwNode, Arc<Node<P>>>,
-    /// Index = [`DeviceId`]; a hole is a removed device.
-    devices: Vec<Option<Arc<Device<P>>>>,
-    exact: HashMap<(FwNode, StreamId), Arc<IommuGroup<P>>>,
-    /// Streams with a match mask. Few (SMMUv2 has at most 128), so a list.
-    masked: Vec<(FwStream, Arc<IommuGroup<P>>)>,
-    groups_made: u32,
+    nodes: HashMap<FwNode, Arc<DeviceNode<P>>>,
+    devices: BTreeMap<DeviceId, Arc<Device<P>>>,
+    streams: StreamIndex<Arc<Group<P>>>,
+    devices_made: u64,
+    groups_made: u64,
+}
+
+/// A device on its way in: its streams are noted, nobody sees it yet.
+pub(crate) struct Plug<P: Platform> {
+    id: DeviceId,
+    description: Arc<DeviceDescription>,
+    /// The groups of the streams that it shares; a new one where it shares none. Empty for a device behind no IOMMU.
+    candidates: Vec<Arc<Group<P>>>,
+    nodes: Vec<Arc<DeviceNode<P>>>,
 }
 
 impl<P: Platform> Topology<P> {
     pub(crate) fn new() -> Self {
         Self {
             nodes: HashMap::new(),
-            devices: Vec::new(),
-            exact: HashMap::new(),
-            masked: Vec::new(),
+            devices: BTreeMap::new(),
+            streams: StreamIndex::new(),
+            devices_made: 0,
             groups_made: 0,
         }
     }
 
-    pub(crate) fn node(&mut self, id: FwNode) -> Arc<Node<P>> {
+    /// The node, made if nobody has named it yet.
+    pub(crate) fn node(&mut self, id: FwNode) -> Arc<DeviceNode<P>> {
         Arc::clone(self.nodes.entry(id).or_insert_with(|| Arc::new(Node::new(id))))
     }
 
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<Node<P>>> {
+    /// The node, if anybody has named it.
+    pub(crate) fn known_node(&self, id: FwNode) -> Option<Arc<DeviceNode<P>>> {
+        self.nodes.get(&id).cloned()
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<DeviceNode<P>>> {
         self.nodes.values()
     }
 
     pub(crate) fn devices(&self) -> impl Iterator<Item = &Arc<Device<P>>> {
-        self.devices.iter().flatten()
+        self.devices.values()
     }
 
     pub(crate) fn device(&self, id: DeviceId) -> Option<&Arc<Device<P>>> {
-        self.devices.get(id.0 as usize)?.as_ref()
+        self.devices.get(&id)
     }
 
-    /// Takes a device in and puts it into the group of whoever it cannot be told apart from.
-    pub(crate) fn add(
+    /// Gives a device its number and notes its streams, so that whoever brings one of them from now on meets it.
+    pub(crate) fn plug(&mut self, description: DeviceDescription) -> Plug<P> {
+        let id = DeviceId(self.devices_made);
+        self.devices_made += 1;
+        let streams = streams_of(&description);
+        let mut candidates: Vec<Arc<Group<P>>> = Vec::new();
+        for stream in streams {
+            self.streams.groups(stream, |group| {
+                if !candidates.iter().any(|other| Arc::ptr_eq(other, group)) {
+                    candidates.push(Arc::clone(group));
+                }
+            });
+        }
+        if candidates.is_empty() && !streams.is_empty() {
+            candidates.push(Arc::new(IommuGroup::new(GroupId(self.groups_made))));
+            self.groups_made += 1;
+        }
+        if let Some(home) = candidates.first() {
+            self.streams.add(streams, id, home);
+        }
+        let nodes = streams.iter().map(|stream| self.node(stream.iommu)).collect();
+        Plug { id, description: Arc::new(description), candidates, nodes }
+    }
+
+    /// Shows a device that has joined its group, or was refused.
+    pub(crate) fn finish(
         &mut self,
-        description: DeviceDescription,
-    ) -> Result<Arc<Device<P>>, AddDeviceError> {
-        check(&description)?;
-        let description = Arc::new(description);
-        let id = DeviceId(u32::try_from(self.devices.len()).expect("fewer than 2^32 devices"));
-        let group = match &description.dma {
-            DmaPath::Translated(spec) => self.join_group(id, &description, &spec.streams).map(Some),
-            DmaPath::Direct | DmaPath::Unusable(_) => Ok(None),
-        };
-        let device = Arc::new(match group {
+        plug: Plug<P>,
+        joined: Result<Option<Arc<Group<P>>>, BlockedReason>,
+    ) -> Arc<Device<P>> {
+        let Plug { id, description, .. } = plug;
+        let streams = streams_of(&description);
+        match &joined {
+            Ok(_) => self.streams.settle(streams),
+            Err(_) => self.streams.remove(streams, id),
+        }
+        let device = Arc::new(match joined {
             Ok(group) => Device::new(id, description, group),
             Err(reason) => Device::refused(id, description, reason),
         });
-        self.devices.push(Some(Arc::clone(&device)));
-        Ok(device)
+        self.devices.insert(id, Arc::clone(&device));
+        device
     }
 
     /// Takes a device, which has left its group, out of the index.
     pub(crate) fn remove(&mut self, device: &Device<P>) {
-        if let Some(slot) = self.devices.get_mut(device.id().0 as usize) {
-            *slot = None;
-        }
-        if let (Some(group), DmaPath::Translated(spec)) =
-            (device.group(), &device.description().dma)
-        {
-            let mut streams = spec.streams.clone();
-            group.with(|_, state| {
-                let kept = |stream: &FwStream| {
-                    state.members.iter().any(|member| member.streams().contains(stream))
-                };
-                streams.retain(|stream| !kept(stream));
-            });
-            self.forget_streams(&streams);
-        }
-    }
-
-    fn forget_streams(&mut self, streams: &[FwStream]) {
-        for stream in streams {
-            if stream.mask == 0 {
-                self.exact.remove(&(stream.iommu, stream.id));
-            } else {
-                self.masked.retain(|(other, _)| other != stream);
-            }
+        self.devices.remove(&device.id());
+        if device.group().is_some() {
+            self.streams.remove(streams_of(device.description()), device.id());
         }
     }
 
     /// The first device that emits `stream` at `node`.
-    pub(crate) fn member_of(&self, node: FwNode, stream: StreamId) -> Option<DeviceId> {
-        let stream = FwStream::new(node, stream);
-        let exact = self.exact.get(&(stream.iommu, stream.id));
-        let masked = || self.masked.iter().find(|(other, _)| other.overlaps(&stream));
-        let group = exact.or_else(|| masked().map(|(_, group)| group))?;
-        group.with(|_, state| {
-            let emits =
-                |member: &&Member| member.streams().iter().any(|other| other.overlaps(&stream));
-            state.members.iter().find(emits).map(|member| member.id)
-        })
-    }
-
-    fn join_group(
-        &mut self,
-        id: DeviceId,
-        description: &Arc<DeviceDescription>,
-        streams: &[FwStream],
-    ) -> Result<Arc<IommuGroup<P>>, BlockedReason> {
-        let mut found: Vec<Arc<IommuGroup<P>>> = Vec::new();
-        for stream in streams {
-            for group in self.groups_overlapping(stream) {
-                let group = group.root();
-                if !found.iter().any(|other| Arc::ptr_eq(other, &group)) {
-                    found.push(group);
-                }
-            }
-        }
-        found.sort_by_key(|group| group.id());
-        IommuGroup::merge(&found)?;
-        let group = found.first().cloned().unwrap_or_else(|| self.new_group());
-        let nodes: Vec<_> = streams.iter().map(|stream| self.node(stream.iommu)).collect();
-        group.add_member(Member { id, description: Arc::clone(description) }, &nodes);
-        self.index(streams, &group);
-        Ok(group)
-    }
-
-    fn groups_overlapping(&self, stream: &FwStream) -> Vec<Arc<IommuGroup<P>>> {
-        let masked = self.masked.iter().filter(|(other, _)| other.overlaps(stream));
-        let mut groups: Vec<_> = masked.map(|(_, group)| Arc::clone(group)).collect();
-        if stream.mask == 0 {
-            groups.extend(self.exact.get(&(stream.iommu, stream.id)).cloned());
-        } else {
-            let exact = self.exact.iter();
-            let hits = exact.filter(|((node, id), _)| FwStream::new(*node, *id).overlaps(stream));
-            groups.extend(hits.map(|(_, group)| Arc::clone(group)));
-        }
-        groups
-    }
-
-    fn index(&mut self, streams: &[FwStream], group: &Arc<IommuGroup<P>>) {
-        for stream in streams {
-            if stream.mask == 0 {
-                self.exact.insert((stream.iommu, stream.id), Arc::clone(group));
-            } else {
-                self.masked.push((*stream, Arc::clone(group)));
-            }
-        }
-    }
-
-    fn new_group(&mut self) -> Arc<IommuGroup<P>> {
-        let id = GroupId(self.groups_made);
-        self.groups_made += 1;
-        Arc::new(IommuGroup::new(id))
+    pub(crate) fn emitter(&self, node: FwNode, stream: StreamId) -> Option<&Arc<Device<P>>> {
+        self.device(self.streams.device(&FwStream::new(node, stream))?)
     }
 }
 
-fn check(description: &DeviceDescription) -> Result<(), AddDeviceError> {
+impl<P: Platform> Plug<P> {
+    /// Makes one group of those that the device's streams belong to, and its home there.
+    ///
+    /// # Errors
+    ///
+    /// When several must become one and one of them is in use: its domain may not change under a driver. Nothing has changed then.
+    pub(crate) fn join(&self) -> Result<Option<Arc<Group<P>>>, BlockedReason> {
+        if self.candidates.is_empty() {
+            return Ok(None);
+        }
+        let home = IommuGroup::unite(&self.candidates)?;
+        let member = Member { id: self.id, description: Arc::clone(&self.description) };
+        home.add_member(member, &self.nodes);
+        Ok(Some(home))
+    }
+}
+
+fn streams_of(description: &DeviceDescription) -> &[FwStream] {
+    match &description.dma {
+        DmaPath::Translated(spec) => &spec.streams,
+        DmaPath::Direct | DmaPath::Unusable(_) => &[],
+    }
+}
+
+/// Whether a description contradicts itself.
+pub(crate) fn check(description: &DeviceDescription) -> Result<(), AddDeviceError> {
     let path = || description.path.clone();
     if let DmaPath::Translated(spec) = &description.dma
         && spec.streams.is_empty()

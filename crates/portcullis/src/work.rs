@@ -1,8 +1,6 @@
 //! What became ready and must be tried again, and who sleeps until there is some.
 
-use crate::device::Device;
-use crate::group::IommuGroup;
-use crate::node::Node;
+use crate::device::{Device, DeviceNode, Group};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
@@ -11,9 +9,9 @@ pub(crate) enum Work<P: Platform> {
     /// Try to bind the device again.
     Retry(Weak<Device<P>>),
     /// Give every group behind the node its domain, also where no driver asks for it.
-    SetUpGroups(Arc<Node<P>>),
+    SetUpGroups(Arc<DeviceNode<P>>),
     /// The same for one group.
-    SetUpGroup(Weak<IommuGroup<P>>),
+    SetUpGroup(Weak<Group<P>>),
 }
 
 #[doc(alias = "deferred_probe_active_list")]

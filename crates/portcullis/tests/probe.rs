@@ -2,7 +2,10 @@
 
 mod callbacks;
 mod dma;
+mod families;
+mod registry;
 mod support;
+mod unconfirmed;
 
 use portcullis::*;
 use portcullis_addr::{Iova, IovaRange, StreamId};
@@ -557,6 +560,8 @@ fn what_hardware_does_not_confirm_is_said_by_every_call_that_asked_for_it() {
     books.fall_silent();
     assert_eq!(sub.claim_group(&x, 9), Err(OwnerError::Unconfirmed(unconfirmed)));
     books.recover();
+    assert_eq!(sub.claim_group(&x, 9), Err(OwnerError::Unconfirmed(unconfirmed)), "still in doubt");
+    sub.reconfirm(A).expect("it answers again");
     assert_eq!(sub.claim_group(&x, 9), Ok(()));
     assert_eq!(sub.release_group(&x, 9), Ok(()));
     sub.bind(&x, Arc::new(Keeper::default())).expect("tried");

@@ -3,7 +3,7 @@
 use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
 use crate::registry::{IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
-use portcullis::ReadyInstance;
+use portcullis::{NodeFailure, ReadyInstance};
 use portcullis_addr::Iova;
 use portcullis_firmware::{
     IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_devicetree,
@@ -98,9 +98,9 @@ impl Testbed for QemuMachine {
         &self.platform
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
+    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure> {
         if iommu.kind != IommuKind::SmmuV3 {
-            return Err("QEMU's machine has no such IOMMU".to_string());
+            return Err("QEMU's machine has no such IOMMU".into());
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let options = UnitOptions::described(iommu);

@@ -1,6 +1,6 @@
 //! Which hardware driver serves which IOMMU: the one place that knows both firmware's names and the drivers.
 
-use portcullis::ReadyInstance;
+use portcullis::{NodeFailure, ReadyInstance};
 use portcullis_firmware::IommuNode;
 use portcullis_platform::{Platform, Registers};
 use portcullis_smmuv3::{Options, Smmu};
@@ -72,7 +72,7 @@ impl IommuDriver {
         platform: Arc<P>,
         registers: R,
         unit: &UnitOptions,
-    ) -> Result<ReadyInstance, String> {
+    ) -> Result<ReadyInstance, NodeFailure> {
         match self.family {
             Family::SmmuV3 => {
                 let usual = Options::default();
@@ -85,7 +85,7 @@ impl IommuDriver {
                     ..usual
                 };
                 let smmu = Smmu::bring_up(platform, registers, options);
-                smmu.map(|smmu| Box::new(smmu) as _).map_err(|error| error.to_string())
+                smmu.map(|smmu| Box::new(smmu) as _).map_err(NodeFailure::from)
             }
         }
     }

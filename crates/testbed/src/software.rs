@@ -4,7 +4,7 @@ use crate::endpoint::Endpoint;
 use crate::random::Random;
 use crate::registry::{IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
-use portcullis::{DeviceDescription, DmaPath, FwNode, ReadyInstance};
+use portcullis::{DeviceDescription, DmaPath, FwNode, NodeFailure, ReadyInstance};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
@@ -113,7 +113,7 @@ impl<P: Platform> SoftwareMachine<P> {
         node: FwNode,
         driver: &IommuDriver,
         options: &UnitOptions,
-    ) -> Result<ReadyInstance, String> {
+    ) -> Result<ReadyInstance, NodeFailure> {
         let smmu = self.smmus.get(&node).ok_or("the machine has no such IOMMU")?;
         driver.bring_up(Arc::clone(&self.platform), smmu.registers(), options)
     }
@@ -180,7 +180,7 @@ impl<P: Platform> Testbed for SoftwareMachine<P> {
         &self.platform
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, String> {
+    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure> {
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         self.bring_up_at(iommu.node, driver, &UnitOptions::described(iommu))
     }

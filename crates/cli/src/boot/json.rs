@@ -40,7 +40,7 @@ struct Device<'a> {
     group: Option<u32>,
     /// `dma`, `identity` or `blocked`.
     domain: Option<&'static str>,
-    /// `translated`, `direct` or `blocked`.
+    /// `translated`, `direct`, `blocked`, or `unknown` where no IOMMU is known to refuse its accesses.
     dma: &'static str,
     /// `bound`, `blocked` or `deferred`.
     state: &'static str,

@@ -18,7 +18,9 @@ pub use repeat::{Summary, calm_picture, repeat};
 pub use report::{BootReport, ClientRow, IommuRow, IommuState, render, render_summary};
 
 use client::{ClientDriver, ClientRecord, FaultLog, is_shut_out};
-use portcullis::{DeviceReport, DeviceStage, DmaPath, FwNode, NodeState, Policy, Reach, Subsystem};
+use portcullis::{
+    DeviceReport, DeviceStage, DmaPath, FwNode, NodeFailure, NodeState, Policy, Reach, Subsystem,
+};
 use portcullis_firmware::{IommuNode, MachineDescription};
 use portcullis_testbed::{IommuDriver, Random, Testbed};
 use races::Races;
@@ -220,13 +222,13 @@ impl<'a, T: Testbed> Boot<'a, T> {
         self.races.registration_ends(iommu.node);
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<portcullis::ReadyInstance, String> {
+    fn bring_up(&self, iommu: &IommuNode) -> Result<portcullis::ReadyInstance, NodeFailure> {
         if let Some(reason) = &iommu.unusable {
-            return Err(reason.clone());
+            return Err(reason.clone().into());
         }
         if IommuDriver::of(iommu).is_none() {
             let compatible = iommu.compatible.first().map_or("this IOMMU", String::as_str);
-            return Err(format!("no driver for {compatible}"));
+            return Err(format!("no driver for {compatible}").into());
         }
         self.testbed.bring_up(iommu)
     }

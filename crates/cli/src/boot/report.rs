@@ -82,6 +82,7 @@ impl ClientRow {
             Reach::Translated => "translated",
             Reach::Direct | Reach::Identity => "direct",
             Reach::Blocked => "blocked",
+            Reach::Unknown => "unknown",
         }
     }
 
@@ -103,7 +104,9 @@ impl ClientRow {
             (("bound", _), None) => style.good("bound"),
             (("bound", _), Some(false)) => style.bad("bound, DMA FAILED"),
             ((word, reason), _) => {
-                style.warn(&format!("{word}: {}", reason.as_deref().unwrap_or("?")))
+                let unknown = self.report.reach == Reach::Unknown;
+                let remedy = if unknown { "; P2 not given: clear its bus mastering" } else { "" };
+                style.warn(&format!("{word}: {}{remedy}", reason.as_deref().unwrap_or("?")))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Why a unit could not be brought up.
 
+use alloc::string::ToString;
 use core::fmt;
-use portcullis::{Awaited, Breakage, OpsError};
+use portcullis::{Awaited, Blocking, Breakage, NodeFailure, OpsError};
 use portcullis_platform::{AllocError, Nanos, Timeout};
 
 /// A unit could not be brought up. Everything that was taken is given back, except memory that hardware may still read, which is kept for ever.
@@ -11,17 +12,6 @@ pub struct BringUpError {
     pub cause: BringUpCause,
     /// What the devices behind the unit can reach now.
     pub blocking: Blocking,
-}
-
-/// Whether the devices behind a unit that does not serve are kept from memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Blocking {
-    /// The unit has confirmed that it is disabled and aborts everything.
-    Confirmed,
-    /// The unit has not confirmed that: for all that is known its devices reach any memory, without translation or through tables that somebody else left.
-    ///
-    /// The remedy is at the devices: keep them from mastering the bus (PCI: clear bit 2, Bus Master Enable, of the command register; others: reset or clock off).
-    Unknown,
 }
 
 /// Why a unit could not be brought up.
@@ -107,6 +97,12 @@ impl fmt::Display for BringUpError {
 }
 
 impl core::error::Error for BringUpError {}
+
+impl From<BringUpError> for NodeFailure {
+    fn from(error: BringUpError) -> Self {
+        Self { words: error.to_string(), blocking: error.blocking }
+    }
+}
 
 impl BringUpCause {
     /// The same, after the unit has confirmed that everything is blocked. One that has vanished since confirms nothing.

@@ -51,7 +51,7 @@ mod unit;
 
 pub use command_queue::SYNC_BOUND;
 pub use errata::{Consequence, Erratum, Implementation};
-pub use error::{Blocking, BringUpCause, BringUpError};
+pub use error::{BringUpCause, BringUpError};
 pub use identify::Features;
 pub use ops::Statistics;
 pub use unit::REGISTER_BOUND;

@@ -5,8 +5,8 @@ use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
 use crate::ours::world::World;
 use portcullis::{
-    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, ReadyInstance,
-    Subsystem, UnregisterError,
+    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, NodeFailure,
+    ReadyInstance, Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_machine::{Machine, Policy, Profile, TlbPolicy};
@@ -94,7 +94,7 @@ impl Stage {
         }
     }
 
-    fn bring_up(&self, index: usize) -> Result<ReadyInstance, String> {
+    fn bring_up(&self, index: usize) -> Result<ReadyInstance, NodeFailure> {
         let options = UnitOptions {
             index: index as u64,
             queue_log2: Some(4),

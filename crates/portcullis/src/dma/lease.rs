@@ -24,6 +24,9 @@ pub enum Reach {
     Direct,
     /// Nothing is reached.
     Blocked,
+    /// Nobody knows: the IOMMU in front of the device does not serve, and is not known to refuse its accesses, or did not confirm that it does. The one sure
+    /// remedy is to keep the device from doing DMA, e.g. by clearing its bus mastering. Never the reach of a bound device.
+    Unknown,
 }
 
 /// What a device was given.
@@ -75,7 +78,7 @@ impl<P: Platform> Lease<P> {
         description: &DeviceDescription,
         space: Option<Arc<Domain<P>>>,
     ) -> Arc<Self> {
-        let index = u64::from(device.0);
+        let index = device.0;
         let doorbells = description.doorbells.iter().map(|&at| Doorbell { at, address: None });
         Arc::new(Self {
             id: LeaseId::fresh(),

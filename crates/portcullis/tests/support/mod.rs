@@ -7,20 +7,62 @@ use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange,
 use portcullis_pgtable::{
     IotlbGather, MapError, PageTable, TableConfig, TableFormat, TableRoot, UnmapError,
 };
-use portcullis_platform::host::{HostPlatform, NoMemory};
-use portcullis_platform::{AllocError, PageLayout, Timeout};
+use portcullis_platform::host::{
+    HostClock, HostEvent, HostIrqLock, HostLock, HostPlatform, NoMemory,
+};
+use portcullis_platform::{AllocError, NativeAtomic, PageLayout, Platform, Timeout};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Moves no data.
-pub type Host = HostPlatform<NoMemory>;
+/// The host, moving no data, with a core of which a test can leave a safeguard out.
+#[derive(Debug)]
+pub struct Host(HostPlatform<NoMemory>);
+
+thread_local! {
+    static OMITTED: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Runs `test` on a core without `safeguard`; whether it notices.
+pub fn notices(safeguard: Safeguard, test: fn()) -> bool {
+    OMITTED.set(Some(safeguard.name()));
+    let noticed = std::panic::catch_unwind(test).is_err();
+    OMITTED.set(None);
+    noticed
+}
+
+impl Platform for Host {
+    type Lock = HostLock;
+    type IrqLock = HostIrqLock;
+    type Event = HostEvent;
+    type Atomic = NativeAtomic;
+    type Memory = NoMemory;
+    type Clock = HostClock;
+    fn memory(&self) -> &Arc<NoMemory> {
+        self.0.memory()
+    }
+    fn clock(&self) -> &HostClock {
+        self.0.clock()
+    }
+    fn cpus(&self) -> usize {
+        self.0.cpus()
+    }
+    fn cpu(&self) -> usize {
+        self.0.cpu()
+    }
+    fn thread(&self) -> usize {
+        self.0.thread()
+    }
+    fn omits(safeguard: &'static str) -> bool {
+        OMITTED.get() == Some(safeguard)
+    }
+}
 
 pub type Sub = Subsystem<Host>;
 
 pub fn subsystem() -> Sub {
-    Subsystem::new(Arc::new(Host::new(Arc::default())), Policy::default())
+    Subsystem::new(Arc::new(Host(HostPlatform::new(Arc::default()))), Policy::default())
 }
 
 thread_local! {
@@ -153,6 +195,22 @@ pub struct Books {
     pub identity: AtomicBool,
     pub regions: Mutex<Vec<HardwareRegion>>,
     pub window: Mutex<Option<IovaRange>>,
+    /// Stage 2 tables instead of stage 1.
+    pub second_stage: AtomicBool,
+    /// What the next call of each of these does before it answers.
+    pub acts: Mutex<Acts>,
+}
+
+type Act = Box<dyn FnOnce() + Send>;
+
+/// See [`Books::acts`].
+#[derive(Default)]
+pub struct Acts(BTreeMap<Call, Act>);
+
+impl std::fmt::Debug for Acts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// What an IOMMU that does not answer says.
@@ -208,7 +266,16 @@ impl Books {
         self.failing.lock().expect("books").clear();
     }
 
+    /// Has the next `call` do `act` before it answers, with whatever locks the core holds around it.
+    pub fn within(&self, call: Call, act: impl FnOnce() + Send + 'static) {
+        self.acts.lock().expect("books").0.insert(call, Box::new(act));
+    }
+
     fn asked(&self, call: Call) -> Result<(), OpsError> {
+        let act = self.acts.lock().expect("books").0.remove(&call);
+        if let Some(act) = act {
+            act();
+        }
         match self.failing.lock().expect("books").get(&call) {
             Some(error) => Err(*error),
             None => Ok(()),
@@ -238,7 +305,10 @@ impl IommuOps for BookIommu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             formats: Formats::of(&[FormatSupport {
-                format: SpaceFormat::Table(TableFormat::ArmLpaeStage1),
+                format: SpaceFormat::Table(match self.0.second_stage.load(Ordering::Relaxed) {
+                    true => TableFormat::ArmLpaeStage2,
+                    false => TableFormat::ArmLpaeStage1,
+                }),
                 page_sizes: PageSizes::of(&[PageSize::SIZE_4K]),
                 input_bits: 48,
                 output_bits: 48,
@@ -277,6 +347,7 @@ impl IommuOps for BookIommu {
         Ok(())
     }
     fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        let answer = self.0.asked(Call::Release);
         let mut claims = self.0.claims.lock().expect("books");
         for stream in streams {
             let claim = claims.get_mut(stream).expect("released but never claimed");
@@ -285,7 +356,7 @@ impl IommuOps for BookIommu {
                 claims.remove(stream);
             }
         }
-        self.0.asked(Call::Release)
+        answer
     }
     fn create_space(&self, _: &SpaceRequest) -> Result<Arc<dyn AddressSpace>, OpsError> {
         self.0.may_fail(Call::CreateSpace)?;

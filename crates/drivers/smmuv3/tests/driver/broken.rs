@@ -1,12 +1,12 @@
 //! Every wait ends, every failure is reported, nothing opens, and what was broken works again once it is repaired.
 
 use crate::world::{Board, PAGE, STREAM, World, any_space, exact, small};
-use portcullis::{Awaited, FaultReason, GlobalErrors, IommuOps, OpsError, StreamTarget};
+use portcullis::{Awaited, Blocking, FaultReason, GlobalErrors, IommuOps, OpsError, StreamTarget};
 use portcullis_addr::{Iova, StreamId};
 use portcullis_machine::{CommandError, Expectation, Faults, Machine, Policy, Profile};
 use portcullis_pgtable::IotlbGather;
 use portcullis_platform::Clock;
-use portcullis_smmuv3::{Blocking, BringUpCause, Options, REGISTER_BOUND, SYNC_BOUND};
+use portcullis_smmuv3::{BringUpCause, Options, REGISTER_BOUND, SYNC_BOUND};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3::{CR0ACK, GBPA, GERROR, IRQ_CTRLACK};
 use std::sync::Arc;

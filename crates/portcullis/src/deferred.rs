@@ -1,0 +1,61 @@
+//! Doing what became ready.
+
+use crate::device::DeviceNode;
+use crate::subsystem::Subsystem;
+use crate::work::Work;
+use alloc::sync::Weak;
+use alloc::vec::Vec;
+use portcullis_platform::{Platform, RawEvent};
+
+impl<P: Platform> Subsystem<P> {
+    /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once. Within a
+    /// callback of a driver, the retry of its own device is left for later.
+    #[doc(alias = "deferred_probe_work_func")]
+    pub fn run_deferred(&self) -> usize {
+        let mut done = 0;
+        let mut later = Vec::new();
+        while let Some(work) = self.work().pop() {
+            match work {
+                Work::Retry(device) => {
+                    if device.upgrade().is_some_and(|device| !self.retry(&device)) {
+                        later.push(Work::Retry(device));
+                        continue;
+                    }
+                }
+                Work::SetUpGroups(node) => self.set_up_groups(&node),
+                Work::SetUpGroup(group) => {
+                    if let Some(group) = group.upgrade() {
+                        self.set_up_group(&group);
+                    }
+                }
+            }
+            done += 1;
+        }
+        if !later.is_empty() {
+            self.work().push(later);
+        }
+        done
+    }
+
+    /// Runs deferred work until `finished` says so, sleeping while there is none. Call [`wake_workers`](Self::wake_workers) after `finished` changed.
+    pub fn serve_deferred(&self, finished: impl Fn() -> bool) {
+        loop {
+            let seen = self.work().arrived().generation();
+            self.run_deferred();
+            if finished() {
+                return;
+            }
+            self.work().arrived().wait(seen);
+        }
+    }
+
+    /// Lets every [`serve_deferred`](Self::serve_deferred) look at its condition again.
+    pub fn wake_workers(&self) {
+        self.work().arrived().notify_all();
+    }
+
+    fn set_up_groups(&self, node: &DeviceNode<P>) {
+        let groups = node.slot.lock().groups.clone();
+        groups.iter().filter_map(Weak::upgrade).for_each(|group| self.set_up_group(&group));
+    }
+}
