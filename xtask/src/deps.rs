@@ -17,6 +17,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
     (
+        "portcullis-smmuv2",
+        &[
+            "portcullis-addr",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis",
+        ],
+    ),
+    (
         "portcullis-smmuv3",
         &[
             "portcullis-addr",
@@ -39,7 +49,8 @@ const SEES_EVERYTHING: &[&str] =
     &["portcullis-cli", "portcullis-lab", "portcullis-scenarios", "portcullis-testbed"];
 
 /// Not even in a test: the software machine and the drivers meet only where neither is under test alone, so the model never learns from a driver.
-const NEVER: &[(&str, &str)] = &[("portcullis-machine", "portcullis-smmuv3")];
+const NEVER: &[(&str, &str)] =
+    &[("portcullis-machine", "portcullis-smmuv2"), ("portcullis-machine", "portcullis-smmuv3")];
 
 /// Crates that must be usable without an operating system: `std` may not come in through a default feature.
 pub(crate) const NO_STD: &[&str] = &[
@@ -50,6 +61,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-iova",
     "portcullis",
     "portcullis-firmware",
+    "portcullis-smmuv2",
     "portcullis-smmuv3",
 ];
 

@@ -244,14 +244,15 @@ impl<'a> Transit<'a> {
         let Some(bank) = self.file.banks.get(index) else {
             return Err(Refusal::Global(NO_SUCH_BANK));
         };
-        if bank.fault.is_outstanding() && !bank.has(sctlr::HUPCF) && self.tlb.is_some() {
-            return Err(Refusal::Silent);
-        }
         let address = self.access.address;
         match context::decode(self.file, &self.unit.profile, index, address) {
             Context::Pass => Ok(unchanged(&self.access, Passage::StreamBypass)),
             Context::Invalid => Err(Refusal::Global(INVALID_CONTEXT)),
             Context::Translate { tag, input, table } => {
+                let held = bank.fault.is_outstanding() && !bank.has(sctlr::HUPCF);
+                if held && self.tlb.is_some() {
+                    return Err(Refusal::Silent);
+                }
                 let format = context::format(bank);
                 let fault = |kind, level| {
                     let stage2 = tag.asid.is_none();

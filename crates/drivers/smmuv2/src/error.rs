@@ -1,0 +1,112 @@
+//! Why a unit could not be brought up, and what hardware's silence means for the core.
+
+use core::fmt;
+use portcullis::{Awaited, Breakage, OpsError};
+use portcullis_platform::{Nanos, Timeout};
+
+/// A unit could not be brought up. Everything that was taken is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BringUpError {
+    /// Why.
+    pub cause: BringUpCause,
+    /// What the devices behind the unit can reach now.
+    pub blocking: Blocking,
+}
+
+/// Whether the devices behind a unit that does not serve are kept from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blocking {
+    /// The unit has confirmed that every stream faults.
+    Confirmed,
+    /// The unit has not confirmed that: for all that is known its devices reach any memory.
+    ///
+    /// The remedy is at the devices: keep them from mastering the bus (PCI: clear bit 2, Bus Master Enable, of the command register; others: reset or clock off).
+    Unknown,
+}
+
+/// Why a unit could not be brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BringUpCause {
+    /// The register block is smaller than `IDR1` says.
+    BlockTooSmall {
+        /// Its length in bytes.
+        len: usize,
+        /// What `IDR1` says.
+        needed: usize,
+    },
+    /// A register reads as all ones: no unit answers there.
+    Gone {
+        /// The register.
+        register: &'static str,
+    },
+    /// The unit works in a way that this driver does not.
+    Refused {
+        /// The register that says so.
+        register: &'static str,
+        /// What the driver needs.
+        needs: &'static str,
+    },
+    /// A register does not take what is written.
+    Stuck {
+        /// The register.
+        register: &'static str,
+        /// What it should have read.
+        wanted: u32,
+        /// What it read.
+        found: u32,
+    },
+    /// The first wait for TLB maintenance was in vain.
+    Sync(OpsError),
+}
+
+impl fmt::Display for BringUpCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BlockTooSmall { len, needed } => {
+                write!(
+                    f,
+                    "the register block has {len:#x} bytes, IDR1 says {needed:#x} (check `reg`)"
+                )
+            }
+            Self::Gone { register } => write!(
+                f,
+                "{register} reads as all ones: no unit answers (check its clock and power, and `reg`)"
+            ),
+            Self::Refused { register, needs } => write!(f, "{register}: this driver needs {needs}"),
+            Self::Stuck { register, wanted, found } => {
+                write!(f, "{register} reads {found:#x} instead of {wanted:#x}")
+            }
+            Self::Sync(error) => write!(f, "first TLB sync: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for BringUpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SMMUv2: {}; ", self.cause)?;
+        f.write_str(match self.blocking {
+            Blocking::Confirmed => "its devices are blocked",
+            Blocking::Unknown => {
+                "whether its devices are blocked is unknown: turn their bus mastering off"
+            }
+        })
+    }
+}
+
+impl core::error::Error for BringUpError {}
+
+/// The unit's registers read as all ones.
+pub(crate) fn gone() -> OpsError {
+    OpsError::Hardware { breakage: Breakage::Gone, status: u32::MAX.into() }
+}
+
+/// A TLB sync did not complete for so long.
+pub(crate) fn unconfirmed(after: Nanos) -> OpsError {
+    OpsError::Timeout { awaited: Awaited::Confirmation, timeout: Timeout { after } }
+}
+
+/// A register did not take what was written.
+pub(crate) fn refused(found: u32) -> OpsError {
+    OpsError::Hardware { breakage: Breakage::CommandRefused, status: found.into() }
+}

@@ -1,0 +1,98 @@
+//! Driver for Arm's System MMU version 2 and the MMU-500: Arm IHI 0062, revision D.c. Non-secure interface.
+//!
+//! [`Smmu::bring_up`] takes a unit over in whatever state it is found, has every stream fault first, and returns an instance that serves. Through [`IommuOps`] the core then claims
+//! streams (ids under a mask), names page tables, attaches, invalidates, and collects faults.
+//!
+//! - `identify`: id registers to [`Features`], refusal of what this driver cannot drive.
+//! - `quirks`: what integrations did to the unit.
+//! - `probe`: take-over, blocking, stopping.
+//! - `groups`: who is who: stream mapping groups.
+//! - `banks`: address spaces: translation context banks.
+//! - `ops`: what the core asks.
+//! - `interrupt`: faults.
+//!
+//! A stream is blocked when its group says "fault", and that is confirmed by a global TLB sync, which waits for what the unit has under way. A stream that matches no group faults
+//! too: [`USFCFG`](portcullis_spec::smmuv2::global0::scr0::USFCFG) is set before anything else and never cleared.
+//!
+//! Every wait has a bound ([`SYNC_BOUND`]), after which the unit counts as dead until it is seen idle again. Locks: `smmu2.groups`, `smmu2.banks`; neither is held while hardware is waited for,
+//! nor taken inside the other.
+//!
+//! # Not supported
+//!
+//! Nested translation; short descriptors; stalls (`sCR0.STALLD` is set); streams that firmware left running (they are blocked, a boot framebuffer too); streams that bypass where
+//! Qualcomm's firmware rewrites `S2CR` (identity domains are refused); NVIDIA's mirrored instances; Cavium's tags that several units share; SMMUv1; address translation
+//! operations; the performance monitor; broadcast TLB maintenance (`sCR0.PTM` is set); PASIDs, which the architecture does not have.
+//!
+//! Dependency rule: uses `addr`, `platform`, `spec`, `pgtable` and the interfaces of the core. Knows no other driver and no machine. `no_std` + `alloc`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod banks;
+mod error;
+mod groups;
+mod identify;
+mod interrupt;
+mod ops;
+mod probe;
+mod quirks;
+mod unit;
+
+pub use error::{Blocking, BringUpCause, BringUpError};
+pub use identify::Features;
+pub use quirks::{COMPATIBLE, Quirks};
+pub use unit::SYNC_BOUND;
+
+use crate::banks::Banks;
+use crate::groups::Groups;
+use crate::unit::Unit;
+use core::fmt;
+#[cfg(doc)]
+use portcullis::IommuOps;
+use portcullis_platform::{Platform, Registers};
+
+/// How a unit is to be driven: what its registers do not say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Tells the locks of two units apart in reports.
+    pub index: u64,
+    /// What firmware says of coherency; overrides `IDR0.CTTW`.
+    #[doc(alias = "dma-coherent")]
+    pub coherent: Option<bool>,
+    /// What the integration is known for: [`Quirks::of`] its `compatible` strings.
+    pub quirks: Quirks,
+}
+
+/// One unit that serves.
+///
+/// Dropping it stops the unit; where the unit does not confirm that, the tables that it may still walk are leaked.
+#[doc(alias = "arm_smmu_device")]
+pub struct Smmu<P: Platform, R: Registers> {
+    unit: Unit<P, R>,
+    index: u64,
+    features: Features,
+    groups: Groups<P>,
+    banks: Banks<P>,
+}
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// What the unit can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Address spaces that are bound, those in quarantine included.
+    pub fn spaces(&self) -> usize {
+        self.banks.count()
+    }
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smmu")
+            .field("index", &self.index)
+            .field("features", &self.features)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,167 @@
+//! Taking a unit over, and stopping it.
+
+use crate::banks::Banks;
+use crate::error::{Blocking, BringUpCause, BringUpError};
+use crate::groups::{Destination, Groups};
+use crate::identify::{Features, identify};
+use crate::unit::Unit;
+use crate::{Options, Smmu};
+use alloc::sync::Arc;
+use portcullis::OpsError;
+use portcullis_platform::{Platform, Registers};
+use portcullis_spec::Field;
+use portcullis_spec::smmuv2::bank;
+use portcullis_spec::smmuv2::global0::{self, s2cr, scr0, smr};
+use portcullis_spec::smmuv2::s2cr_type;
+
+/// Bits of an MMU-500's `sACR` that keep in the TLB that a stream passes (Arm DDI 0517, auxiliary configuration: SMTNMB_TLBEN, S2CRB_TLBEN).
+const KEEPS_PASSING: u32 = 1 << 8 | 1 << 10;
+
+/// A value that no reset leaves behind.
+const PATTERN: u32 = 0x0015_5a5a & !0x3f;
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// Takes the unit over: every stream faults from then on, no address space is there, nothing is cached.
+    ///
+    /// # Errors
+    ///
+    /// [`BringUpError`], which says whether the unit has confirmed that its devices are blocked.
+    pub fn bring_up(
+        platform: Arc<P>,
+        registers: R,
+        options: Options,
+    ) -> Result<Self, BringUpError> {
+        let unknown = |cause| BringUpError { cause, blocking: Blocking::Unknown };
+        let narrow = options.quirks.narrow_access;
+        let unit = Unit::new(platform, registers, narrow, options.index).map_err(unknown)?;
+        let mut features = identify(&unit, options.coherent, options.quirks).map_err(unknown)?;
+        close(&unit, &features).map_err(unknown)?;
+        learn(&unit, &mut features, &options);
+        let groups = Groups::new(&features, options.index);
+        block_all(&unit, &groups, &features).map_err(unknown)?;
+        unit.sync().map_err(|error| unknown(BringUpCause::Sync(error)))?;
+        // Only now: firmware's streams may have used the banks until here.
+        features.banks = usable_banks(&unit, &features);
+        if features.banks <= features.stage2_banks && !features.stage2 || features.banks == 0 {
+            let cause =
+                BringUpCause::Refused { register: global0::IDR1.name, needs: "a context bank" };
+            return Err(BringUpError { cause, blocking: Blocking::Confirmed });
+        }
+        let banks = Banks::new(&features, options.index);
+        Ok(Self { unit, index: options.index, features, groups, banks })
+    }
+
+    /// Has every stream fault and every bank off.
+    pub(crate) fn stop(&self) -> Result<(), OpsError> {
+        let stopped = block_all(&self.unit, &self.groups, &self.features);
+        stopped.map_err(|cause| match cause {
+            BringUpCause::Stuck { found, .. } => crate::error::refused(found),
+            _ => crate::error::gone(),
+        })?;
+        self.unit.write(global0::TLBIALLNSNH, 0);
+        self.unit.sync()
+    }
+}
+
+/// Translates instead of letting pass, and has streams that match nothing fault. From here on only what firmware's groups lead somewhere gets there.
+fn close<P: Platform, R: Registers>(
+    unit: &Unit<P, R>,
+    features: &Features,
+) -> Result<(), BringUpCause> {
+    let on = [
+        scr0::GFRE,
+        scr0::GFIE,
+        scr0::GCFGFRE,
+        scr0::GCFGFIE,
+        scr0::STALLD,
+        scr0::USFCFG,
+        scr0::VMIDPNE,
+        scr0::PTM,
+    ];
+    let extended = scr0::EXIDENABLE.of(features.extended_ids.into());
+    let word = on.iter().fold(extended, |word, field: &Field| word | field.of(1)) as u32;
+    unit.write(global0::SCR0, word);
+    let found = unit.read(global0::SCR0);
+    let matters = (scr0::CLIENTPD.mask() | scr0::USFCFG.mask() | scr0::EXIDENABLE.mask()) as u32;
+    if found == u32::MAX {
+        return Err(BringUpCause::Gone { register: global0::SCR0.name });
+    }
+    if (found ^ word) & matters != 0 {
+        let register = global0::SCR0.name;
+        return Err(BringUpCause::Stuck { register, wanted: word, found });
+    }
+    Ok(())
+}
+
+/// Finds out by trying what the id registers do not say.
+fn learn<P: Platform, R: Registers>(unit: &Unit<P, R>, features: &mut Features, options: &Options) {
+    if options.quirks.mmu500 {
+        unit.write(global0::SACR, unit.read(global0::SACR) & !KEEPS_PASSING);
+    }
+    let last = usize::from(features.groups) - 1;
+    if features.stream_matching {
+        // The last group matches nothing meanwhile.
+        if features.extended_ids {
+            unit.write_group(global0::S2CR, last, 0);
+        }
+        unit.write_group(global0::SMR, last, 0);
+        if !features.extended_ids {
+            let try_out = |field: Field| {
+                unit.write_group(global0::SMR, last, field.mask() as u32);
+                field.get(unit.read_group(global0::SMR, last).into()) as u16
+            };
+            let (ids, masks) = (try_out(smr::ID), try_out(smr::MASK));
+            unit.write_group(global0::SMR, last, 0);
+            features.id_bits = features.id_bits.min((16 - ids.leading_zeros()) as u8);
+            features.mask_bits &= masks;
+        }
+        if options.quirks.may_trap_s2cr {
+            let bypass = s2cr::TYPE.of(s2cr_type::BYPASS) as u32;
+            unit.write_group(global0::S2CR, last, bypass);
+            let found = unit.read_group(global0::S2CR, last);
+            features.s2cr_is_trapped = s2cr::TYPE.get(found.into()) == s2cr_type::FAULT;
+        }
+    }
+}
+
+/// Banks that firmware keeps do not take what is written; those below the first one that does not are ours.
+fn usable_banks<P: Platform, R: Registers>(unit: &Unit<P, R>, features: &Features) -> u8 {
+    let takes = |index: &u8| {
+        // A register that both kinds of bank have.
+        unit.write_bank(bank::TTBR0, usize::from(*index), PATTERN);
+        unit.read_bank(bank::TTBR0, usize::from(*index)) == PATTERN
+    };
+    (0..features.banks).take_while(takes).count() as u8
+}
+
+/// Each group faults before it matches nothing; then each bank is off and its TLB entries are dropped.
+fn block_all<P: Platform, R: Registers>(
+    unit: &Unit<P, R>,
+    groups: &Groups<P>,
+    features: &Features,
+) -> Result<(), BringUpCause> {
+    for group in 0..usize::from(features.groups) {
+        let wanted = groups.word(Destination::Fault);
+        groups.lead(unit, group, Destination::Fault).map_err(|found| match found {
+            u32::MAX => BringUpCause::Gone { register: global0::S2CR.name },
+            _ => BringUpCause::Stuck { register: global0::S2CR.name, wanted, found },
+        })?;
+        groups.unmatch(unit, group);
+    }
+    for index in 0..usize::from(features.banks) {
+        unit.write_bank(bank::SCTLR, index, 0);
+        unit.write_bank(bank::FSR, index, u32::MAX);
+    }
+    unit.write(global0::SGFSR, u32::MAX);
+    unit.write(global0::TLBIALLH, 0);
+    unit.write(global0::TLBIALLNSNH, 0);
+    Ok(())
+}
+
+impl<P: Platform, R: Registers> Drop for Smmu<P, R> {
+    fn drop(&mut self) {
+        if self.banks.count() > 0 && self.stop().is_err() {
+            self.banks.leak();
+        }
+    }
+}
