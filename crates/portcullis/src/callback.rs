@@ -6,6 +6,7 @@ use crate::device::{Bound, Device, DeviceStage};
 use crate::dma::{DmaHandle, Lease};
 use crate::driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 use crate::error::Unconfirmed;
+use crate::hooks::{Safeguard, omitted};
 use crate::ops::Fault;
 use crate::reason::{Callback, FailedReason};
 use alloc::boxed::Box;
@@ -32,6 +33,9 @@ impl<'a, P: Platform> Panicking<'a, P> {
 
 impl<P: Platform> Drop for Panicking<'_, P> {
     fn drop(&mut self) {
+        if omitted::<P>(Safeguard::EndAfterPanic) {
+            return;
+        }
         if let Some(lease) = self.lease {
             // Where it is not confirmed, the group's reports say so.
             let _on_record = end_lease(self.device, lease);

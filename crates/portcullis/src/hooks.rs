@@ -54,6 +54,8 @@ safeguards! {
     RefuseWhileBound = "refuse-while-bound",
     /// Unbinding waits until nobody is inside an operation of the driver's handles before it removes what is left mapped.
     DrainHandles = "drain-handles",
+    /// A bind whose driver panics is ended on the way of the unwinding.
+    EndAfterPanic = "end-after-panic",
     /// "Not confirmed" is said to whoever asked for the device to be blocked, and kept in the reports.
     SayUnconfirmed = "say-unconfirmed",
     /// A refused unregistration gives the groups that it detached their domains back.

@@ -27,6 +27,11 @@ pub fn step(object: &'static str, index: u64, what: &'static str, write: bool) {
     });
 }
 
+/// Whether the execution is being given up: its threads are unwound one after the other, so nothing that one of them waits for will happen.
+pub fn is_abandoned() -> bool {
+    try_with(|rt| rt.abandoning.get()).unwrap_or(false)
+}
+
 /// A choice of the environment, one of `0..n`; every value is explored. 0 outside of an exploration.
 ///
 /// # Panics

@@ -75,7 +75,9 @@ mod tape;
 mod trace;
 mod world;
 
-pub use ambient::{changed, choose, current, observe, reached, spawn, step, violation};
+pub use ambient::{
+    changed, choose, current, is_abandoned, observe, reached, spawn, step, violation,
+};
 pub use explorer::{Budget, Explorer, Progress, Replay, Strategy};
 pub use report::{Action, LadderStep, Note, Report, Violation};
 pub use schedule::{Decision, Schedule, ScheduleError};
