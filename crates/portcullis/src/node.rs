@@ -111,7 +111,10 @@ impl<P: Platform, D, G> Slot<P, D, G> {
 
     /// Those that wait; they wait no longer.
     pub(crate) fn wake(&mut self) -> Vec<Weak<D>> {
-        if omitted::<P>(Safeguard::WokenLeave) { self.waiters.copy() } else { self.waiters.take() }
+        if omitted::<P>(Safeguard::WokenLeave) {
+            return self.waiters.leave_behind();
+        }
+        self.waiters.take()
     }
 
     /// What is registered, also while it is being unregistered.

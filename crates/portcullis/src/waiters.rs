@@ -58,8 +58,9 @@ impl<D> WaitList<D> {
         core::mem::take(&mut self.seats).into_iter().flatten().collect()
     }
 
-    /// Everybody, who stays: see [`Safeguard::WokenLeave`](crate::Safeguard::WokenLeave).
-    pub(crate) fn copy(&self) -> Vec<Weak<D>> {
+    /// Everybody, who stays although nobody can take them out any more: what [`Safeguard::WokenLeave`](crate::Safeguard::WokenLeave) prevents.
+    pub(crate) fn leave_behind(&mut self) -> Vec<Weak<D>> {
+        self.round += 1;
         self.seats.iter().flatten().cloned().collect()
     }
 
