@@ -1,19 +1,17 @@
 //! The matrix of `lab compare`, and what must hold of every cell.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use portcullis_explore::search::Strategy;
 use portcullis_lab::linux::{
-    BASES, Budget, PROPERTIES, Protocol, Verdict, World, check, compare, comparison_worlds, replay,
+    BASES, Budget, PROPERTIES, Protocol, Verdict, World, check, compare, compared_bases,
+    comparison_worlds, replay,
 };
 
 #[test]
 fn every_cell_is_exhausted_reaches_health_and_replays() {
-    let started = Instant::now();
     let matrix = compare(None, comparison_worlds(), None, &|_, _| {}).unwrap();
-    assert!(started.elapsed().as_secs() < 300, "{:?}", started.elapsed());
-    assert_eq!(matrix.rows.len(), BASES.len());
+    assert_eq!(matrix.rows.len(), compared_bases().count());
     for report in matrix.rows.iter().flatten().map(|cell| &cell.report) {
         let here = format!("{} in {}", report.protocol, report.world);
         assert!(report.explored.exhaustive, "{here}");
@@ -62,6 +60,8 @@ fn every_property_is_violated_by_some_kernel() {
         "i1r0c1.own.platform.dt.v3.a1.unregister",
         "i2r1c1.own.platform.dt.v3.a1.unregister.rebind",
         "i1r1c1.own.platform.dt.v3.a1.rebind",
+        "i1r1c1.own.platform.dt.v3.a1.msi",
+        "i2r1c2.shared.platform.dt.v3.a1",
     ] {
         worlds.push((world.to_owned(), world.parse().unwrap()));
     }

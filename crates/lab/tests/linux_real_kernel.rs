@@ -252,7 +252,8 @@ fn the_default_domain_test_prevents_the_report_on_6_12() {
 fn without_the_default_domain_test_the_race_comes_back_on_6_12() {
     let kernel = protocol("v6.12", &["229e6ee43d2a", "fcbd62156742", "280e5a301005"], &[]);
     let (mut steer, p2) = report_schedule(&kernel, &pci(World::of(2, 1, 1)), true).unwrap();
-    let mapped = p2.iter().find(|step| step.label.functions.contains(&"driver->probe")).unwrap();
+    let maps = |step: &&TraceStep| step.label.why.contains("the first DMA mapping");
+    let mapped = p2.iter().find(maps).unwrap();
     assert!(mapped.report.changes.iter().any(|c| c.after == "direct"), "dma_iommu is 0 then");
     let end = steer.finish();
     assert_eq!(end.violated, ["path-switched"], "{end:?}");

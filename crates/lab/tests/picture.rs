@@ -89,7 +89,7 @@ fn lines_fit_the_terminal_and_a_lock_has_one_holder() {
 
 #[test]
 fn an_old_schedule_draws_the_same_ladder_as_the_search() {
-    let golden = "linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x20.1x7.0x2.1x5";
+    let golden = "linux2:v6.6/i2r1c1.own.platform.dt.v3.a1:0x5.1x11.0x21.1x7.0x2.1x5";
     let (protocol, world, trace) = replay(golden).expect("schedules replay for ever");
     assert_eq!((protocol.to_string().as_str(), &world), ("v6.6", &World::default()));
     let replayed = Ladder::of_trace(&trace, &world);

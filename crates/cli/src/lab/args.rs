@@ -1,7 +1,7 @@
 //! The command line of the lab.
 
 use clap::{Args, Subcommand};
-use portcullis_lab::linux::{Bus, Driver, Event, Firmware, Grouping, World};
+use portcullis_lab::linux::{Behind, Bus, Driver, Event, Firmware, Grouping, World};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -100,10 +100,11 @@ pub struct WorldArgs {
     /// Clients.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub clients: usize,
-    /// own: a group each; shared: one group; mixed: one group whose last client wants an identity domain.
+    /// own: a group each; shared: one group; mixed: one group whose last client wants an identity domain; identity: a
+    /// group each, all of which want an identity domain.
     #[arg(long, default_value_t = Grouping::Own, value_parser = Grouping::from_str)]
     pub group: Grouping,
-    /// platform or pci.
+    /// platform, pci, amba, fsl-mc, cdx or host1x.
     #[arg(long, default_value_t = Bus::Platform, value_parser = Bus::from_str)]
     pub bus: Bus,
     /// dt or acpi.
@@ -118,7 +119,14 @@ pub struct WorldArgs {
     /// The clients name the last IOMMU as well.
     #[arg(long)]
     pub two_nodes: bool,
-    /// Something that happens once, at any moment: unplug, unregister, vfio, rebind, plug or timeout. Repeatable.
+    /// first: the clients are behind the first IOMMU; last: behind the last; each: each behind another.
+    #[arg(long, default_value_t = Behind::First, value_parser = Behind::from_str)]
+    pub behind: Behind,
+    /// The last client's driver manages its DMA itself (driver_managed_dma).
+    #[arg(long)]
+    pub managed: bool,
+    /// Something that happens once, at any moment: unplug, unregister, vfio, rebind, plug, timeout, fail, defer, msi,
+    /// second-thread, bad-id or type. Repeatable.
     #[arg(long, value_name = "EVENT", value_parser = Event::from_str)]
     pub event: Vec<Event>,
 }
@@ -140,6 +148,8 @@ impl WorldArgs {
             driver: self.driver,
             attempts: self.attempts,
             two_nodes: self.two_nodes,
+            behind: self.behind,
+            managed: self.managed,
             events: self.event.clone(),
         };
         world.checked().map_err(|error| error.to_string())

@@ -19,13 +19,19 @@ fn as_json() -> Value {
     let names = |bases: &[portcullis_lab::linux::BaseId]| -> Vec<&str> {
         bases.iter().map(|base| base.name()).collect()
     };
-    let bases = BASES
-        .iter()
-        .map(|base| json!({"name": base.name, "aliases": base.aliases, "summary": base.summary}));
+    let bases = BASES.iter().map(|base| {
+        json!({
+            "name": base.name,
+            "aliases": base.aliases,
+            "summary": base.summary,
+            "like": base.kin.map(|kin| kin.name()),
+        })
+    });
     let commits = COMMITS.iter().map(|commit| {
         json!({
             "id": commit.id,
             "since": commit.since,
+            "subject": commit.subject,
             "summary": commit.summary,
             "carried_by": names(commit.carried_by),
             "applies_to": names(commit.applies_to),
@@ -68,7 +74,7 @@ fn as_text(view: View) -> String {
         let needs: Vec<&str> = commit.needs.iter().map(|commit| commit.id()).collect();
         let needs =
             if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
-        let text = format!("{}{needs}", commit.summary);
+        let text = format!("\"{}\", {}. {}{needs}", commit.subject, commit.since, commit.summary);
         out += &paragraph(&format!("  {:<20}", commit.id), &text, width);
     }
     out
@@ -77,7 +83,9 @@ fn as_text(view: View) -> String {
 fn mark(commit: &CommitInfo, base: &BaseInfo, style: Style) -> String {
     if commit.carried_by.contains(&base.id) {
         if commit.reverts_from.contains(&base.id) { style.warn("-") } else { style.strong("*") }
-    } else if commit.applies_to.contains(&base.id) {
+    } else if base.kin.map_or(base.id, |kin| kin) == base.id && commit.applies_to.contains(&base.id)
+        || base.kin.is_some_and(|kin| commit.applies_to.contains(&kin))
+    {
         style.good("+")
     } else {
         style.quiet(".")

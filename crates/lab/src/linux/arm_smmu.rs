@@ -1,8 +1,8 @@
 //! The two Arm drivers, as far as the probe path sees them: `arm-smmu.c` (v2) and `arm-smmu-v3.c`.
 
 use super::commit::Commit;
-use super::errno::{ENODEV, EPROBE_DEFER, Errno, OK};
-use super::iommu::register::iommu_device_register;
+use super::errno::{EINVAL, ENODEV, EPROBE_DEFER, Errno, OK};
+use super::iommu::register::{bus_set_iommu, iommu_device_register};
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
 use super::property::Id;
 use super::world::Driver;
@@ -10,7 +10,10 @@ use super::world::Driver;
 /// `arm_smmu_device_probe`: the SMMU's own driver probe, from registration on.
 pub(crate) fn arm_smmu_device_probe(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
     t.func("arm_smmu_device_probe", |t| {
-        let ret = iommu_device_register(t, k, s)?;
+        let mut ret = iommu_device_register(t, k, s)?;
+        if ret == OK {
+            ret = bus_set_iommu(t, k, s)?;
+        }
         if ret != OK {
             k.violated(t, Dev::Iommu(s), Id::RegistrationFailed);
             if k.world().driver == Driver::V3 && !k.has(Commit::CleanSmmuV3Failure) {
@@ -39,6 +42,10 @@ pub(crate) fn probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
                 }
                 Driver::V2 => k.oops(t, Dev::Client(x), Id::NullSmmu),
             };
+        }
+        if k.is_refused(x) {
+            t.note("a stream id out of range");
+            return Ok(EINVAL);
         }
         let (iommu, private) = (dev.iommu, dev.private);
         let before = t.update(

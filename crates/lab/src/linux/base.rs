@@ -2,28 +2,40 @@
 
 use core::fmt;
 
-use super::commit::CommitSet;
+use super::commit::{Commit, CommitSet};
 use super::commit_table::COMMITS;
 
 /// A base version of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(non_camel_case_types, reason = "a version number reads best with its dots kept apart")]
 pub enum BaseId {
+    /// Linux 5.15: a registration does not walk the bus; the first instance alone does, once.
+    V5_15,
     /// Linux 6.1.0: no probe lock at all.
     V6_1_0,
     /// The 6.1 stable tree, as of 6.1.192.
     V6_1_Y,
-    /// The 6.6 stable tree before any fix of this race (f188056352bc and, from 6.6.5, a2e7e59a9426).
+    /// Android's common kernel of 6.1: the stable tree with the locked half of 6eb4da8cf545.
+    ANDROID14_6_1,
+    /// The 6.6 tree before any fix of this race (f188056352bc and, from 6.6.5, a2e7e59a9426).
     V6_6,
+    /// The 6.6 stable tree from 6.6.90 on.
+    V6_6_Y,
     /// Linux 6.12.0.
     V6_12,
+    /// The 6.12 stable tree, as of 6.12.117.
+    V6_12_Y,
     /// Linux 6.13-rc5.
     V6_13_RC5,
     /// Linux 6.14: the queue of four commits about the lookup of instances.
     V6_14,
     /// Linux 6.15-rc1.
     V6_15_RC1,
-    /// Linux 7.3-rc7.
+    /// Linux 6.15.
+    V6_15,
+    /// Linux 6.16, and 6.15.1 and 6.18 with it.
+    V6_16,
+    /// Linux 7.3-rc7, and 7.2 with it.
     V7_3_RC7,
 }
 
@@ -38,58 +50,120 @@ pub struct BaseInfo {
     pub aliases: &'static [&'static str],
     /// One line: what is special about its probe path.
     pub summary: &'static str,
+    /// The version whose code it has, where it is that version with backports: what applies there, applies here.
+    pub kin: Option<BaseId>,
+    /// A row of `lab compare`.
+    pub compared: bool,
 }
 
-/// The base versions, oldest first.
+const fn mainline(
+    id: BaseId,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    summary: &'static str,
+) -> BaseInfo {
+    BaseInfo { id, name, aliases, summary, kin: None, compared: true }
+}
+
+const fn branch(
+    id: BaseId,
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kin: BaseId,
+    summary: &'static str,
+) -> BaseInfo {
+    BaseInfo { id, name, aliases, summary, kin: Some(kin), compared: false }
+}
+
+/// The base versions, oldest first. `docs/linux-versions.md` justifies each branch commit by commit.
 pub const BASES: &[BaseInfo] = &[
     BaseInfo {
-        id: BaseId::V6_1_0,
-        name: "v6.1.0",
-        aliases: &[],
-        summary: "no lock around the probe of a device; the replay is skipped for a device in a group",
+        compared: false,
+        ..mainline(
+            BaseId::V5_15,
+            "v5.15",
+            &["v5.15.y", "android13-5.15", "v5.10", "v5.10.y", "android13-5.10"],
+            "only the first instance walks the bus, after it has bound nothing yet; later registrations do not",
+        )
     },
-    BaseInfo {
-        id: BaseId::V6_1_Y,
-        name: "v6.1.y",
-        aliases: &["v6.1", "v6.1.192"],
-        summary: "6.1 stable (6.1.192): probe lock, 229e6ee43d2a; the group test is still unlocked",
-    },
-    BaseInfo {
-        id: BaseId::V6_6,
-        name: "v6.6",
-        aliases: &["v6.6.y"],
-        summary: "the kernel of the report: the walk defers the domain, the client returns early",
-    },
-    BaseInfo {
-        id: BaseId::V6_12,
-        name: "v6.12",
-        aliases: &["v6.12.0"],
-        summary: "dev->dma_iommu, set together with the default domain; lookup by driver list",
-    },
-    BaseInfo {
-        id: BaseId::V6_13_RC5,
-        name: "v6.13-rc5",
-        aliases: &["v6.13"],
-        summary: "6.12 with 229e6ee43d2a",
-    },
-    BaseInfo {
-        id: BaseId::V6_14,
-        name: "v6.14",
-        aliases: &[],
-        summary: "instances are found on the bus; iommu_fwspec_init defers",
-    },
-    BaseInfo {
-        id: BaseId::V6_15_RC1,
-        name: "v6.15-rc1",
-        aliases: &["v6.15"],
-        summary: "the walk parses the firmware itself; no default domain means defer",
-    },
-    BaseInfo {
-        id: BaseId::V7_3_RC7,
-        name: "v7.3-rc7",
-        aliases: &["v7.3"],
-        summary: "re-check after the dropped lock, ready flag, atomic bits",
-    },
+    mainline(
+        BaseId::V6_1_0,
+        "v6.1.0",
+        &[],
+        "no lock around the probe of a device; the replay is skipped for a device in a group",
+    ),
+    mainline(
+        BaseId::V6_1_Y,
+        "v6.1.y",
+        &["v6.1", "v6.1.192"],
+        "6.1 stable (6.1.192): probe lock, 229e6ee43d2a; the group test is still unlocked",
+    ),
+    branch(
+        BaseId::ANDROID14_6_1,
+        "android14-6.1",
+        &[],
+        BaseId::V6_1_Y,
+        "6.1 stable with the group test under the lock; the replay is still skipped for a device in a group",
+    ),
+    mainline(
+        BaseId::V6_6,
+        "v6.6",
+        &["v6.6.5"],
+        "the kernel of the report: the walk defers the domain, the client returns early",
+    ),
+    branch(
+        BaseId::V6_6_Y,
+        "v6.6.y",
+        &["v6.6.90", "android15-6.6"],
+        BaseId::V6_6,
+        "6.6 stable from 6.6.90 on: the backport of b46064a18810 with its two checks, 229e6ee43d2a",
+    ),
+    mainline(
+        BaseId::V6_12,
+        "v6.12",
+        &["v6.12.0"],
+        "dev->dma_iommu, set together with the default domain; lookup by driver list",
+    ),
+    branch(
+        BaseId::V6_12_Y,
+        "v6.12.y",
+        &["v6.12.117", "android16-6.12"],
+        BaseId::V6_12,
+        "6.12 stable (6.12.117): b46064a18810; still the lookup by driver list, the bit field, no ready flag",
+    ),
+    mainline(BaseId::V6_13_RC5, "v6.13-rc5", &["v6.13"], "6.12 with 229e6ee43d2a"),
+    mainline(
+        BaseId::V6_14,
+        "v6.14",
+        &[],
+        "instances are found on the bus; iommu_fwspec_init defers",
+    ),
+    mainline(
+        BaseId::V6_15_RC1,
+        "v6.15-rc1",
+        &[],
+        "the walk parses the firmware itself; no default domain means defer",
+    ),
+    branch(
+        BaseId::V6_15,
+        "v6.15",
+        &["v6.15.0"],
+        BaseId::V6_15_RC1,
+        "rc1 with dev->driver read once on the platform and the PCI bus",
+    ),
+    branch(
+        BaseId::V6_16,
+        "v6.16",
+        &["v6.15.1", "v6.15.y", "v6.16.3", "v6.16.y", "v6.17", "v6.18", "v6.18.y"],
+        BaseId::V6_15_RC1,
+        "6.15 with the re-check after the dropped lock and the ready flag",
+    ),
+    mainline(
+        BaseId::V7_3_RC7,
+        "v7.3-rc7",
+        &["v7.3", "v7.3.4", "v7.3.y", "v7.2", "v7.2.13", "v7.2.y"],
+        "re-check after the dropped lock, ready flag, atomic bits",
+    ),
 ];
 
 impl BaseId {
@@ -110,11 +184,22 @@ impl BaseId {
     pub fn find(name: &str) -> Option<Self> {
         let name = name.trim().to_ascii_lowercase();
         let name = name.strip_prefix('v').unwrap_or(&name);
-        let fits = |candidate: &str| candidate.strip_prefix('v') == Some(name);
+        let fits = |candidate: &str| candidate.strip_prefix('v').unwrap_or(candidate) == name;
         BASES
             .iter()
             .find(|base| fits(base.name) || base.aliases.iter().any(|alias| fits(alias)))
             .map(|base| base.id)
+    }
+
+    /// Whether `bases`, a list of versions, speaks of this one: it is in it, or has the code of one that is.
+    pub(crate) fn is_meant_by(self, bases: &[Self]) -> bool {
+        bases.contains(&self) || self.info().kin.is_some_and(|kin| bases.contains(&kin))
+    }
+
+    /// Whether this version carries the commit as a backport, which its kin lacks.
+    pub(crate) fn backports(self, commit: Commit) -> bool {
+        let kin = self.info().kin;
+        self.commits().has(commit) && kin.is_some_and(|kin| !kin.commits().has(commit))
     }
 
     /// The commits this version carries.

@@ -4,7 +4,7 @@
 use super::commit::Commit;
 use super::dd;
 use super::dma::arch_setup_dma_ops;
-use super::errno::{EPROBE_DEFER, Errno, OK};
+use super::errno::{EINVAL, EPROBE_DEFER, Errno, OK};
 use super::iommu::owner::iommu_device_use_default_domain;
 use super::iommu::probe::{dev_iommu_free, iommu_probe_device};
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
@@ -20,12 +20,43 @@ pub(crate) enum Caller {
     Walk,
 }
 
-/// `platform_dma_configure` / `pci_dma_configure`.
+/// How `bus->dma_configure` of a bus looks at the driver, and what it makes of errors.
+struct Habits {
+    /// Its function.
+    name: &'static str,
+    /// The commit since which it reads `dev->driver` once; none where it never does.
+    reads_once: Option<Commit>,
+    /// Every error comes out as success.
+    swallows: bool,
+}
+
+/// The buses of `iommu_buses[]`. 7.3.4: `platform_dma_configure`, `pci_dma_configure` and `fsl_mc_dma_configure` read
+/// `dev->driver` once (`READ_ONCE`), `amba_dma_configure` and `cdx_dma_configure` twice; the latter ends in `return 0`
+/// whatever came before (`drivers/cdx/cdx.c`). The context devices of host1x have a bus without `dma_configure`
+/// (`drivers/gpu/host1x/context_bus.c`): `host1x_memory_context_list_init` configures them itself.
+fn habits(bus: Bus) -> Habits {
+    let of = |name, reads_once| Habits { name, reads_once, swallows: false };
+    match bus {
+        Bus::Platform => of("platform_dma_configure", Some(Commit::PlatformDriverOnce)),
+        Bus::Pci => of("pci_dma_configure", Some(Commit::PciDriverOnce)),
+        Bus::Amba => of("amba_dma_configure", Some(Commit::AmbaDriverOnce)),
+        Bus::FslMc => of("fsl_mc_dma_configure", Some(Commit::FslMcDriverOnce)),
+        Bus::Cdx => Habits { swallows: true, ..of("cdx_dma_configure", None) },
+        Bus::Host1x => of("host1x_memory_context_list_init", None),
+    }
+}
+
+/// `bus->dma_configure`.
 pub(crate) fn dma_configure(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller) -> Step<Errno> {
-    let (name, reads_once) = match k.world().bus {
-        Bus::Platform => ("platform_dma_configure", Commit::PlatformDriverOnce),
-        Bus::Pci => ("pci_dma_configure", Commit::PciDriverOnce),
-    };
+    let bus = k.world().bus;
+    let Habits { name, reads_once, swallows } = habits(bus);
+    if bus == Bus::Host1x {
+        return match caller {
+            Caller::Walk => Ok(OK),
+            Caller::Driver => t.func(name, |t| host1x_configures(t, k, x)),
+        };
+    }
+    let once = reads_once.is_some_and(|commit| k.has(commit));
     t.func(name, |t| {
         // In really_probe the driver is simply there: its own thread has stored it.
         let first = match caller {
@@ -37,10 +68,10 @@ pub(crate) fn dma_configure(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller
             Firmware::Acpi => acpi_dma_configure_id(t, k, x)?,
         };
         if ret != OK {
-            return Ok(ret);
+            return Ok(if swallows { OK } else { ret });
         }
         let bound = match caller {
-            Caller::Walk if !k.has(reads_once) => {
+            Caller::Walk if !once => {
                 let second = t.read(k.client(x).driver, "dev->driver again")?;
                 if first == 0 && second != 0 {
                     return k.oops(t, Dev::Client(x), Id::DriverReadTwice);
@@ -49,8 +80,22 @@ pub(crate) fn dma_configure(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller
             }
             _ => first,
         };
-        if bound != 0 { iommu_device_use_default_domain(t, k, x) } else { Ok(OK) }
+        if bound == 0 || k.manages_dma(x) {
+            return Ok(OK);
+        }
+        let ret = iommu_device_use_default_domain(t, k, x, caller)?;
+        Ok(if swallows { OK } else { ret })
     })
+}
+
+/// `host1x_memory_context_list_init`: configures the context device, which has no driver, and insists on a group.
+fn host1x_configures(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    let ret = of_dma_configure_id(t, k, x)?;
+    if ret != OK {
+        return Ok(ret);
+    }
+    let mapped = t.read(k.client(x).iommu_group, "device_iommu_mapped(): has it an IOMMU?")?;
+    Ok(if mapped != 0 { OK } else { EINVAL })
 }
 
 /// `of_dma_configure_id`.

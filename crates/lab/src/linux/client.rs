@@ -1,14 +1,17 @@
 //! The clients' own drivers, and what else can happen in a world: the threads that are not a probe.
 
+use super::commit::Commit;
 use super::dd::{self, driver_deferred_probe_trigger, may_probe};
-use super::dma::IOMMU_DMA;
-use super::errno::OK;
+use super::dma::{IOMMU_DMA, Neighbour, store_neighbour};
+use super::errno::{EIO, EPROBE_DEFER, Errno, OK};
+use super::iommu::domain::iommu_group_store_type;
 use super::iommu::owner::{iommu_group_claim_dma_owner, iommu_group_release_dma_owner};
 use super::iommu::probe::iommu_probe_device;
 use super::iommu::register::iommu_device_unregister;
 use super::iommu::release::iommu_release_device;
-use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
+use super::kernel::{Client, DMA, Dev, Iommu, Kernel, MSI_DIRECT, MSI_MAPPED, Step, T};
 use super::property::Id;
+use super::world::Event;
 
 /// Bit 0 of `run`: the driver has mapped its first buffer.
 pub(crate) const RUNNING: u64 = 1;
@@ -17,47 +20,103 @@ pub(crate) const SAW_DIRECT: u64 = 1;
 /// Value of `seen_path`: the first mapping went through iommu-dma.
 pub(crate) const SAW_IOMMU: u64 = 2;
 
-/// `driver->probe` of a client: its first `dma_map_single()` fixes what the driver relies on.
-pub(crate) fn probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+/// `driver->probe` of a client: it sets its mask, and its first `dma_map_single()` fixes what the driver relies on.
+/// Where the world says so it allocates interrupt vectors, and fails or defers at its first probe.
+pub(crate) fn probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("driver->probe", |t| {
-        let dev = k.client(x);
+        if k.has(Commit::RetireBusOps) {
+            t.func("dma_set_mask", |t| store_neighbour(t, k, x, Neighbour::SkipSync))?;
+        }
+        map_first(t, k, x)?;
+        if k.world().has(Event::Msi) {
+            allocate_vectors(t, k, x)?;
+        }
+        match k.first_probe(x) {
+            Some(event) => fail_or_defer(t, k, x, event),
+            None => Ok(OK),
+        }
+    })
+}
+
+/// The driver fails its first probe, or defers until its own supplier is bound.
+fn fail_or_defer(t: &mut T<'_>, k: &Kernel, x: Client, event: Event) -> Step<Errno> {
+    let over = k.client(x).tried;
+    if t.read(over, "the first probe, or a supplier that is missing?")? != 0 {
+        return Ok(OK);
+    }
+    if event == Event::Fail {
+        t.write(over, 1, "not this time")?;
+    }
+    remove(t, k, x)?;
+    Ok(if event == Event::Fail { EIO } else { EPROBE_DEFER })
+}
+
+/// The supplier that the first client's driver waits for binds.
+pub(crate) fn supplier_binds(t: &mut T<'_>, k: &Kernel) -> Step<()> {
+    t.func("driver_bound", |t| {
+        t.write(k.client(Client(0)).tried, 1, "the client's supplier is bound")?;
+        driver_deferred_probe_trigger(t, k)
+    })
+}
+
+/// The first mapping of the driver.
+fn map_first(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    let dev = k.client(x);
+    let group = k.group(k.group_of(x));
+    let (dma, attached, member) = (dev.dma, dev.attached, dev.iommu_group);
+    let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
+    let (default, iova) = (group.default_domain, group.iova_ready);
+    let mapped = t.update("dma_map_single(): the first DMA mapping", {
+        move |shared| {
+            let through_iommu = shared.get(dma) & IOMMU_DMA != 0;
+            let usable =
+                shared.get(member) != 0 && shared.get(default) != 0 && shared.get(iova) != 0;
+            if through_iommu && !usable {
+                return 0;
+            }
+            shared.set(run, RUNNING);
+            shared.set(seen_path, if through_iommu { SAW_IOMMU } else { SAW_DIRECT });
+            shared.set(seen_domain, shared.get(attached));
+            1
+        }
+    })?;
+    if mapped == 0 {
+        return k.oops(t, Dev::Client(x), Id::NullIovaDomain);
+    }
+    Ok(OK)
+}
+
+/// `pci_alloc_irq_vectors` down to `iommu_dma_prepare_msi` (`drivers/iommu/dma-iommu.c`): behind a DMA domain the
+/// doorbell is mapped into it, else the message keeps the physical address. A stock 6.1.192 died in
+/// `alloc_iova_fast` below `iommu_dma_prepare_msi` where the domain had no IOVA space yet.
+fn allocate_vectors(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("iommu_dma_prepare_msi", |t| {
         let group = k.group(k.group_of(x));
-        let (dma, attached, member) = (dev.dma, dev.attached, dev.iommu_group);
-        let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
-        let (default, iova) = (group.default_domain, group.iova_ready);
-        let mapped = t.update("dma_map_single(): the first DMA mapping", {
-            move |shared| {
-                let through_iommu = shared.get(dma) & IOMMU_DMA != 0;
-                let usable =
-                    shared.get(member) != 0 && shared.get(default) != 0 && shared.get(iova) != 0;
-                if through_iommu && !usable {
+        let (msi, member) = (k.client(x).msi, k.client(x).iommu_group);
+        let (domain, iova) = (group.domain, group.iova_ready);
+        let composed =
+            t.update("iommu_get_domain_for_dev(): map the doorbell?", move |shared| {
+                let behind = shared.get(member) != 0 && shared.get(domain) == DMA;
+                if behind && shared.get(iova) == 0 {
                     return 0;
                 }
-                shared.set(run, RUNNING);
-                shared.set(seen_path, if through_iommu { SAW_IOMMU } else { SAW_DIRECT });
-                shared.set(seen_domain, shared.get(attached));
+                shared.set(msi, if behind { MSI_MAPPED } else { MSI_DIRECT });
                 1
-            }
-        })?;
-        if mapped == 0 {
+            })?;
+        if composed == 0 {
             return k.oops(t, Dev::Client(x), Id::NullIovaDomain);
         }
         Ok(OK)
-    })?;
-    Ok(())
+    })
 }
 
 /// `driver->remove`: the driver unmaps what it has and is gone.
 pub(crate) fn remove(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let dev = k.client(x);
-    let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
-    t.update("driver->remove: unmaps, stops", move |shared| {
-        shared.set(run, 0);
-        shared.set(seen_path, 0);
-        shared.set(seen_domain, 0);
-        0
-    })?;
-    Ok(())
+    let fields = [dev.run, dev.seen_path, dev.seen_domain, dev.msi];
+    t.update("the driver unmaps, frees its vectors, stops", move |shared| {
+        fields.iter().for_each(|field| shared.set(*field, 0));
+    })
 }
 
 /// Another driver of the machine binds, which tries everything deferred again.
@@ -80,6 +139,9 @@ pub(crate) fn device_add(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     t.func("device_add", |t| {
         t.write(k.client(x).on_bus, 1, "bus_add_device: klist_add_tail to the bus")?;
         t.func("iommu_bus_notifier", |t| iommu_probe_device(t, k, x))?;
+        if k.has(Commit::ReadyToProbe) {
+            t.write(k.client(x).ready_to_probe, 1, "dev_set_ready_to_probe(dev)")?;
+        }
         Ok(OK)
     })?;
     dd::device_attach(t, k, Dev::Client(x))
@@ -131,6 +193,22 @@ pub(crate) fn rebind(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
         Ok(OK)
     })?;
     Ok(())
+}
+
+/// A driver registers while `device_add` of a client is at work: `__driver_attach` finds it on the bus.
+pub(crate) fn second_thread(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    let on_bus = k.client(x).on_bus;
+    t.func("bus_for_each_dev", |t| {
+        t.wait_idle("the device on the bus", move |s| s.get(on_bus) != 0)
+    })?;
+    dd::device_attach(t, k, Dev::Client(x))
+}
+
+/// Somebody writes `identity` to the `type` file of a client's group.
+pub(crate) fn writes_type(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    let member = k.client(x).iommu_group;
+    t.func("user of sysfs", |t| t.wait_idle("a group to write to", move |s| s.get(member) != 0))?;
+    iommu_group_store_type(t, k, x).map(|_| ())
 }
 
 /// VFIO: claim the group of a client, use it, give it back.

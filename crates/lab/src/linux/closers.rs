@@ -13,7 +13,7 @@ use super::world::World;
 /// A change to a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Apply the commit.
+    /// Apply the commit, after whatever it needs ([`Protocol::prerequisites`]).
     Apply(Commit),
     /// Revert the commit.
     Revert(Commit),
@@ -24,7 +24,7 @@ impl Change {
     #[must_use]
     pub fn on(self, protocol: &Protocol) -> Option<Protocol> {
         match self {
-            Self::Apply(commit) => protocol.with(commit).ok(),
+            Self::Apply(commit) => protocol.with_prerequisites(commit).ok(),
             Self::Revert(commit) => protocol.without(commit).ok(),
         }
     }

@@ -58,8 +58,44 @@ pub enum Commit {
     PlatformDriverOnce,
     /// 78447d4545b2 (6.15): `pci_dma_configure` reads `dev->driver` once.
     PciDriverOnce,
-    /// f8670e8e43b8 (7.2): `dma_iommu` and its neighbours become atomic bits.
+    /// f8670e8e43b8 (7.2): `dma_iommu` becomes an atomic bit in the word of flags.
     AtomicBits,
+    /// 23ca35ee8872 (7.2): `dma_coherent` does.
+    AtomicCoherent,
+    /// 3e3c2f53da2a (7.2): `can_match` does.
+    AtomicCanMatch,
+    /// d26b560dfb89 (7.2): `dma_skip_sync` does.
+    AtomicSkipSync,
+    /// 1c7ea139fb1c (7.2): `state_synced` does.
+    AtomicStateSynced,
+    /// a2225b6e834a (7.1): no probe before `device_add` is ready; brings the word of flags.
+    ReadyToProbe,
+    /// 152f33ee30ee (7.0): `fsl_mc_dma_configure` reads `dev->driver` once.
+    FslMcDriverOnce,
+    /// 98ac73f99bc4 (6.7): every IOMMU driver has a default domain.
+    DefaultDomainMandatory,
+    /// 29c6e1c2b923 (6.15): `iommu_fwspec_free` is no longer exported.
+    UnexportFwspecFree,
+    /// fd598f71b669 (6.15): the operations are looked up in `iommu_init_device`.
+    OpsInInitDevice,
+    /// 73d2f10957f5 (6.15): the warning about a late probe comes after a probe that succeeded.
+    WarnAfterInit,
+    /// b54240ad4943 (5.17): `dev_iommu_free` hides `dev->iommu` before it frees it.
+    HideBeforeFree,
+    /// 38e8844005e6 (6.15): mediatek registers when its list is ready.
+    MediatekReady,
+    /// d9d3cede4167 (6.15): ipmmu-vmsa registers in a sensible order.
+    IpmmuOrder,
+    /// 72b6f7cd89ce (6.17): virtio-iommu is ready before it registers.
+    VirtioReady,
+    /// 57365a04c921 (6.1): every registration walks the buses.
+    RegisterWalks,
+    /// The locked half of 6eb4da8cf545, as android14-6.1 carries it.
+    LockedGroupTest6_1,
+    /// Posted: `amba_dma_configure` reads `dev->driver` once.
+    AmbaDriverOnce,
+    /// 1137838865bf (7.1): the timeout of deferred probes is moved, not queued twice.
+    ModDelayedWork,
 }
 
 /// What the lab knows about a [`Commit`].
@@ -69,9 +105,11 @@ pub struct CommitInfo {
     pub commit: Commit,
     /// The id to write on the command line: twelve hex digits, or a name where there is no commit.
     pub id: &'static str,
+    /// Its subject line.
+    pub subject: &'static str,
     /// One line: what it changes in the protocol.
     pub summary: &'static str,
-    /// The release that first carried it.
+    /// The releases that first carried it, mainline first, then the stable trees; `-` where none does.
     pub since: &'static str,
     /// The bases that carry it.
     pub carried_by: &'static [BaseId],
@@ -126,7 +164,7 @@ impl fmt::Display for Commit {
 
 /// A set of commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct CommitSet(u32);
+pub struct CommitSet(u64);
 
 impl CommitSet {
     /// The set of the given commits.

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::thread;
 
-use super::base::BASES;
+use super::base::{BASES, BaseInfo};
 use super::check::{Budget, CheckError, Report, check};
 use super::protocol::Protocol;
 use super::world::{Driver, Event, Firmware, Grouping, World};
@@ -51,7 +51,12 @@ pub fn comparison_worlds() -> Vec<(String, World)> {
     ]
 }
 
-/// Checks every protocol (default: every base version) in every world, to the end, on as many threads as
+/// The base versions that are compared when nothing else is asked for: the points of mainline and 6.1 stable.
+pub fn compared_bases() -> impl Iterator<Item = &'static BaseInfo> {
+    BASES.iter().filter(|base| base.compared)
+}
+
+/// Checks every protocol (default: those of [`compared_bases`]) in every world, to the end, on as many threads as
 /// the machine has cores. `progress` is called after each cell with the number done and the total; after
 /// `stop` has become true the cells left are cut short and say so.
 ///
@@ -64,7 +69,7 @@ pub fn compare(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Matrix, CheckError> {
     let protocols =
-        protocols.unwrap_or_else(|| BASES.iter().map(|base| Protocol::of(base.id)).collect());
+        protocols.unwrap_or_else(|| compared_bases().map(|base| Protocol::of(base.id)).collect());
     let total = protocols.len() * worlds.len();
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cells: Mutex<Vec<Option<Result<Cell, CheckError>>>> =

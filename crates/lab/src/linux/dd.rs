@@ -5,10 +5,12 @@ use core::ops::ControlFlow;
 use super::arm_smmu::arm_smmu_device_probe;
 use super::bus::{self, Caller};
 use super::client;
-use super::dma::arch_teardown_dma_ops;
+use super::commit::Commit;
+use super::dma::{Neighbour, arch_teardown_dma_ops, store_neighbour};
 use super::errno::{EPROBE_DEFER, ETIMEDOUT, Errno, OK};
 use super::iommu::owner::iommu_device_unuse_default_domain;
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
+use super::world::Bus;
 
 /// Bit 1 of `run`: the driver's probe has returned success (`driver_bound`).
 pub(crate) const BOUND: u64 = 2;
@@ -45,8 +47,12 @@ pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<E
         let before = t.read(count, "snapshot of deferred_trigger_count")?;
         let ret = match dev {
             Dev::Iommu(s) => really_probe_iommu(t, k, s)?,
-            Dev::Client(x) => really_probe(t, k, x)?,
+            Dev::Client(x) => __driver_probe_device(t, k, x)?,
         };
+        if ret == NOT_READY {
+            // can_match is not set, so driver_deferred_probe_add() puts nothing on the list.
+            return Ok(EPROBE_DEFER);
+        }
         if ret == EPROBE_DEFER {
             driver_deferred_probe_add(t, k, dev)?;
             if t.read(count, "did a trigger occur while probing?")? != before {
@@ -57,6 +63,25 @@ pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<E
     })
 }
 
+/// What [`__driver_probe_device`] returns for `-EPROBE_DEFER` of a device that is not ready to probe.
+const NOT_READY: Errno = 518;
+
+/// `__driver_probe_device` of a client. a2225b6e834a (7.1): not before `device_add` is ready for it; then `can_match`,
+/// a neighbour of `dma_iommu`, is stored (`drivers/base/dd.c`, 6.12.117).
+fn __driver_probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("__driver_probe_device", |t| {
+        let ready = k.client(x).ready_to_probe;
+        if k.world_adds_devices()
+            && k.has(Commit::ReadyToProbe)
+            && t.read(ready, "dev_ready_to_probe(): has device_add got so far?")? == 0
+        {
+            return Ok(NOT_READY);
+        }
+        store_neighbour(t, k, x, Neighbour::CanMatch)?;
+        really_probe(t, k, x)
+    })
+}
+
 /// `really_probe` of a client.
 pub(crate) fn really_probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("really_probe", |t| {
@@ -64,13 +89,21 @@ pub(crate) fn really_probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
         if device_links_check_suppliers(t, k, x)? != OK {
             return Ok(EPROBE_DEFER);
         }
-        t.write(dev.driver, 1, "dev->driver = drv")?;
+        // The devices of host1x have no driver; their creator configures and uses them.
+        if k.world().bus != Bus::Host1x {
+            t.write(dev.driver, 1, "dev->driver = drv")?;
+        }
         let ret = bus::dma_configure(t, k, x, Caller::Driver)?;
         if ret != OK {
             device_unbind_cleanup(t, k, x)?;
             return Ok(ret);
         }
-        client::probe(t, k, x)?;
+        let ret = client::probe(t, k, x)?;
+        if ret != OK {
+            dma_cleanup(t, k, x)?;
+            device_unbind_cleanup(t, k, x)?;
+            return Ok(ret);
+        }
         t.write(dev.run, BOUND | client::RUNNING, "driver_bound: klist_add_tail")?;
         driver_deferred_probe_trigger(t, k)?;
         Ok(OK)
@@ -91,6 +124,14 @@ fn device_links_check_suppliers(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Er
     Ok(OK)
 }
 
+/// `bus->dma_cleanup`, after a probe that failed and at unbind: the claim is given back.
+fn dma_cleanup(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    if k.manages_dma(x) {
+        return Ok(());
+    }
+    t.func("dma_cleanup", |t| iommu_device_unuse_default_domain(t, k, x))
+}
+
 /// `device_unbind_cleanup`: `dev->iommu`, the fwspec and the group survive it.
 fn device_unbind_cleanup(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     arch_teardown_dma_ops(t, k, x)?;
@@ -101,7 +142,7 @@ fn device_unbind_cleanup(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 pub(crate) fn device_release_driver(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     t.func("device_release_driver", |t| {
         client::remove(t, k, x)?;
-        iommu_device_unuse_default_domain(t, k, x)?;
+        dma_cleanup(t, k, x)?;
         device_unbind_cleanup(t, k, x)?;
         Ok(OK)
     })?;

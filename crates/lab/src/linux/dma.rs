@@ -11,31 +11,65 @@ use super::property::Id;
 
 /// Bit 0 of a client's `dma` field: DMA goes through iommu-dma.
 pub(crate) const IOMMU_DMA: u64 = 1;
-/// Bit 1: `dev->dma_coherent`, a neighbour in the same byte until 7.2.
+/// Bit 1: `dev->dma_coherent`, the neighbour that is drawn; stores of the others leave it as they found it.
 const COHERENT: u64 = 2;
 
-/// Does a store to one of the two bits load and store the byte of both?
-fn shares_byte(k: &Kernel) -> bool {
+/// A bit of `struct device` beside `dma_iommu`, whose stores load and store the byte of both until one of them
+/// moves to the word of flags (`include/linux/device.h`: 6.12.117 has them in one row, 7.2.13 has none of them).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Neighbour {
+    /// `dma_coherent`, stored by `arch_setup_dma_ops`.
+    Coherent,
+    /// `can_match`, stored by `__driver_probe_device`.
+    CanMatch,
+    /// `dma_skip_sync`, stored by `dma_set_mask` in the driver's probe (from 6.10 on).
+    SkipSync,
+}
+
+impl Neighbour {
+    /// The commit that makes it an atomic bit of its own.
+    fn atomic(self) -> Commit {
+        match self {
+            Self::Coherent => Commit::AtomicCoherent,
+            Self::CanMatch => Commit::AtomicCanMatch,
+            Self::SkipSync => Commit::AtomicSkipSync,
+        }
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Self::Coherent => "dev->dma_coherent = coherent",
+            Self::CanMatch => "dev->can_match = true",
+            Self::SkipSync => "dev->dma_skip_sync = coherent",
+        }
+    }
+}
+
+/// Is `dma_iommu` a bit of a byte, so that whoever stores a neighbour stores it too?
+fn is_bit_field(k: &Kernel) -> bool {
     k.has(Commit::DmaIommuFlag) && !k.has(Commit::AtomicBits)
 }
 
-/// Sets or clears one bit of the byte: load, modify, store where it is a bitfield.
-fn store_bit(t: &mut T<'_>, k: &Kernel, x: Client, bit: u64, on: bool, why: &str) -> Step<()> {
-    let dma = k.client(x).dma;
-    let merged = move |byte: u64| if on { byte | bit } else { byte & !bit };
-    if shares_byte(k) {
-        let byte = t.read(dma, "load the byte of dma_coherent and dma_iommu")?;
-        return t.write(dma, merged(byte), why);
+/// A store to a neighbour of `dma_iommu`: load the byte, change a bit, store the byte. No step where the two do not
+/// share it: nobody here looks at the neighbour itself.
+pub(crate) fn store_neighbour(
+    t: &mut T<'_>,
+    k: &Kernel,
+    x: Client,
+    neighbour: Neighbour,
+) -> Step<()> {
+    if !is_bit_field(k) || k.has(neighbour.atomic()) {
+        return Ok(());
     }
-    t.update(why, move |shared| {
-        let byte = merged(shared.get(dma));
-        shared.set(dma, byte);
-        0
-    })?;
-    Ok(())
+    let dma = k.client(x).dma;
+    t.scope(|t| {
+        let byte = t.read(dma, "load the byte that it shares with dma_iommu")?;
+        let set = if matches!(neighbour, Neighbour::Coherent) { COHERENT } else { 0 };
+        t.write(dma, byte | set, neighbour.why())
+    })
 }
 
-/// `dev->dma_iommu = on`.
+/// `dev->dma_iommu = on`, or its forerunner, the `dma_ops` pointer.
 pub(crate) fn set_dma_iommu(t: &mut T<'_>, k: &Kernel, x: Client, on: bool) -> Step<()> {
     let why = match (on, k.has(Commit::DmaIommuFlag)) {
         (true, true) => "dev->dma_iommu = true",
@@ -43,18 +77,44 @@ pub(crate) fn set_dma_iommu(t: &mut T<'_>, k: &Kernel, x: Client, on: bool) -> S
         (true, false) => "dev->dma_ops = &iommu_dma_ops",
         (false, false) => "dev->dma_ops = NULL",
     };
-    store_bit(t, k, x, IOMMU_DMA, on, why)
+    let (dma, chosen) = (k.client(x).dma, k.client(x).path_chosen);
+    let merged = move |byte: u64| if on { byte | IOMMU_DMA } else { byte & !IOMMU_DMA };
+    if is_bit_field(k) {
+        return t.scope(|t| {
+            let byte = t.read(dma, "load the byte of dma_iommu and its neighbours")?;
+            t.update(why, move |shared| {
+                shared.set(dma, merged(byte));
+                shared.set(chosen, u64::from(on));
+            })
+        });
+    }
+    t.update(why, move |shared| {
+        let byte = merged(shared.get(dma));
+        shared.set(dma, byte);
+        shared.set(chosen, u64::from(on));
+    })
 }
 
 /// `iommu_setup_dma_ops` since b67483b3c44e: beside the default domain, under the group's mutex.
+///
+/// With the flag (b5c58b2fdc42) the bit is stored *before* `iommu_dma_init_domain` makes the IOVA space ready
+/// (`drivers/iommu/dma-iommu.c`, 6.12.117: `dev->dma_iommu = iommu_is_dma_domain(domain); if (dev->dma_iommu &&
+/// iommu_dma_init_domain(domain, dev))`; 7.2.13 and 7.3.4 the same with `dev_assign_dma_iommu`). With the pointer
+/// (6.10, 6.11) it was the other way round.
 pub(crate) fn iommu_setup_dma_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     t.func("iommu_setup_dma_ops", |t| {
         let group = k.group(k.group_of(x));
         let dom = t.read(group.default_domain, "type of the default domain")?;
+        let flag_first = k.has(Commit::DmaIommuFlag);
+        if flag_first {
+            set_dma_iommu(t, k, x, dom == DMA)?;
+        }
         if dom == DMA {
             t.write(group.iova_ready, 1, "iommu_dma_init_domain: IOVA space ready")?;
         }
-        set_dma_iommu(t, k, x, dom == DMA)?;
+        if !flag_first {
+            set_dma_iommu(t, k, x, dom == DMA)?;
+        }
         Ok(OK)
     })?;
     Ok(())
@@ -64,10 +124,7 @@ pub(crate) fn iommu_setup_dma_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<
 pub(crate) fn arch_setup_dma_ops(t: &mut T<'_>, k: &Kernel, x: Client, iommu: bool) -> Step<()> {
     t.func("arch_setup_dma_ops", |t| {
         if k.has(Commit::DmaOpsWithDomain) {
-            // Only the coherency is left to do here; it matters where it shares the flag's byte.
-            if shares_byte(k) {
-                store_bit(t, k, x, COHERENT, true, "dev->dma_coherent = coherent")?;
-            }
+            store_neighbour(t, k, x, Neighbour::Coherent)?;
         } else if iommu {
             setup_from_group(t, k, x)?;
         }

@@ -11,7 +11,7 @@ use super::commit::Commit;
 use super::errno::Errno;
 use super::property::{self, Id};
 use super::protocol::Protocol;
-use super::world::{Driver, Event, Grouping, World};
+use super::world::{Behind, Bus, Driver, Event, Grouping, World};
 
 /// An IOMMU instance, counted from the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,18 @@ pub(crate) const IDENTITY: u64 = 2;
 pub(crate) const DMA_AGAIN: u64 = 3;
 /// The blocking domain of an outside owner.
 pub(crate) const BLOCKED: u64 = 4;
+
+/// The driver has not claimed the group, or there was none to claim.
+pub(crate) const NOT_CLAIMED: u64 = 0;
+/// The claim met a group without a default domain, and passed.
+pub(crate) const CLAIMED_EMPTY: u64 = 1;
+/// The claim met a default domain.
+pub(crate) const CLAIMED: u64 = 2;
+
+/// The doorbell's physical address is in the message: right without an IOMMU only.
+pub(crate) const MSI_DIRECT: u64 = 1;
+/// The doorbell is mapped into the device's domain.
+pub(crate) const MSI_MAPPED: u64 = 2;
 
 /// The mark of a group that stands on the list of a walk.
 pub(crate) const ON_GROUP_LIST: &str = "on group_list";
@@ -73,10 +85,23 @@ pub(crate) struct ClientFields {
     pub(crate) fwspec: Field,
     /// `dev->iommu->priv`: `probe_device` has run.
     pub(crate) private: Field,
+    /// `dev->iommu->iommu_dev` is set: before the group, and read without a lock by an instance that unregisters.
+    pub(crate) iommu_dev: Field,
     /// `dev->iommu_group` is set.
     pub(crate) iommu_group: Field,
     /// The byte of `dma_iommu` (or `dma_ops`) and `dma_coherent`.
     pub(crate) dma: Field,
+    /// `iommu_setup_dma_ops` has chosen iommu-dma for it, whatever became of the bit. No kernel has this field: it
+    /// tells a lost bit from one that was never set.
+    pub(crate) path_chosen: Field,
+    /// How the driver's claim of the group went ([`NOT_CLAIMED`] and so on). No kernel has this field either.
+    pub(crate) claimed: Field,
+    /// How the message of an interrupt was composed ([`MSI_DIRECT`], [`MSI_MAPPED`]).
+    pub(crate) msi: Field,
+    /// `device_add` has got as far as probing (`DEV_FLAG_READY_TO_PROBE`).
+    pub(crate) ready_to_probe: Field,
+    /// The driver's first probe is over, where that fails; its own supplier is bound, where it waits for one.
+    pub(crate) tried: Field,
     /// The domain that the hardware uses for this device.
     pub(crate) attached: Field,
     /// `dev->driver`.
@@ -146,7 +171,7 @@ impl Kernel {
     /// Declares the state of `world` under `protocol`.
     pub(crate) fn declare(b: &mut Builder, protocol: &Protocol, world: &World) -> Self {
         let groups = match world.grouping {
-            Grouping::Own => world.clients,
+            Grouping::Own | Grouping::Identity => world.clients,
             Grouping::Shared | Grouping::Mixed => 1,
         };
         let devices = u32::try_from(world.iommus + world.clients).expect("a world is small");
@@ -185,19 +210,25 @@ impl Kernel {
         }
         for x in self.clients().filter(|x| self.at_boot(*x)) {
             b.init(self.client(x).on_bus, 1);
+            b.init(self.client(x).ready_to_probe, 1);
         }
-        // Since bcb81ac6ae3c the walk of the instances that a client names gives it group and domain.
-        let named = self.iommus_named_by(Client(0));
-        if named.iter().all(|s| s.0 < before) && self.has(Commit::ParseInWalk) {
-            self.start_probed(b);
+        if self.has(Commit::ParseInWalk) && self.world.bus != Bus::Host1x {
+            self.start_probed(b, before);
         }
     }
 
+    /// Since bcb81ac6ae3c the walk of the instances that a client names has given it group and domain before.
+    fn walked_before(&self, x: Client, before: usize) -> bool {
+        self.at_boot(x)
+            && !self.is_refused(x)
+            && self.iommus_named_by(x).iter().all(|s| s.0 < before)
+    }
+
     /// Clients that the walk of an earlier registration has probed.
-    fn start_probed(&self, b: &mut Builder) {
+    fn start_probed(&self, b: &mut Builder, before: usize) {
         for g in self.groups() {
             let members: Vec<Client> =
-                self.clients().filter(|x| self.at_boot(*x) && self.group_of(*x) == g).collect();
+                self.members_possible(g).filter(|x| self.walked_before(*x, before)).collect();
             let bits = members.iter().fold(0, |bits, x| bits | 1 << x.0);
             if bits == 0 {
                 continue;
@@ -213,7 +244,9 @@ impl Kernel {
                 for (field, value) in [(dev.iommu, 1), (dev.fwspec, 2), (dev.private, 1)] {
                     b.init(field, value);
                 }
+                b.init(dev.iommu_dev, 1);
                 b.init(dev.iommu_group, 1);
+                b.init(dev.path_chosen, u64::from(dom == DMA));
                 b.init(dev.attached, dom);
                 b.init(dev.dma, u64::from(dom == DMA));
                 b.init(dev.linked, u64::from(self.world.driver == Driver::V2));
@@ -297,15 +330,20 @@ impl Kernel {
     }
 
     /// The instance that a client sits behind.
-    pub(crate) fn iommu_of(&self, _: Client) -> Iommu {
-        Iommu(0)
+    pub(crate) fn iommu_of(&self, x: Client) -> Iommu {
+        Iommu(match self.world.behind {
+            Behind::First => 0,
+            Behind::Last => self.world.iommus - 1,
+            Behind::Each => x.0 % self.world.iommus,
+        })
     }
 
     /// The instances that a client's `iommus` property names.
     pub(crate) fn iommus_named_by(&self, x: Client) -> Vec<Iommu> {
         let mut named = vec![self.iommu_of(x)];
-        if self.world.two_nodes {
-            named.push(Iommu(self.world.iommus - 1));
+        let last = Iommu(self.world.iommus - 1);
+        if self.world.two_nodes && !named.contains(&last) {
+            named.push(last);
         }
         named
     }
@@ -314,8 +352,14 @@ impl Kernel {
     pub(crate) fn identity_clients(&self) -> u64 {
         match self.world.grouping {
             Grouping::Mixed => 1 << (self.world.clients - 1),
+            Grouping::Identity => (1 << self.world.clients) - 1,
             Grouping::Own | Grouping::Shared => 0,
         }
+    }
+
+    /// A client is added while the machine runs.
+    pub(crate) fn world_adds_devices(&self) -> bool {
+        self.world.has(Event::Plug)
     }
 
     /// Clients come or go in this world.
@@ -326,6 +370,21 @@ impl Kernel {
     /// `dev->iommu` of a probed client can be freed in this world.
     pub(crate) fn world_frees_devices(&self) -> bool {
         self.world.has(Event::Unplug) || self.world.has(Event::Unregister)
+    }
+
+    /// The driver of this client manages its DMA itself (`driver_managed_dma`).
+    pub(crate) fn manages_dma(&self, x: Client) -> bool {
+        self.world.managed && x.0 + 1 == self.world.clients
+    }
+
+    /// The IOMMU refuses this client: it can only go without.
+    pub(crate) fn is_refused(&self, x: Client) -> bool {
+        self.world.has(Event::BadId) && x.0 + 1 == self.world.clients
+    }
+
+    /// The driver of this client fails or defers at its first probe.
+    pub(crate) fn first_probe(&self, x: Client) -> Option<Event> {
+        [Event::Fail, Event::Defer].into_iter().find(|event| x.0 == 0 && self.world.has(*event))
     }
 
     /// Groups can have an outside owner in this world.
@@ -418,8 +477,19 @@ fn declare_client(b: &mut Builder, world: &World, x: usize) -> ClientFields {
         iommu: named(b, "dev->iommu", 1, pointer),
         fwspec: named(b, "fwspec", 2, &["NULL", "without ops", "set"]),
         private: named(b, "dev->iommu->priv", 1, pointer),
+        iommu_dev: named(b, "dev->iommu->iommu_dev", 1, pointer),
         iommu_group: named(b, "dev->iommu_group", 1, pointer),
         dma: named(b, "DMA path", 2, path),
+        path_chosen: named(b, "iommu-dma chosen", 1, &["no", "yes"]),
+        claimed: named(
+            b,
+            "claim",
+            2,
+            &["none", "of a group without a domain", "of a group with its domain"],
+        ),
+        msi: named(b, "MSI doorbell", 2, &["none", "physical address", "mapped"]),
+        ready_to_probe: named(b, "ready_to_probe", 1, &["no", "yes"]),
+        tried: named(b, "first probe over", 1, &["no", "yes"]),
         attached: named(b, "hardware domain", 3, DOMAINS),
         driver: named(b, "dev->driver", 1, pointer),
         run: named(b, "driver", 2, &["not running", "running", "bound", "bound"]),

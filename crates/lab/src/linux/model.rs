@@ -106,6 +106,19 @@ fn declare_events(b: &mut Builder, kernel: &Rc<Kernel>) {
             Event::Timeout => {
                 thread(b, kernel, "deferred-probe timeout".into(), client::deferred_probe_timeout);
             }
+            Event::Defer => {
+                thread(b, kernel, "the client's supplier".into(), client::supplier_binds);
+            }
+            Event::SecondThread => {
+                thread(b, kernel, "driver registration".into(), move |t, k| {
+                    client::second_thread(t, k, last)
+                });
+            }
+            Event::Type => {
+                thread(b, kernel, "type".into(), |t, k| client::writes_type(t, k, Client(0)));
+            }
+            // What the clients' drivers do, and what the IOMMU says to a client.
+            Event::Fail | Event::Msi | Event::BadId => {}
         }
     }
 }

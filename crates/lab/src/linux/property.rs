@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use portcullis_explore::proto::Builder;
 
-use super::kernel::{BLOCKED, Client, DMA, Kernel, View};
-use super::world::{Driver, World};
+use super::commit::Commit;
+use super::kernel::{BLOCKED, CLAIMED, Client, DMA, Kernel, MSI_DIRECT, NOT_CLAIMED, View};
+use super::world::{Bus, Driver, Event, World};
 use super::{client, dd, dma};
 
 /// One way to violate an invariant.
@@ -15,10 +16,18 @@ use super::{client, dd, dma};
 pub enum Id {
     /// The driver runs on direct DMA behind a translating domain.
     WrongPathForGood,
+    /// The bit that chooses iommu-dma was lost to a store of its neighbour.
+    LostBit,
     /// The driver mapped through iommu-dma although its device is not attached to the group's domain.
     NotAttached,
+    /// The driver claimed before there was a group, and its path changed when there was one.
+    NoGroupAtClaim,
+    /// The driver passed its claim by a domain that a sibling had set up, for the sibling only.
+    SiblingsDomain,
     /// The DMA path changed under a running driver.
     SwitchedUnderDriver,
+    /// The message of an interrupt was composed for the other path.
+    MsiUnmapped,
     /// The domain was replaced or freed under a running driver.
     DomainReplaced,
     /// A default domain was attached under an outside owner.
@@ -88,10 +97,18 @@ macro_rules! ways {
 ways! {
     WrongPathForGood "wrong-path" "I1" Some("B1"),
         "the driver runs with direct DMA although its device sits behind a translating domain, and stays so";
+    LostBit "lost-bit" "I1" Some("B1"),
+        "dma_iommu was set and is lost to a store of another bit of its byte: the driver runs with direct DMA behind a translating domain";
     NotAttached "not-attached" "I1" None,
         "the driver maps through iommu-dma, but its device is not attached to the domain: all its DMA is blocked";
+    NoGroupAtClaim "no-group-at-claim" "I2" Some("B2"),
+        "the driver found no group to claim while a walk was at work on its device, and started with direct DMA; the walk then switches the path under it";
+    SiblingsDomain "siblings-domain" "I2" Some("B2"),
+        "a sibling's probe gave the group its domain but set up the DMA path of the sibling only: this driver passed the check, started with direct DMA, and is switched under its feet";
     SwitchedUnderDriver "path-switched" "I2" Some("B2"),
         "the DMA path changes under the running driver: buffers mapped directly are unmapped through iommu-dma";
+    MsiUnmapped "msi-unmapped" "I2" None,
+        "the interrupt's message holds the doorbell's physical address, but the device now sits behind a translating domain that does not map it: no interrupt arrives";
     DomainReplaced "domain-replaced" "I2" Some("B6"),
         "the domain is replaced or freed under the running driver: its mappings are gone";
     OwnerOverridden "owner-overridden" "I2" Some("B6"),
@@ -181,12 +198,13 @@ impl Id {
             Driver::V3 => "`event 0x02 received` (C_BAD_STREAMID) from the SMMU",
         };
         match self {
-            Self::WrongPathForGood => {
+            Self::WrongPathForGood | Self::LostBit => {
                 format!("the device works with physical addresses that nobody mapped: {fault}, the device times out")
             }
-            Self::SwitchedUnderDriver => {
+            Self::SwitchedUnderDriver | Self::NoGroupAtClaim | Self::SiblingsDomain => {
                 format!("no message at the moment of the error; later a WARN in iommu_dma_unmap, {fault}")
             }
+            Self::MsiUnmapped => format!("the driver waits for an interrupt that never comes: {fault} at the doorbell's address"),
             Self::DomainReplaced | Self::OwnerOverridden | Self::FreedWhileOwned => {
                 format!("mappings vanish under their user: {fault}")
             }
@@ -226,8 +244,12 @@ pub(crate) fn is_checked_in_steps(id: Id) -> bool {
     !matches!(
         id,
         Id::WrongPathForGood
+            | Id::LostBit
             | Id::NotAttached
+            | Id::NoGroupAtClaim
+            | Id::SiblingsDomain
             | Id::SwitchedUnderDriver
+            | Id::MsiUnmapped
             | Id::DomainReplaced
             | Id::GoneButListed
             | Id::Uncounted
@@ -278,9 +300,14 @@ fn shows(k: &Kernel, s: &View<'_>, x: Client, id: Id) -> bool {
         return false;
     }
     match id {
-        Id::Uncounted => s.get(dev.iommu_group) != 0 && s.get(group.owner_cnt) == 0,
+        Id::Uncounted => {
+            let claims = !k.manages_dma(x) && k.world().bus != Bus::Host1x;
+            claims && s.get(dev.iommu_group) != 0 && s.get(group.owner_cnt) == 0
+        }
+        Id::MsiUnmapped => s.get(dev.msi) == MSI_DIRECT && s.get(dev.attached) == DMA,
         Id::BoundWithoutIommu => {
             s.get(dev.iommu_group) == 0
+                && !k.is_refused(x)
                 && s.get(dev.seen_domain) == 0
                 && s.get(k.iommu(k.iommu_of(x)).bound) != 0
                 && !some_instance_registers(k, s)
@@ -301,8 +328,10 @@ fn wronged(k: &Kernel, s: &View<'_>, x: Client) -> Option<Id> {
     let saw_iommu = s.get(dev.seen_path) == client::SAW_IOMMU;
     let group = k.group(k.group_of(x));
     let (attached, seen) = (s.get(dev.attached), s.get(dev.seen_domain));
-    if through_iommu != saw_iommu {
-        Some(Id::SwitchedUnderDriver)
+    if s.get(dev.path_chosen) != 0 && !through_iommu {
+        Some(Id::LostBit)
+    } else if through_iommu != saw_iommu {
+        Some(switched(k, s, x))
     } else if !saw_iommu && attached == DMA && s.get(group.entry) == 0 {
         Some(Id::WrongPathForGood)
     } else if saw_iommu && seen == 0 && attached == 0 {
@@ -314,12 +343,21 @@ fn wronged(k: &Kernel, s: &View<'_>, x: Client) -> Option<Id> {
     }
 }
 
+/// Why the path of a running driver changed: by what its claim had seen.
+fn switched(k: &Kernel, s: &View<'_>, x: Client) -> Id {
+    match s.get(k.client(x).claimed) {
+        NOT_CLAIMED if !k.manages_dma(x) => Id::NoGroupAtClaim,
+        CLAIMED if k.has(Commit::DmaOpsWithDomain) => Id::SiblingsDomain,
+        _ => Id::SwitchedUnderDriver,
+    }
+}
+
 /// At an end: `owner_cnt` of each group is not above the number of bound drivers that it stands for.
 fn counts_match(k: &Kernel, s: &View<'_>) -> bool {
     k.groups().all(|g| {
         let users = k
             .members_possible(g)
-            .filter(|x| s.get(k.client(*x).run) & dd::BOUND != 0)
+            .filter(|x| s.get(k.client(*x).run) & dd::BOUND != 0 && !k.manages_dma(*x))
             .filter(|x| s.get(k.client(*x).iommu_group) != 0)
             .count() as u64;
         s.get(k.group(g).owner_cnt) <= users
@@ -328,13 +366,17 @@ fn counts_match(k: &Kernel, s: &View<'_>) -> bool {
 
 /// The good end that must be reachable: every client bound, on the path of its domain, counted.
 fn is_healthy(k: &Kernel, s: &View<'_>) -> bool {
-    k.clients().all(|x| {
+    k.clients().filter(|x| !k.is_refused(*x)).all(|x| {
         let dev = k.client(x);
+        if k.first_probe(x) == Some(Event::Fail) {
+            return s.is_set(dev.tried) && !s.is_set(dev.run) && !s.is_set(dev.driver);
+        }
+        let counts = !k.manages_dma(x) && k.world().bus != Bus::Host1x;
         let through_iommu = s.get(dev.dma) & dma::IOMMU_DMA != 0;
         let attached = s.get(dev.attached);
         s.get(dev.run) & dd::BOUND != 0
             && attached != 0
             && through_iommu == (attached == DMA)
-            && s.get(k.group(k.group_of(x)).owner_cnt) != 0
+            && (!counts || s.get(k.group(k.group_of(x)).owner_cnt) != 0)
     })
 }

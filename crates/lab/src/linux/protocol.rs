@@ -114,6 +114,36 @@ impl Protocol {
         protocol.complete()
     }
 
+    /// As [`Protocol::with`], with whatever the commit needs applied before it.
+    ///
+    /// # Errors
+    /// As [`Protocol::parse`].
+    pub fn with_prerequisites(&self, commit: Commit) -> Result<Self, ProtocolError> {
+        let mut protocol = self.clone();
+        for needed in protocol.prerequisites(commit) {
+            protocol.apply(needed)?;
+        }
+        protocol.apply(commit)?;
+        protocol.complete()
+    }
+
+    /// What a commit needs and this tree lacks, in the order in which it is to be applied.
+    #[must_use]
+    pub fn prerequisites(&self, commit: Commit) -> Vec<Commit> {
+        let mut wanted: Vec<Commit> = vec![commit];
+        let mut at = 0;
+        while at < wanted.len() {
+            let needs = wanted[at].info().needs.iter();
+            let missing: Vec<Commit> =
+                needs.copied().filter(|need| !self.has(*need) && !wanted.contains(need)).collect();
+            wanted.extend(missing);
+            at += 1;
+        }
+        wanted.remove(0);
+        wanted.reverse();
+        wanted
+    }
+
     /// This protocol with one commit less, if that makes a tree that can exist.
     ///
     /// # Errors
@@ -130,7 +160,7 @@ impl Protocol {
         }
         if let Some(at) = self.reverted.iter().position(|reverted| *reverted == commit) {
             self.reverted.remove(at);
-        } else if commit.info().applies_to.contains(&self.base) {
+        } else if self.base.is_meant_by(commit.info().applies_to) {
             self.applied.push(commit);
         } else {
             return Err(ProtocolError::DoesNotApply(commit, self.base));
@@ -145,7 +175,7 @@ impl Protocol {
         }
         if let Some(at) = self.applied.iter().position(|applied| *applied == commit) {
             self.applied.remove(at);
-        } else if commit.info().reverts_from.contains(&self.base) {
+        } else if self.base.is_meant_by(commit.info().reverts_from) || self.base.backports(commit) {
             self.reverted.push(commit);
         } else {
             return Err(ProtocolError::CannotRevert(commit, self.base));

@@ -27,6 +27,8 @@ struct WorldJson {
     driver: String,
     attempts: usize,
     two_nodes: bool,
+    behind: String,
+    managed: bool,
     events: Vec<String>,
 }
 
@@ -88,6 +90,8 @@ impl Report {
             driver: world.driver.to_string(),
             attempts: world.attempts,
             two_nodes: world.two_nodes,
+            behind: world.behind.to_string(),
+            managed: world.managed,
             events: world.events.iter().map(ToString::to_string).collect(),
         }
     }

@@ -5,8 +5,8 @@ use core::str::FromStr;
 
 /// The machine and the circumstances in which a protocol is explored.
 ///
-/// All clients sit behind the first IOMMU. Of `iommus` instances the last `registering` are being
-/// registered while the clients probe; the others were bound before. So one IOMMU, one registering,
+/// All clients sit behind the first IOMMU, if [`World::behind`] does not say otherwise. Of `iommus` instances the last
+/// `registering` are being registered while the clients probe; the others were bound before. So one IOMMU, one registering,
 /// is a client racing with its own SMMU; two IOMMUs, one registering, is the world of the report:
 /// the client's SMMU is there, another one (of the GPU, say) walks the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub struct World {
     pub attempts: usize,
     /// Each client names the last IOMMU as a second node in `iommus` (needs two IOMMUs).
     pub two_nodes: bool,
+    /// Which IOMMU the clients sit behind.
+    pub behind: Behind,
+    /// The last client's driver manages its DMA itself (`driver_managed_dma`): it claims no default domain.
+    pub managed: bool,
     /// What else happens, each once, at any moment. Sorted, no duplicates.
     pub events: Vec<Event>,
 }
@@ -44,6 +48,20 @@ pub enum Grouping {
     Shared,
     /// One group; the last client wants an identity domain (needs two clients).
     Mixed,
+    /// A group each, all of which want an identity domain (`iommu.passthrough=1`).
+    Identity,
+}
+
+/// Which IOMMU the clients sit behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Behind {
+    /// All behind the first.
+    #[default]
+    First,
+    /// All behind the last, which registers while they probe if any does.
+    Last,
+    /// Each behind another, in turn (needs a group each).
+    Each,
 }
 
 /// The bus of the clients.
@@ -53,6 +71,14 @@ pub enum Bus {
     Platform,
     /// PCI.
     Pci,
+    /// AMBA: PrimeCell devices.
+    Amba,
+    /// The fsl-mc bus of NXP's DPAA2.
+    FslMc,
+    /// The CDX bus of AMD's Versal.
+    Cdx,
+    /// The context devices of Tegra's host1x: a bus without `dma_configure`, whose devices host1x itself configures.
+    Host1x,
 }
 
 /// What describes the machine.
@@ -88,6 +114,18 @@ pub enum Event {
     Plug,
     /// The deferred-probe timeout fires.
     Timeout,
+    /// The first client's driver fails its first probe, after it has used DMA.
+    Fail,
+    /// The first client's driver defers at its first probe, for a supplier of its own that binds at any moment.
+    Defer,
+    /// The clients' drivers allocate MSI vectors in their probe.
+    Msi,
+    /// A driver that registers tries the plugged client (needs [`Event::Plug`]) while `device_add` is at work.
+    SecondThread,
+    /// The IOMMU's `probe_device` refuses the last client: its stream id is out of range.
+    BadId,
+    /// Somebody writes `identity` to the `type` file of the first client's group.
+    Type,
 }
 
 /// A small word of the command line for each value of an enumeration.
@@ -114,12 +152,17 @@ macro_rules! words {
     };
 }
 
-words!(Grouping, "group", Grouping::Own => "own", Grouping::Shared => "shared", Grouping::Mixed => "mixed");
-words!(Bus, "bus", Bus::Platform => "platform", Bus::Pci => "pci");
+words!(Grouping, "group", Grouping::Own => "own", Grouping::Shared => "shared", Grouping::Mixed => "mixed",
+    Grouping::Identity => "identity");
+words!(Behind, "behind", Behind::First => "first", Behind::Last => "last", Behind::Each => "each");
+words!(Bus, "bus", Bus::Platform => "platform", Bus::Pci => "pci", Bus::Amba => "amba", Bus::FslMc => "fsl-mc",
+    Bus::Cdx => "cdx", Bus::Host1x => "host1x");
 words!(Firmware, "firmware", Firmware::Dt => "dt", Firmware::Acpi => "acpi");
 words!(Driver, "driver", Driver::V2 => "v2", Driver::V3 => "v3");
 words!(Event, "event", Event::Unplug => "unplug", Event::Unregister => "unregister",
-    Event::Vfio => "vfio", Event::Rebind => "rebind", Event::Plug => "plug", Event::Timeout => "timeout");
+    Event::Vfio => "vfio", Event::Rebind => "rebind", Event::Plug => "plug", Event::Timeout => "timeout",
+    Event::Fail => "fail", Event::Defer => "defer", Event::Msi => "msi", Event::SecondThread => "second-thread",
+    Event::BadId => "bad-id", Event::Type => "type");
 
 /// Why a world makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +193,17 @@ pub enum WorldError {
     TwoNodesNeedTwo,
     /// ACPI names one IOMMU per device here.
     TwoNodesNeedDt,
+    /// Clients behind different IOMMUs cannot share a group.
+    EachNeedsOwnGroups,
+    /// The second thread needs a client that is being added.
+    SecondThreadNeedsPlug,
+    /// These two do not go together: what the bus has not, cannot be described or changed.
+    BusHasNo {
+        /// The bus.
+        bus: Bus,
+        /// What it does not have.
+        what: &'static str,
+    },
     /// The name of a world, as in a schedule, cannot be read.
     Name(String),
 }
@@ -172,6 +226,13 @@ impl fmt::Display for WorldError {
             Self::TwoNodesNeedDt => f.write_str(
                 "clients with two IOMMU nodes are described by a devicetree; give --firmware dt",
             ),
+            Self::EachNeedsOwnGroups => f.write_str(
+                "clients behind different IOMMUs cannot share a group; give --group own",
+            ),
+            Self::SecondThreadNeedsPlug => f.write_str(
+                "a second thread probes a client that is being added; give --event plug as well",
+            ),
+            Self::BusHasNo { bus, what } => write!(f, "the {bus} bus has no {what}"),
             Self::Name(name) => write!(f, "`{name}` is not the name of a world"),
         }
     }
@@ -192,6 +253,8 @@ impl Default for World {
             driver: Driver::V3,
             attempts: 1,
             two_nodes: false,
+            behind: Behind::First,
+            managed: false,
             events: Vec::new(),
         }
     }
@@ -236,9 +299,31 @@ impl World {
         if self.two_nodes && self.firmware != Firmware::Dt {
             return Err(WorldError::TwoNodesNeedDt);
         }
+        let each = self.behind == Behind::Each && self.iommus > 1;
+        if each && !matches!(self.grouping, Grouping::Own | Grouping::Identity) {
+            return Err(WorldError::EachNeedsOwnGroups);
+        }
+        if self.has(Event::SecondThread) && !self.has(Event::Plug) {
+            return Err(WorldError::SecondThreadNeedsPlug);
+        }
+        self.bus_fits()?;
         self.events.sort_unstable();
         self.events.dedup();
         Ok(self)
+    }
+
+    /// Checks what not every bus has.
+    fn bus_fits(&self) -> Result<(), WorldError> {
+        let bus = self.bus;
+        let dt_only = matches!(bus, Bus::Cdx | Bus::Host1x);
+        if dt_only && self.firmware != Firmware::Dt {
+            return Err(WorldError::BusHasNo { bus, what: "description by ACPI" });
+        }
+        let driverless = [Event::Rebind, Event::Plug, Event::Unplug, Event::Fail, Event::Defer];
+        if bus == Bus::Host1x && (self.managed || driverless.iter().any(|event| self.has(*event))) {
+            return Err(WorldError::BusHasNo { bus, what: "drivers that come and go" });
+        }
+        Ok(())
     }
 
     /// Does this happen in the world?
@@ -271,6 +356,10 @@ impl World {
                 ["aa00000.video-codec", "ae01000.display-controller", "ac6a000.camss"]
             }
             (Bus::Platform, Firmware::Acpi) => ["LNRO0005:00", "LNRO0005:01", "LNRO0005:02"],
+            (Bus::Amba, _) => ["2b600000.dma-controller", "2c0f0000.mmc", "2c0a0000.clcd"],
+            (Bus::FslMc, _) => ["dprc.2", "dpni.0", "dpni.1"],
+            (Bus::Cdx, _) => ["cdx-00:00", "cdx-00:01", "cdx-00:02"],
+            (Bus::Host1x, _) => ["host1x-ctx.0", "host1x-ctx.1", "host1x-ctx.2"],
         };
         names[index.min(2)]
     }
@@ -285,7 +374,7 @@ impl World {
     }
 }
 
-/// `i2r1c1.own.platform.dt.v3.a1`, then `.two-nodes` and the events: the name inside schedules.
+/// `i2r1c1.own.platform.dt.v3.a1`, then `.two-nodes`, `.behind-last`, `.managed` and the events: the name inside schedules.
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -297,6 +386,12 @@ impl fmt::Display for World {
         )?;
         if self.two_nodes {
             f.write_str(".two-nodes")?;
+        }
+        if self.behind != Behind::First {
+            write!(f, ".behind-{}", self.behind)?;
+        }
+        if self.managed {
+            f.write_str(".managed")?;
         }
         self.events.iter().try_for_each(|event| write!(f, ".{event}"))
     }
@@ -328,12 +423,15 @@ impl FromStr for World {
                 .strip_prefix('a')
                 .and_then(|digits| digits.parse().ok())
                 .ok_or_else(bad)?,
-            two_nodes: false,
-            events: Vec::new(),
+            ..Self::default()
         };
         for word in words {
             match word {
                 "two-nodes" => world.two_nodes = true,
+                "managed" => world.managed = true,
+                behind if behind.starts_with("behind-") => {
+                    world.behind = behind["behind-".len()..].parse()?;
+                }
                 event => world.events.push(event.parse()?),
             }
         }

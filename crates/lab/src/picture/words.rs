@@ -2,7 +2,9 @@
 
 use portcullis_explore::search::{Change, Label, Object, Operation, TraceStep};
 
-use crate::linux::{Bus, DEVICE_LOCK, Driver, Firmware, Grouping, Report, ViolationReport, World};
+use crate::linux::{
+    Behind, Bus, DEVICE_LOCK, Driver, Firmware, Grouping, Report, ViolationReport, World,
+};
 
 /// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
 /// and a client's own thread speaks of that client.
@@ -19,13 +21,15 @@ impl Names {
             let name = world.client_name(index);
             let nick = match world.bus {
                 Bus::Pci => name.trim_start_matches("0000:"),
-                Bus::Platform => name.rsplit('.').next().unwrap_or(name),
+                Bus::Platform | Bus::Amba => name.rsplit('.').next().unwrap_or(name),
+                Bus::FslMc | Bus::Cdx | Bus::Host1x => name,
             };
             (name.to_owned(), nick.to_owned())
         });
         Self {
             clients: clients.collect(),
-            one_group: world.clients == 1 || world.grouping != Grouping::Own,
+            one_group: world.clients == 1
+                || matches!(world.grouping, Grouping::Shared | Grouping::Mixed),
         }
     }
 
@@ -135,19 +139,27 @@ pub fn world(world: &World) -> String {
     let iommus: Vec<String> = (0..world.iommus).map(name).collect();
     let clients: Vec<&str> = (0..world.clients).map(|index| world.client_name(index)).collect();
     let group = match (world.clients, world.grouping) {
+        (1, Grouping::Identity) => ", which wants an identity domain",
         (1, _) => "",
         (_, Grouping::Own) => ", a group each",
+        (_, Grouping::Identity) => ", a group each, all of which want an identity domain",
         (_, Grouping::Shared) => ", in one group",
         (_, Grouping::Mixed) => ", in one group, the last wants an identity domain",
     };
-    let behind = match (world.iommus, world.two_nodes) {
-        (1, _) => "it",
-        (_, true) => "the first and the last",
-        (_, false) => "the first",
+    let behind = match (world.iommus, world.two_nodes, world.behind) {
+        (1, ..) => "it",
+        (_, true, _) => "the first and the last",
+        (_, false, Behind::First) => "the first",
+        (_, false, Behind::Last) => "the last",
+        (_, false, Behind::Each) => "one of them each",
     };
     let bus = match world.bus {
         Bus::Platform => "platform bus",
         Bus::Pci => "PCI",
+        Bus::Amba => "AMBA",
+        Bus::FslMc => "fsl-mc",
+        Bus::Cdx => "CDX",
+        Bus::Host1x => "host1x contexts",
     };
     let firmware = match world.firmware {
         Firmware::Dt => "DT",
@@ -166,6 +178,9 @@ pub fn world(world: &World) -> String {
     );
     if world.attempts > 1 {
         text += &format!("; {} attempts", world.attempts);
+    }
+    if world.managed {
+        text += "; the last client's driver manages its DMA itself";
     }
     world.events.iter().for_each(|event| text += &format!("; {event}"));
     text

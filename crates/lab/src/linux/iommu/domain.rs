@@ -1,22 +1,29 @@
 //! Default domains: which type, when they are published, when the hardware follows.
 
 use super::super::commit::Commit;
-use super::super::errno::{Errno, OK};
+use super::super::errno::{EBUSY, EINVAL, EPERM, Errno, OK};
 use super::super::kernel::{
     BLOCKED, Client, DMA, DMA_AGAIN, Dev, Field, Group, IDENTITY, Kernel, Step, T,
 };
 use super::super::property::Id;
+use super::super::{dd, dma};
 
 /// `iommu_setup_default_domain`; the group's mutex is held. The type comes from all members; a domain
 /// of that type that is there already is kept, another one is replaced.
 pub(crate) fn iommu_setup_default_domain(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<Errno> {
+    set_default_domain(t, k, g, None)
+}
+
+/// The same, with the type that somebody asks for.
+fn set_default_domain(t: &mut T<'_>, k: &Kernel, g: Group, asked: Option<u64>) -> Step<Errno> {
     t.func("iommu_setup_default_domain", |t| {
         let group = k.group(g);
         let (members, default, iova) = (group.members, group.default_domain, group.iova_ready);
         let identity = k.identity_clients();
         let dom =
             t.update("type from all members: group->default_domain = domain", move |shared| {
-                let wanted = if shared.get(members) & identity != 0 { IDENTITY } else { DMA };
+                let by_members = if shared.get(members) & identity != 0 { IDENTITY } else { DMA };
+                let wanted = asked.unwrap_or(by_members);
                 if shared.get(default) == wanted {
                     return 0;
                 }
@@ -31,6 +38,53 @@ pub(crate) fn iommu_setup_default_domain(t: &mut T<'_>, k: &Kernel, g: Group) ->
         t.write(group.domain, dom, "all devices attached: group->domain = domain")?;
         Ok(OK)
     })
+}
+
+/// `iommu_group_store_type` with `identity`. 6.1 takes the device's lock and asks whether a driver is bound; from 6.2 on
+/// the group's mutex and `owner_cnt` decide (`drivers/iommu/iommu.c`, 6.1.192 and 6.12.117).
+pub(crate) fn iommu_group_store_type(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    t.func("iommu_group_store_type", |t| {
+        let g = k.group_of(x);
+        let group = k.group(g);
+        if t.read(group.default_domain, "group->default_domain, no lock")? == 0 {
+            return Ok(EINVAL);
+        }
+        if !k.has(Commit::GroupTestLocked) {
+            return change_with_device_lock(t, k, x);
+        }
+        t.lock(group.mutex, "")?;
+        let members = t.read(group.members, "list_empty(&group->devices)?")?;
+        let count = t.read(group.owner_cnt, "a driver bound? owner_cnt")?;
+        let ret = if members == 0 || count != 0 {
+            EPERM
+        } else {
+            set_default_domain(t, k, g, Some(IDENTITY))?
+        };
+        if ret == OK && k.has(Commit::DmaOpsWithDomain) {
+            for x in k.members_possible(g).filter(|x| members >> x.0 & 1 != 0) {
+                dma::iommu_setup_dma_ops(t, k, x)?;
+            }
+        }
+        t.unlock(group.mutex)?;
+        Ok(ret)
+    })
+}
+
+/// 6.1: `iommu_change_dev_def_domain` of a group with one device, under that device's lock.
+fn change_with_device_lock(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    let (g, dev) = (k.group_of(x), Dev::Client(x));
+    t.lock(k.device_lock(dev), "")?;
+    let bound = t.read(k.client(x).run, "device_is_bound()?")? & dd::BOUND != 0;
+    let ret = if bound {
+        EBUSY
+    } else {
+        t.lock(k.group(g).mutex, "")?;
+        let ret = set_default_domain(t, k, g, Some(IDENTITY))?;
+        t.unlock(k.group(g).mutex)?;
+        ret
+    };
+    t.unlock(k.device_lock(dev))?;
+    Ok(ret)
 }
 
 /// Attaches every member of the group; the group's mutex is held.

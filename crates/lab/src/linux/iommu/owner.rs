@@ -1,27 +1,35 @@
 //! Who may drive the DMA of a group: kernel drivers through the default domain, or one outside owner.
 
+use super::super::bus::Caller;
 use super::super::commit::Commit;
 use super::super::errno::{EBUSY, EPERM, EPROBE_DEFER, Errno, OK};
-use super::super::kernel::{Client, Dev, Group, Kernel, Step, T};
+use super::super::kernel::{
+    CLAIMED, CLAIMED_EMPTY, Client, Dev, Group, Kernel, NOT_CLAIMED, Step, T,
+};
 use super::super::property::Id;
 use super::domain;
 
 /// `iommu_device_use_default_domain`: a kernel driver is about to bind.
-pub(crate) fn iommu_device_use_default_domain(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+pub(crate) fn iommu_device_use_default_domain(
+    t: &mut T<'_>,
+    k: &Kernel,
+    x: Client,
+    caller: Caller,
+) -> Step<Errno> {
     t.func("iommu_device_use_default_domain", |t| {
         if t.read(k.client(x).iommu_group, "dev->iommu_group: none, nothing to claim")? == 0 {
             return Ok(OK);
         }
         let group = k.group(k.group_of(x));
         t.lock(group.mutex, "")?;
-        let ret = claim_default(t, k, k.group_of(x))?;
+        let ret = claim_default(t, k, x, caller)?;
         t.unlock(group.mutex)?;
         Ok(ret)
     })
 }
 
-fn claim_default(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<Errno> {
-    let group = k.group(g);
+fn claim_default(t: &mut T<'_>, k: &Kernel, x: Client, caller: Caller) -> Step<Errno> {
+    let (group, claimed) = (k.group(k.group_of(x)), k.client(x).claimed);
     let checked = k.has(Commit::DefaultDomainCheck) || k.has(Commit::DefaultDomainBackport);
     let (default, domain) = (group.default_domain, group.domain);
     let (count, owner) = (group.owner_cnt, group.owner);
@@ -34,6 +42,10 @@ fn claim_default(t: &mut T<'_>, k: &Kernel, g: Group) -> Step<Errno> {
             return EBUSY;
         }
         shared.set(count, shared.get(count) + 1);
+        // A walk that claims for a driver it sees does not make that driver's claim.
+        if caller == Caller::Driver {
+            shared.set(claimed, if shared.get(default) == 0 { CLAIMED_EMPTY } else { CLAIMED });
+        }
         OK
     })
 }
@@ -50,7 +62,11 @@ pub(crate) fn iommu_device_unuse_default_domain(t: &mut T<'_>, k: &Kernel, x: Cl
         if count == 0 {
             k.violated(t, Dev::Client(x), Id::OwnerUnderflow);
         } else {
-            t.write(group.owner_cnt, count - 1, "owner_cnt--")?;
+            let (owner_cnt, claimed) = (group.owner_cnt, k.client(x).claimed);
+            t.update("owner_cnt--", move |shared| {
+                shared.set(owner_cnt, count - 1);
+                shared.set(claimed, NOT_CLAIMED);
+            })?;
         }
         t.unlock(group.mutex)?;
         Ok(OK)

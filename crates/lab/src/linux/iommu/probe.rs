@@ -47,7 +47,7 @@ pub(crate) fn __iommu_probe_device(
         if !k.has(Commit::RetireBusOps) && t.read(k.bus_ops, "bus->iommu_ops: any IOMMU?")? == 0 {
             return Ok(ENODEV);
         }
-        if k.has(Commit::GroupTestLocked)
+        if (k.has(Commit::GroupTestLocked) || k.has(Commit::LockedGroupTest6_1))
             && t.read(dev.iommu_group, "dev->iommu_group: device is already probed?")? != 0
         {
             return Ok(OK);
@@ -100,6 +100,7 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
             dev_iommu_free(t, k, x)?;
             return Ok(ret);
         }
+        t.write(dev.iommu_dev, 1, "dev->iommu->iommu_dev = iommu_dev")?;
         t.write(dev.iommu_group, 1, "dev->iommu_group = group: published")?;
         Ok(OK)
     })
@@ -147,15 +148,9 @@ fn iommu_fwspec_ops(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 pub(crate) fn dev_iommu_free(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     let dev = k.client(x);
     t.update("dev_iommu_free(): dev->iommu = NULL, the fwspec goes with it", {
-        let (iommu, fwspec, private) = (dev.iommu, dev.fwspec, dev.private);
-        move |shared| {
-            shared.set(iommu, 0);
-            shared.set(fwspec, 0);
-            shared.set(private, 0);
-            0
-        }
-    })?;
-    Ok(())
+        let fields = [dev.iommu, dev.fwspec, dev.private, dev.iommu_dev];
+        move |shared| fields.iter().for_each(|field| shared.set(*field, 0))
+    })
 }
 
 /// Adds the device to `group->devices`; the group's mutex is held.

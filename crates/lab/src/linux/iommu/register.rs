@@ -12,6 +12,9 @@ use super::release::iommu_release_device;
 pub(crate) fn iommu_device_register(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
     t.func("iommu_device_register", |t| {
         t.write(k.iommu(s).listed, 1, "list_add_tail to iommu_device_list [iommu_device_lock]")?;
+        if !k.has(Commit::RegisterWalks) {
+            return Ok(OK);
+        }
         if !k.has(Commit::RetireBusOps) {
             t.write(k.bus_ops, 1, "bus->iommu_ops = ops")?;
         }
@@ -24,6 +27,23 @@ pub(crate) fn iommu_device_register(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step
             t.write(k.iommu(s).ready, 1, "the last walk is over")?;
         }
         Ok(OK)
+    })
+}
+
+/// 5.15: `arm_smmu_bus_init` and `bus_set_iommu`, after the registration. Only the first instance of the driver finds
+/// the bus without operations, and walks it.
+pub(crate) fn bus_set_iommu(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
+    if k.has(Commit::RegisterWalks) {
+        return Ok(OK);
+    }
+    t.func("bus_set_iommu", |t| {
+        let bus_ops = k.bus_ops;
+        let first = t.update("bus->iommu_ops: none yet? then ours", move |shared| {
+            let first = shared.get(bus_ops) == 0;
+            shared.set(bus_ops, 1);
+            first
+        })?;
+        if first { bus_iommu_probe(t, k, s) } else { Ok(OK) }
     })
 }
 
@@ -110,8 +130,8 @@ fn leave_group_list(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<()> {
 pub(crate) fn iommu_device_unregister(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<()> {
     t.func("iommu_device_unregister", |t| {
         for x in k.clients().filter(|x| k.iommu_of(*x) == s) {
-            // dev->iommu->iommu_dev is set exactly while the device is in a group.
-            if t.read(k.client(x).iommu_group, "dev->iommu->iommu_dev is this instance?")? != 0 {
+            // Set before the group, and read without any lock (`remove_iommu_group`).
+            if t.read(k.client(x).iommu_dev, "dev->iommu->iommu_dev is this instance?")? != 0 {
                 iommu_release_device(t, k, x)?;
             }
         }

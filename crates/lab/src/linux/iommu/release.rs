@@ -9,6 +9,9 @@ use super::probe::dev_iommu_free;
 /// `iommu_release_device`, from the bus notifier (device gone) or from `iommu_device_unregister`.
 pub(crate) fn iommu_release_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
     t.func("iommu_release_device", |t| {
+        if !k.has(Commit::GroupTestLocked) {
+            return release_driver_first(t, k, x);
+        }
         let dev = k.client(x);
         if t.read(dev.iommu_group, "dev->iommu_group")? != 0 {
             __iommu_group_remove_device(t, k, x)?;
@@ -19,6 +22,35 @@ pub(crate) fn iommu_release_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step
         Ok(OK)
     })?;
     Ok(())
+}
+
+/// 6.1 (`drivers/iommu/iommu.c`, 6.1.192): `release_device` comes first, without the group's mutex; then
+/// `iommu_group_remove_device`, and `dev->iommu` last. The domains go with the last reference of the group.
+fn release_driver_first(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<u64> {
+    let dev = k.client(x);
+    if t.read(dev.iommu, "dev->iommu: anything to release?")? == 0 {
+        return Ok(OK);
+    }
+    if t.read(dev.iommu_dev, "dev_iommu_ops(dev)->release_device")? == 0 {
+        return k.oops(t, Dev::Client(x), Id::NullDevIommu);
+    }
+    t.write(dev.attached, 0, "release_device: the hardware blocks or bypasses it again")?;
+    if t.read(dev.iommu_group, "iommu_group_remove_device(): dev->iommu_group")? != 0 {
+        let group = k.group(k.group_of(x));
+        t.lock(group.mutex, "")?;
+        let before = t.read(group.members, "unlink from group->devices")?;
+        t.write(group.members, before & !(1 << x.0), "unlinked")?;
+        t.unlock(group.mutex)?;
+        t.write(dev.iommu_group, 0, "dev->iommu_group = NULL")?;
+        if before & !(1 << x.0) == 0 {
+            free_domains(t, k, x)?;
+            if t.read(group.entry, "kobject_put: the group is freed, on no list?")? != 0 {
+                k.violated(t, Dev::Client(x), Id::DanglingEntry);
+            }
+        }
+    }
+    dev_iommu_free(t, k, x)?;
+    Ok(OK)
 }
 
 /// `__iommu_group_remove_device` with `iommu_deinit_device`; the last member takes the group along.
