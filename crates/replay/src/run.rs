@@ -209,8 +209,8 @@ impl Replay<'_> {
     fn command_line(&self) -> String {
         let client = self.board.client;
         let bus = match client.bus {
-            Bus::Pci => "pci",
-            Bus::Platform => "platform",
+            Bus::Host1x => "host1x-context".to_owned(),
+            bus => bus.to_string(),
         };
         let kaslr = if self.options.kaslr { "" } else { "nokaslr " };
         let wait = if client.probe.is_empty() { 3 } else { 8 };
@@ -291,6 +291,10 @@ fn driver_probe(bus: Bus) -> Result<Stop, Error> {
     match bus {
         Bus::Pci => "pci_device_probe".parse(),
         Bus::Platform => "platform_probe".parse(),
+        Bus::Amba => "amba_probe".parse(),
+        Bus::FslMc => "fsl_mc_driver_probe".parse(),
+        Bus::Cdx => "cdx_probe".parse(),
+        Bus::Host1x => Err(Error::Board("the context devices of host1x have no driver".into())),
     }
 }
 

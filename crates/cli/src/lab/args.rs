@@ -12,6 +12,8 @@ use std::str::FromStr;
   portcullis lab check v6.6                            the race of the report, as a ladder, and what closes it
   portcullis lab check v6.6 --revert f188056352bc      is it closed by that?
   portcullis lab check v6.6 --apply b46064a18810 --clients 2 --group mixed --html race.html
+  portcullis lab tree ~/src/linux                      which of the known fixes is in my tree?
+  portcullis lab check --tree ~/src/linux              is my tree affected?
   portcullis lab compare                               every version in every small world
   portcullis lab replay linux2:v6.6/...                one schedule again, step by step
   portcullis lab ours                                  the same treatment for the core that this program ships
@@ -29,6 +31,8 @@ pub enum LabCommand {
     List(ListArgs),
     /// Explore one kernel in one world: is it affected, by which schedule, and what closes it?
     Check(CheckArgs),
+    /// Which of the known commits a source tree has, and which version it is read as.
+    Tree(TreeArgs),
     /// Explore every version in every small world: the matrix.
     Compare(CompareArgs),
     /// Run one schedule again, step by step.
@@ -45,11 +49,25 @@ pub struct ListArgs {
     pub json: bool,
 }
 
+/// Options of `lab tree`.
+#[derive(Debug, Args)]
+pub struct TreeArgs {
+    /// The source tree, or a part of one that has drivers/iommu.
+    pub path: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `lab check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The version to start from, such as v6.6 (`lab list` has them all).
-    pub base: String,
+    #[arg(required_unless_present = "tree", conflicts_with = "tree")]
+    pub base: Option<String>,
+    /// Start from the source tree there, as `lab tree` reads it.
+    #[arg(long, value_name = "PATH")]
+    pub tree: Option<PathBuf>,
     /// Apply a commit to it. Repeatable.
     #[arg(long, value_name = "ID")]
     pub apply: Vec<String>,

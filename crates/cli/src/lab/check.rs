@@ -1,43 +1,105 @@
 //! `lab check`.
 
 use super::progress::{Background, Ticker, short};
+use super::render::Cure;
 use super::{Answer, CheckArgs, interrupt, render, write_page};
 use portcullis_explore::search::{Mode, Progress, Strategy};
-use portcullis_lab::linux::{self, Budget, Closers, Protocol, Report, Verdict};
+use portcullis_lab::linux::{self, Budget, Commit, Protocol, Report, Verdict, World};
 use portcullis_lab::picture::html;
-use std::sync::atomic::AtomicBool;
+use portcullis_lab::tree;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Sets of commits that are looked at in the worlds beside.
+const ADVISED: usize = 4;
 
 /// Random schedules when only their kind is given.
 const RUNS: u64 = 100_000;
 
 pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
-    let protocol = Protocol::parse(&args.base, &args.apply, &args.revert)
-        .map_err(|error| error.to_string())?;
     let world = args.world.world()?;
+    let (heading, protocols) = protocols(args)?;
+    let mut answer = Answer { text: heading, held: true };
+    let mut found = Vec::new();
+    for (assumed, protocol) in protocols {
+        let (report, cure) = explore(args, &protocol, &world)?;
+        answer.held &= report.verdict != Verdict::Violated;
+        if !args.json {
+            answer.text += &assumed;
+            let view = render::View::of_stdout(args.full);
+            answer.text += &render::report(&report, cure.as_ref(), args.all, view);
+        }
+        found.push((report, cure));
+    }
+    if let (Some(path), [(report, cure), ..]) = (&args.html, &found[..]) {
+        write_page(path, &html::report(report, cure.as_ref().map(|cure| &cure.closers)))?;
+    }
+    if args.json {
+        answer.text = match &found[..] {
+            [(report, _)] => report.to_json() + "\n",
+            many => {
+                let all: Vec<String> = many.iter().map(|(report, _)| report.to_json()).collect();
+                format!("[{}]\n", all.join(",\n"))
+            }
+        };
+    }
+    Ok(answer)
+}
+
+/// What to say before, and the protocols to explore, each with what is assumed for it.
+fn protocols(args: &CheckArgs) -> Result<(String, Vec<(String, Protocol)>), String> {
+    let say = |error: &dyn std::fmt::Display| error.to_string();
+    let Some(path) = &args.tree else {
+        let base = args.base.as_deref().unwrap_or_default();
+        let protocol =
+            Protocol::parse(base, &args.apply, &args.revert).map_err(|error| say(&error))?;
+        return Ok((String::new(), vec![(String::new(), protocol)]));
+    };
+    let findings = tree::read(path).map_err(|error| say(&error))?;
+    let readings = findings.protocols().map_err(|error| say(&error))?;
+    let view = render::View::of_stdout(false);
+    let heading = super::tree::summary(path, &findings, &readings, view) + "\n";
+    let mut protocols = Vec::new();
+    for reading in &readings {
+        let protocol = changed(&reading.protocol, args)?;
+        protocols.push((super::tree::assumption(reading, view), protocol));
+    }
+    Ok((heading, protocols))
+}
+
+/// The tree's protocol with what the command line applies and reverts.
+fn changed(protocol: &Protocol, args: &CheckArgs) -> Result<Protocol, String> {
+    let commit = |id: &String| {
+        Commit::find(id).ok_or_else(|| format!("unknown commit `{id}`; `lab list` has those known"))
+    };
+    let mut protocol = protocol.clone();
+    for id in &args.revert {
+        protocol = protocol.without(commit(id)?).map_err(|error| error.to_string())?;
+    }
+    for id in &args.apply {
+        protocol = protocol.with(commit(id)?).map_err(|error| error.to_string())?;
+    }
+    Ok(protocol)
+}
+
+fn explore(
+    args: &CheckArgs,
+    protocol: &Protocol,
+    world: &World,
+) -> Result<(Report, Option<Cure>), String> {
     let stop = interrupt::flag();
-    let mut budget = Budget { stop: Some(&stop), ..Budget::for_world(&world) };
+    let mut budget = Budget { stop: Some(&stop), ..Budget::for_world(world) };
     if let Some(strategy) = strategy(args) {
         budget.strategy = strategy;
     }
     let mut ticker = Ticker::new();
-    let report = linux::check(&protocol, &world, budget, &mut |progress| {
+    let report = linux::check(protocol, world, budget, &mut |progress| {
         ticker.say(|| describe(progress));
     });
     drop(ticker);
     let report = report.map_err(|error| error.to_string())?;
     let wants_closers = !args.no_closers && (!args.json || args.html.is_some());
-    let closers = if wants_closers { find_closers(&report, &stop)? } else { None };
-    if let Some(path) = &args.html {
-        write_page(path, &html::report(&report, closers.as_ref()))?;
-    }
-    let text = match args.json {
-        true => report.to_json() + "\n",
-        false => {
-            let view = render::View::of_stdout(args.full);
-            render::report(&report, closers.as_ref(), args.all, view)
-        }
-    };
-    Ok(Answer { text, held: report.verdict != Verdict::Violated })
+    let cure = if wants_closers { find_cure(&report, &stop)? } else { None };
+    Ok((report, cure))
 }
 
 fn strategy(args: &CheckArgs) -> Option<Strategy> {
@@ -50,14 +112,18 @@ fn strategy(args: &CheckArgs) -> Option<Strategy> {
     }
 }
 
-fn find_closers(report: &Report, stop: &AtomicBool) -> Result<Option<Closers>, String> {
-    if report.verdict != Verdict::Violated || stop.load(std::sync::atomic::Ordering::Relaxed) {
+fn find_cure(report: &Report, stop: &AtomicBool) -> Result<Option<Cure>, String> {
+    if report.verdict != Verdict::Violated || stop.load(Ordering::Relaxed) {
         return Ok(None);
     }
-    let _ticker = Background::new("looking for commits that close it");
+    let ticker = Background::new("looking for commits that close it");
     let closers = linux::closers(report, Some(stop)).map_err(|error| error.to_string())?;
-    let cut_short = stop.load(std::sync::atomic::Ordering::Relaxed);
-    Ok((!cut_short).then_some(closers))
+    drop(ticker);
+    let _ticker = Background::new("looking at these in the worlds beside");
+    let first: Vec<_> = closers.clean.iter().take(ADVISED).cloned().collect();
+    let advice = linux::advise(report, &first, Some(stop)).map_err(|error| error.to_string())?;
+    let cut_short = stop.load(Ordering::Relaxed);
+    Ok((!cut_short).then_some(Cure { closers, advice }))
 }
 
 fn describe(progress: &Progress) -> String {

@@ -9,10 +9,11 @@ mod ours;
 mod progress;
 mod render;
 mod replay;
+mod tree;
 
 pub use args::{
     CheckArgs, CompareArgs, LabArgs, LabCommand, ListArgs, OursArgs, OursWorld, ReplayArgs,
-    WorldArgs,
+    TreeArgs, WorldArgs,
 };
 
 use std::path::Path;
@@ -35,6 +36,7 @@ pub fn run(args: &LabArgs) -> Result<Answer, String> {
     match &args.what {
         LabCommand::List(args) => Ok(list::run(args)),
         LabCommand::Check(args) => check::run(args),
+        LabCommand::Tree(args) => tree::run(args),
         LabCommand::Compare(args) => compare::run(args),
         LabCommand::Replay(args) => replay::run(args),
         LabCommand::Ours(args) => ours::run(args),

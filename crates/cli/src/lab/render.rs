@@ -2,9 +2,16 @@
 
 use crate::style::{Style, table};
 use portcullis_explore::search::Mode;
-use portcullis_lab::linux::{Change, Closers, Report, Verdict, ViolationReport, World};
+use portcullis_lab::linux::{Advice, Change, Closers, Report, Verdict, ViolationReport, World};
 use portcullis_lab::picture::text::{self, Layout, Role, paragraph};
 use portcullis_lab::picture::{Ladder, words};
+
+/// What closes what was found, and what that is worth in the worlds beside.
+#[derive(Clone, Debug)]
+pub(crate) struct Cure {
+    pub(crate) closers: Closers,
+    pub(crate) advice: Vec<Advice>,
+}
 
 /// How to draw.
 #[derive(Clone, Copy, Debug)]
@@ -62,10 +69,14 @@ impl View {
 }
 
 /// A report, with the ladder of the worst violation, or of `all`.
-pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view: View) -> String {
+pub(crate) fn report(report: &Report, cure: Option<&Cure>, all: bool, view: View) -> String {
     let mut out = view.title(&report.protocol.to_string(), &words::world(&report.world));
+    out += &paragraph("", &words::answer(report), view.width());
+    if let Some(cure) = cure {
+        out += &paragraph("", &words::remedy(&cure.closers), view.width());
+    }
     out += &verdict(report, view);
-    let worst = worst(report);
+    let worst = words::worst(report);
     if report.violations.len() > 1 {
         out += &overview(report, view);
     }
@@ -76,8 +87,8 @@ pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view
     for found in &drawn {
         out += &violation(found, &report.world, view);
     }
-    if let Some(closers) = closers {
-        out += &closing(report, closers, view);
+    if let Some(cure) = cure {
+        out += &closing(report, cure, view);
     }
     if report.verdict == Verdict::Clean {
         out += &match &report.healthy {
@@ -90,14 +101,6 @@ pub(crate) fn report(report: &Report, closers: Option<&Closers>, all: bool, view
         };
     }
     out
-}
-
-/// The violation to draw: one that hurts before one that only warns, then the shortest.
-fn worst(report: &Report) -> Option<&ViolationReport> {
-    report
-        .violations
-        .iter()
-        .min_by_key(|found| (matches!(found.bad_end, None | Some("B7")), found.trace.steps.len()))
 }
 
 fn verdict(report: &Report, view: View) -> String {
@@ -168,13 +171,19 @@ fn violation(found: &ViolationReport, world: &World, view: View) -> String {
     out
 }
 
-fn closing(report: &Report, closers: &Closers, view: View) -> String {
+fn closing(report: &Report, cure: &Cure, view: View) -> String {
+    let closers = &cure.closers;
     let mut out = String::new();
     for (number, set) in closers.clean.iter().enumerate() {
         let label = if number == 0 { "closes it" } else { "or" };
         let subjects: Vec<String> = set.iter().map(summary).collect();
         let text = cut(&subjects.join(" and "), view.width().saturating_sub(16));
         out += &view.say(label, &text);
+        let advice = cure.advice.iter().find(|advice| advice.changes == *set);
+        let caveats = advice.map(words::caveats).unwrap_or_default();
+        if !caveats.is_empty() {
+            out += &view.say("", &caveats);
+        }
     }
     if closers.clean.is_empty() {
         let most = Closers::LARGEST;

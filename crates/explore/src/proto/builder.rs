@@ -2,7 +2,7 @@
 
 use super::learnt::THREAD_BIT;
 use super::spec::{FieldSpec, Guard, Predicate, PropertySpec, Spec, ThreadSpec};
-use super::{Bit, Field, Mutex, PropertyId, Protocol, Step, Thread, ThreadId, View};
+use super::{Bit, Field, Mutation, Mutex, PropertyId, Protocol, Step, Thread, ThreadId, View};
 use crate::search::{Object, Property, PropertyKind, PropertySet};
 
 /// Collects what a protocol consists of.
@@ -34,6 +34,7 @@ impl Builder {
     #[must_use]
     pub fn new() -> Self {
         let spec = Spec {
+            mutation: None,
             fields: Vec::new(),
             mutexes: Vec::new(),
             threads: Vec::new(),
@@ -212,6 +213,11 @@ impl Builder {
         goal: impl Fn(&View<'_>) -> bool + 'static,
     ) -> PropertyId {
         self.property(name, PropertyKind::Eventually, Some(Box::new(goal)))
+    }
+
+    /// Changes one line of the protocol: for tests that ask whether its verdicts hang on it.
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.spec.mutation = Some(mutation);
     }
 
     /// The protocol. `world` names it in schedules: a short word without white space, after its kind and a colon

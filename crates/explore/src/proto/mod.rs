@@ -57,7 +57,7 @@ use std::cell::RefCell;
 pub use builder::Builder;
 pub use pool::{Obj, Pool, PoolField};
 pub use shared::{Shared, View};
-pub use spec::{Bit, Field, Mutex, PropertyId, ThreadId};
+pub use spec::{Bit, Effect, Field, Mutation, Mutex, PropertyId, ThreadId};
 pub use thread::{Pause, Step, Thread};
 pub use value::Value;
 

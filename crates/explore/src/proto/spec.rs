@@ -75,8 +75,27 @@ pub(crate) struct PropertySpec {
     pub(crate) predicate: Option<Predicate>,
 }
 
+/// A change of one line of a protocol, to see whether anybody notices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    /// The line: the text of a [`Site`](crate::search::Site).
+    pub site: String,
+    /// What becomes of it.
+    pub effect: Effect,
+}
+
+/// What a [`Mutation`] does to a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It is left out: a write, an update or a wait does not happen, a choice is its first. A lock is left out with its unlock in the same function.
+    LeftOut,
+    /// What it reads is taken for the opposite: 0 for anything else, and 1 for 0.
+    Inverted,
+}
+
 /// Everything declared.
 pub(crate) struct Spec {
+    pub(crate) mutation: Option<Mutation>,
     pub(crate) fields: Vec<FieldSpec>,
     pub(crate) mutexes: Vec<Object>,
     pub(crate) threads: Vec<ThreadSpec>,

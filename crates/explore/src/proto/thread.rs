@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use super::log::{Entry, Log};
 use super::shared::{Shared, View};
 use super::value::Value;
-use super::{Bit, Field, Mutex, PropertyId, Spec, ThreadId};
-use crate::search::{Action, Note, Object, PropertySet};
+use super::{Bit, Effect, Field, Mutation, Mutex, PropertyId, Spec, ThreadId};
+use crate::search::{Action, Note, Object, PropertySet, Site};
 
 /// What every step returns: a value, or "stop here for now", which a protocol passes on with `?`.
 pub type Step<T> = Result<T, Pause>;
@@ -146,10 +146,16 @@ impl<'a> Thread<'a> {
             return Err(Pause(()));
         }
         let said = self.ordinal.take();
+        let effect = self.effect(place, said);
+        if effect == Some(Effect::LeftOut) {
+            self.taken.push(place);
+            return Ok(0);
+        }
         match self.log.next() {
             Some((Entry::Observed, value)) => {
                 self.taken.push(place);
-                Ok(value)
+                let inverted = effect == Some(Effect::Inverted);
+                Ok(if inverted { u64::from(value == 0) } else { value })
             }
             Some(other) => {
                 self.complain(format!("not deterministic: a step where {other:?} was before"));
@@ -157,12 +163,37 @@ impl<'a> Thread<'a> {
             }
             None => {
                 let functions = self.functions.clone();
-                let before = self.taken[self.call..].iter().filter(|taken| **taken == place);
-                let ordinal = said.unwrap_or(before.count() as u16);
+                let ordinal = said.unwrap_or(self.ordinal_of(place));
                 self.pending = Some(Pending { op: op(), why: why.to_owned(), functions, ordinal });
                 Err(Pause(()))
             }
         }
+    }
+
+    /// How often this call has been at such a place before.
+    fn ordinal_of(&self, place: Place) -> u16 {
+        self.taken[self.call..].iter().filter(|taken| **taken == place).count() as u16
+    }
+
+    /// What the protocol's mutation, if it has one, does at this place.
+    fn effect(&self, (action, slot): Place, said: Option<u16>) -> Option<Effect> {
+        let Mutation { site, effect } = self.spec.mutation.as_ref()?;
+        let object = match action {
+            Action::Read | Action::Write => self.spec.fields[usize::from(slot)].name.name.as_str(),
+            Action::Lock | Action::TryLock | Action::Unlock => {
+                self.spec.mutexes[usize::from(slot)].name.as_str()
+            }
+            _ => "",
+        };
+        let ordinal = said.unwrap_or(self.ordinal_of((action, slot)));
+        let function = self.functions.last().copied().unwrap_or_default();
+        let mut here = Site { function, action, object: object.to_owned(), ordinal };
+        if action == Action::Unlock {
+            // The unlock goes with its lock, whichever of several it is.
+            here.action = Action::Lock;
+            return site.starts_with(&Site { ordinal: 0, ..here }.to_string()).then_some(*effect);
+        }
+        (*site == here.to_string()).then_some(*effect)
     }
 
     pub(crate) fn field_name(&self, field: Field) -> &Object {

@@ -8,7 +8,7 @@ use super::commit::Commit;
 use super::commit_table::COMMITS;
 use super::property::Id;
 use super::protocol::Protocol;
-use super::world::World;
+use super::world::{Grouping, World};
 
 /// A change to a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,108 @@ fn improved(
 fn candidates() -> impl Iterator<Item = Change> {
     let apply = COMMITS.iter().map(|info| Change::Apply(info.commit));
     apply.chain(COMMITS.iter().map(|info| Change::Revert(info.commit)))
+}
+
+/// A set of changes that makes a world clean, looked at from the worlds beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// What has to be applied before them, since they need it and the tree lacks it.
+    pub prerequisites: Vec<Commit>,
+    /// What they open in a neighbouring world: the world's name and the property that was not violated there before.
+    pub opens: Vec<(&'static str, Id)>,
+    /// What they leave violated in a neighbouring world.
+    pub leaves: Vec<(&'static str, Id)>,
+    /// Neighbouring worlds whose answer was cut short.
+    pub unknown: Vec<&'static str>,
+}
+
+/// States that a neighbouring world may cost.
+const NEIGHBOUR_WITHIN: u64 = 3_000_000;
+
+/// The worlds beside one: a second attempt, a second client, a second client of the same group, one more IOMMU.
+#[must_use]
+pub fn neighbours(world: &World) -> Vec<(&'static str, World)> {
+    let mut worlds = Vec::new();
+    let mut add =
+        |name, world: World| worlds.extend(world.checked().ok().map(|world| (name, world)));
+    add("two attempts", World { attempts: world.attempts + 1, ..world.clone() });
+    let more = world.clients + 1;
+    if matches!(world.grouping, Grouping::Own | Grouping::Identity) {
+        add("one more client", World { clients: more, ..world.clone() });
+    }
+    if world.clients == 1 {
+        let grouping = Grouping::Shared;
+        add("shared group", World { clients: more, grouping, ..world.clone() });
+    }
+    let (iommus, registering) = (world.iommus + 1, world.registering.max(1));
+    add("one more IOMMU", World { iommus, registering, ..world.clone() });
+    worlds
+}
+
+/// Looks at each of `sets` in the worlds beside that of `report`: advice that holds in one world only is none.
+///
+/// # Errors
+/// As [`check`].
+pub fn advise(
+    report: &Report,
+    sets: &[Vec<Change>],
+    stop: Option<&AtomicBool>,
+) -> Result<Vec<Advice>, CheckError> {
+    let worlds = neighbours(&report.world);
+    let before: Vec<Option<Vec<Id>>> = worlds
+        .iter()
+        .map(|(_, world)| violated_in(&report.protocol, world, stop))
+        .collect::<Result<_, _>>()?;
+    let mut advice = Vec::new();
+    for changes in sets {
+        let mut protocol = report.protocol.clone();
+        let mut prerequisites = Vec::new();
+        for change in changes {
+            if let Change::Apply(commit) = change {
+                prerequisites.extend(protocol.prerequisites(*commit));
+            }
+            protocol = change.on(&protocol).unwrap_or(protocol);
+        }
+        let mut one = Advice {
+            changes: changes.clone(),
+            prerequisites,
+            opens: Vec::new(),
+            leaves: Vec::new(),
+            unknown: Vec::new(),
+        };
+        for ((name, world), before) in worlds.iter().zip(&before) {
+            let after = violated_in(&protocol, world, stop)?;
+            match (before, after) {
+                (Some(before), Some(after)) => one.note(name, before, &after),
+                _ => one.unknown.push(name),
+            }
+        }
+        advice.push(one);
+    }
+    Ok(advice)
+}
+
+impl Advice {
+    fn note(&mut self, world: &'static str, before: &[Id], after: &[Id]) {
+        let (left, opened): (Vec<Id>, Vec<Id>) = after.iter().partition(|id| before.contains(id));
+        self.leaves.extend(left.into_iter().map(|id| (world, id)));
+        self.opens.extend(opened.into_iter().map(|id| (world, id)));
+    }
+}
+
+/// What is violated in a world; none if the search was cut short.
+fn violated_in(
+    protocol: &Protocol,
+    world: &World,
+    stop: Option<&AtomicBool>,
+) -> Result<Option<Vec<Id>>, CheckError> {
+    let max_states = Some(NEIGHBOUR_WITHIN);
+    let budget = Budget { shortest: false, stop, max_states, ..Budget::default() };
+    let report = check(protocol, world, budget, &mut |_| {})?;
+    let found = report.violations.iter().filter_map(|found| found.id).collect();
+    Ok(report.explored.exhaustive.then_some(found))
 }
 
 fn undoes(change: Change, made: &[Change]) -> bool {

@@ -52,12 +52,12 @@ mod world;
 
 pub use base::{BASES, BaseId, BaseInfo};
 pub use check::{Budget, CheckError, Explored, Report, Verdict, ViolationReport, check, replay};
-pub use closers::{Change, Closers, closers};
+pub use closers::{Advice, Change, Closers, advise, closers, neighbours};
 pub use commit::{Commit, CommitInfo, CommitSet};
 pub use commit_table::COMMITS;
 pub use compare::{Cell, Matrix, compare, compared_bases, comparison_worlds};
 pub(crate) use kernel::{DEVICE_LOCK, ON_GROUP_LIST};
-pub use model::{EDITION, build, scenario};
+pub use model::{EDITION, build, build_mutant, scenario};
 pub use property::{Id as PropertyId, PROPERTIES, PropertyInfo};
 pub use protocol::{Protocol, ProtocolError};
 pub use world::{Behind, Bus, Driver, Event, Firmware, Grouping, World, WorldError};

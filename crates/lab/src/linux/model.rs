@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use portcullis_explore::proto::{self, Builder};
+use portcullis_explore::proto::{self, Builder, Mutation};
 
 use super::client;
 use super::dd;
@@ -39,7 +39,20 @@ pub fn scenario(protocol: &Protocol, world: &World) -> String {
 /// The protocol of a kernel tree in a world, ready to be explored.
 #[must_use]
 pub fn build(protocol: &Protocol, world: &World) -> proto::Protocol {
+    build_with(protocol, world, None)
+}
+
+/// As [`build`], with one line changed: for tests that ask whether the verdicts hang on it.
+#[must_use]
+pub fn build_mutant(protocol: &Protocol, world: &World, mutation: Mutation) -> proto::Protocol {
+    build_with(protocol, world, Some(mutation))
+}
+
+fn build_with(protocol: &Protocol, world: &World, mutation: Option<Mutation>) -> proto::Protocol {
     let mut b = Builder::new();
+    if let Some(mutation) = mutation {
+        b.mutate(mutation);
+    }
     let kernel = Rc::new(Kernel::declare(&mut b, protocol, world));
     property::declare(&mut b, &kernel);
     declare_probes(&mut b, &kernel);

@@ -104,7 +104,7 @@ ways! {
     NoGroupAtClaim "no-group-at-claim" "I2" Some("B2"),
         "the driver found no group to claim while a walk was at work on its device, and started with direct DMA; the walk then switches the path under it";
     SiblingsDomain "siblings-domain" "I2" Some("B2"),
-        "a sibling's probe gave the group its domain but set up the DMA path of the sibling only: this driver passed the check, started with direct DMA, and is switched under its feet";
+        "the claim passed because the group had its domain already, from a sibling's probe that set up the DMA path of the sibling only: this driver starts with direct DMA and is switched under its feet";
     SwitchedUnderDriver "path-switched" "I2" Some("B2"),
         "the DMA path changes under the running driver: buffers mapped directly are unmapped through iommu-dma";
     MsiUnmapped "msi-unmapped" "I2" None,

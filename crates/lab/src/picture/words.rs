@@ -3,7 +3,8 @@
 use portcullis_explore::search::{Change, Label, Object, Operation, TraceStep};
 
 use crate::linux::{
-    Behind, Bus, DEVICE_LOCK, Driver, Firmware, Grouping, Report, ViolationReport, World,
+    Advice, Behind, Bus, Change as TreeChange, Closers, DEVICE_LOCK, Driver, Firmware, Grouping,
+    PropertyId, Report, ViolationReport, World,
 };
 
 /// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
@@ -184,6 +185,99 @@ pub fn world(world: &World) -> String {
     }
     world.events.iter().for_each(|event| text += &format!("; {event}"));
     text
+}
+
+/// The answer to "is my kernel affected?", in a sentence.
+#[must_use]
+pub fn answer(report: &Report) -> String {
+    let world = &report.world;
+    let when = circumstances(world);
+    match worst(report) {
+        Some(found) => format!("Affected: {when}, it can happen that {}.", found.meaning),
+        None if report.explored.exhaustive => {
+            format!("Not affected here: {when}, no order of the steps does any harm.")
+        }
+        None => format!("No harm found, but not every order was looked at: {when}."),
+    }
+}
+
+/// The violation to speak of first: one that hurts before one that only warns, then the shortest.
+#[must_use]
+pub fn worst(report: &Report) -> Option<&ViolationReport> {
+    report
+        .violations
+        .iter()
+        .min_by_key(|found| (matches!(found.bad_end, None | Some("B7")), found.trace.steps.len()))
+}
+
+/// `while another SMMU registers, for a device behind one that is bound already`.
+fn circumstances(world: &World) -> String {
+    let bound = world.iommus - world.registering;
+    let own = match world.behind {
+        Behind::First => bound == 0,
+        Behind::Last => world.registering > 0,
+        Behind::Each => world.registering > 0 && world.clients > bound,
+    };
+    let what = match (world.registering, own) {
+        (0, _) => "for a device whose SMMU is bound already, with nothing registering",
+        (_, true) => "while the SMMU of a device registers and the device's driver binds",
+        (_, false) => {
+            "for a device behind an SMMU that is bound already, while another SMMU registers"
+        }
+    };
+    let events: Vec<String> = world.events.iter().map(ToString::to_string).collect();
+    if events.is_empty() { what.to_owned() } else { format!("{what} (and: {})", events.join(", ")) }
+}
+
+/// The remedies in a sentence: `To close it: apply b46064a18810 ("iommu: ..."), or ...`.
+#[must_use]
+pub fn remedy(closers: &Closers) -> String {
+    let set = |set: &Vec<TreeChange>| set.iter().map(change).collect::<Vec<_>>().join(" and ");
+    match &closers.clean[..] {
+        [] => "No set of known commits closes all of it.".to_owned(),
+        sets => {
+            let sets: Vec<String> = sets.iter().take(3).map(set).collect();
+            format!("To close it: {}.", sets.join("; or "))
+        }
+    }
+}
+
+/// `apply b46064a18810 ("iommu: Handle race with default domain setup", upstream since 6.15)`.
+fn change(change: &TreeChange) -> String {
+    let (TreeChange::Apply(commit) | TreeChange::Revert(commit)) = change;
+    let info = commit.info();
+    let since = info.since.split(',').next().unwrap_or("-");
+    let where_to_find = match (change, since) {
+        (TreeChange::Revert(_), _) => String::new(),
+        (TreeChange::Apply(_), "-") => ", never upstream".to_owned(),
+        (TreeChange::Apply(_), since) => format!(", upstream since {since}"),
+    };
+    format!("{change} (\"{}\"{where_to_find})", info.subject)
+}
+
+/// What a piece of advice costs and leaves, in sentences; empty where there is nothing to say.
+#[must_use]
+pub fn caveats(advice: &Advice) -> String {
+    let mut out: Vec<String> = Vec::new();
+    if !advice.prerequisites.is_empty() {
+        let ids: Vec<&str> = advice.prerequisites.iter().map(|commit| commit.id()).collect();
+        out.push(format!("Needs {} first.", ids.join(", ")));
+    }
+    let list = |found: &[(&'static str, PropertyId)]| {
+        let words: Vec<String> =
+            found.iter().map(|(world, id)| format!("{} ({world})", id.info().name)).collect();
+        words.join(", ")
+    };
+    if !advice.opens.is_empty() {
+        out.push(format!("Opens what was closed: {}.", list(&advice.opens)));
+    }
+    if !advice.leaves.is_empty() {
+        out.push(format!("Leaves open: {}.", list(&advice.leaves)));
+    }
+    if !advice.unknown.is_empty() {
+        out.push(format!("Not decided: {}.", advice.unknown.join(", ")));
+    }
+    out.join(" ")
 }
 
 fn count(number: usize, what: &str) -> String {
