@@ -23,7 +23,7 @@
 //!
 //! # Lock order
 //!
-//! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `work`, `quarantine` and `space` are leaves. Hardware is waited for under `device` and
+//! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `lease`, `work`, `quarantine` and `space` are leaves. Hardware is waited for under `device` and
 //! `group` only. Interrupt handlers use an [`InterruptHandle`], which takes none of these.
 //!
 //! # Not supported

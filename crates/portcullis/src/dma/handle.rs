@@ -93,6 +93,8 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// Also after the driver was unbound: what it left mapped was removed then, and here it comes back. An unbind that is under way is waited for.
     ///
+    /// Without translation ([`Reach::Direct`], [`Reach::Identity`]) nothing keeps the device from memory: the buffer comes back on trust in the driver, which must have quiesced the device.
+    ///
     /// # Errors
     ///
     /// [`UnmapFailure::Quarantined`]: the memory must not be reused, and cannot be. [`UnmapFailure::Foreign`]: the mapping is of another handle.
