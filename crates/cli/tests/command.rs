@@ -224,6 +224,8 @@ fn show_never_says_translated_where_boot_blocks() {
             .iter()
             .map(|it| (it["path"].as_str().expect("a path"), it["dma"].as_str().expect("a word")))
             .collect();
+        // What the core blocks reaches nothing if its IOMMU refuses it: `boot` says "unknown" where nobody has confirmed that, `show` looks at no hardware.
+        let as_shown = |word| if word == "unknown" { "blocked" } else { word };
         let mut compared = 0;
         for device in list(&shown["devices"]).iter().filter(|it| it["enabled"] == true) {
             let functions = list(&device["functions"]);
@@ -231,7 +233,11 @@ fn show_never_says_translated_where_boot_blocks() {
             let own = own.then_some(device).into_iter();
             for client in own.chain(functions) {
                 let path = client["path"].as_str().expect("a path");
-                assert_eq!(client["dma"].as_str(), ends.get(path).copied(), "{name}: {path}");
+                assert_eq!(
+                    client["dma"].as_str(),
+                    ends.get(path).copied().map(as_shown),
+                    "{name}: {path}"
+                );
                 compared += 1;
             }
         }
@@ -254,7 +260,7 @@ fn boot_prints_the_documented_fields() {
         let fields = ["path", "iommu", "group", "domain", "dma", "state", "reason", "probes"];
         has(device, &fields);
         has(device, &["defers", "dma_check"]);
-        one_of(&device["dma"], &["translated", "direct", "blocked"]);
+        one_of(&device["dma"], &["translated", "direct", "blocked", "unknown"]);
         one_of(&device["state"], &["bound", "blocked", "deferred"]);
         assert!(device["probes"].is_u64() && device["defers"].is_u64());
         if !device["domain"].is_null() {
