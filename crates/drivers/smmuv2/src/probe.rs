@@ -17,6 +17,12 @@ use portcullis_spec::smmuv2::s2cr_type;
 /// Bits of an MMU-500's `sACR` that keep in the TLB that a stream passes (Arm DDI 0517, auxiliary configuration: SMTNMB_TLBEN, S2CRB_TLBEN).
 const KEEPS_PASSING: u32 = 1 << 8 | 1 << 10;
 
+/// `sACR.CACHE_LOCK` of an MMU-500: `CBn_ACTLR` takes no writes.
+const CACHE_LOCK: u32 = 1 << 26;
+
+/// `CBn_ACTLR.CPRE` of an MMU-500: the bank prefetches.
+const PREFETCHES: u32 = 1 << 1;
+
 /// A value that no reset leaves behind.
 const PATTERN: u32 = 0x0015_5a5a & !0x3f;
 
@@ -42,6 +48,13 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         unit.sync().map_err(|error| unknown(BringUpCause::Sync(error)))?;
         // Only now: firmware's streams may have used the banks until here.
         features.banks = usable_banks(&unit, &features);
+        // A unit that has vanished keeps nothing either, and confirms nothing.
+        if unit.read(global0::SCR0) == u32::MAX {
+            return Err(unknown(BringUpCause::Gone { register: global0::SCR0.name }));
+        }
+        if options.quirks.mmu500 {
+            stop_prefetching(&unit, features.banks);
+        }
         if features.banks <= features.stage2_banks && !features.stage2 || features.banks == 0 {
             let cause =
                 BringUpCause::Refused { register: global0::IDR1.name, needs: "a context bank" };
@@ -121,6 +134,16 @@ fn learn<P: Platform, R: Registers>(unit: &Unit<P, R>, features: &mut Features, 
             let found = unit.read_group(global0::S2CR, last);
             features.s2cr_is_trapped = s2cr::TYPE.get(found.into()) == s2cr_type::FAULT;
         }
+    }
+}
+
+/// Errata 841119 and 826419 of the MMU-500 and others are avoided with the prefetcher of every bank off, as `arm_mmu500_reset` in Linux 6.12's `arm-smmu-impl.c` does; from r2p0 on
+/// its switch is locked at first.
+fn stop_prefetching<P: Platform, R: Registers>(unit: &Unit<P, R>, banks: u8) {
+    unit.write(global0::SACR, unit.read(global0::SACR) & !CACHE_LOCK);
+    for index in 0..usize::from(banks) {
+        let kept = unit.read_bank(bank::ACTLR, index);
+        unit.write_bank(bank::ACTLR, index, kept & !PREFETCHES);
     }
 }
 

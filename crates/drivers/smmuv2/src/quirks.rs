@@ -5,7 +5,7 @@
 pub struct Quirks {
     /// The interconnect carries register accesses of 32 bits only, so only tables whose registers have 32 bits can be used: AArch32 long descriptors.
     pub narrow_access: bool,
-    /// An MMU-500, whose `sACR` has bits that keep "this stream passes" in the TLB; they are cleared.
+    /// An MMU-500, whose `sACR` has bits that keep "this stream passes" in the TLB, and whose banks prefetch wrongly (errata 841119, 826419); both are switched off.
     pub mmu500: bool,
     /// Firmware may trap `S2CR`: whether it does is tried at bring-up.
     pub may_trap_s2cr: bool,

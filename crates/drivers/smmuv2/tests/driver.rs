@@ -524,3 +524,38 @@ fn a_dropped_mask_is_found() {
         Err(OpsError::Unsupported(Unsupported::StreamMask(masked)))
     );
 }
+
+/// Whatever the access at which it vanishes: it is never said to block its devices, since it cannot have confirmed that.
+#[test]
+fn a_unit_that_vanishes_at_any_register_access_confirms_nothing() {
+    for nth in 1..5000 {
+        let board = Board::new(SmmuV2Profile::mmu500(), Policy::default());
+        board.unit.inject(Faults::none().gone_at(nth));
+        match board.bring_up() {
+            Err(error) => assert_eq!(error.blocking, Blocking::Unknown, "access {nth}: {error}"),
+            Ok(driver) => {
+                std::mem::forget(driver);
+                return;
+            }
+        }
+    }
+    panic!("no bring-up takes so many accesses");
+}
+
+/// `CBn_ACTLR` is at 4 of each bank's page, `sACR` at 0x10 (Arm DDI 0517).
+#[test]
+fn an_mmu500_does_not_prefetch() {
+    let after = |quirks| {
+        let mut board = Board::new(SmmuV2Profile::mmu500(), Policy::default());
+        board.quirks = quirks;
+        let registers = board.unit.registers();
+        let actlr = |bank| board.unit.profile().shape().bank(bank) + 4;
+        registers.write32(0x10, 1 << 26);
+        (0..16).for_each(|bank| registers.write32(actlr(bank), 0x3));
+        let _driver = board.bring_up().expect("comes up");
+        let banks = (0..16).map(|bank| registers.read32(actlr(bank)));
+        (registers.read32(0x10), banks.collect::<Vec<_>>())
+    };
+    assert_eq!(after(Quirks::of(["arm,mmu-500"])), (0, vec![0x1; 16]), "and the lock is off");
+    assert_eq!(after(Quirks::default()), (1 << 26, vec![0x3; 16]), "it is not ours to know");
+}
