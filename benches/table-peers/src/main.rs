@@ -178,6 +178,7 @@ fn compare_tables() {
             round(Aarch64Paging::new, &workload, &mut names, &mut best, 1);
             round(Multiarch::new, &workload, &mut names, &mut best, 2);
             round(X86::new, &workload, &mut names, &mut best, 3);
+            round(Ours::word_by_word, &workload, &mut names, &mut best, 4);
         }
         for (index, what) in heading.iter().enumerate() {
             print!("{:<12} {what:<6}", workload.name);
@@ -325,13 +326,53 @@ fn compare_spaces() {
         "\nIOVA, ns an allocation and free; I6: mean / worst of a 2-page allocation (clock included, about 20 ns)"
     );
     println!("{:<26}{:>9}{:>9}{:>9}{:>9}{:>9}{:>14}", "", "I1", "I2", "I3", "I4", "I5", "I6");
-    iova_row("portcullis", spaces::Ours::new);
-    iova_row("portcullis in Mutex", || Locked(Mutex::new(spaces::Ours::new())));
+    iova_row("portcullis, slabs", spaces::Slabs::new);
+    iova_row("portcullis, tree", spaces::Ours::new);
+    iova_row("  in Mutex", || Locked(Mutex::new(spaces::Ours::new())));
     iova_row("buddy_system_allocator", spaces::Buddy::new);
     iova_row("  in Mutex", || Locked(Mutex::new(spaces::Buddy::new())));
     iova_row("offset-allocator", spaces::Offset::new);
     iova_row("  in Mutex", || Locked(Mutex::new(spaces::Offset::new())));
     iova_row("range-alloc", spaces::Ranges::new);
+}
+
+/// One page taken and given back, by one thread and by two at the same time.
+fn two_threads_of_addresses() {
+    let calls = 200_000;
+    let work = |mut space: spaces::Slabs| {
+        let start = Instant::now();
+        for _ in 0..calls {
+            let handle = space.allocate(1);
+            space.free(handle);
+        }
+        (start, Instant::now())
+    };
+    let (mut alone, mut together) = (f64::MAX, f64::MAX);
+    for _ in 0..50 {
+        let space = spaces::Slabs::new();
+        let (from, to) = work(space.clone());
+        alone = alone.min((to - from).as_nanos() as f64 / f64::from(calls));
+        let start = std::sync::Barrier::new(2);
+        let spans: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let (space, start) = (space.clone(), &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        work(space)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let from = spans.iter().map(|span| span.0).min().expect("two threads");
+        let to = spans.iter().map(|span| span.1).max().expect("two threads");
+        together = together.min((to - from).as_nanos() as f64 / f64::from(2 * calls));
+    }
+    println!(
+        "slabs, I1: one thread {alone:.1}, two {together:.1} in total, speed-up {:.2}",
+        alone / together
+    );
 }
 
 /// Runs one workload `passes` times on one contestant.
@@ -354,6 +395,7 @@ fn main() {
             println!("{} calls a pass", workload.places.len());
             match arguments[2].as_str() {
                 "portcullis" => count(Ours::new(), workload, passes),
+                "words" => count(Ours::word_by_word(), workload, passes),
                 "aarch64-paging" => count(Aarch64Paging::new(), workload, passes),
                 "multiarch" => count(Multiarch::new(), workload, passes),
                 "x86_64" => count(X86::new(), workload, passes),
@@ -361,12 +403,21 @@ fn main() {
             }
         }
         Some("count-iova") => {
-            println!("{:.0} ns", one_page(spaces::Ours::new()));
-            println!("{:.0} ns", replace(spaces::Ours::new(), 1024, |rng| 1 + rng.below(32)));
+            // The difference between two numbers of rounds is what a pair costs.
+            let rounds: usize = arguments[2].parse().expect("a number of rounds");
+            let run = |pair: &dyn Fn()| (0..rounds).for_each(|_| pair());
+            match arguments[1].as_str() {
+                "slabs" => run(&|| _ = one_page(spaces::Slabs::new())),
+                "tree" => run(&|| _ = one_page(spaces::Ours::new())),
+                other => panic!("no allocator {other}"),
+            }
         }
         Some("tables") => compare_tables(),
         Some("threads") => two_threads(),
-        Some("iova") => compare_spaces(),
+        Some("iova") => {
+            compare_spaces();
+            two_threads_of_addresses();
+        }
         Some(other) => panic!("no part {other}: tables, threads, iova or count"),
         None => {
             compare_tables();

@@ -31,7 +31,7 @@ fn ours(memory: &pool::FastMemory, table: u64, level: usize, base: u64, found: &
 
 #[test]
 fn the_same_bits_as_aarch64_paging() {
-    let memory = Arc::new(pool::FastMemory::new());
+    let memory = Arc::new(pool::FastMemory::<true>::new());
     let params = TableParams {
         granule: PageSize::SIZE_4K,
         input_bits: 48,

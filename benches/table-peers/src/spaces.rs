@@ -3,10 +3,12 @@
 use buddy_system_allocator::FrameAllocator;
 use offset_allocator::{Allocation, Allocator};
 use portcullis_addr::{Iova, IovaRange, PageSize};
-use portcullis_iova::{IovaAllocator, IovaRequest};
+use portcullis_iova::{IovaAllocator, IovaRequest, IovaSlabs};
+use portcullis_platform::host::{HostLock, HostPlatform, NoMemory};
+use portcullis_platform::{LockLabel, Mutex as HostMutex};
 use range_alloc::RangeAllocator;
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 pub const PAGES: u64 = 1 << 20;
 
@@ -36,6 +38,43 @@ impl Space for Ours {
     #[inline(never)]
     fn free(&mut self, handle: IovaRange) {
         self.0.free(handle).expect("live");
+    }
+}
+
+type Host = HostPlatform<NoMemory>;
+
+struct Shared {
+    platform: Host,
+    tree: HostMutex<IovaAllocator, HostLock>,
+    slabs: IovaSlabs<Host>,
+}
+
+/// Ours as several threads use it: slabs in front of the tree in its lock.
+#[derive(Clone)]
+pub struct Slabs(Arc<Shared>);
+
+impl Slabs {
+    pub fn new() -> Self {
+        let platform = Host::new(Arc::default());
+        let Ours(tree) = Ours::new();
+        let slabs = IovaSlabs::new(&platform, &tree).expect("memory");
+        let tree = HostMutex::new(LockLabel::new("tree", 0), tree);
+        Self(Arc::new(Shared { platform, tree, slabs }))
+    }
+}
+
+impl Space for Slabs {
+    type Handle = IovaRange;
+
+    #[inline(never)]
+    fn allocate(&mut self, pages: u64) -> IovaRange {
+        let Shared { platform, tree, slabs } = &*self.0;
+        slabs.allocate(platform, tree, IovaRequest::new(pages * 4096)).expect("room")
+    }
+
+    #[inline(never)]
+    fn free(&mut self, handle: IovaRange) {
+        self.0.slabs.free(&self.0.tree, handle).expect("live");
     }
 }
 

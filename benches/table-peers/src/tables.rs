@@ -10,7 +10,9 @@ use memory_addr::{PhysAddr as MaPhys, VirtAddr as MaVirt};
 use page_table_multiarch::x86_64::X64PageTable;
 use page_table_multiarch::{MappingFlags, PageSize as MaSize, PagingHandler};
 use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
-use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, IotlbGather, PageTable, TableParams};
+use portcullis_pgtable::{
+    ArmLpaeStage1, Format, IoPageTable, IotlbGather, PageTable, TableParams,
+};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use x86_64::structures::paging::{
@@ -30,32 +32,45 @@ const READ_WRITE: Prot = Prot::READ.union(Prot::WRITE).union(Prot::CACHE);
 const BLOCK: u64 = 2 << 20;
 
 /// Ours, as a domain calls it: a gather for each unmap.
-pub struct Ours(Arc<dyn PageTable>);
+pub struct Ours(Arc<dyn PageTable>, &'static str);
+
+/// What all of ours are made with.
+pub const PARAMS: TableParams = TableParams {
+    granule: PageSize::SIZE_4K,
+    input_bits: 48,
+    output_bits: 48,
+    leaf_sizes: PageSizes::from_bitmap(0x4020_1000),
+    force_snoop: false,
+    coherent: true,
+};
 
 impl Ours {
+    /// In a memory that stores runs 16 bytes at a time.
     pub fn new() -> Self {
-        let memory = Arc::new(pool::FastMemory::new());
-        let params = TableParams {
-            granule: PageSize::SIZE_4K,
-            input_bits: 48,
-            output_bits: 48,
-            leaf_sizes: PageSizes::from_bitmap(0x4020_1000),
-            force_snoop: false,
-            coherent: true,
-        };
-        let table = IoPageTable::<ArmLpaeStage1, _>::new(&memory, params);
-        Self(std::hint::black_box(Arc::new(table.expect("supported"))))
+        Self::of::<ArmLpaeStage1, true>("portcullis", PARAMS)
+    }
+
+    /// In a memory that stores every word alone.
+    pub fn word_by_word() -> Self {
+        Self::of::<ArmLpaeStage1, false>("by words", PARAMS)
+    }
+
+    /// Another format.
+    pub fn of<F: Format, const WIDE: bool>(name: &'static str, params: TableParams) -> Self {
+        let memory = Arc::new(pool::FastMemory::<WIDE>::new());
+        let table = IoPageTable::<F, _>::new(&memory, params);
+        Self(std::hint::black_box(Arc::new(table.expect("supported"))), name)
     }
 
     /// The same table, for another thread.
     pub fn share(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), self.1)
     }
 }
 
 impl Table for Ours {
     fn name(&self) -> &'static str {
-        "portcullis"
+        self.1
     }
 
     #[inline(always)]
@@ -72,7 +87,7 @@ impl Table for Ours {
 
     #[inline(always)]
     fn phys(&mut self, iova: u64) -> u64 {
-        self.0.translate(Iova::new(iova)).map_or(0, |(phys, _)| phys.raw())
+        self.0.look_up(Iova::new(iova)).map_or(0, |phys| phys.raw())
     }
 }
 

@@ -52,6 +52,13 @@ pub trait Format: fmt::Debug + Send + Sync + Sized + 'static {
     fn table(&self, table: PhysAddr, level: Level) -> u64;
     /// Whether `entry`, of a level above the last, leads to a table.
     fn is_table(&self, entry: u64, level: Level) -> bool;
+    /// Whether `entry` leads to a table and is known to have reached hardware.
+    #[inline(always)]
+    fn is_settled(&self, entry: u64, level: Level) -> bool {
+        entry & Self::SOFTWARE_BIT != 0 && self.is_table(entry, level)
+    }
+    /// Bits of the leaf `leaf` of the last level such that every entry of that level that has them all is a leaf.
+    fn presence(&self, leaf: u64) -> u64;
     /// Whether `entry` is a leaf or part of one.
     fn is_leaf(&self, entry: u64, level: Level) -> bool;
     /// Where a table entry leads.

@@ -43,20 +43,24 @@ impl IotlbGather {
 
     /// Adds `[start, last]` of leaves of size `leaf`. A range that does not adjoin the one already gathered, or has another leaf size, widens the
     /// debt to the whole address space rather than losing part of it.
+    #[inline]
     pub fn add(&mut self, range: FlushRange) {
-        self.range = match self.range {
-            None => Some(range),
-            Some(mut old) if old.leaf == range.leaf && adjoins(&old, &range) => {
+        if self.range.is_none() {
+            self.range = Some(range);
+        } else {
+            self.merge(range);
+        }
+    }
+
+    fn merge(&mut self, range: FlushRange) {
+        match &mut self.range {
+            Some(old) if old.leaf == range.leaf && adjoins(old, &range) => {
                 old.start = old.start.min(range.start);
                 old.last = old.last.max(range.last);
                 old.tables_freed |= range.tables_freed;
-                Some(old)
             }
-            Some(old) => {
-                self.everything = true;
-                Some(old)
-            }
-        };
+            _ => self.everything = true,
+        }
     }
 
     /// Owes an invalidation of the whole address space.

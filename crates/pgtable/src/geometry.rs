@@ -169,6 +169,12 @@ impl Geometry {
         best.map_or(self.leaf_shift(), |size| u32::from(size.log2()))
     }
 
+    /// The smallest leaves but the smallest pages; `u64::MAX` where there are only these.
+    pub(crate) fn second_size(&self) -> u64 {
+        let larger = self.sizes.bitmap() & !(1 << self.leaf_shift);
+        if larger == 0 { u64::MAX } else { larger & larger.wrapping_neg() }
+    }
+
     /// How much of `len` bytes is best mapped with leaves of 2^`size` bytes before larger ones fit.
     #[inline(always)]
     pub(crate) fn run_len(&self, iova: u64, phys: u64, len: u64, size: u32) -> u64 {

@@ -347,8 +347,13 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     }
 
     /// Where `iova` leads now and what is allowed there.
-    #[doc(alias = "iova_to_phys")]
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)>;
+
+    /// Where `iova` leads now.
+    #[doc(alias = "iova_to_phys")]
+    fn look_up(&self, iova: Iova) -> Option<PhysAddr> {
+        self.translate(iova).map(|(phys, _)| phys)
+    }
 
     /// Table pages in use, the root included (once, whatever its size): those in the tree and those that were taken out and not yet freed.
     fn table_pages(&self) -> usize;

@@ -13,20 +13,44 @@ pub(super) struct Top {
     pub(super) level: Level,
 }
 
-/// The bits of a packed top that hold the number of levels; roots are aligned to 4 KiB at least.
-const LEVELS: u64 = 0xf;
+/// A root and its shape in one word.
+pub(super) fn pack(root: PhysAddr, leaf_shift: u32, levels: u8) -> u64 {
+    root.raw() | u64::from(shape(leaf_shift, levels))
+}
+
+/// The bits of a packed top that hold the tree's shape; roots are aligned to 4 KiB at least.
+const SHAPE: u64 = 0xf;
+
+/// A number for a granule and a number of levels: 1 to 6 with 4 KiB, 7 to 10 with 16 KiB (1 to 4 levels), 10 to 12 with 64 KiB (1 to 3; a tree of one level of
+/// 64 KiB is too narrow for any format).
+pub(super) const fn shape(leaf_shift: u32, levels: u8) -> u8 {
+    match leaf_shift {
+        12 => levels,
+        14 => levels + 6,
+        _ => levels + 9,
+    }
+}
+
+/// The levels of a shape.
+pub(super) const fn levels(shape: u8) -> u8 {
+    match shape {
+        0..=6 => shape,
+        7..=10 => shape - 6,
+        _ => shape - 9,
+    }
+}
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
-    /// The root's address and the number of levels.
+    /// The root's address and the tree's [`shape`].
     #[inline(always)]
-    pub(super) fn root_and_levels(&self) -> (u64, u8) {
+    pub(super) fn root_and_shape(&self) -> (u64, u8) {
         let packed = self.top.load(Ordering::Acquire);
-        (packed & !LEVELS, (packed & LEVELS) as u8)
+        (packed & !SHAPE, (packed & SHAPE) as u8)
     }
 
     pub(super) fn top(&self) -> Top {
-        let (root, levels) = self.root_and_levels();
-        Top { root: PhysAddr::new(root), level: self.geometry.level(levels - 1) }
+        let (root, shape) = self.root_and_shape();
+        Top { root: PhysAddr::new(root), level: self.geometry.level(levels(shape) - 1) }
     }
 
     pub(super) fn root_for_hardware(&self, top: Top) -> TableRoot {
@@ -59,8 +83,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             // Published whole before hardware is told of it, so nobody has to settle the entry.
             self.memory.store64(page, self.format.table(old.root, above) | F::SOFTWARE_BIT);
             self.publish(page, self.geometry.table_bytes());
-            let packed = |root: PhysAddr, levels: u8| root.raw() | u64::from(levels);
-            let (from, to) = (packed(old.root, levels), packed(page, levels + 1));
+            let leaf_shift = self.geometry.leaf_shift();
+            let (from, to) =
+                (pack(old.root, leaf_shift, levels), pack(page, leaf_shift, levels + 1));
             if self.top.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 self.pages.fetch_add(1, Ordering::Relaxed);
             } else {

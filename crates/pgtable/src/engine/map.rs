@@ -74,12 +74,106 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         len: u64,
         prot: Prot,
     ) -> Result<(), MapError> {
-        self.check_map(iova, phys, len)?;
+        let (iova, phys) = (iova.raw(), phys.raw());
+        if len == self.page() && self.map_one::<0, true>(iova, phys, self.below_page, prot) {
+            return Ok(());
+        }
+        self.map_more(Span { iova, phys, len }, prot)
+    }
+
+    /// Maps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes, where its entry is free in a table that exists and has reached hardware; the
+    /// errors are for the long way.
+    #[inline(always)]
+    fn map_one<const DOWN: u8, const COMMON: bool>(
+        &self,
+        iova: u64,
+        phys: u64,
+        below: u64,
+        prot: Prot,
+    ) -> bool {
+        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
+        // Both limits are the last bytes of pages of any size that the table has.
+        let aligned = (iova | phys) & below == 0;
+        if bits == 0 || !aligned || iova > self.reach() || phys > self.last_output {
+            return false;
+        }
+        let Some(address) = self.slot::<DOWN, COMMON>(iova) else { return false };
+        if self.memory.load64(address) != 0 {
+            return false;
+        }
+        let level = self.geometry.level(DOWN);
+        self.memory.store64(address, self.format.leaf(bits, phys, level, level.shift));
+        self.publish(address, 8);
+        true
+    }
+
+    /// More pages than one, or one that [`map_one`](Self::map_one) did not map.
+    #[inline(never)]
+    fn map_more(&self, span: Span, prot: Prot) -> Result<(), MapError> {
+        let Span { iova, phys, len } = span;
+        if (len == self.block && self.map_one::<1, false>(iova, phys, len - 1, prot))
+            || (len == self.page() && self.map_one::<0, false>(iova, phys, len - 1, prot))
+        {
+            return Ok(());
+        }
+        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
+        // Many calls are for smallest pages of one table that exists: one check of the arguments, one walk, no survey.
+        if bits != 0
+            && self.is_mappable(iova, phys, len)
+            && (len < self.second_size || (iova ^ phys) & (self.second_size - 1) != 0)
+            && self.map_in_one_table(iova, phys, len, bits)
+        {
+            return Ok(());
+        }
+        self.map_anything(span, prot)
+    }
+
+    /// Whether the arguments are whole pages inside both ranges.
+    #[inline(always)]
+    fn is_mappable(&self, iova: u64, phys: u64, len: u64) -> bool {
+        let but_one = len.wrapping_sub(1);
+        let (last, last_out) = (iova.wrapping_add(but_one), phys.wrapping_add(but_one));
+        // A length of 0 wraps to an end below the start, like any range that wraps.
+        (iova | phys | len) & self.below_page == 0
+            && last >= iova
+            && last <= self.reach()
+            && last_out >= phys
+            && last_out <= self.last_output
+    }
+
+    /// Maps smallest pages, where their entries stand in one table that exists and are all free.
+    #[inline(always)]
+    fn map_in_one_table(&self, iova: u64, phys: u64, len: u64, bits: u64) -> bool {
+        let Some(first) = self.slot::<0, false>(iova) else { return false };
+        let level = self.geometry.level(0);
+        let count = (len >> level.shift) as usize;
+        if len > self.left_of_table(iova) || !self.memory.is_zero(first, count) {
+            return false;
+        }
+        let run = Run {
+            slot: Slot { address: first, entry: 0, level },
+            level,
+            size: level.shift,
+            entries: count,
+        };
+        self.store_run(first, &run, bits, phys);
+        true
+    }
+
+    /// Bytes from `iova` to the end of what a table of the last level covers.
+    #[inline(always)]
+    pub(super) fn left_of_table(&self, iova: u64) -> u64 {
+        let covered = 1u64 << self.geometry.level(1).shift;
+        covered - (iova & (covered - 1))
+    }
+
+    /// Every map that is not [`map_in_one_table`](Self::map_in_one_table).
+    #[inline(never)]
+    fn map_anything(&self, span: Span, prot: Prot) -> Result<(), MapError> {
+        self.check_map(Iova::new(span.iova), PhysAddr::new(span.phys), span.len)?;
         let bits = self.bits_of(prot)?;
-        let span = Span { iova: iova.raw(), phys: phys.raw(), len };
-        // Most calls are for leaves of one size in one table that exists: one walk, no survey.
         let run = self.next_run::<true>(span, 64)?;
-        if run.slot.level == run.level && run.bytes() == len {
+        if run.slot.level == run.level && run.bytes() == span.len {
             self.store_run(run.slot.address, &run, bits, span.phys);
             return Ok(());
         }
@@ -115,7 +209,6 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
     }
 
-    #[inline(always)]
     fn check_map(&self, iova: Iova, phys: PhysAddr, len: u64) -> Result<(), MapError> {
         let unit = self.params.granule.bytes() - 1;
         if (iova.raw() | phys.raw() | len) & unit != 0 || len == 0 {
@@ -192,7 +285,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
                 self.store_run(run.slot.address, &run, bits, span.phys);
                 return Ok(run.bytes());
             }
-            self.install(run.slot, pages)?;
+            // A table of the last missing level is filled before anybody sees it.
+            let whole = run.slot.level.number == run.level.number + 1;
+            if self.install(run.slot, pages, whole.then_some((&run, bits, span)))? && whole {
+                return Ok(run.bytes());
+            }
         }
     }
 
@@ -235,6 +332,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// How many entries from the empty `slot` on are empty too, at most `wanted`. A table ends the run; a leaf is an error.
     #[inline(always)]
     fn free_entries(&self, slot: Slot, wanted: usize, span: Span) -> Result<usize, MapError> {
+        if self.memory.is_zero(slot.address, wanted) {
+            return Ok(wanted);
+        }
         for offset in 1..wanted {
             let entry = self.load_at(slot.address, offset);
             if entry == 0 {
@@ -253,9 +353,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         !slot.level.is_last() && self.format.is_table(slot.entry, slot.level)
     }
 
-    /// Stores the leaves of `run` from the entry at `first` on.
+    /// Stores the leaves of `run` from the entry at `first` on and shows them to hardware.
     #[inline(always)]
     fn store_run(&self, first: PhysAddr, run: &Run, bits: u64, phys: u64) {
+        self.store_leaves(first, run, bits, phys);
+        self.publish(first, run.entries * 8);
+    }
+
+    #[inline(always)]
+    fn store_leaves(&self, first: PhysAddr, run: &Run, bits: u64, phys: u64) {
         let per_leaf = 1 << (run.size - run.level.shift);
         if per_leaf == 1 {
             self.fill(first, run, run.entries, bits, phys);
@@ -265,7 +371,6 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
                 self.fill(entry_at(first, offset), run, per_leaf, bits, phys);
             }
         }
-        self.publish(first, run.entries * 8);
     }
 
     /// Stores `count` entries of leaves of `run`'s size.
@@ -274,28 +379,42 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let entry = |offset: u64| {
             self.format.leaf(bits, phys + (offset << run.level.shift), run.level, run.size)
         };
-        let mut value = entry(0);
+        let value = entry(0);
         let last = count as u64 - 1;
         let step = if last == 0 { 0 } else { entry(1).wrapping_sub(value) };
         // Entries differ by the same step nearly always; not where a format keeps the upper address bits apart and the run crosses them.
         let even = value.wrapping_add(step.wrapping_mul(last)) == entry(last);
-        for offset in 0..count {
-            self.memory
-                .store64(entry_at(first, offset), if even { value } else { entry(offset as u64) });
-            value = value.wrapping_add(step);
+        if even {
+            self.memory.fill(first, count, value, step);
+        } else {
+            (0..count).for_each(|offset| {
+                self.memory.store64(entry_at(first, offset), entry(offset as u64))
+            });
         }
     }
 
-    /// Puts a table into the empty entry of `slot`, unless another thread has just done so.
-    fn install(&self, slot: Slot, pages: &mut FreeChain<'_, F, M>) -> Result<(), MapError> {
+    /// Puts a table into the empty entry of `slot`, with the leaves of `content` in it; `false` where another thread has just put one there.
+    fn install(
+        &self,
+        slot: Slot,
+        pages: &mut FreeChain<'_, F, M>,
+        content: Option<(&Run, u64, Span)>,
+    ) -> Result<bool, MapError> {
         let page = pages.take()?;
+        let first = content.map_or(page, |(run, _, span)| {
+            entry_at(page, self.geometry.index(span.iova, run.level))
+        });
+        if let Some((run, bits, span)) = content {
+            self.store_leaves(first, run, bits, span.phys);
+        }
         self.publish(page, self.geometry.table_bytes());
         // Hardware that snoops sees the pointer as soon as any CPU does; otherwise it is settled below, or by whoever follows it before that.
         let settled = if self.params.coherent { F::SOFTWARE_BIT } else { 0 };
         let entry = self.format.table(page, slot.level) | settled;
         if self.memory.compare_exchange64(slot.address, 0, entry).is_err() {
+            self.memory.clear(first, content.map_or(0, |(run, ..)| run.entries));
             pages.push(page);
-            return Ok(());
+            return Ok(false);
         }
         self.pages.fetch_add(1, Ordering::Relaxed);
         if settled == 0 {
@@ -303,6 +422,6 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         } else {
             self.publish(slot.address, 8);
         }
-        Ok(())
+        Ok(true)
     }
 }

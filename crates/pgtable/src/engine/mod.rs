@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use pages::TakenOutPages;
 use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_platform::{Coherency, DmaMemory, PageLayout};
+use walk::Slot;
 
 /// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, also those that still wait for an invalidation: no hardware may
 /// walk it any more.
@@ -27,13 +28,19 @@ pub struct IoPageTable<F: Format, M: DmaMemory> {
     format: F,
     geometry: Geometry,
     params: TableParams,
-    /// The root's address and, in the low bits, the number of levels. A tree that grows changes both in one store.
+    /// The root's address and, in the low bits, the tree's shape. A tree that grows changes both in one store.
     top: AtomicU64,
     /// The last address that hardware is known to reach from its root.
     reach: AtomicU64,
     root_layout: PageLayout,
     table_layout: PageLayout,
     last_output: u64,
+    /// What a length or an address of whole pages has no bits of.
+    below_page: u64,
+    /// The smallest leaves but the smallest pages.
+    second_size: u64,
+    /// What an entry one level above the last covers, where it can be a leaf; else 0.
+    block: u64,
     /// A leaf's bits for each protection; 0 where the format cannot express it.
     leaf_bits: [u64; 64],
     /// Pages below the root, in the tree or taken out of it.
@@ -60,8 +67,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let leaf_bits = core::array::from_fn(|raw| leaf_bits(&format, raw));
         Ok(Self {
             memory: Arc::clone(memory),
-            top: AtomicU64::new(root.raw() | u64::from(geometry.first_levels())),
+            top: AtomicU64::new(grow::pack(root, geometry.leaf_shift(), geometry.first_levels())),
             reach: AtomicU64::new(geometry.last_of(geometry.first_levels())),
+            below_page: params.granule.bytes() - 1,
+            second_size: geometry.second_size(),
+            block: geometry.leaf_sizes().bitmap() & 1 << geometry.level(1).shift,
             format,
             geometry,
             params,
@@ -79,6 +89,12 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         &self.geometry
     }
 
+    /// Bytes of the smallest page.
+    #[inline(always)]
+    fn page(&self) -> u64 {
+        self.below_page + 1
+    }
+
     /// The last address that can be mapped at present.
     #[inline(always)]
     fn reach(&self) -> u64 {
@@ -86,9 +102,27 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.reach.load(Ordering::Acquire)
     }
 
+    /// The leaf that covers `iova`.
+    #[inline(always)]
+    fn find(&self, iova: Iova) -> Option<Slot> {
+        if iova.raw() > self.reach() {
+            return None;
+        }
+        let slot = self.descend::<false>(iova.raw(), 0);
+        self.format.is_leaf(slot.entry, slot.level).then_some(slot)
+    }
+
+    /// Where `iova` leads by the leaf at `slot`, which covers it.
+    #[inline(always)]
+    fn led_to(&self, slot: Slot, iova: Iova) -> PhysAddr {
+        let size = self.format.leaf_size(slot.entry, slot.level);
+        let leaf = self.format.leaf_address(slot.entry, slot.level);
+        PhysAddr::new(leaf | iova.raw() & ((1 << size) - 1))
+    }
+
     /// The part of an unmap's or a reclaim's arguments that can be wrong.
     fn check_range(&self, iova: Iova, len: u64) -> Result<(), UnmapError> {
-        if (iova.raw() | len) & (self.params.granule.bytes() - 1) != 0 || len == 0 {
+        if (iova.raw() | len) & self.below_page != 0 || len == 0 {
             return Err(UnmapError::Unaligned { iova, len });
         }
         let last = iova.raw().checked_add(len - 1);
@@ -162,16 +196,12 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {
-        if iova.raw() > self.reach() {
-            return None;
-        }
-        let slot = self.descend::<false>(iova.raw(), 0);
-        self.format.is_leaf(slot.entry, slot.level).then(|| {
-            let size = self.format.leaf_size(slot.entry, slot.level);
-            let offset = iova.raw() & ((1 << size) - 1);
-            let leaf = self.format.leaf_address(slot.entry, slot.level);
-            (PhysAddr::new(leaf | offset), self.format.prot(slot.entry))
-        })
+        let slot = self.find(iova)?;
+        Some((self.led_to(slot, iova), self.format.prot(slot.entry)))
+    }
+
+    fn look_up(&self, iova: Iova) -> Option<PhysAddr> {
+        self.find(iova).map(|slot| self.led_to(slot, iova))
     }
 
     fn table_pages(&self) -> usize {

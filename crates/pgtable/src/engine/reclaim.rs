@@ -83,7 +83,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.publish(address, 8);
         self.taken_out.keep(place, child.table, &mut gather.tables);
         // The whole range of the table, at the stride of the smallest page.
-        owe(gather, here, self.geometry.level(0), true);
+        owe(gather, here, self.params.granule, true);
         true
     }
 }

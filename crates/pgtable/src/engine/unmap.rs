@@ -1,10 +1,10 @@
 //! Unmapping: look at the whole range, then clear. Never allocates.
 
 use super::IoPageTable;
-use super::walk::{Slot, entry_at};
+use super::walk::Slot;
 use crate::geometry::leaf_size;
-use crate::{FlushRange, Format, IotlbGather, Level, UnmapError};
-use portcullis_addr::Iova;
+use crate::{FlushRange, Format, IotlbGather, UnmapError};
+use portcullis_addr::{Iova, PageSize};
 use portcullis_platform::DmaMemory;
 
 /// Addresses, both ends inclusive.
@@ -29,6 +29,86 @@ impl Run {
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     pub(super) fn unmap_range(
+        &self,
+        iova: Iova,
+        len: u64,
+        gather: &mut IotlbGather,
+    ) -> Result<(), UnmapError> {
+        if len == self.page() && self.unmap_one::<0, true>(iova.raw(), self.below_page, gather) {
+            return Ok(());
+        }
+        self.unmap_more(iova, len, gather)
+    }
+
+    /// Unmaps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes; the errors are for the long way.
+    #[inline(always)]
+    fn unmap_one<const DOWN: u8, const COMMON: bool>(
+        &self,
+        iova: u64,
+        below: u64,
+        gather: &mut IotlbGather,
+    ) -> bool {
+        if iova & below != 0 || iova > self.reach() {
+            return false;
+        }
+        let Some(address) = self.slot::<DOWN, COMMON>(iova) else { return false };
+        let level = self.geometry.level(DOWN);
+        let entry = self.memory.load64(address);
+        let single = || self.format.leaf_size(entry, level) == level.shift;
+        if !self.format.is_leaf(entry, level) || !single() {
+            return false;
+        }
+        self.memory.store64(address, 0);
+        self.publish(address, 8);
+        let leaf = if DOWN == 0 { self.params.granule } else { leaf_size(level.shift) };
+        owe(gather, Span { first: iova, last: iova + below }, leaf, false);
+        true
+    }
+
+    /// More pages than one, or one that [`unmap_one`](Self::unmap_one) did not unmap.
+    #[inline(never)]
+    fn unmap_more(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
+        if (len == self.block && self.unmap_one::<1, false>(iova.raw(), len - 1, gather))
+            || (len == self.page() && self.unmap_one::<0, false>(iova.raw(), len - 1, gather))
+            || self.unmap_in_one_table(iova.raw(), len, gather)
+        {
+            return Ok(());
+        }
+        self.unmap_anything(iova, len, gather)
+    }
+
+    /// Unmaps smallest pages whose entries stand in one table, where all of them are mapped.
+    #[inline(always)]
+    fn unmap_in_one_table(&self, iova: u64, len: u64, gather: &mut IotlbGather) -> bool {
+        let last = iova.wrapping_add(len.wrapping_sub(1));
+        let whole = len != 0 && (iova | len) & self.below_page == 0;
+        // Leaves of several entries look like others: tables that may have them take the long way.
+        let pages_only = self.second_size >> self.geometry.level(1).shift != 0;
+        if !whole
+            || last < iova
+            || last > self.reach()
+            || !pages_only
+            || len > self.left_of_table(iova)
+        {
+            return false;
+        }
+        let Some(first) = self.slot::<0, false>(iova) else { return false };
+        let level = self.geometry.level(0);
+        let entry = self.memory.load64(first);
+        let count = (len >> level.shift) as usize;
+        let all = || self.memory.all_set(first, count, self.format.presence(entry));
+        if !self.format.is_leaf(entry, level) || !all() {
+            return false;
+        }
+        self.memory.clear(first, count);
+        self.publish(first, count * 8);
+        owe(gather, Span { first: iova, last }, self.params.granule, false);
+        true
+    }
+
+    /// Every unmap that is not [`unmap_in_one_table`](Self::unmap_in_one_table).
+    #[inline(never)]
+    fn unmap_anything(
         &self,
         iova: Iova,
         len: u64,
@@ -111,11 +191,10 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Clears the entries of `run`, which begins at address `first`, and notes the debt.
     #[inline(always)]
     fn clear_run(&self, run: &Run, first: u64, gather: &mut IotlbGather) {
-        for offset in 0..run.entries {
-            self.memory.store64(entry_at(run.slot.address, offset), 0);
-        }
+        self.memory.clear(run.slot.address, run.entries);
         self.publish(run.slot.address, run.entries * 8);
-        owe(gather, Span { first, last: run.last(first) }, run.slot.level, false);
+        let leaf = leaf_size(run.slot.level.shift);
+        owe(gather, Span { first, last: run.last(first) }, leaf, false);
     }
 
     /// Removes what a map has stored before it failed; its caller broke the rule of disjoint ranges, so the range may hold anything.
@@ -133,12 +212,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 }
 
-/// Notes that entries of `level` for the addresses of `span` were removed.
-pub(super) fn owe(gather: &mut IotlbGather, span: Span, level: Level, tables_freed: bool) {
-    gather.add(FlushRange {
-        start: Iova::new(span.first),
-        last: Iova::new(span.last),
-        leaf: leaf_size(level.shift),
-        tables_freed,
-    });
+/// Notes that entries of `leaf` bytes each were removed for the addresses of `span`.
+#[inline(always)]
+pub(super) fn owe(gather: &mut IotlbGather, span: Span, leaf: PageSize, tables_freed: bool) {
+    let (start, last) = (Iova::new(span.first), Iova::new(span.last));
+    gather.add(FlushRange { start, last, leaf, tables_freed });
 }

@@ -1,6 +1,6 @@
 //! Finding an entry.
 
-use super::IoPageTable;
+use super::{IoPageTable, grow};
 use crate::{Format, Level};
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{Coherency, DmaMemory};
@@ -19,27 +19,35 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.
     #[inline(always)]
     pub(super) fn descend<const SETTLE: bool>(&self, iova: u64, deepest: u8) -> Slot {
+        let (root, shape) = self.root_and_shape();
+        if shape == grow::shape(12, 4) {
+            return self.walk::<12, SETTLE>(root, 4, iova, deepest);
+        }
+        let levels = grow::levels(shape);
         match self.geometry.leaf_shift() {
-            12 => self.walk::<12, SETTLE>(iova, deepest),
-            14 => self.walk::<14, SETTLE>(iova, deepest),
-            _ => self.walk::<16, SETTLE>(iova, deepest),
+            12 => self.walk::<12, SETTLE>(root, levels, iova, deepest),
+            14 => self.walk::<14, SETTLE>(root, levels, iova, deepest),
+            _ => self.walk::<16, SETTLE>(root, levels, iova, deepest),
         }
     }
 
-    /// The walk for a granule of 2^`LEAF` bytes with tables of one granule, one step a level written out, so that every shift is a constant.
+    /// The walk for a granule of 2^`LEAF` bytes with tables of one granule.
     #[inline(always)]
-    fn walk<const LEAF: u32, const SETTLE: bool>(&self, iova: u64, deepest: u8) -> Slot {
-        // Copies, because each acquire load would have the fields read again.
+    fn walk<const LEAF: u32, const SETTLE: bool>(
+        &self,
+        root: u64,
+        levels: u8,
+        iova: u64,
+        deepest: u8,
+    ) -> Slot {
         let memory = &*self.memory;
-        let (root, levels) = self.root_and_levels();
         let mut table = root;
-        // All of the bits that are left index the root: `iova` is inside the input range.
+        // All of the bits that are left index the root: `iova` is inside the reach.
         let mut mask = u64::MAX;
-        let below_root = (1u64 << (LEAF - 3)) - 1;
         macro_rules! step {
             ($number:literal) => {
-                let level = Level { number: $number, shift: LEAF + $number * (LEAF - 3) };
                 if levels > $number {
+                    let level = Level { number: $number, shift: LEAF + $number * (LEAF - 3) };
                     let address = PhysAddr::new(table + ((iova >> level.shift) & mask) * 8);
                     let entry = memory.load64(address);
                     if deepest == $number || !self.format.is_table(entry, level) {
@@ -49,7 +57,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
                         self.settle(address, entry);
                     }
                     table = self.format.table_address(entry);
-                    mask = below_root;
+                    mask = (1u64 << (LEAF - 3)) - 1;
                 }
             };
         }
@@ -62,6 +70,56 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         step!(1);
         let address = PhysAddr::new(table + ((iova >> LEAF) & mask) * 8);
         Slot { address, entry: memory.load64(address), level: Level { number: 0, shift: LEAF } }
+    }
+
+    /// Where the entry of level number `DOWN` (0 or 1) for `iova` stands, if all tables on the way are there and have reached hardware. `COMMON`: only in trees
+    /// of the shape that most have, which is the shortest code.
+    #[inline(always)]
+    pub(super) fn slot<const DOWN: u8, const COMMON: bool>(&self, iova: u64) -> Option<PhysAddr> {
+        let (root, shape) = self.root_and_shape();
+        if shape == grow::shape(12, 4) {
+            return self.straight::<12, 4, DOWN>(root, iova);
+        }
+        const { assert!(grow::shape(12, 3) == 3 && grow::shape(14, 3) == 9 && grow::shape(16, 3) == 12) };
+        match shape {
+            3 if !COMMON => self.straight::<12, 3, DOWN>(root, iova),
+            5 if !COMMON => self.straight::<12, 5, DOWN>(root, iova),
+            9 if !COMMON => self.straight::<14, 3, DOWN>(root, iova),
+            12 if !COMMON => self.straight::<16, 3, DOWN>(root, iova),
+            _ => None,
+        }
+    }
+
+    /// The same for a tree whose shape the compiler knows: a load, a masked compare and an address a level.
+    #[inline(always)]
+    fn straight<const LEAF: u32, const LEVELS: u8, const DOWN: u8>(
+        &self,
+        root: u64,
+        iova: u64,
+    ) -> Option<PhysAddr> {
+        let (memory, mut table, mut mask) = (&*self.memory, root, u64::MAX);
+        macro_rules! step {
+            ($number:literal) => {
+                if LEVELS > $number && DOWN < $number {
+                    let level = Level { number: $number, shift: LEAF + $number * (LEAF - 3) };
+                    let index = (iova >> level.shift) & mask;
+                    let entry = memory.load64(PhysAddr::new(table + index * 8));
+                    if !self.format.is_settled(entry, level) {
+                        return None;
+                    }
+                    table = self.format.table_address(entry);
+                    mask = (1u64 << (LEAF - 3)) - 1;
+                }
+            };
+        }
+        if LEAF == 12 {
+            step!(4);
+        }
+        step!(3);
+        step!(2);
+        step!(1);
+        let shift = LEAF + DOWN as u32 * (LEAF - 3);
+        Some(PhysAddr::new(table + ((iova >> shift) & mask) * 8))
     }
 
     /// Makes sure that a table entry has reached hardware, and remembers it in the entry.

@@ -79,6 +79,11 @@ impl Format for AmdV1 {
     }
 
     #[inline(always)]
+    fn presence(&self, _: u64) -> u64 {
+        PRESENT
+    }
+
+    #[inline(always)]
     fn is_leaf(&self, entry: u64, _: Level) -> bool {
         let next = entry & (PRESENT | NEXT_LEVEL);
         next == PRESENT || next == PRESENT | entry::NEXT_LEVEL.of(next_level::SIZED)

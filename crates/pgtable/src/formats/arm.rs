@@ -218,6 +218,11 @@ impl<V: ArmVariant> Format for ArmStage1<V> {
     }
 
     #[inline(always)]
+    fn presence(&self, _: u64) -> u64 {
+        VALID | TABLE_OR_PAGE
+    }
+
+    #[inline(always)]
     fn is_leaf(&self, entry: u64, level: Level) -> bool {
         is_leaf(entry, level)
     }
@@ -320,6 +325,11 @@ impl<V: ArmVariant> Format for ArmStage2<V> {
     #[inline(always)]
     fn is_table(&self, entry: u64, _: Level) -> bool {
         entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
+    }
+
+    #[inline(always)]
+    fn presence(&self, _: u64) -> u64 {
+        VALID | TABLE_OR_PAGE
     }
 
     #[inline(always)]

@@ -80,6 +80,11 @@ macro_rules! entries {
         }
 
         #[inline(always)]
+        fn presence(&self, _: u64) -> u64 {
+            VALID
+        }
+
+        #[inline(always)]
         fn is_leaf(&self, entry: u64, _: Level) -> bool {
             entry & VALID != 0 && entry & RWX != 0
         }

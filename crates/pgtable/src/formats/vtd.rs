@@ -69,6 +69,12 @@ impl Format for VtdSecondStage {
     }
 
     #[inline(always)]
+    fn presence(&self, leaf: u64) -> u64 {
+        // Readable, writable or both: whatever this one is.
+        leaf & READ_WRITE
+    }
+
+    #[inline(always)]
     fn is_leaf(&self, entry: u64, level: Level) -> bool {
         entry & READ_WRITE != 0 && (level.is_last() || entry & PAGE_SIZE != 0)
     }

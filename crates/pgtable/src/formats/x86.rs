@@ -103,6 +103,11 @@ impl<U: X86User> Format for X86Paging<U> {
     }
 
     #[inline(always)]
+    fn presence(&self, _: u64) -> u64 {
+        PRESENT
+    }
+
+    #[inline(always)]
     fn is_leaf(&self, entry: u64, level: Level) -> bool {
         entry & PRESENT != 0 && (level.is_last() || entry & PAGE_SIZE != 0)
     }

@@ -287,6 +287,9 @@ fn arguments_outside_the_table() {
         {
             assert!(matches!(map(iova, phys, len), Err(MapError::Unaligned { .. })));
         }
+        for (iova, len) in [(page / 2, page), (0, page / 2), (0, 0)] {
+            assert!(matches!(unmap(iova, len), Err(UnmapError::Unaligned { .. })));
+        }
         let (top, phys_top) = (last(&shape), highest(&shape, page));
         assert_eq!(map(top & !(page - 1), phys_top, page), Ok(()));
         check(memory, table, top, Some(phys_top + page - 1));

@@ -106,6 +106,9 @@ impl Format for Forgetful {
     fn is_table(&self, entry: u64, level: Level) -> bool {
         self.0.is_table(entry, level)
     }
+    fn presence(&self, leaf: u64) -> u64 {
+        self.0.presence(leaf)
+    }
     fn is_leaf(&self, entry: u64, level: Level) -> bool {
         self.0.is_leaf(entry, level)
     }
