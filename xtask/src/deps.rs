@@ -10,7 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-platform", &["portcullis-addr"]),
     ("portcullis-spec", &[]),
     ("portcullis-pgtable", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
-    ("portcullis-iova", &["portcullis-addr"]),
+    ("portcullis-iova", &["portcullis-addr", "portcullis-platform"]),
     (
         "portcullis",
         &["portcullis-addr", "portcullis-platform", "portcullis-pgtable", "portcullis-iova"],

@@ -23,9 +23,9 @@ pub enum Placement {
 /// What is wanted: how much, up to where, on which boundary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IovaRequest {
-    len: u64,
-    limit: Iova,
-    align: u64,
+    pub(crate) len: u64,
+    pub(crate) limit: Iova,
+    pub(crate) align: u64,
 }
 
 impl IovaRequest {
@@ -93,6 +93,11 @@ impl IovaAllocator {
     /// The page size.
     pub fn granule(&self) -> PageSize {
         self.granule
+    }
+
+    /// Where it puts ranges.
+    pub fn placement(&self) -> Placement {
+        self.placement
     }
 
     /// The pages that it was made for, reserved ones included.

@@ -1,7 +1,8 @@
 //! Who owns which part of an I/O address space.
 //!
 //! Scope: [`IovaAllocator`] hands out ranges of one aperture, aligned as hardware and drivers want them, below a request's DMA mask, around reserved
-//! ranges; takes exactly those ranges back; and lists the live ones, which unbinding needs. There is no lock inside: the caller wraps it.
+//! ranges; takes exactly those ranges back; and lists the live ones, which unbinding needs. There is no lock inside: the caller wraps it. [`IovaSlabs`]
+//! stands in front of a locked one where many ranges come and go: one atomic instruction each way, no lock.
 //!
 //! Structure: a radix tree over page numbers, 64 children a node, created where needed. A node knows which children are wholly free and, for each
 //! other child, the largest naturally aligned free block in it. A search is one descent (a second one along the limit's edge), whatever the
@@ -17,9 +18,9 @@
 //! - A length that is a power of two costs one descent or two. Any other length that finds no naturally aligned hole is looked for once more, hole
 //!   by hole among those that hold a block of at least a quarter of it.
 //!
-//! Not supported: taking a reservation back; growing an aperture; a cache per CPU in front of the tree.
+//! Not supported: taking a reservation back; growing an aperture.
 //!
-//! Dependency rule: uses `addr` only. `no_std` + `alloc`, no `unsafe`.
+//! Dependency rule: uses `addr`, and `platform` for atomics and locks. `no_std` + `alloc`, no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -27,9 +28,12 @@ extern crate alloc;
 
 mod allocator;
 mod bits;
+mod chunk;
 mod error;
 mod node;
+mod slabs;
 mod tree;
 
 pub use allocator::{FreeRanges, IovaAllocator, IovaRequest, LiveRanges, Placement};
 pub use error::{AllocateError, FreeError, NewError, ReserveError};
+pub use slabs::IovaSlabs;
