@@ -50,6 +50,30 @@ fn the_built_in_board_has_every_shape_that_matters() {
     );
 }
 
+/// The shape of the machines of the original report: several MMU-500, ids under masks.
+#[test]
+fn a_board_with_mmu500_is_translated_whole() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
+    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let expected = calm_picture(&description);
+    for (cpus, order) in [(1, Order::Listed), (2, Order::Reverse), (4, Order::Random)] {
+        let options = BootOptions { cpus, seed: 3, order, storm: false };
+        let machine = SoftwareMachine::new(&description, 3);
+        let (report, _) = boot(&description, &machine, options, Some(&expected));
+        assert!(report.held(), "{order:?} on {cpus}: {:?}", report.promises);
+        let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+        let all = |list: &str, key: &str, value: &str| {
+            let list = json[list].as_array().expect("a list");
+            list.iter().filter(|it| it[key] == value).count()
+        };
+        assert_eq!(all("iommus", "driver", "smmuv2"), 3);
+        assert_eq!(
+            (all("devices", "dma", "translated"), all("devices", "dma_check", "ok")),
+            (12, 12)
+        );
+    }
+}
+
 #[test]
 fn a_storm_of_boots_keeps_every_promise() {
     let description = board::read(None, &[]).expect("the built-in board");

@@ -3,6 +3,7 @@
 
 use std::cell::UnsafeCell;
 use std::hint::black_box;
+use std::sync::Barrier;
 
 struct Shared(UnsafeCell<u64>);
 
@@ -14,9 +15,12 @@ unsafe impl Sync for Shared {}
 fn race() {
     let shared = Shared(UnsafeCell::new(0));
     let shared = &shared;
+    // Both at the same time: what one does before the other begins might be ordered by how threads are started.
+    let start = &Barrier::new(2);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(move || {
+                start.wait();
                 for _ in 0..1000 {
                     // SAFETY: none, that is the bug.
                     unsafe { *shared.0.get() += 1 };

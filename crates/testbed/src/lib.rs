@@ -19,5 +19,5 @@ pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
 pub use qemu::QemuMachine;
 pub use random::Random;
 pub use registry::{DRIVERS, IommuDriver, UnitOptions};
-pub use software::SoftwareMachine;
+pub use software::{SoftwareMachine, UnitProfile};
 pub use testbed::Testbed;

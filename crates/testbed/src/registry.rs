@@ -3,12 +3,14 @@
 use portcullis::{NodeFailure, ReadyInstance};
 use portcullis_firmware::IommuNode;
 use portcullis_platform::{Platform, Registers};
+use portcullis_smmuv2::{COMPATIBLE, Quirks};
 use portcullis_smmuv3::{Options, Smmu};
 use std::sync::Arc;
 
 /// The hardware families that have a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
+    SmmuV2,
     SmmuV3,
 }
 
@@ -24,8 +26,10 @@ pub struct IommuDriver {
 }
 
 /// Every driver of this project.
-pub const DRIVERS: &[IommuDriver] =
-    &[IommuDriver { name: "smmuv3", compatible: &["arm,smmu-v3"], family: Family::SmmuV3 }];
+pub const DRIVERS: &[IommuDriver] = &[
+    IommuDriver { name: "smmuv3", compatible: &["arm,smmu-v3"], family: Family::SmmuV3 },
+    IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
+];
 
 /// What a driver is told of a unit besides its registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,13 +43,16 @@ pub struct UnitOptions {
     pub queue_log2: Option<u8>,
     /// At most this many bits of stream id; `None` for all that the unit has.
     pub stream_id_bits: Option<u8>,
+    /// What an SMMUv2's integration is known for.
+    pub quirks: Quirks,
 }
 
 impl UnitOptions {
     /// What the description says of `iommu`.
     pub fn described(iommu: &IommuNode) -> Self {
         let index = u64::from(iommu.node.0);
-        Self { index, coherent: Some(iommu.coherent), ..Self::default() }
+        let quirks = Quirks::of(iommu.compatible.iter().map(String::as_str));
+        Self { index, coherent: Some(iommu.coherent), quirks, ..Self::default() }
     }
 }
 
@@ -74,6 +81,12 @@ impl IommuDriver {
         unit: &UnitOptions,
     ) -> Result<ReadyInstance, NodeFailure> {
         match self.family {
+            Family::SmmuV2 => {
+                let UnitOptions { index, coherent, quirks, .. } = *unit;
+                let options = portcullis_smmuv2::Options { index, coherent, quirks };
+                let smmu = portcullis_smmuv2::Smmu::bring_up(platform, registers, options);
+                smmu.map(|smmu| Box::new(smmu) as _).map_err(NodeFailure::from)
+            }
             Family::SmmuV3 => {
                 let usual = Options::default();
                 let options = Options {

@@ -1,4 +1,4 @@
-//! The software machine as a testbed: a register-level SMMUv3 for each one that is described, and a device for each client.
+//! The software machine as a testbed: a register-level SMMUv3 or SMMUv2 for each one that is described, and a device for each client.
 
 use crate::endpoint::Endpoint;
 use crate::random::Random;
@@ -9,10 +9,11 @@ use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
     Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
-    Profile, SmmuV3, StepHook, TimeSource, Violation,
+    Profile, SmmuV2, SmmuV2Profile, SmmuV3, StepHook, TimeSource, Violation,
 };
 use portcullis_platform::Platform;
 use portcullis_platform::host::HostThreads;
+use portcullis_smmuv2::Quirks;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,12 +23,50 @@ const MOST_RAM: u64 = 4 << 30;
 
 type HostPlatform = MachinePlatform<HostThreads>;
 
+/// An IOMMU to be put on a software machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnitProfile {
+    /// An SMMUv3.
+    SmmuV3(Profile),
+    /// An SMMUv2.
+    SmmuV2(SmmuV2Profile),
+}
+
+impl From<Profile> for UnitProfile {
+    fn from(profile: Profile) -> Self {
+        Self::SmmuV3(profile)
+    }
+}
+
+/// An IOMMU of a software machine.
+#[derive(Clone, Debug)]
+enum Unit {
+    SmmuV3(Arc<SmmuV3>),
+    SmmuV2(Arc<SmmuV2>),
+}
+
+impl Unit {
+    fn new(machine: &Machine, profile: UnitProfile) -> Self {
+        match profile {
+            UnitProfile::SmmuV3(profile) => Self::SmmuV3(machine.add_smmuv3(profile)),
+            UnitProfile::SmmuV2(profile) => Self::SmmuV2(machine.add_smmuv2(profile)),
+        }
+    }
+
+    fn port(&self, id: StreamId) -> Port {
+        match self {
+            Self::SmmuV3(smmu) => Port::new(smmu, id),
+            Self::SmmuV2(smmu) => Port::new(smmu, id),
+        }
+    }
+}
+
 /// A software machine with its IOMMUs and devices, seen through the platform `P` that stands on it.
 #[derive(Debug)]
 pub struct SoftwareMachine<P = HostPlatform> {
     machine: Arc<Machine>,
     platform: Arc<P>,
-    smmus: HashMap<FwNode, Arc<SmmuV3>>,
+    units: HashMap<FwNode, Unit>,
     devices: HashMap<String, Arc<Device>>,
 }
 
@@ -59,33 +98,31 @@ impl SoftwareMachine {
         // Virtual time would let one thread's polling use up another's patience.
         let machine = builder.ram(base, size).policy(policy).time(TimeSource::Host).build();
         let platform = Arc::new(MachinePlatform::new(&machine));
-        let units = description.iommus.iter().filter(|iommu| is_smmuv3(iommu)).map(|iommu| {
-            let sid_bits = id_bits(description, iommu.node);
-            let coherent = iommu.coherent;
-            (iommu.node, Profile { sid_bits, coherent, ..Profile::server() })
-        });
+        let units = description.iommus.iter().filter(|iommu| iommu.enabled);
+        let units = units.filter_map(|it| Some((it.node, unit_profile(description, it)?)));
         Self::assemble(machine, platform, units, description.clients())
     }
 }
 
 impl<P: Platform> SoftwareMachine<P> {
-    /// Puts an SMMUv3 for each of `units` and a device for each of `clients` on `machine`. A client behind an IOMMU that is not among `units` is left out.
-    pub fn assemble<'a>(
+    /// Puts each of `units` and a device for each of `clients` on `machine`. A client behind an IOMMU that is not among `units` is left out.
+    pub fn assemble<'a, U: Into<UnitProfile>>(
         machine: Arc<Machine>,
         platform: Arc<P>,
-        units: impl IntoIterator<Item = (FwNode, Profile)>,
+        units: impl IntoIterator<Item = (FwNode, U)>,
         clients: impl IntoIterator<Item = &'a DeviceDescription>,
     ) -> Self {
         let units = units.into_iter();
-        let smmus = units.map(|(node, profile)| (node, machine.add_smmuv3(profile))).collect();
+        let units = units.map(|(node, profile)| (node, Unit::new(&machine, profile.into())));
+        let units = units.collect();
         let mut devices = HashMap::new();
         for client in clients {
-            if let Some(ports) = ports(client, &smmus) {
+            if let Some(ports) = ports(client, &units) {
                 let path = client.path.clone();
                 devices.insert(path.clone(), machine.add_device(path, &ports));
             }
         }
-        Self { machine, platform, smmus, devices }
+        Self { machine, platform, units, devices }
     }
 
     /// The machine.
@@ -95,7 +132,10 @@ impl<P: Platform> SoftwareMachine<P> {
 
     /// The SMMUv3 at `node`.
     pub fn smmu(&self, node: FwNode) -> Option<&Arc<SmmuV3>> {
-        self.smmus.get(&node)
+        match self.units.get(&node)? {
+            Unit::SmmuV3(smmu) => Some(smmu),
+            Unit::SmmuV2(_) => None,
+        }
     }
 
     /// The device that stands for the client at `path`.
@@ -114,8 +154,11 @@ impl<P: Platform> SoftwareMachine<P> {
         driver: &IommuDriver,
         options: &UnitOptions,
     ) -> Result<ReadyInstance, NodeFailure> {
-        let smmu = self.smmus.get(&node).ok_or("the machine has no such IOMMU")?;
-        driver.bring_up(Arc::clone(&self.platform), smmu.registers(), options)
+        let platform = Arc::clone(&self.platform);
+        match self.units.get(&node).ok_or("the machine has no such IOMMU")? {
+            Unit::SmmuV3(smmu) => driver.bring_up(platform, smmu.registers(), options),
+            Unit::SmmuV2(smmu) => driver.bring_up(platform, smmu.registers(), options),
+        }
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
@@ -142,33 +185,73 @@ impl StepHook for Preemption {
     }
 }
 
-fn is_smmuv3(iommu: &IommuNode) -> bool {
-    iommu.enabled && iommu.kind == IommuKind::SmmuV3
+/// A unit as large as its clients need and the architecture lets it be, with what the description says of it; `None` for kinds that the software machine does not have.
+fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<UnitProfile> {
+    let (bits, coherent) = (id_bits(description, iommu.node), iommu.coherent);
+    match iommu.kind {
+        IommuKind::SmmuV3 => Some(Profile { sid_bits: bits, coherent, ..Profile::server() }.into()),
+        // Without a driver it would be one of another version, which is another machine.
+        IommuKind::SmmuV2 if IommuDriver::of(iommu).is_some() => {
+            let known = Quirks::of(iommu.compatible.iter().map(String::as_str));
+            let (clients, streams) = load(description, iommu.node);
+            Some(UnitProfile::SmmuV2(SmmuV2Profile {
+                groups: streams.clamp(16, 128) as u8,
+                banks: clients.clamp(8, 128) as u8,
+                pages_log2: 7,
+                coherent,
+                extended_ids: needs_extended_ids(description, iommu.node),
+                wide_access: !known.narrow_access,
+                fakes_s2cr: known.may_trap_s2cr,
+                ..SmmuV2Profile::mmu500()
+            }))
+        }
+        IommuKind::SmmuV2 | IommuKind::Other => None,
+    }
+}
+
+/// Whether some client's id does not fit the 15 bits that an SMMUv2 has without extended ids.
+fn needs_extended_ids(description: &MachineDescription, node: FwNode) -> bool {
+    largest_id(description, node) >> 15 != 0
 }
 
 /// As many stream id bits as the clients need, at least 16.
 fn id_bits(description: &MachineDescription, node: FwNode) -> u8 {
-    let ids = description.clients().filter_map(|client| match &client.dma {
-        DmaPath::Translated(spec) => {
-            spec.streams.iter().filter(|stream| stream.iommu == node).map(|s| s.id.raw()).max()
-        }
-        DmaPath::Direct | DmaPath::Unusable(_) => None,
-    });
-    let largest = ids.max().unwrap_or(0);
+    let largest = largest_id(description, node);
     u8::try_from(32 - largest.leading_zeros()).unwrap_or(32).max(16)
 }
 
+/// How many clients are behind an IOMMU, and with how many streams.
+fn load(description: &MachineDescription, node: FwNode) -> (usize, usize) {
+    let behind = description.clients().filter_map(|client| match &client.dma {
+        DmaPath::Translated(spec) => {
+            let streams = spec.streams.iter().filter(|stream| stream.iommu == node).count();
+            (streams > 0).then_some(streams)
+        }
+        DmaPath::Direct | DmaPath::Unusable(_) => None,
+    });
+    behind.fold((0, 0), |(clients, streams), more| (clients + 1, streams + more))
+}
+
+fn largest_id(description: &MachineDescription, node: FwNode) -> u32 {
+    let ids = description.clients().filter_map(|client| match &client.dma {
+        DmaPath::Translated(spec) => {
+            let streams = spec.streams.iter().filter(|stream| stream.iommu == node);
+            streams.map(|stream| stream.id.raw() | stream.mask).max()
+        }
+        DmaPath::Direct | DmaPath::Unusable(_) => None,
+    });
+    ids.max().unwrap_or(0)
+}
+
 /// Where a client's transactions come in; `None` where an IOMMU that the machine does not have stands in between.
-fn ports(client: &DeviceDescription, smmus: &HashMap<FwNode, Arc<SmmuV3>>) -> Option<Vec<Port>> {
+fn ports(client: &DeviceDescription, units: &HashMap<FwNode, Unit>) -> Option<Vec<Port>> {
     match &client.dma {
         DmaPath::Direct => Some(Vec::new()),
         DmaPath::Unusable(_) => None,
         DmaPath::Translated(spec) => spec
             .streams
             .iter()
-            .map(|stream| {
-                Some(Port::new(smmus.get(&stream.iommu)?, StreamId::new(stream.id.raw())))
-            })
+            .map(|stream| Some(units.get(&stream.iommu)?.port(StreamId::new(stream.id.raw()))))
             .collect(),
     }
 }
@@ -204,6 +287,7 @@ fn promise_of(violation: &Violation) -> &'static str {
     match violation {
         Violation::BlockedPassed(_) | Violation::Untranslated(_) => "P2",
         Violation::StaleHit(_) | Violation::ForbiddenRange(_) => "P3",
+        Violation::MatchConflict { .. } => "P2",
         Violation::TlbConflict { .. } | Violation::GuardedWrite { .. } => "P5",
         Violation::UnpredictableCommand { .. } | Violation::UnsyncedCommands { .. } => "P3",
         _ => "P4",

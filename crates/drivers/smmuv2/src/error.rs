@@ -1,7 +1,7 @@
 //! Why a unit could not be brought up, and what hardware's silence means for the core.
 
 use core::fmt;
-use portcullis::{Awaited, Breakage, OpsError};
+use portcullis::{Awaited, Blocking, Breakage, NodeFailure, OpsError};
 use portcullis_platform::{Nanos, Timeout};
 
 /// A unit could not be brought up. Everything that was taken is given back.
@@ -11,17 +11,6 @@ pub struct BringUpError {
     pub cause: BringUpCause,
     /// What the devices behind the unit can reach now.
     pub blocking: Blocking,
-}
-
-/// Whether the devices behind a unit that does not serve are kept from memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Blocking {
-    /// The unit has confirmed that every stream faults.
-    Confirmed,
-    /// The unit has not confirmed that: for all that is known its devices reach any memory.
-    ///
-    /// The remedy is at the devices: keep them from mastering the bus (PCI: clear bit 2, Bus Master Enable, of the command register; others: reset or clock off).
-    Unknown,
 }
 
 /// Why a unit could not be brought up.
@@ -95,6 +84,12 @@ impl fmt::Display for BringUpError {
 }
 
 impl core::error::Error for BringUpError {}
+
+impl From<BringUpError> for NodeFailure {
+    fn from(error: BringUpError) -> Self {
+        Self { words: alloc::string::ToString::to_string(&error), blocking: error.blocking }
+    }
+}
 
 /// The unit's registers read as all ones.
 pub(crate) fn gone() -> OpsError {

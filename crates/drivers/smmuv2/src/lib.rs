@@ -39,7 +39,7 @@ mod probe;
 mod quirks;
 mod unit;
 
-pub use error::{Blocking, BringUpCause, BringUpError};
+pub use error::{BringUpCause, BringUpError};
 pub use identify::Features;
 pub use quirks::{COMPATIBLE, Quirks};
 pub use unit::SYNC_BOUND;

@@ -1,13 +1,13 @@
 //! Taking a unit over, and stopping it.
 
 use crate::banks::Banks;
-use crate::error::{Blocking, BringUpCause, BringUpError};
+use crate::error::{BringUpCause, BringUpError};
 use crate::groups::{Destination, Groups};
 use crate::identify::{Features, identify};
 use crate::unit::Unit;
 use crate::{Options, Smmu};
 use alloc::sync::Arc;
-use portcullis::OpsError;
+use portcullis::{Blocking, OpsError};
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::Field;
 use portcullis_spec::smmuv2::bank;

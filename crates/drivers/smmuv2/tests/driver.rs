@@ -1,8 +1,8 @@
 //! The driver on the machine's register-level SMMUv2. What must not happen is the machine's business: its oracle knows nothing of the driver.
 
 use portcullis::{
-    AccessKind, AddressSpace, Fault, FaultReason, FormatSupport, IommuOps, OpsError, Serviced,
-    SpaceFormat, SpaceRequest, SpaceTag, Stage, StreamSpec, StreamTarget, Unsupported,
+    AccessKind, AddressSpace, Blocking, Fault, FaultReason, FormatSupport, IommuOps, OpsError,
+    Serviced, SpaceFormat, SpaceRequest, SpaceTag, Stage, StreamSpec, StreamTarget, Unsupported,
 };
 use portcullis_addr::{Iova, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
@@ -12,7 +12,7 @@ use portcullis_machine::{
 use portcullis_pgtable::{IotlbGather, TableFormat};
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Clock, DmaPages, PageLayout, Registers};
-use portcullis_smmuv2::{Blocking, BringUpCause, BringUpError, Options, Quirks, SYNC_BOUND, Smmu};
+use portcullis_smmuv2::{BringUpCause, BringUpError, Options, Quirks, SYNC_BOUND, Smmu};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
