@@ -1,7 +1,7 @@
 //! Tests under ThreadSanitizer, AddressSanitizer or Miri: what the compiler's own checks do not see.
 //!
-//! Needs a nightly toolchain of rustup's with the sanitizers' run time (every x86-64 and AArch64 Linux one has it), for Miri also its component. Where `rust-src` is there too,
-//! the standard library is built with the sanitizer; otherwise it is the shipped one, whose atomics ThreadSanitizer does not see: `tsan.supp` lists what it then takes for races.
+//! Needs a nightly toolchain of rustup's with the sanitizers' run time (every x86-64 and AArch64 Linux one has it), for Miri also its component. ThreadSanitizer needs `rust-src` too: the
+//! shipped standard library's atomics are invisible to it, so every mutex of it looks like a race. `rustup component add rust-src miri --toolchain nightly` brings both.
 //!
 //! Not run: crates on coroutines (`threads`, `lab`, and tests that use them), because sanitizers and Miri do not follow a switch of stacks; what starts QEMU, because the
 //! other side of the memory is another process; under Miri also what is too slow there, or asks the operating system for what Miri does not have.
@@ -130,8 +130,13 @@ impl Tool {
             Some(_) => {
                 let folder = libraries.join(host()?).join("lib");
                 let library = format!("librustc-nightly_rt.{}.a", self.name);
-                let found = folder.join(&library).exists();
-                found.then_some(()).ok_or_else(|| format!("the nightly toolchain has no {library}"))
+                if !folder.join(&library).exists() {
+                    return Err(format!("the nightly toolchain has no {library}"));
+                }
+                let source = self.name != "tsan" || has_source();
+                source
+                    .then_some(())
+                    .ok_or_else(|| "the nightly toolchain has no rust-src".to_owned())
             }
         }
     }
@@ -145,11 +150,7 @@ impl Tool {
         command.current_dir(crate::root()).env("CARGO_TARGET_DIR", target);
         let Some(sanitizer) = self.sanitizer else { return command };
         let flags = format!("-Zsanitizer={sanitizer} -Cunsafe-allow-abi-mismatch=sanitizer");
-        let known = crate::root().join("xtask").join("tsan.supp");
-        command
-            .env("RUSTFLAGS", flags)
-            .env("TSAN_OPTIONS", format!("suppressions={}", known.display()))
-            .args(["--target", &host().unwrap_or_default()]);
+        command.env("RUSTFLAGS", flags).args(["--target", &host().unwrap_or_default()]);
         if has_source() {
             command.arg("-Zbuild-std");
         }

@@ -71,7 +71,7 @@ pub use faults::{
 };
 pub use hook::{NoHook, StepHook};
 pub use memory::{BusAbort, POISON, PhysicalMemory, Usage};
-pub use model::{Aborted, Access, Grant, IommuModel, Land, Wiring};
+pub use model::{Aborted, Access, Grant, IommuModel, Land, RegisterBlock, RegisterModel, Wiring};
 pub use oracle::{Oracle, Violation};
 pub use platform::MachinePlatform;
 pub use request::{DmaOutcome, DmaRequest};

@@ -6,6 +6,7 @@ use crate::hook::Hook;
 use crate::memory::{BusAbort, PhysicalMemory};
 use crate::oracle::Oracle;
 use portcullis_addr::StreamId;
+use portcullis_platform::Registers;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -62,6 +63,59 @@ pub trait IommuModel: fmt::Debug + Send + Sync + 'static {
 
     /// Power-on reset: registers as after reset, caches empty. Injected faults stay.
     fn reset(&self);
+}
+
+/// A model with registers that a driver reaches.
+pub trait RegisterModel: Send + Sync + 'static {
+    /// Reads `bytes` (4 or 8) at `offset`.
+    fn read(&self, offset: usize, bytes: usize) -> u64;
+    /// Writes the low `bytes` (4 or 8) of `value` at `offset`.
+    fn write(&self, offset: usize, bytes: usize, value: u64);
+    /// Size of the block in bytes.
+    fn block_size(&self) -> usize;
+}
+
+/// The register block of a model, to be given to a driver.
+#[derive(Debug)]
+pub struct RegisterBlock<M>(Arc<M>);
+
+impl<M> RegisterBlock<M> {
+    pub(crate) fn new(model: &Arc<M>) -> Self {
+        Self(Arc::clone(model))
+    }
+
+    /// The hardware behind it.
+    pub fn smmu(&self) -> &Arc<M> {
+        &self.0
+    }
+}
+
+impl<M> Clone for RegisterBlock<M> {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl<M: RegisterModel> Registers for RegisterBlock<M> {
+    fn read32(&self, offset: usize) -> u32 {
+        self.0.read(offset, 4) as u32
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.0.write(offset, 4, value.into());
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        self.0.read(offset, 8)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.0.write(offset, 8, value);
+    }
+
+    fn len(&self) -> usize {
+        self.0.block_size()
+    }
 }
 
 /// What a model is connected to.

@@ -11,12 +11,11 @@ pub use profile::SmmuV2Profile;
 use crate::faults::{Consumption, Faults, Policy};
 use crate::hook::Hook;
 use crate::memory::PhysicalMemory;
-use crate::model::{Aborted, Access, IommuModel, Land, Wiring};
+use crate::model::{Aborted, Access, IommuModel, Land, RegisterBlock, RegisterModel, Wiring};
 use crate::oracle::{Oracle, Violation};
 use crate::sight::Sight;
 use crate::vmsa::{Scope, Translations};
 use portcullis_addr::StreamId;
-use portcullis_platform::Registers;
 use portcullis_spec::smmuv2::bank;
 use portcullis_spec::smmuv2::global0::STLBGSTATUS;
 use registers::{Effect, Issuer, RegisterFile};
@@ -131,7 +130,7 @@ impl SmmuV2 {
 
     /// Its register block, for a driver.
     pub fn registers(self: &Arc<Self>) -> SmmuV2Registers {
-        SmmuV2Registers(Arc::clone(self))
+        RegisterBlock::new(self)
     }
 
     /// Calls `sink` for every interrupt, from whichever thread caused it. No lock of the machine is held then.
@@ -208,42 +207,6 @@ impl SmmuV2 {
             self.oracle.violated(Violation::LostAccess { iommu, offset });
         }
         carried
-    }
-
-    fn read(&self, offset: usize, bytes: usize) -> u64 {
-        if !self.carries(offset, bytes) {
-            return u64::MAX;
-        }
-        let shape = self.profile.shape();
-        let value = self.access(offset, false, |state| {
-            let word = |at: usize| match state.faults.stuck_at(at) {
-                Some(stuck) => stuck as u32,
-                None => match waited_for(at, shape) {
-                    Some(issuer) => state.is_active(issuer).into(),
-                    None => state.file.read(at),
-                },
-            };
-            let words: Vec<u32> = (offset..offset + bytes).step_by(4).map(word).collect();
-            words.iter().rev().fold(0, |value, word| value << 32 | u64::from(*word))
-        });
-        value.unwrap_or(u64::MAX >> (64 - 8 * bytes))
-    }
-
-    fn write(&self, offset: usize, bytes: usize, value: u64) {
-        if !self.carries(offset, bytes) {
-            return;
-        }
-        self.sight.register_written();
-        self.access(offset, true, |state| {
-            // A maintenance register takes effect with its low half, so the high one goes first.
-            for at in (offset..offset + bytes).step_by(4).rev() {
-                if state.faults.stuck_at(at).is_none() {
-                    let word = (value >> (8 * (at - offset))) as u32;
-                    let effect = state.file.write(at, word);
-                    state.carry_out(effect, &self.policy);
-                }
-            }
-        });
     }
 }
 
@@ -326,6 +289,48 @@ impl State {
     }
 }
 
+impl RegisterModel for SmmuV2 {
+    fn read(&self, offset: usize, bytes: usize) -> u64 {
+        if !self.carries(offset, bytes) {
+            return u64::MAX;
+        }
+        let shape = self.profile.shape();
+        let value = self.access(offset, false, |state| {
+            let word = |at: usize| match state.faults.stuck_at(at) {
+                Some(stuck) => stuck as u32,
+                None => match waited_for(at, shape) {
+                    Some(issuer) => state.is_active(issuer).into(),
+                    None => state.file.read(at),
+                },
+            };
+            let words: Vec<u32> = (offset..offset + bytes).step_by(4).map(word).collect();
+            words.iter().rev().fold(0, |value, word| value << 32 | u64::from(*word))
+        });
+        value.unwrap_or(u64::MAX >> (64 - 8 * bytes))
+    }
+
+    fn write(&self, offset: usize, bytes: usize, value: u64) {
+        if !self.carries(offset, bytes) {
+            return;
+        }
+        self.sight.register_written();
+        self.access(offset, true, |state| {
+            // A maintenance register takes effect with its low half, so the high one goes first.
+            for at in (offset..offset + bytes).step_by(4).rev() {
+                if state.faults.stuck_at(at).is_none() {
+                    let word = (value >> (8 * (at - offset))) as u32;
+                    let effect = state.file.write(at, word);
+                    state.carry_out(effect, &self.policy);
+                }
+            }
+        });
+    }
+
+    fn block_size(&self) -> usize {
+        self.profile.shape().len()
+    }
+}
+
 impl IommuModel for SmmuV2 {
     fn index(&self) -> u32 {
         self.index
@@ -362,34 +367,4 @@ impl fmt::Debug for SmmuV2 {
 }
 
 /// The register block of one [`SmmuV2`], to be given to a driver.
-#[derive(Clone, Debug)]
-pub struct SmmuV2Registers(Arc<SmmuV2>);
-
-impl SmmuV2Registers {
-    /// The hardware behind it.
-    pub fn smmu(&self) -> &Arc<SmmuV2> {
-        &self.0
-    }
-}
-
-impl Registers for SmmuV2Registers {
-    fn read32(&self, offset: usize) -> u32 {
-        self.0.read(offset, 4) as u32
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        self.0.write(offset, 4, value.into());
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        self.0.read(offset, 8)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        self.0.write(offset, 8, value);
-    }
-
-    fn len(&self) -> usize {
-        self.0.profile.shape().len()
-    }
-}
+pub type SmmuV2Registers = RegisterBlock<SmmuV2>;

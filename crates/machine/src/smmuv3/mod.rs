@@ -16,14 +16,13 @@ use crate::access::Agent;
 use crate::faults::{Consumption, Faults, Policy};
 use crate::hook::Hook;
 use crate::memory::{BusAbort, PhysicalMemory};
-use crate::model::{Aborted, Access, IommuModel, Land, Wiring};
+use crate::model::{Aborted, Access, IommuModel, Land, RegisterBlock, RegisterModel, Wiring};
 use crate::oracle::Oracle;
 use crate::random::Random;
 use crate::sight::Sight;
 use caches::Caches;
 use events::Delivery;
 use portcullis_addr::StreamId;
-use portcullis_platform::Registers;
 use portcullis_spec::smmuv3::{BLOCK_SIZE, command::tlbi, gerror};
 use registers::RegisterFile;
 use std::fmt;
@@ -149,7 +148,7 @@ impl SmmuV3 {
 
     /// Its register block (128 KiB: pages 0 and 1), for a driver.
     pub fn registers(self: &Arc<Self>) -> SmmuRegisters {
-        SmmuRegisters(Arc::clone(self))
+        RegisterBlock::new(self)
     }
 
     /// Calls `sink` for every interrupt, from whichever thread caused it. No lock of the machine is held then.
@@ -247,6 +246,14 @@ impl SmmuV3 {
         result
     }
 
+    fn after_access(&self) {
+        if self.is_eager() && self.lock().may_consume() {
+            while self.consume_one() {}
+        }
+    }
+}
+
+impl RegisterModel for SmmuV3 {
     fn read(&self, offset: usize, bytes: usize) -> u64 {
         if !self.is_eager() && registers::shows_consumption(offset, bytes) {
             self.consume_some();
@@ -296,10 +303,8 @@ impl SmmuV3 {
         self.after_access();
     }
 
-    fn after_access(&self) {
-        if self.is_eager() && self.lock().may_consume() {
-            while self.consume_one() {}
-        }
+    fn block_size(&self) -> usize {
+        BLOCK_SIZE
     }
 }
 
@@ -345,37 +350,7 @@ impl fmt::Debug for SmmuV3 {
 }
 
 /// The register block of one [`SmmuV3`], to be given to a driver.
-#[derive(Clone, Debug)]
-pub struct SmmuRegisters(Arc<SmmuV3>);
-
-impl SmmuRegisters {
-    /// The hardware behind it.
-    pub fn smmu(&self) -> &Arc<SmmuV3> {
-        &self.0
-    }
-}
-
-impl Registers for SmmuRegisters {
-    fn read32(&self, offset: usize) -> u32 {
-        self.0.read(offset, 4) as u32
-    }
-
-    fn write32(&self, offset: usize, value: u32) {
-        self.0.write(offset, 4, value.into());
-    }
-
-    fn read64(&self, offset: usize) -> u64 {
-        self.0.read(offset, 8)
-    }
-
-    fn write64(&self, offset: usize, value: u64) {
-        self.0.write(offset, 8, value);
-    }
-
-    fn len(&self) -> usize {
-        BLOCK_SIZE
-    }
-}
+pub type SmmuRegisters = RegisterBlock<SmmuV3>;
 
 /// log2 of the granule that a `TG` operand names; `None` for 0.
 fn operand_granule(tg: u64) -> Option<u32> {
