@@ -83,6 +83,12 @@ impl Schedule {
         }
     }
 
+    /// Does this version have the places that the schedule needs?
+    #[must_use]
+    pub fn exists_on(&self, version: (u32, u32, u32), board: &Board) -> bool {
+        self.plan(version, board).is_ok()
+    }
+
     /// The board that fits the schedule best.
     ///
     /// # Errors
@@ -423,7 +429,11 @@ fn telling(lines: &[ConsoleLine]) -> Vec<String> {
         "Failed",
         "fail",
     ];
-    let told = lines.iter().filter(|line| words.iter().any(|word| line.text.contains(word)));
+    // An SMMU's event record is four lines of numbers behind the line that counts.
+    let record = |line: &&ConsoleLine| line.text.contains("\t0x");
+    let told = lines
+        .iter()
+        .filter(|line| !record(line) && words.iter().any(|word| line.text.contains(word)));
     told.map(|line| line.text.clone()).take(40).collect()
 }
 

@@ -1,5 +1,7 @@
 //! `portcullis replay`: force a schedule on a stock kernel, and say what happened.
 
+mod survey;
+
 use crate::lab::Answer;
 use crate::style::{Style, table};
 use clap::Args;
@@ -28,13 +30,13 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "FOLDER", requires = "kernel")]
     pub modules: Option<PathBuf>,
     /// Get Debian's newest arm64 kernel of this version (6.12, or 6.12.43) from the system's mirror.
-    #[arg(long, value_name = "VERSION")]
-    pub fetch: Option<String>,
+    #[arg(long, value_name = "VERSION", num_args = 1..)]
+    pub fetch: Vec<String>,
     /// A statically linked busybox for arm64; fetched like a kernel when left out.
     #[arg(long, value_name = "FILE")]
     pub busybox: Option<PathBuf>,
     /// A schedule's name, or a schedule as `lab check` prints it.
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["list", "survey"])]
     pub schedule: Option<String>,
     /// The machine; the one that fits the schedule when left out.
     #[arg(long)]
@@ -48,6 +50,9 @@ pub struct ReplayArgs {
     /// Do it so many times, and say how often each outcome was seen.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
+    /// Run every schedule with a name on the kernels of --fetch, --repeat times each, and print a table in Markdown.
+    #[arg(long, requires = "fetch", conflicts_with_all = ["schedule", "board", "ablate", "kaslr", "html", "json"])]
+    pub survey: bool,
     /// List boards and schedules.
     #[arg(long)]
     pub list: bool,
@@ -68,6 +73,11 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
     if args.list {
         return Ok(Answer { text: list(style), held: true });
     }
+    let mut sources = Sources { cache: Cache::of_user().map_err(said)?, mirror: None };
+    if args.survey {
+        let held = survey::run(&mut sources, &args.fetch, args.repeat)?;
+        return Ok(Answer { text: String::new(), held });
+    }
     let schedule = args.schedule.as_deref().ok_or("give --schedule")?;
     let schedule = Schedule::parse(schedule).map_err(said)?;
     let board = match &args.board {
@@ -77,8 +87,9 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let board = board.map_err(said)?;
     let qemu = portcullis_qemu::find().map_err(|error| error.to_string())?;
     board.supported_by(qemu).map_err(said)?;
-    let sources = Sources { cache: Cache::of_user().map_err(said)?, mirror: None };
-    let (kernel, busybox) = sources.open(args)?;
+    let busybox = sources.busybox(args.busybox.as_deref())?;
+    let version = args.fetch.last().map(String::as_str);
+    let kernel = sources.kernel(&args.kernel, args.modules.as_deref(), version)?;
     let options = Options { kaslr: args.kaslr, ablate: args.ablate.clone() };
     let replay = Replay { qemu, kernel: &kernel, busybox: &busybox, board, schedule, options };
     let mut reports = Vec::new();
@@ -103,17 +114,21 @@ struct Sources {
 }
 
 impl Sources {
-    fn open(mut self, args: &ReplayArgs) -> Result<(Kernel, Vec<u8>), String> {
-        let files = match &args.fetch {
+    /// A kernel from files, or of a version from the mirror.
+    fn kernel(
+        &mut self,
+        files: &[PathBuf],
+        modules: Option<&Path>,
+        version: Option<&str>,
+    ) -> Result<Kernel, String> {
+        let fetched = match version {
             Some(version) => self.mirror()?.kernel(version).map_err(said)?,
-            None if args.kernel.is_empty() => {
+            None if files.is_empty() => {
                 return Err("give a kernel: --kernel FILE or --fetch VERSION".into());
             }
-            None => args.kernel.clone(),
+            None => files.to_vec(),
         };
-        let busybox = self.busybox(args.busybox.as_deref())?;
-        let kernel = Kernel::open(&files, args.modules.as_deref(), &self.cache).map_err(said)?;
-        Ok((kernel, busybox))
+        Kernel::open(&fetched, modules, &self.cache).map_err(said)
     }
 
     fn mirror(&mut self) -> Result<&Mirror, String> {

@@ -124,6 +124,21 @@ pub const BOARDS: &[Board] = &[
     },
 ];
 
+/// Which schedules are worth a run on which board.
+pub const SURVEY: &[(&str, &str)] = &[
+    ("nvme", "control"),
+    ("nvme", "seed"),
+    ("nvme", "unbound"),
+    ("nvme", "early"),
+    ("nvme", "grouped"),
+    ("nvme", "late-group"),
+    ("virtio-mmio", "seed"),
+    ("virtio-mmio", "late-group"),
+    ("nvme-two", "control"),
+    ("nvme-two", "seed"),
+    ("virtio-mmio-two", "seed"),
+];
+
 /// The memory of every board, in MiB, and its CPUs: two threads are steered.
 const MEMORY: &str = "1024";
 const CPUS: &str = "2";
