@@ -26,6 +26,7 @@ const EXAMPLES: &str = "Examples:
   portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
   portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
   portcullis show board.dtb --overlay x.dtbo --deny warnings
+  portcullis show /sys/firmware/acpi/tables   the same from ACPI: DMAR, IVRS, IORT, RIMT, VIOT, MCFG
   portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
   portcullis replay --fetch 6.1 --schedule seed --board nvme-two   does that schedule happen on a stock kernel?
 Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
@@ -109,7 +110,8 @@ impl BootArgs {
 /// Options of `show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
-    /// A flattened devicetree (also gzip'd), `-` for one on standard input, or a directory as /proc/device-tree is.
+    /// A flattened devicetree (also gzip'd), an ACPI table, a text of acpidump, `-` for any of these on standard input, or a directory
+    /// as /proc/device-tree or /sys/firmware/acpi/tables is.
     #[arg(required_unless_present = "rules")]
     pub(crate) board: Option<PathBuf>,
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.

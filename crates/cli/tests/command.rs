@@ -198,6 +198,73 @@ fn overlays_are_applied_on_top_and_refused_alone() {
     assert!(text(&bare.stderr).contains("wall"), "{}", text(&bare.stderr));
 }
 
+/// A DMAR with one unit for everything, and an RMRR for 00:14.0 (VT-d 4.1, chapter 8).
+fn dmar() -> Vec<u8> {
+    let mut table = b"DMAR".to_vec();
+    table.extend([0; 4]);
+    table.extend([1, 0]);
+    table.extend(b"PORTCLLAPTOP  ");
+    table.resize(36, 0);
+    table.extend([38, 1]);
+    table.resize(48, 0);
+    // DRHD: type, length, flags, size, segment, registers.
+    table.extend([0, 0, 16, 0, 1, 0, 0, 0]);
+    table.extend(0xfed9_1000u64.to_le_bytes());
+    // RMRR: type, length, reserved, segment, base, limit, one scope.
+    table.extend([1, 0, 32, 0, 0, 0, 0, 0]);
+    table.extend(0x9a80_0000u64.to_le_bytes());
+    table.extend(0x9a81_ffffu64.to_le_bytes());
+    table.extend([1, 8, 0, 0, 0, 0, 0x14, 0]);
+    let length = u32::try_from(table.len()).expect("short");
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    table[9] = 0u8.wrapping_sub(table.iter().fold(0, |sum, byte| sum.wrapping_add(*byte)));
+    table
+}
+
+#[test]
+fn acpi_tables_are_read_from_a_file_a_directory_and_a_dump() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tables");
+    std::fs::create_dir_all(folder.join("dynamic")).expect("a folder");
+    let path = |name: &str| folder.join(name).to_str().expect("a plain path").to_string();
+    std::fs::write(path("DMAR"), dmar()).expect("written");
+    std::fs::write(path("FACP"), b"FACP and so on").expect("written");
+    let shown = |board: &str| {
+        let mut shown = json(&["show", board, "--json"]);
+        shown["board"] = "".into();
+        shown
+    };
+    let one = shown(&path("DMAR"));
+    assert_eq!(one["iommus"][0]["path"], "DMAR/drhd@fed91000");
+    let function = &one["devices"][0]["functions"][0];
+    assert_eq!(
+        (&function["path"], &function["streams"][0]["id"]),
+        (&"0000:00:14.0".into(), &0xa0.into())
+    );
+    // No driver of this project serves it.
+    assert_eq!(function["dma"], "blocked");
+    assert_eq!(shown(folder.to_str().expect("a plain path")), one);
+
+    let mut dump = String::from("DMAR @ 0x000000007a5d4000\n");
+    for (index, line) in dmar().chunks(16).enumerate() {
+        let hex: Vec<_> = line.iter().map(|byte| format!("{byte:02X}")).collect();
+        dump += &format!("    {:04X}: {:<47}  {}\n", index * 16, hex.join(" "), "DMAR: ..");
+    }
+    let dumped = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("acpi.dump");
+    std::fs::write(&dumped, dump).expect("written");
+    assert_eq!(shown(dumped.to_str().expect("a plain path")), one);
+
+    let mut bad = dmar();
+    bad[50] = 0;
+    std::fs::write(path("DMAR"), &bad).expect("written");
+    let output = run(&["show", &path("DMAR")]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("ACPI table DMAR: Length at 0x30"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
 #[test]
 fn a_source_is_refused_with_the_line_that_compiles_it() {
     let output = run(&["show", &board("reports.dts")]);

@@ -76,20 +76,68 @@ fn warn_full(iommu: &IommuNode, clients: &[Client], findings: &mut Findings) {
     if iommu.kind != IommuKind::SmmuV2 {
         return;
     }
-    let streams: BTreeSet<_> = clients.iter().map(|client| client.stream).collect();
+    let entries = match_entries(clients);
     let groups: BTreeSet<_> = clients.iter().map(|client| client.set).collect();
     let what = match iommu.context_banks {
         Some(banks) if groups.len() > banks => {
             format!("{} groups of clients need a context bank each, it has {banks}", groups.len())
         }
-        _ if streams.len() > MOST_MATCH_REGISTERS => {
+        _ if entries > MOST_MATCH_REGISTERS => {
             format!(
-                "its clients have {} distinct streams, an SMMUv2 can match {MOST_MATCH_REGISTERS}",
-                streams.len()
+                "its clients need {entries} match registers, an SMMUv2 has at most {MOST_MATCH_REGISTERS}"
             )
         }
         _ => return,
     };
     let remedy = "the last ones to come will stay blocked; let devices share streams or masks";
     findings.warn(&iommu.path, &Problem::new(rule::STREAM_TABLE_FULL, what, remedy));
+}
+
+/// How many match registers the streams of `clients` need, where neighbouring exact ids of one set of devices share one as far as a mask allows.
+fn match_entries(clients: &[Client]) -> usize {
+    let streams: BTreeSet<_> = clients.iter().map(|client| (client.set, client.stream)).collect();
+    let mut by_set: BTreeMap<usize, BTreeSet<FwStream>> = BTreeMap::new();
+    for (set, stream) in streams {
+        by_set.entry(set).or_default().insert(stream);
+    }
+    by_set.values().map(blocks).fold(0, usize::saturating_add)
+}
+
+/// How many aligned blocks of 2^n exact ids, and entries with masks of their own, cover `streams`.
+fn blocks(streams: &BTreeSet<FwStream>) -> usize {
+    let masked = streams.iter().filter(|stream| stream.mask != 0).count();
+    let exact = streams.iter().filter(|stream| stream.mask == 0).map(|stream| stream.id.raw());
+    let mut ids: BTreeSet<u32> = exact.collect();
+    let mut count = masked;
+    let mut size = 1u32;
+    // Two halves of a block become one id of the next larger size.
+    while !ids.is_empty() && size != 0 {
+        let whole: BTreeSet<u32> =
+            ids.iter().copied().filter(|id| id & size == 0 && ids.contains(&(id | size))).collect();
+        let single = ids.len().saturating_sub(whole.len().saturating_mul(2));
+        count = count.saturating_add(single);
+        ids = whole;
+        size <<= 1;
+    }
+    count.saturating_add(ids.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_addr::StreamId;
+
+    #[test]
+    fn neighbouring_ids_share_a_match_register() {
+        let set = |ids: &[u32], mask: u32| -> BTreeSet<FwStream> {
+            ids.iter()
+                .map(|id| FwStream { iommu: FwNode(0), id: StreamId::new(*id), mask })
+                .collect()
+        };
+        assert_eq!(blocks(&set(&[], 0)), 0);
+        assert_eq!(blocks(&set(&[4, 5, 6, 7], 0)), 1);
+        // 1, 2-3, 4-7, 8: not aligned at either end.
+        assert_eq!(blocks(&set(&[1, 2, 3, 4, 5, 6, 7, 8], 0)), 4);
+        assert_eq!(blocks(&set(&[0x10, 0x20], 0x0f)), 2);
+    }
 }

@@ -124,7 +124,7 @@ pub(crate) fn note_sharing(
             iommus.get(at).map(|iommu| iommu.path.as_str())
         });
         let message = format!(
-            "`iommus` shares a stream of {} with {}{more}: they form one group",
+            "it shares a stream of {} with {}{more}: they form one group",
             iommu.unwrap_or("its IOMMU"),
             shown.join(", ")
         );

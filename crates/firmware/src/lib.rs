@@ -39,6 +39,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
 mod checks;
 pub mod devicetree;
 mod finding;
@@ -46,13 +47,17 @@ mod groups;
 mod machine;
 mod pci;
 mod problem;
+mod reserved;
 mod rules;
+mod spans;
 
+pub use acpi::{AcpiError, read_acpi};
 pub use devicetree::{ReadError, read_devicetree};
 pub use finding::{Finding, Severity};
 pub use groups::sharing;
 pub use machine::{
-    DescribedDevice, Interrupt, IommuKind, IommuNode, MachineDescription, MsiMap, Quirk,
+    DescribedDevice, Interrupt, InterruptSource, IommuKind, IommuNode, MachineDescription, MsiMap,
+    Quirk, SourceKind,
 };
-pub use pci::{IommuMap, NotMapped, PciBus, PciFunction, RequesterId};
+pub use pci::{IommuMap, NotMapped, PciBus, PciFunction, PciScope, RequesterId};
 pub use rules::{Rule, rule, rule_named};

@@ -1,7 +1,8 @@
 //! What comes out: one description of the machine, whatever it was read from.
 
+use crate::acpi::mcfg::ConfigSpace;
 use crate::finding::{Finding, Severity};
-use crate::pci::{PciBus, PciFunction};
+use crate::pci::{PciBus, PciFunction, RequesterId};
 use crate::rules::rule;
 use alloc::format;
 use alloc::string::String;
@@ -20,12 +21,17 @@ pub struct MachineDescription {
     pub compatible: Vec<String>,
     /// Every IOMMU, enabled or not, in the description's order (ascending [`IommuNode::node`]).
     pub iommus: Vec<IommuNode>,
-    /// Every node with `iommus` or `iommu-map`, enabled or not, and those marked `portcullis,client`, in the description's order.
+    /// Every node with `iommus` or `iommu-map`, enabled or not, and those marked `portcullis,client`, in the description's order. From ACPI: each
+    /// PCI segment that a table speaks of as a bus, then the named devices.
     pub devices: Vec<DescribedDevice>,
     /// Main memory, in the description's order.
     pub memory: Vec<PhysRange>,
     /// Memory that must not be used: `/memreserve/` entries and `reserved-memory` children with a `reg`.
     pub reserved_memory: Vec<PhysRange>,
+    /// What is not a PCI function and writes interrupts, with the unit that would remap them: kept, not used yet (ACPI).
+    pub interrupt_sources: Vec<InterruptSource>,
+    /// Where PCI configuration space is mapped (ACPI MCFG).
+    pub config_spaces: Vec<ConfigSpace>,
     /// What a reader should know, worst first, then in the description's order.
     pub findings: Vec<Finding>,
 }
@@ -68,6 +74,30 @@ impl MachineDescription {
     }
 }
 
+/// An I/O APIC or a timer block, as a unit sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptSource {
+    /// What it is.
+    pub kind: SourceKind,
+    /// I/O APIC id or HPET number.
+    pub id: u8,
+    /// PCI segment of its requester id.
+    pub segment: u16,
+    /// The id with which its writes reach the unit; `None` where only enumeration can tell.
+    pub requester: Option<RequesterId>,
+    /// The unit.
+    pub iommu: FwNode,
+}
+
+/// Kinds of [`InterruptSource`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceKind {
+    /// An I/O APIC.
+    IoApic,
+    /// A high precision event timer block.
+    Hpet,
+}
+
 /// The kinds of IOMMU whose binding the reader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IommuKind {
@@ -75,6 +105,14 @@ pub enum IommuKind {
     SmmuV3,
     /// `arm,smmu-v2`, `arm,mmu-500` and their relatives.
     SmmuV2,
+    /// Intel VT-d (ACPI DMAR).
+    VtD,
+    /// AMD's IOMMU (ACPI IVRS).
+    AmdVi,
+    /// RISC-V's IOMMU.
+    RiscV,
+    /// A virtio-iommu (ACPI VIOT).
+    VirtioIommu,
     /// Anything else.
     Other,
 }
@@ -92,7 +130,7 @@ pub struct IommuNode {
     pub kind: IommuKind,
     /// Whether it and all nodes above it are enabled.
     pub enabled: bool,
-    /// `#iommu-cells`; `None` where it is missing or malformed.
+    /// `#iommu-cells`; `None` where it is missing or malformed, and for units of ACPI tables.
     pub cells: Option<u32>,
     /// Its first register window, as the CPU sees it; `None` where it has none or `ranges` above it cannot be followed.
     pub registers: Option<PhysRange>,

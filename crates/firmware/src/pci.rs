@@ -1,5 +1,7 @@
 //! Requester ids and the map that turns them into stream ids.
 
+use crate::reserved::{Reserved, Span};
+use crate::spans::Spans;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -101,6 +103,25 @@ pub struct PciBus {
     mask: u32,
     maps: Vec<IommuMap>,
     by_rid: Vec<IommuMap>,
+    segment: u16,
+    scopes: Vec<PciScope>,
+    rest: Option<FwNode>,
+    /// First and last requester id, and what is reserved of the address space of each function among them.
+    regions: Vec<(u32, u32, Span)>,
+    ats: Option<bool>,
+}
+
+/// Functions that a table names by the way to them, through bridges whose bus numbers only enumeration knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciScope {
+    /// The unit that they are behind.
+    pub iommu: FwNode,
+    /// The bus on which the way begins.
+    pub start_bus: u8,
+    /// Device and function of each hop.
+    pub path: Vec<(u8, u8)>,
+    /// The last hop is a bridge, and all that is below it is meant as well.
+    pub below: bool,
 }
 
 impl PciBus {
@@ -117,7 +138,99 @@ impl PciBus {
                 return Err((*low, *high));
             }
         }
-        Ok(Self { mask, maps, by_rid })
+        let (scopes, regions) = (Vec::new(), Vec::new());
+        Ok(Self { mask, maps, by_rid, segment: 0, scopes, rest: None, regions, ats: None })
+    }
+
+    /// A bus of which nothing is described.
+    pub(crate) fn empty() -> Self {
+        let (maps, by_rid, scopes, regions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { mask: u32::MAX, maps, by_rid, segment: 0, scopes, rest: None, regions, ats: None }
+    }
+
+    /// The same with what ACPI tables say besides.
+    pub(crate) fn of_segment(
+        self,
+        segment: u16,
+        scopes: Vec<PciScope>,
+        rest: Option<FwNode>,
+        regions: Vec<(u32, u32, Span)>,
+        ats: Option<bool>,
+    ) -> Self {
+        Self { segment, scopes, rest, regions, ats, ..self }
+    }
+
+    /// Whether any IOMMU is described for what is on it.
+    pub fn is_described(&self) -> bool {
+        !self.maps.is_empty() || !self.scopes.is_empty() || self.rest.is_some()
+    }
+
+    /// Its PCI segment; 0 where the description knows of none.
+    #[doc(alias = "domain")]
+    pub fn segment(&self) -> u16 {
+        self.segment
+    }
+
+    /// Whether address translation services are supported; `None` where the description does not say.
+    pub fn ats(&self) -> Option<bool> {
+        self.ats
+    }
+
+    /// Scopes that [`Self::resolve`] is to resolve.
+    pub fn scopes(&self) -> &[PciScope] {
+        &self.scopes
+    }
+
+    /// The same bus after enumeration: `secondary` gives the secondary and subordinate bus number of the bridge with a requester id, or `None` where
+    /// there is no such bridge. What a scope means then leads to its unit, and everything that no unit names to the unit of the rest.
+    ///
+    /// A scope whose way is not there means nothing. An endpoint counts more than a bridge that it is below, a later scope more than an earlier one.
+    pub fn resolve(&self, secondary: impl Fn(RequesterId) -> Option<(u8, u8)>) -> Self {
+        let mut spans = Spans::default();
+        let found = |scope: &&PciScope| scope.requester(&secondary);
+        for below in [true, false] {
+            for scope in self.scopes.iter().filter(|scope| scope.below == below) {
+                let Some(RequesterId(rid)) = found(&scope) else { continue };
+                spans.set(rid, rid, (scope.iommu, rid, false));
+                if let Some((first, last)) = secondary(RequesterId(rid)).filter(|_| below) {
+                    let (first, last) = (u32::from(first) << 8, (u32::from(last) << 8) | 0xff);
+                    spans.set(first, last, (scope.iommu, first, false));
+                }
+            }
+        }
+        // Named without a bridge on the way, or surely of the rest: as before, unless a bridge's range took it over.
+        for map in &self.maps {
+            let named = Some(map.iommu) != self.rest;
+            let way = (map.iommu, map.id_base, map.constant);
+            if named {
+                spans.set(map.rid_base, map.rid_last(), way);
+            }
+        }
+        if let Some(rest) = self.rest {
+            spans.fill(0, 0xffff, &(rest, 0, false));
+        }
+        let maps: Vec<_> =
+            spans.iter().map(|(first, last, way)| self.map_of(first, last, *way)).collect();
+        let bus = Self::new(self.mask, maps).unwrap_or_else(|_| Self::empty());
+        bus.of_segment(self.segment, Vec::new(), self.rest, self.regions.clone(), self.ats)
+    }
+
+    /// What became of a range or a part of one: the unit, the id that its first id had, and whether all have that id.
+    fn map_of(
+        &self,
+        first: u32,
+        last: u32,
+        (iommu, id_base, constant): (FwNode, u32, bool),
+    ) -> IommuMap {
+        let length = last.saturating_sub(first).saturating_add(1);
+        let named =
+            self.stream(RequesterId(first)).ok().filter(|(map, _)| map.iommu == iommu && !constant);
+        let id_base = match named {
+            Some((_, stream)) => stream.id.raw(),
+            None if constant => id_base,
+            None => first,
+        };
+        IommuMap { rid_base: first, iommu, id_base, length, constant, mask: 0, iommu_enabled: true }
     }
 
     /// The ranges, in the description's order.
@@ -209,7 +322,36 @@ impl PciBus {
         requesters: &[RequesterId],
         template: &DeviceDescription,
     ) -> DeviceDescription {
-        DeviceDescription { path: path.into(), dma: self.dma_path(requesters), ..template.clone() }
+        let mut own = DeviceDescription {
+            path: path.into(),
+            dma: self.dma_path(requesters),
+            ..template.clone()
+        };
+        let is_for = |(first, last, _): &&(u32, u32, Span)| {
+            requesters.iter().any(|requester| (*first..=*last).contains(&requester.0))
+        };
+        let regions: Vec<Span> =
+            self.regions.iter().filter(is_for).map(|(_, _, span)| *span).collect();
+        if !regions.is_empty() {
+            let shared = template.reserved.iter().map(Span::of);
+            own.reserved = Reserved::merged(regions.into_iter().chain(shared)).regions;
+        }
+        own
+    }
+}
+
+impl PciScope {
+    /// The requester id at the end of its way.
+    fn requester(
+        &self,
+        secondary: impl Fn(RequesterId) -> Option<(u8, u8)>,
+    ) -> Option<RequesterId> {
+        let (last, bridges) = self.path.split_last()?;
+        let mut bus = self.start_bus;
+        for (device, function) in bridges {
+            (bus, _) = secondary(RequesterId::pci(bus, *device, *function))?;
+        }
+        Some(RequesterId::pci(bus, last.0, last.1))
     }
 }
 

@@ -221,6 +221,38 @@ pub mod rule {
             "A `memory` node cannot be read.",
             "device_type = \"memory\"; without reg",
             "Ignores the node.";
+        ACPI_CHECKSUM Warning "acpi-checksum":
+            "The bytes of a table do not sum to 0.",
+            "an IORT with one byte changed",
+            "IVRS: refuses the table, and devices are direct. The others: warns and reads it.";
+        ACPI_UNKNOWN Note "acpi-unknown":
+            "A record of a type that no document read here names was skipped.",
+            "an IVRS record of type 0x51",
+            "Skips it.";
+        ACPI_UNIT Error "acpi-unit":
+            "A unit's registers are at no address.",
+            "a DRHD with register base address 0",
+            "\"not enabling IOMMU\": devices are direct.";
+        ACPI_CONFLICT Error "acpi-conflict":
+            "Two units claim the same requester ids.",
+            "two DRHDs that both name 00:02.0",
+            "The first unit that matches is used.";
+        ACPI_ID_RANGE Warning "acpi-id-range":
+            "An id mapping of a PCI root complex begins beyond the 16 bits of a requester id.",
+            "input base 0x87030000",
+            "No function matches: direct DMA.";
+        ACPI_UNRESOLVED Note "acpi-unresolved":
+            "A scope leads through a bridge: only enumeration can tell which functions it means, and they stay blocked until then.",
+            "a DRHD scope of type 2 at 00:1c.0",
+            "Matches each PCI function against the scopes when it is found.";
+        ACPI_REGION Warning "acpi-region":
+            "A reserved region has no length or runs backwards; it is left out.",
+            "an RMRR whose limit is below its base",
+            "RMRR: taints the kernel and uses it. IORT: continues anyway.";
+        ACPI_UNTARGETED Note "acpi-untargeted":
+            "An IORT id mapping has no target.",
+            "output reference 0",
+            "\"[Firmware Bug]: ID map has NULL parent reference\", no mapping.";
     }
 }
 

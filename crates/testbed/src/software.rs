@@ -205,7 +205,12 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
                 ..SmmuV2Profile::mmu500()
             }))
         }
-        IommuKind::SmmuV2 | IommuKind::Other => None,
+        IommuKind::SmmuV2
+        | IommuKind::VtD
+        | IommuKind::AmdVi
+        | IommuKind::RiscV
+        | IommuKind::VirtioIommu
+        | IommuKind::Other => None,
     }
 }
 

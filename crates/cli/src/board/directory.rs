@@ -21,7 +21,7 @@ pub(super) fn read(root: &Path) -> Result<OwnedNode, String> {
     if is_root {
         return Ok(node);
     }
-    Err("a directory, but not one as /proc/device-tree is: it has no `compatible`, `model` or `#address-cells`".to_owned())
+    Err("a directory, but not one as /proc/device-tree (no `compatible`, `model` or `#address-cells`) or /sys/firmware/acpi/tables (no table) is".to_owned())
 }
 
 fn node(folder: &Path, name: String, depth: usize, left: &mut usize) -> Result<OwnedNode, String> {

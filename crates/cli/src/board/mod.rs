@@ -1,5 +1,6 @@
 //! Where boards come from: the file, directory or stream that the command line names, in whatever form people have it.
 
+mod acpi;
 mod directory;
 
 use portcullis_firmware::devicetree::{FlatTree, MemoryReservation, OwnedNode, lower};
@@ -20,11 +21,14 @@ enum Form {
     Flattened(Vec<u8>),
     /// A tree that was read node by node.
     Nodes(OwnedNode),
+    /// ACPI tables.
+    Tables(Vec<Vec<u8>>),
 }
 
 /// Reads a board, with `overlays` applied on top in order; the built-in board where `path` is `None`.
 ///
-/// `path` is a flattened devicetree (also packed by gzip), `-` for one on standard input, or a directory as `/proc/device-tree` is.
+/// `path` is a flattened devicetree (also packed by gzip), an ACPI table or a text of `acpidump`, `-` for any of these on standard input, or a directory as
+/// `/proc/device-tree` or `/sys/firmware/acpi/tables` is.
 ///
 /// # Errors
 ///
@@ -57,9 +61,20 @@ fn name_of(path: &Path) -> String {
 fn open(path: &Path) -> Result<Form, String> {
     let at = |error: String| format!("{}: {error}", path.display());
     if path.is_dir() {
+        if let Some(tables) = acpi::directory(path, MOST_BYTES).map_err(at)? {
+            return Ok(Form::Tables(tables));
+        }
         return directory::read(path).map(Form::Nodes).map_err(at);
     }
-    Ok(Form::Flattened(bytes_of(path).map_err(at)?))
+    let bytes = bytes_of(path).map_err(at)?;
+    // The text of a dump begins like the table that it shows.
+    if let Some(tables) = acpi::dump(&bytes) {
+        return Ok(Form::Tables(tables));
+    }
+    Ok(match acpi::is_table(&bytes) {
+        true => Form::Tables(acpi::split(&bytes)),
+        false => Form::Flattened(bytes),
+    })
 }
 
 /// The bytes of a file or of standard input, unpacked.
@@ -96,6 +111,10 @@ fn lower_form(form: Form, name: &str, overlays: &[PathBuf]) -> Result<MachineDes
             (nodes, reservations)
         }
         Form::Nodes(nodes) => (nodes, Vec::new()),
+        Form::Tables(tables) if overlays.is_empty() => return acpi::lower(&tables, name),
+        Form::Tables(_) => {
+            return Err("overlays are for devicetrees; these are ACPI tables".to_owned());
+        }
     };
     for overlay in overlays {
         let applied = bytes_of(overlay).and_then(|bytes| apply(&mut nodes, &bytes));

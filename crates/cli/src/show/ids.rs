@@ -31,16 +31,25 @@ pub(super) fn ids(machine: &MachineDescription, device: &DescribedDevice) -> Str
             (mask, _) => format!("{}/{mask:#x}", first.id),
         };
         if several {
-            let name = label(machine, first.iommu);
-            let _ = write!(text, "@{}", name.rsplit('@').next().unwrap_or(name));
+            text.push_str(&at(machine, first.iommu));
         }
         parts.push(text);
     }
-    parts.extend(device.bus.iter().flat_map(|bus| bus.maps()).map(map));
+    let maps = device.bus.iter().flat_map(|bus| bus.maps());
+    parts.extend(maps.map(|it| match several {
+        true => map(it) + &at(machine, it.iommu),
+        false => map(it),
+    }));
     if let Some(bus) = device.bus.as_ref().filter(|bus| bus.mask() != u32::MAX) {
         parts.push(format!("rid&{:#x}", bus.mask()));
     }
     parts.join(" ")
+}
+
+/// Which of several IOMMUs is meant: the unit address of its name.
+fn at(machine: &MachineDescription, node: FwNode) -> String {
+    let name = label(machine, node);
+    format!("@{}", name.rsplit('@').next().unwrap_or(name))
 }
 
 /// Neighbouring exact ids on one IOMMU together, everything else alone.

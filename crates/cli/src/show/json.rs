@@ -3,8 +3,10 @@
 use super::verdict::{Verdict, of_client, of_device};
 use portcullis::{DmaPath, FwStream, ReservedKind};
 use portcullis_addr::PhysRange;
+use portcullis_firmware::acpi::mcfg::ConfigSpace;
 use portcullis_firmware::{
-    DescribedDevice, Finding, IommuMap, IommuNode, MachineDescription, MsiMap, PciFunction, sharing,
+    DescribedDevice, Finding, InterruptSource, IommuMap, IommuNode, MachineDescription, MsiMap,
+    PciFunction, SourceKind, sharing,
 };
 use portcullis_testbed::IommuDriver;
 use serde::Serialize;
@@ -22,8 +24,37 @@ pub(crate) struct Document {
     devices: Vec<Device>,
     /// Main memory.
     memory: Vec<Range>,
+    /// I/O APICs and timer blocks, with the unit that would remap their interrupts (ACPI).
+    interrupt_sources: Vec<Source>,
+    /// Where PCI configuration space is mapped (ACPI).
+    config_spaces: Vec<Space>,
     /// What is wrong or surprising, worst first.
     findings: Vec<Remark>,
+}
+
+/// What is not a PCI function and writes interrupts.
+#[derive(Debug, Serialize)]
+struct Source {
+    /// `ioapic` or `hpet`.
+    kind: &'static str,
+    /// I/O APIC id or HPET number.
+    id: u8,
+    /// PCI segment of its requester id.
+    segment: u16,
+    /// Null where only enumeration can tell.
+    requester: Option<u32>,
+    /// Path of the unit.
+    iommu: String,
+}
+
+/// Configuration space of some buses.
+#[derive(Debug, Serialize)]
+struct Space {
+    segment: u16,
+    first_bus: u8,
+    last_bus: u8,
+    /// Address of bus 0's.
+    base: u64,
 }
 
 /// Addresses, first to last.
@@ -183,8 +214,28 @@ pub(super) fn document(machine: &MachineDescription) -> Document {
             .map(|(it, group)| device(machine, it, group))
             .collect(),
         memory: machine.memory.iter().map(range).collect(),
+        interrupt_sources: machine.interrupt_sources.iter().map(|it| source(machine, it)).collect(),
+        config_spaces: machine.config_spaces.iter().map(space).collect(),
         findings: machine.findings.iter().map(remark).collect(),
     }
+}
+
+fn source(machine: &MachineDescription, source: &InterruptSource) -> Source {
+    Source {
+        kind: match source.kind {
+            SourceKind::IoApic => "ioapic",
+            SourceKind::Hpet => "hpet",
+        },
+        id: source.id,
+        segment: source.segment,
+        requester: source.requester.map(|requester| requester.0),
+        iommu: machine.iommu_path(source.iommu).to_owned(),
+    }
+}
+
+fn space(space: &ConfigSpace) -> Space {
+    let ConfigSpace { base, segment, first_bus, last_bus } = *space;
+    Space { segment, first_bus, last_bus, base }
 }
 
 fn range(range: &PhysRange) -> Range {

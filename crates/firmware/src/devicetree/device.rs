@@ -3,13 +3,14 @@
 use super::address::Addresses;
 use super::functions::{self, Listed};
 use super::iommus::find;
-use super::reserved::{Regions, Reserved, Span};
+use super::reserved::Regions;
 use super::streams::{self, Streams};
 use super::tree::{Node, Tree};
 use super::{map, msi, windows};
 use crate::machine::{DescribedDevice, IommuNode, MsiMap};
 use crate::pci::{PciBus, PciFunction, RequesterId};
 use crate::problem::{Findings, Problem};
+use crate::reserved::{Reserved, Span};
 use crate::rules::rule;
 use alloc::format;
 use alloc::string::String;

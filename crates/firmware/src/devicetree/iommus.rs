@@ -97,7 +97,7 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
     let (allowed, remedy) = match iommu.kind {
         IommuKind::SmmuV3 => (1..=1, "an SMMUv3 takes one cell, the stream id"),
         IommuKind::SmmuV2 => (1..=2, "this IOMMU takes one cell (id) or two (id, mask)"),
-        IommuKind::Other => (0..=2, "0 to 2 cells are supported"),
+        _ => (0..=2, "0 to 2 cells are supported"),
     };
     match iommu.cells {
         Some(cells) if allowed.contains(&cells) => None,
@@ -116,13 +116,15 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
 
 /// Only where the binding says that the kind has registers.
 fn check_registers(iommu: &IommuNode) -> Option<Problem> {
-    (iommu.kind != IommuKind::Other && iommu.registers.is_none()).then(|| {
-        Problem::new(
-            rule::IOMMU_REG,
-            "`reg` gives no register window that the CPU can reach",
-            "give it a `reg`, and each bus above it a `ranges` that covers it",
-        )
-    })
+    (matches!(iommu.kind, IommuKind::SmmuV2 | IommuKind::SmmuV3) && iommu.registers.is_none()).then(
+        || {
+            Problem::new(
+                rule::IOMMU_REG,
+                "`reg` gives no register window that the CPU can reach",
+                "give it a `reg`, and each bus above it a `ranges` that covers it",
+            )
+        },
+    )
 }
 
 fn check_quirks(iommu: &IommuNode) -> Option<Problem> {
@@ -136,7 +138,7 @@ fn quirks(node: Node<'_, '_>, kind: IommuKind) -> Vec<Quirk> {
     let by_property: &[Quirk] = match kind {
         IommuKind::SmmuV3 => &[Quirk::BrokenPrefetch, Quirk::Page0RegistersOnly],
         IommuKind::SmmuV2 => &[Quirk::SecureConfigAccess],
-        IommuKind::Other => &[],
+        _ => &[],
     };
     let mut quirks: Vec<_> =
         by_property.iter().copied().filter(|quirk| node.has(quirk.name())).collect();

@@ -89,6 +89,8 @@ pub fn lower(
         devices,
         memory,
         reserved_memory: reserved::reserved_memory(tree, reservations),
+        interrupt_sources: Vec::new(),
+        config_spaces: Vec::new(),
         findings: findings.into_sorted(),
     }
 }
