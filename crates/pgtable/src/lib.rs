@@ -18,7 +18,8 @@
 //! trees grow, and v2; RISC-V Sv39 to Sv57 of both stages; x86-64. Leaves of several entries (contiguous hint, Svnapot, AMD's encoded sizes) are used where
 //! the parameters allow their size.
 //!
-//! Not supported: the upper half of the address space (`TTBR1`, negative x86-64 and RISC-V addresses); hardware-managed access and dirty flags; Svpbmt; splitting a block on a partial unmap (refused with [`UnmapError::SplitsLeaf`]); changing the protection of a mapping in place.
+//! Not supported: the upper half of the address space (`TTBR1`, negative x86-64 and RISC-V addresses); hardware-managed access and dirty flags; Svpbmt; splitting a block on a partial unmap or protection change (refused with
+//! [`UnmapError::SplitsLeaf`]).
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`. Knows no driver, no device, no register. `no_std` + `alloc`; no `unsafe` block, one `unsafe` method ([`PageTable::free_retired`]).
 #![no_std]
@@ -39,4 +40,6 @@ pub use formats::*;
 pub use gather::{FlushRange, Flushed, IotlbGather};
 pub use geometry::Geometry;
 pub use params::{TableError, TableParams};
-pub use table::{MapError, PageTable, TableConfig, TableFormat, TableRoot, UnmapError};
+pub use table::{
+    Dump, MapError, PageTable, ProtectError, TableConfig, TableFormat, TableRoot, UnmapError,
+};

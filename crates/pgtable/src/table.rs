@@ -245,6 +245,56 @@ impl fmt::Display for UnmapError {
 
 impl core::error::Error for UnmapError {}
 
+/// Why no protection was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtectError {
+    /// The range is not what is mapped there, for the same reasons for which it could not be unmapped.
+    Range(UnmapError),
+    /// Neither reading nor writing was allowed, or the format cannot express the protection.
+    BadProt {
+        /// What was asked for.
+        prot: Prot,
+    },
+    /// The mapping at `iova` has another memory type, which hardware must not see change under a cached translation: unmap it first.
+    MemoryType {
+        /// First address of the entry.
+        iova: Iova,
+    },
+    /// This address space cannot change a mapping.
+    Unsupported,
+}
+
+impl fmt::Display for ProtectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(error) => write!(f, "cannot change the protection: {error}"),
+            Self::BadProt { prot } => write!(f, "the format cannot express {prot:?}"),
+            Self::MemoryType { iova } => {
+                write!(f, "{iova} is mapped with another memory type: unmap it first")
+            }
+            Self::Unsupported => f.write_str("this address space cannot change a mapping"),
+        }
+    }
+}
+
+impl core::error::Error for ProtectError {}
+
+impl From<UnmapError> for ProtectError {
+    fn from(error: UnmapError) -> Self {
+        Self::Range(error)
+    }
+}
+
+/// A table as text for a person: what [`PageTable::describe`] writes.
+#[derive(Debug)]
+pub struct Dump<'a>(pub &'a dyn PageTable);
+
+impl fmt::Display for Dump<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe(f)
+    }
+}
+
 /// An I/O address space as a table in memory.
 ///
 /// # What may run at the same time
@@ -285,6 +335,34 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     ///
     /// [`UnmapError`]; the table is as before the call.
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError>;
+
+    /// Allows what `prot` says in `[iova, iova + len)`, which is mapped, and leads where it led; adds to `gather` what hardware may still hold: until that is
+    /// flushed, it may go by the old protection. Each entry changes in one store, so an access meets the old protection or the new one and never a fault
+    /// in between. (In a leaf of several entries these differ for a moment, which hardware bears where only permissions do: it goes by either.)
+    ///
+    /// # Errors
+    ///
+    /// [`ProtectError`]; nothing has changed.
+    fn protect(
+        &self,
+        iova: Iova,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), ProtectError> {
+        let _ = (iova, len, prot, gather);
+        Err(ProtectError::Unsupported)
+    }
+
+    /// Writes what the table holds for a person who debugs: a line for each table, and one for each run of leaves that lead to adjacent memory alike. What other
+    /// threads change meanwhile may be there or not.
+    ///
+    /// # Errors
+    ///
+    /// Those of the writer.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.config())
+    }
 
     /// Makes the tree deep enough for `last`, for formats whose trees begin small (AMD's), and returns what every unit that walks it must now be given. The
     /// mappings that there are stay where they are, seen from the old root and from the new one. Only after all units walk from the new root, and

@@ -1,15 +1,17 @@
 //! The engine: walks, maps and unmaps the tree of any [`Format`].
 
+mod dump;
 mod grow;
 mod map;
 mod pages;
+mod protect;
 mod reclaim;
 mod unmap;
 mod walk;
 
 use crate::{
-    Flushed, Format, Geometry, IotlbGather, MapError, PageTable, TableConfig, TableError,
-    TableParams, UnmapError,
+    Flushed, Format, Geometry, IotlbGather, MapError, PageTable, ProtectError, TableConfig,
+    TableError, TableParams, UnmapError,
 };
 use alloc::sync::Arc;
 use core::fmt;
@@ -170,6 +172,20 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
 
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         self.unmap_range(iova, len, gather)
+    }
+
+    fn protect(
+        &self,
+        iova: Iova,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), ProtectError> {
+        self.protect_range(iova, len, prot, gather)
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_tree(f)
     }
 
     fn grow(&self, last: Iova) -> Result<TableConfig, MapError> {

@@ -9,10 +9,10 @@ use portcullis_platform::DmaMemory;
 
 /// One table of the tree and the first address that it covers.
 #[derive(Clone, Copy)]
-struct Node {
-    table: PhysAddr,
-    level: Level,
-    base: u64,
+pub(super) struct Node {
+    pub(super) table: PhysAddr,
+    pub(super) level: Level,
+    pub(super) base: u64,
 }
 
 impl Node {

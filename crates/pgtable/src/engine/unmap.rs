@@ -15,14 +15,14 @@ pub(super) struct Span {
 }
 
 /// Leaves side by side in one table.
-struct Run {
-    slot: Slot,
-    entries: usize,
+pub(super) struct Run {
+    pub(super) slot: Slot,
+    pub(super) entries: usize,
 }
 
 impl Run {
     /// The last address that it covers, from `first` on.
-    fn last(&self, first: u64) -> u64 {
+    pub(super) fn last(&self, first: u64) -> u64 {
         first + (((self.entries as u64) << self.slot.level.shift) - 1)
     }
 }
@@ -133,7 +133,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 
     /// Calls `act` with each run of leaves of `span` and the address where it begins, in ascending order.
-    fn for_each_run(
+    pub(super) fn for_each_run(
         &self,
         mut span: Span,
         mut act: impl FnMut(&Run, u64),

@@ -3,7 +3,7 @@
 use super::{RW, Stage1, TestMemory, params, walker};
 use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
 use portcullis_pgtable::{
-    ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, Level, PageTable, TableError,
+    AmdV1, ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, Level, PageTable, TableError,
     TableFormat, TableParams, TableRoot,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -148,4 +148,77 @@ fn a_valid_entry_cannot_become_another() {
     table.map(Iova::new(0), PhysAddr::new(0x4000_0000), 1 << 30, RW).expect("free");
     let root = table.config().root.address();
     memory.store64(root, 0x8000_0000 | 1);
+}
+
+/// The planted bug of cache maintenance: a run of which one line did not reach memory is seen by the walker that does not snoop.
+#[test]
+#[should_panic(expected = "hardware that does not snoop sees something else")]
+fn a_missing_line_is_found() {
+    let memory = TestMemory::new();
+    let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
+    super::map(&table, 0, 0x1000, 4096);
+    memory.lose_lines();
+    super::map(&table, 4096, 0x10_0000, 64 * 4096);
+    for page in 1..65 {
+        assert!(walker::both(&memory, table.config(), page * 4096).is_ok());
+    }
+}
+
+/// An AMD format whose table entries name a level too many.
+#[derive(Debug)]
+struct OneOff(AmdV1);
+
+impl Format for OneOff {
+    const FORMAT: TableFormat = TableFormat::AmdV1;
+    const SOFTWARE_BIT: u64 = AmdV1::SOFTWARE_BIT;
+
+    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
+        AmdV1::new(params).map(|(format, geometry)| (Self(format), geometry))
+    }
+    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
+        self.0.root(geometry, root, levels)
+    }
+    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
+        self.0.leaf_bits(prot)
+    }
+    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+        self.0.leaf(bits, phys, level, size_log2)
+    }
+    fn table(&self, table: PhysAddr, level: Level) -> u64 {
+        self.0.table(table, Level { number: level.number + 1, ..level })
+    }
+    fn is_table(&self, entry: u64, level: Level) -> bool {
+        self.0.is_table(entry, Level { number: level.number + 1, ..level })
+    }
+    fn presence(&self, leaf: u64) -> u64 {
+        self.0.presence(leaf)
+    }
+    fn is_leaf(&self, entry: u64, level: Level) -> bool {
+        self.0.is_leaf(entry, level)
+    }
+    fn table_address(&self, entry: u64) -> u64 {
+        self.0.table_address(entry)
+    }
+    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
+        self.0.leaf_size(leaf, level)
+    }
+    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
+        self.0.leaf_address(leaf, level)
+    }
+    fn prot(&self, leaf: u64) -> Prot {
+        self.0.prot(leaf)
+    }
+}
+
+/// The planted bug: a level that is off by one agrees with itself, and not with the document.
+#[test]
+#[should_panic(expected = "no level is skipped")]
+fn a_level_off_by_one_is_found() {
+    let memory = TestMemory::new();
+    memory.set_software_bit(OneOff::SOFTWARE_BIT);
+    let table = IoPageTable::<OneOff, _>::new(&memory, params(PageSize::SIZE_4K, 39, 40));
+    let table = table.expect("supported");
+    super::map(&table, 0, 0x1000, 4096);
+    assert_eq!(super::lookup(&table, 0), Some(0x1000));
+    walker::all_leaves(&memory, table.config()).clear();
 }
