@@ -2,12 +2,13 @@
 //!
 //! The core has no way to catch a panic. Where panics unwind, the stack drops a guard on its way that ends the bind; without unwinding nothing of this happens.
 
+use crate::description::DmaPath;
 use crate::device::{Bound, Device, DeviceStage};
 use crate::dma::{DmaHandle, Lease};
 use crate::driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 use crate::error::Unconfirmed;
 use crate::hooks::{Safeguard, omitted};
-use crate::ops::Fault;
+use crate::ops::{Fault, OpsError};
 use crate::reason::{Callback, FailedReason};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -53,13 +54,34 @@ pub(crate) fn end_lease<P: Platform>(
     device: &Device<P>,
     lease: &Lease<P>,
 ) -> Result<(), Unconfirmed> {
+    let ending = Ending { device, lease };
     let closed = lease.close();
     let end = match device.group() {
         Some(group) => group.with(|_, group| group.give_up(closed)),
         None => closed,
     };
+    core::mem::forget(ending);
     lease.end(end);
     end
+}
+
+/// Says how a lease ended although whoever ends it panics (an IOMMU's driver, say): nothing is confirmed. Without this an unmap would wait for the answer for ever.
+struct Ending<'a, P: Platform> {
+    device: &'a Device<P>,
+    lease: &'a Lease<P>,
+}
+
+impl<P: Platform> Drop for Ending<'_, P> {
+    fn drop(&mut self) {
+        let first = match &self.device.description().dma {
+            DmaPath::Translated(spec) => spec.streams.first(),
+            DmaPath::Direct | DmaPath::Unusable(_) => None,
+        };
+        let end = first.map_or(Ok(()), |stream| {
+            Err(Unconfirmed { node: stream.iommu, error: OpsError::Dead })
+        });
+        self.lease.end(end);
+    }
 }
 
 /// Has the driver take the device over.
