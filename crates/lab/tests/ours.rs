@@ -110,6 +110,51 @@ fn wider_worlds_at_a_coarser_grain() {
     }
 }
 
+/// What is taken away while somebody uses it or waits for it: handles, command queues, groups, IOMMUs.
+fn revoking(key: &str, goals: &[&str]) {
+    let report = exhaust(&World::named(key).expect("a revoking world"));
+    for goal in goals {
+        assert!(report.reached.contains_key(goal), "never: {goal}; {:?}", report.reached);
+    }
+}
+
+#[test]
+fn a_handle_is_used_while_its_driver_is_unbound_and_the_next_one_bound() {
+    revoking(
+        "handle",
+        &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
+    );
+}
+
+/// Bounded: a buffer that is never confirmed is never freed, and keeps its machine's memory from run to run.
+#[test]
+fn the_command_queue_stands_still_while_the_client_is_unbound() {
+    let world = World::named("unanswered").expect("a revoking world");
+    let budget = Budget { executions: 500, ..Budget::default() };
+    let report = Explorer::new(budget).run(|w| world.build(w));
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
+    assert!(report.reached.contains_key("an unbind was not confirmed"), "{:?}", report.reached);
+}
+
+#[test]
+fn a_refused_unregistration_leaves_idle_groups_their_domain() {
+    revoking("idle-group", &["an IOMMU was unregistered", "bound at once"]);
+}
+
+#[test]
+fn who_waits_stands_once_however_often_an_iommu_comes_and_goes() {
+    revoking("flaps", &["an IOMMU was unregistered", "deferred"]);
+}
+
+#[test]
+fn a_group_that_its_owner_lets_go_is_bound() {
+    revoking(
+        "owner",
+        &["a group was claimed", "a claim was refused", "blocked by an owner outside the kernel"],
+    );
+}
+
 /// Two clients that share nothing but a command queue: every order with one preemption of the first runs, and draws.
 #[test]
 fn two_clients_of_one_command_queue() {

@@ -2,15 +2,19 @@
 
 use crate::ours::promises;
 use crate::ours::stage::Stage;
-use crate::ours::world::{Event, World};
+use crate::ours::world::{Event, Grain, World};
 use std::sync::Arc;
 
 impl World {
     /// Fills an exploration's world with the shipped code.
     pub fn build(&self, w: &mut portcullis_threads::World) {
         let stage = Arc::new(Stage::new(self));
-        (0..self.iommus).for_each(|index| self.add_iommu(index, &stage, w));
-        (0..self.clients.len()).for_each(|index| self.add_client(index, &stage, w));
+        (0..self.iommus - self.absent).for_each(|index| self.add_iommu(index, &stage, w));
+        for (index, client) in self.clients.iter().enumerate() {
+            if !client.driverless {
+                self.add_client(index, &stage, w);
+            }
+        }
         self.events.iter().for_each(|event| self.add_event(*event, &stage, w));
         if self.worker {
             let stage = Arc::clone(&stage);
@@ -20,13 +24,14 @@ impl World {
     }
 
     fn add_iommu(&self, index: usize, stage: &Arc<Stage>, w: &mut portcullis_threads::World) {
-        let (worker, rounds, fine) = (self.worker, self.rounds, self.fine);
-        if !fine {
+        let (worker, rounds) = (self.worker, self.rounds);
+        let served = self.grain < Grain::Registers;
+        if served {
             stage.register(index);
         }
         let stage = Arc::clone(stage);
         w.thread(format!("iommu {index}"), move || {
-            if fine {
+            if !served {
                 stage.register(index);
             }
             for _ in 0..rounds {
@@ -53,16 +58,20 @@ impl World {
 
     fn add_event(&self, event: Event, stage: &Arc<Stage>, w: &mut portcullis_threads::World) {
         let (stage, worker) = (Arc::clone(stage), self.worker);
-        w.thread(format!("{event:?}"), move || match event {
-            Event::Unplug(index) => stage.unplug(index),
-            Event::Unregister(index) => {
-                stage.unregister(index);
-                // One that was refused has put its groups back in the queue.
-                if !worker {
-                    stage.sub.run_deferred();
-                }
+        w.thread(format!("{event:?}"), move || {
+            match event {
+                Event::Unplug(index) => return stage.unplug(index),
+                Event::Bind(index) => return stage.bind(index),
+                Event::Use(index) => return stage.use_handle(index),
+                // What follows leaves deferred work behind: a refused unregistration puts its groups back in the queue, for instance.
+                Event::Unregister(index) => drop(stage.unregister(index)),
+                Event::Rebind(index) => stage.rebind(index),
+                Event::Claim(index) => stage.claim(index),
+                Event::UnbindUnanswered(index) => stage.unbind_unanswered(index),
             }
-            Event::Bind(index) => stage.bind(index),
+            if !worker {
+                stage.sub.run_deferred();
+            }
         });
     }
 }

@@ -2,15 +2,18 @@
 
 use crate::ours::platform::LabPlatform;
 use portcullis::{BoundDriver, DmaBuffer, DmaHandle, Driver, ProbeContext, ProbeError, Reach};
-use portcullis_addr::Iova;
+use portcullis_addr::{Iova, PhysAddr};
 use portcullis_machine::{DmaRequest, Machine};
 use portcullis_platform::DmaMemory;
 use portcullis_threads::{changed, reached, step, violation};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An address that no driver here ever maps.
 const NEVER_MAPPED: Iova = Iova::new(0xdead_0000);
+
+/// Where in a page devices write that only look whether they can.
+const BESIDE: u64 = 64;
 
 /// One device of the machine, as its driver and the world's checks see it.
 #[derive(Debug)]
@@ -21,6 +24,19 @@ pub struct Endpoint {
     probing: AtomicBool,
     /// A driver is bound.
     bound: AtomicBool,
+    /// A handle that the latest driver gave away, and that outlives it.
+    kept: Mutex<Option<DmaHandle<LabPlatform>>>,
+    /// Where the device reached its latest driver's memory.
+    latest: Mutex<Option<u64>>,
+}
+
+/// Memory that a device was lent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent {
+    /// Where the device reaches it.
+    pub(crate) address: u64,
+    /// Where it is.
+    pub(crate) frame: PhysAddr,
 }
 
 impl Endpoint {
@@ -31,6 +47,8 @@ impl Endpoint {
             device,
             probing: AtomicBool::new(false),
             bound: AtomicBool::new(false),
+            kept: Mutex::new(None),
+            latest: Mutex::new(None),
         }
     }
 
@@ -46,6 +64,40 @@ impl Endpoint {
             let name = format!("device {}: {what}", self.device.id().0);
             (name, word(before).to_owned(), word(after).to_owned())
         });
+    }
+
+    /// The handle that the latest driver gave away, which may have been unbound since.
+    pub(crate) fn kept_handle(&self) -> Option<DmaHandle<LabPlatform>> {
+        step("driver", u64::from(self.device.id().0), "look for a handle", false);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Drops the handle that the latest driver gave away.
+    pub(crate) fn forget_handle(&self) {
+        let _kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Where the device reached its latest driver's memory.
+    pub(crate) fn latest(&self) -> Option<u64> {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the device write to where it was lent memory that is still the lender's; whether that memory changed. Beside the word that [`reaches`](Self::reaches) looks at.
+    pub(crate) fn still_reaches(&self, lent: Lent) -> bool {
+        let frame = PhysAddr::new(lent.frame.raw() + BESIDE);
+        let memory = self.machine.memory();
+        let before = memory.load64(frame);
+        let _refused_or_not = self.writes(lent.address + BESIDE, !before);
+        memory.load64(frame) != before
+    }
+
+    /// Whether the device can write at `address`, through any of its ports.
+    pub(crate) fn writes(&self, address: u64, word: u64) -> bool {
+        let (address, bytes) = (Iova::new(address), word.to_le_bytes());
+        (0..self.device.ports().len()).any(|port| {
+            let request = DmaRequest::write(address, &bytes).through(port);
+            self.machine.dma_of(&self.device, request).is_completed()
+        })
     }
 
     /// Whether the device, left to itself, reaches memory through any of its ports.
@@ -86,6 +138,9 @@ impl Prober {
         if !self.0.reaches(&buffer) {
             violation("P1", "probe runs, and its device's DMA does not arrive");
         }
+        let address = buffer.device_address();
+        *self.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(dma.clone());
         Ok(Holder { endpoint: Arc::clone(&self.0), buffer })
     }
 }

@@ -45,6 +45,7 @@ mod client;
 mod late;
 mod platform;
 mod promises;
+mod revoke;
 mod stage;
 mod world;
 

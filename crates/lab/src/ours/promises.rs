@@ -1,16 +1,19 @@
 //! What must hold when everything has come to rest.
 
-use crate::ours::stage::{Stage, node};
+use crate::ours::stage::{Client, Stage, node};
 use crate::ours::world::World;
-use portcullis::{Counts, DeviceStage, NodeState};
+use portcullis::{Counts, DeviceStage, NodeState, Reach};
 use portcullis_threads::observe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 type Check = fn(&World, &Stage) -> Result<(), String>;
 
 /// In this order: the last ones take the world apart.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 8] = [
     ("P2", unbound_devices_reach_nothing),
+    ("P6", who_waits_stands_once),
+    ("P7", driverless_devices_have_their_domain),
     ("P6", what_became_ready_was_tried),
     ("P9", the_picture_is_noted),
     ("P6", what_is_ready_is_bound),
@@ -66,7 +69,8 @@ fn what_became_ready_was_tried(world: &World, stage: &Stage) -> Result<(), Strin
     }
     for (index, client) in stage.clients.iter().enumerate() {
         let at = client.device.stage();
-        if is_served(world, stage, index) && !matches!(at, DeviceStage::Bound | DeviceStage::Gone) {
+        let bindable = !world.clients[index].driverless && is_served(world, stage, index);
+        if bindable && !matches!(at, DeviceStage::Bound | DeviceStage::Gone) {
             return Err(format!("{} is {at:?}, and its IOMMUs serve", client.device.path()));
         }
     }
@@ -75,6 +79,32 @@ fn what_became_ready_was_tried(world: &World, stage: &Stage) -> Result<(), Strin
         if report.probes != 1 || report.defers as usize > report.iommus.len() {
             let (probes, defers) = (report.probes, report.defers);
             return Err(format!("{}: {probes} probes, {defers} deferrals", report.path));
+        }
+    }
+    Ok(())
+}
+
+/// A device waits in one place at most, and one that does not wait in none.
+fn who_waits_stands_once(_: &World, stage: &Stage) -> Result<(), String> {
+    let waiting = |client: &&Client| {
+        matches!(client.device.stage(), DeviceStage::Waiting(_) | DeviceStage::Blocked(_))
+    };
+    let (waiters, waiting) =
+        (stage.sub.counts().waiters, stage.clients.iter().filter(waiting).count());
+    match waiters <= waiting {
+        true => Ok(()),
+        false => Err(format!("{waiters} places in lists of waiters for {waiting} that wait")),
+    }
+}
+
+/// A device without a driver has its domain as soon as its IOMMUs serve.
+fn driverless_devices_have_their_domain(world: &World, stage: &Stage) -> Result<(), String> {
+    for report in stage.sub.reports() {
+        let is_it = |client: &Client| client.device.path() == report.path;
+        let Some(index) = stage.clients.iter().position(is_it) else { continue };
+        let due = world.clients[index].driverless && is_served(world, stage, index);
+        if due && report.reach != Reach::Translated {
+            return Err(format!("{} is {:?}, and its IOMMUs serve", report.path, report.reach));
         }
     }
     Ok(())
@@ -106,8 +136,9 @@ fn what_is_ready_is_bound(world: &World, stage: &Stage) -> Result<(), String> {
 }
 
 fn nothing_is_left_behind(world: &World, stage: &Stage) -> Result<(), String> {
-    for index in 0..stage.clients.len() {
+    for (index, client) in stage.clients.iter().enumerate() {
         stage.unbind(index);
+        client.endpoint.forget_handle();
     }
     for index in 0..world.iommus {
         stage.sub.unregister(node(index)).map_err(|error| format!("IOMMU {index}: {error}"))?;
@@ -117,7 +148,8 @@ fn nothing_is_left_behind(world: &World, stage: &Stage) -> Result<(), String> {
     if counts != expected {
         return Err(format!("after everything was given back: {counts:?}"));
     }
-    match stage.bed.machine().usage().live {
+    let live = stage.bed.machine().usage().live as u64;
+    match live.saturating_sub(stage.lost_buffers.load(Ordering::Relaxed)) {
         0 => unbound_devices_reach_nothing(world, stage),
         live => Err(format!("{live} blocks of memory were never freed")),
     }

@@ -3,19 +3,22 @@
 use crate::ours::client::{Endpoint, Prober};
 use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
-use crate::ours::world::World;
+use crate::ours::world::{Grain, World};
 use portcullis::{
-    BindOutcome, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, NodeFailure,
-    ReadyInstance, Subsystem, UnregisterError,
+    BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream,
+    NodeFailure, ReadyInstance, Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_machine::{Machine, Policy, Profile, TlbPolicy};
+use portcullis_machine::{Machine, Policy, Profile, TimeSource, TlbPolicy};
 use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Where the machine's RAM begins.
 const RAM: u64 = 0x8000_0000;
+/// What a look at hardware that has not answered takes, in nanoseconds: longer than every bound, so that a wait in vain ends at the second look. Each look is a step.
+const LOOK: u64 = 2_000_000_000;
 /// Bits of stream id: as few as the worlds' ids need, so that tables are small.
 const ID_BITS: u8 = 6;
 
@@ -32,6 +35,9 @@ pub(crate) struct Stage {
     pub(crate) bed: SoftwareMachine<LabPlatform>,
     pub(crate) sub: Subsystem<LabPlatform>,
     pub(crate) clients: Vec<Client>,
+    iommus: usize,
+    /// Buffers whose owner went before hardware confirmed that the device forgot them: they stay allocated for ever.
+    pub(crate) lost_buffers: AtomicU64,
     driver: &'static IommuDriver,
     registered_too_early: bool,
 }
@@ -54,12 +60,19 @@ impl Stage {
     pub(crate) fn new(world: &World) -> Self {
         let tlb = TlbPolicy::HOARD;
         let policy = Policy { tlb, accesses_kept: 0, verify_hits: false, ..Policy::like_qemu() };
-        let machine = Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy);
-        let machine = machine.hook(Arc::new(LabHook { fine: world.fine })).build();
+        let time = TimeSource::Virtual { step: LOOK };
+        let machine =
+            Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy).time(time);
+        let machine =
+            machine.hook(Arc::new(LabHook { fine: world.grain == Grain::Registers })).build();
         let profile =
             Profile { sid_bits: ID_BITS, reset_abort: true, two_level: false, ..Profile::qemu10() };
         let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
-        let platform = Arc::new(LabPlatform::new(&machine, world.allocations_fail, world.fine));
+        let platform = Arc::new(LabPlatform::new(
+            &machine,
+            world.allocations_fail,
+            world.grain >= Grain::Tables,
+        ));
         let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
         let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);
@@ -71,7 +84,14 @@ impl Stage {
         });
         let clients = clients.collect();
         let driver = IommuDriver::named("smmuv3").expect("it is in the table");
-        Self { bed, sub, clients, driver, registered_too_early: world.registered_too_early }
+        let (iommus, registered_too_early) = (world.iommus, world.registered_too_early);
+        let lost_buffers = AtomicU64::new(0);
+        Self { bed, sub, clients, iommus, lost_buffers, driver, registered_too_early }
+    }
+
+    /// How many IOMMUs there are.
+    pub(crate) fn iommus(&self) -> usize {
+        self.iommus
     }
 
     /// Brings IOMMU `index` up and registers it; once more after an allocation failed, with everybody told in between.
@@ -152,6 +172,10 @@ impl Stage {
                 // Somebody else's bring-up failed; its second one brings the next attempt.
                 Ok(BindOutcome::Blocked(_)) if self.bed.platform().may_fail() => {
                     return reached("blocked by a failed bring-up");
+                }
+                // Its release brings the next attempt.
+                Ok(BindOutcome::Blocked(BlockedReason::OwnedOutside)) => {
+                    return reached("blocked by an owner outside the kernel");
                 }
                 Ok(outcome) => {
                     return violation("P7", format!("client {index}: {outcome}"));

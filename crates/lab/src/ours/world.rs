@@ -7,6 +7,8 @@ pub struct Client {
     pub iommus: Vec<usize>,
     /// Its stream id on each of them. Clients with the same id on the same IOMMU share a group.
     pub stream: u32,
+    /// Whether nobody binds a driver to it.
+    pub driverless: bool,
 }
 
 /// Something that happens beside registration and binding, each in a thread of its own.
@@ -18,6 +20,25 @@ pub enum Event {
     Unregister(usize),
     /// The client with that number is bound a second time, as from user space.
     Bind(usize),
+    /// The driver of the client with that number is unbound, and another one is bound.
+    Rebind(usize),
+    /// Somebody who keeps a handle of that client's driver maps memory through it and unmaps it again.
+    Use(usize),
+    /// An owner outside the kernel claims the group of that client and lets it go again.
+    Claim(usize),
+    /// The client with that number is bound, and unbound while the command queues in front of it stand still; then they go on.
+    UnbindUnanswered(usize),
+}
+
+/// Which accesses are steps, besides locks, events, atomics and the DMA of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grain {
+    /// None: the IOMMUs serve when the threads start.
+    Locks,
+    /// Those to tables and queues in memory: the IOMMUs serve when the threads start.
+    Tables,
+    /// Those to tables, queues and registers: the IOMMUs are brought up and registered by the threads.
+    Registers,
 }
 
 /// One world: a thread registers each IOMMU, a thread binds each client.
@@ -39,15 +60,16 @@ pub struct World {
     pub allocations_fail: bool,
     /// Whether IOMMUs are registered before they are brought up: a bug on purpose.
     pub registered_too_early: bool,
-    /// Whether every access to registers, tables and queues is a step of its own. Otherwise only locks, events and DMA are, and IOMMUs are registered
-    /// when the threads start: for runs that are drawn at random, in which the protocol should happen rather than the bring-up.
-    pub fine: bool,
+    /// What is a step. Coarser than registers it is for runs that are drawn at random, in which the protocol should happen rather than the bring-up, and for wide worlds.
+    pub grain: Grain,
+    /// How many IOMMUs, the last ones, nobody registers before everything has come to rest.
+    pub absent: usize,
     /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
     pub rounds: usize,
 }
 
 fn client(iommus: &[usize], stream: u32) -> Client {
-    Client { iommus: iommus.to_vec(), stream }
+    Client { iommus: iommus.to_vec(), stream, driverless: false }
 }
 
 impl World {
@@ -62,7 +84,8 @@ impl World {
             events: Vec::new(),
             allocations_fail: false,
             registered_too_early: false,
-            fine: true,
+            grain: Grain::Registers,
+            absent: 0,
             rounds: 0,
         }
     }
@@ -102,14 +125,18 @@ impl World {
     }
 
     /// The world of this key: the letter of one that is explored without a bound, `busiest`, `one-queue`, one of
-    /// the coarse ones, or `storm<rounds>`.
+    /// the coarse or revoking ones, or `storm<rounds>`.
     pub fn named(key: &str) -> Option<Self> {
         let storm = |rounds: &str| rounds.parse().ok().filter(|n| (1..=100).contains(n));
         if let Some(rounds) = key.strip_prefix("storm").and_then(storm) {
             return Some(Self::storm(rounds));
         }
         let single = [Self::busiest(), Self::one_queue()];
-        let mut all = Self::exhaustive().into_iter().chain(single).chain(Self::coarse());
+        let mut all = Self::exhaustive()
+            .into_iter()
+            .chain(single)
+            .chain(Self::coarse())
+            .chain(Self::revoking());
         all.find(|world| world.key == key)
     }
 
@@ -129,7 +156,8 @@ impl World {
 
     /// Wider worlds, exhausted at the coarser grain: only locks, events and DMA are steps, and the IOMMUs serve when the threads start.
     pub fn coarse() -> Vec<Self> {
-        let coarse = |key: &str, world: Self| Self { key: key.into(), fine: false, ..world };
+        let coarse =
+            |key: &str, world: Self| Self { key: key.into(), grain: Grain::Locks, ..world };
         let pair = vec![client(&[0], 0x10), client(&[0], 0x10)];
         vec![
             coarse("coarse-queue", Self::one_queue()),
@@ -161,6 +189,59 @@ impl World {
         ]
     }
 
+    /// What is taken away while somebody uses it, or waits for it.
+    pub fn revoking() -> Vec<Self> {
+        let one = |key: &str, name, grain, events: Vec<Event>| Self {
+            key: key.into(),
+            grain,
+            events,
+            ..Self::new(name, 1, vec![client(&[0], 0x10)])
+        };
+        let idle = Client { driverless: true, ..client(&[0], 0x10) };
+        let users = "a handle is used while its driver is unbound and the next one is bound";
+        vec![
+            one("handle", users, Grain::Locks, vec![Event::Use(0), Event::Rebind(0)]),
+            one("handle-tables", users, Grain::Tables, vec![Event::Use(0), Event::Rebind(0)]),
+            Self {
+                key: "unanswered".into(),
+                grain: Grain::Locks,
+                events: vec![Event::UnbindUnanswered(0)],
+                ..Self::new(
+                    "a client is unbound while the command queue stands still",
+                    1,
+                    vec![idle.clone()],
+                )
+            },
+            Self {
+                key: "idle-group".into(),
+                grain: Grain::Locks,
+                events: vec![Event::Unregister(0)],
+                ..Self::new(
+                    "the IOMMU of a driverless device and of a client is unregistered",
+                    1,
+                    vec![idle, client(&[0], 0x11)],
+                )
+            },
+            Self {
+                key: "flaps".into(),
+                grain: Grain::Locks,
+                absent: 1,
+                rounds: 2,
+                ..Self::new(
+                    "one of two IOMMUs comes and goes, the other does not come",
+                    2,
+                    vec![client(&[0, 1], 0x10)],
+                )
+            },
+            one(
+                "owner",
+                "an owner outside the kernel claims the client's group and lets it go",
+                Grain::Locks,
+                vec![Event::Claim(0)],
+            ),
+        ]
+    }
+
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.
     pub fn storm(rounds: usize) -> Self {
         let clients = (0..6).map(|index| match index {
@@ -172,7 +253,7 @@ impl World {
             Self::new("storm: 3 IOMMUs and 6 clients come and go", 3, clients.collect());
         world.key = format!("storm{rounds}");
         world.worker = true;
-        world.fine = false;
+        world.grain = Grain::Locks;
         world.rounds = rounds;
         world
     }

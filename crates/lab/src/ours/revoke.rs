@@ -1,0 +1,120 @@
+//! What takes something away while somebody uses it, and what must be true at that moment.
+
+use crate::ours::client::Lent;
+use crate::ours::stage::{Stage, node};
+use portcullis::{BindError, Both, DmaError, MapFailure, OwnerError};
+use portcullis_machine::Faults;
+use portcullis_platform::{DmaPages, PageLayout, Platform};
+use portcullis_testbed::Testbed;
+use portcullis_threads::{reached, violation};
+use std::sync::atomic::Ordering;
+
+/// Whoever claims groups from outside the kernel.
+const OUTSIDE: u64 = 1;
+
+impl Stage {
+    /// Takes client `index`'s driver away and binds another one. In between the device must not reach what the first one lent it.
+    pub(crate) fn rebind(&self, index: usize) {
+        let client = &self.clients[index];
+        match self.sub.unbind(&client.device) {
+            Ok(()) => {
+                reached("unbound");
+                self.the_last_driver_is_shut_out(index, "P4");
+            }
+            Err(BindError::Unconfirmed(error)) => {
+                violation("P8", format!("the IOMMU answers, and unbinding says: {error}"));
+            }
+            Err(_) => reached("nothing to unbind"),
+        }
+        self.bind(index);
+    }
+
+    fn the_last_driver_is_shut_out(&self, index: usize, property: &'static str) {
+        let endpoint = &self.clients[index].endpoint;
+        if endpoint.latest().is_some_and(|address| endpoint.writes(address, 0)) {
+            violation(
+                property,
+                format!("client {index} was unbound and reaches its last driver's memory"),
+            );
+        }
+    }
+
+    /// Maps a page through the handle that client `index`'s driver gave away, and unmaps it again: afterwards the device must not reach it.
+    pub(crate) fn use_handle(&self, index: usize) {
+        let endpoint = &self.clients[index].endpoint;
+        let Some(handle) = endpoint.kept_handle() else { return reached("no handle to use") };
+        let layout = PageLayout::new(4096, 4096).expect("a page");
+        let pages = DmaPages::new(self.bed.platform().memory(), layout).expect("memory is left");
+        let frame = pages.address();
+        let mapping = match handle.map(pages, Both) {
+            Ok(mapping) => mapping,
+            Err(MapFailure::Refused { error: DmaError::Revoked, .. }) => {
+                return reached("a handle was refused because its driver is gone");
+            }
+            Err(failure) => return violation("P7", format!("map: {failure:?}")),
+        };
+        let lent = Lent { address: mapping.device_address(), frame };
+        match handle.unmap(mapping) {
+            Ok(_pages) if endpoint.still_reaches(lent) => {
+                violation("P3", format!("client {index} reaches memory that was unmapped"));
+            }
+            Ok(_pages) => reached("a handle was used"),
+            Err(failure) => violation("P8", format!("unmap: {failure:?}")),
+        }
+    }
+
+    /// Claims the group of client `index` for an owner outside the kernel and lets it go again.
+    pub(crate) fn claim(&self, index: usize) {
+        let client = &self.clients[index];
+        match self.sub.claim_group(&client.device, OUTSIDE) {
+            Ok(()) => {
+                if client.endpoint.escapes() {
+                    violation(
+                        "P2",
+                        format!("client {index} reaches memory while its group is claimed"),
+                    );
+                }
+                reached("a group was claimed");
+                let released = self.sub.release_group(&client.device, OUTSIDE);
+                if let Err(error) = released {
+                    violation("P7", format!("release of the group: {error}"));
+                }
+            }
+            Err(OwnerError::Busy) => reached("a claim was refused"),
+            Err(error) => violation("P7", format!("claim: {error}")),
+        }
+    }
+
+    /// Binds client `index`, and unbinds it while no command queue in front of it moves: the answer must not be "done" as long as the device reaches its driver's memory.
+    /// Then the queues move again, and everything is confirmed.
+    pub(crate) fn unbind_unanswered(&self, index: usize) {
+        let client = &self.clients[index];
+        self.bind(index);
+        self.inject(&Faults::none().freeze_after(0));
+        match self.sub.unbind(&client.device) {
+            Ok(()) => self.the_last_driver_is_shut_out(index, "P2"),
+            Err(BindError::Unconfirmed(_)) => {
+                reached("an unbind was not confirmed");
+                self.lost_buffers.fetch_add(1, Ordering::Relaxed);
+                if self.sub.counts().quarantined == 0 {
+                    violation("P4", "nothing counts as quarantined");
+                }
+            }
+            Err(_) => reached("nothing to unbind"),
+        }
+        self.inject(&Faults::none());
+        for index in 0..self.iommus() {
+            if let Err(error) = self.sub.reconfirm(node(index)) {
+                violation("P8", format!("the queue moves again, and yet: {error}"));
+            }
+        }
+        self.bind(index);
+    }
+
+    /// Breaks every IOMMU in these ways.
+    fn inject(&self, faults: &Faults) {
+        for index in 0..self.iommus() {
+            self.bed.smmu(node(index)).expect("it was assembled").inject(faults.clone());
+        }
+    }
+}
