@@ -86,3 +86,53 @@ fn the_same_bits_as_aarch64_paging() {
     assert_eq!(found, theirs);
     assert!(found.len() > 500 && found.keys().any(|leaf| leaf.1 == 1));
 }
+
+/// The `x86_64` crate as a second author: its own page-table reader finds in our tables what we mapped, with size and permissions.
+#[test]
+fn x86_64_reads_our_tables() {
+    use portcullis_pgtable::{IotlbGather, X86_64};
+    use x86_64::VirtAddr;
+    use x86_64::structures::paging::mapper::{MappedFrame, Translate, TranslateResult};
+    use x86_64::structures::paging::{OffsetPageTable, PageTable as X86Table, PageTableFlags};
+
+    let memory = Arc::new(pool::FastMemory::<true>::new());
+    let params = TableParams { input_bits: 47, output_bits: 52, ..crate::tables::PARAMS };
+    let table = IoPageTable::<X86_64, _>::new(&memory, params).expect("supported");
+    let (mib, gib) = (1u64 << 20, 1u64 << 30);
+    let cases = [
+        (0x1000, 0x7_0000_0000, 0x5000, Prot::READ),
+        (2 * mib, 0x9_4020_0000, 2 * mib, Prot::READ | Prot::WRITE),
+        (3 * gib, 0x8_c000_0000, gib, Prot::READ | Prot::WRITE | Prot::PRIV),
+        ((1 << 47) - 0x3000, 0xf_ffff_ffff_d000, 0x3000, Prot::WRITE),
+        (5 * gib - mib, 7 * gib + 0x1000, 2 * mib, Prot::READ | Prot::PRIV),
+    ];
+    for (iova, phys, len, prot) in cases {
+        table.map(Iova::new(iova), PhysAddr::new(phys), len, prot).expect("free");
+    }
+    let offset = pool::offset();
+    let root = offset.wrapping_add(table.config().root.address().raw() as usize);
+    // SAFETY: the root is a page of the pool, which stays, and nobody else uses the table here.
+    let root = unsafe { &mut *(root as *mut X86Table) };
+    // SAFETY: the pool's pages are seen at their addresses plus `offset`, which is what the crate asks for.
+    let theirs = unsafe { OffsetPageTable::new(root, VirtAddr::new_truncate(offset as u64)) };
+    let mut read = 0;
+    for (iova, phys, len, prot) in cases {
+        for at in (0..len).step_by(if len > mib { 0x1_f000 } else { 0x1000 }) {
+            let found = theirs.translate(VirtAddr::new(iova + at));
+            let TranslateResult::Mapped { frame, offset, flags } = found else {
+                panic!("{:#x} is {found:?}", iova + at)
+            };
+            assert_eq!(frame.start_address().as_u64() + offset, phys + at);
+            assert_eq!(flags.contains(PageTableFlags::WRITABLE), prot.contains(Prot::WRITE));
+            assert_eq!(flags.contains(PageTableFlags::USER_ACCESSIBLE), !prot.contains(Prot::PRIV));
+            let whole = iova % (2 * mib) == 0 && phys % (2 * mib) == 0;
+            assert_eq!(matches!(frame, MappedFrame::Size4KiB(_)), !whole, "{iova:#x}");
+            read += 1;
+        }
+    }
+    assert!(read > 8000, "{read}");
+    for (iova, _, len, _) in cases {
+        table.unmap(Iova::new(iova), len, &mut IotlbGather::new()).expect("mapped");
+        assert!(matches!(theirs.translate(VirtAddr::new(iova)), TranslateResult::NotMapped));
+    }
+}

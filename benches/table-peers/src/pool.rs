@@ -185,7 +185,10 @@ mod wide {
             let (mut a, mut b) = (_mm_setzero_si128(), _mm_setzero_si128());
             for _ in 0..fours {
                 a = _mm_or_si128(a, _mm_or_si128(_mm_load_si128(q), _mm_load_si128(q.add(1))));
-                b = _mm_or_si128(b, _mm_or_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))));
+                b = _mm_or_si128(
+                    b,
+                    _mm_or_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))),
+                );
                 q = q.add(4);
             }
             for word in head + fours * 8..words {
@@ -211,7 +214,10 @@ mod wide {
             let (mut a, mut b) = (_mm_set1_epi64x(-1), _mm_set1_epi64x(-1));
             for _ in 0..fours {
                 a = _mm_and_si128(a, _mm_and_si128(_mm_load_si128(q), _mm_load_si128(q.add(1))));
-                b = _mm_and_si128(b, _mm_and_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))));
+                b = _mm_and_si128(
+                    b,
+                    _mm_and_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))),
+                );
                 q = q.add(4);
             }
             for word in head + fours * 8..words {

@@ -10,9 +10,7 @@ use memory_addr::{PhysAddr as MaPhys, VirtAddr as MaVirt};
 use page_table_multiarch::x86_64::X64PageTable;
 use page_table_multiarch::{MappingFlags, PageSize as MaSize, PagingHandler};
 use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
-use portcullis_pgtable::{
-    ArmLpaeStage1, Format, IoPageTable, IotlbGather, PageTable, TableParams,
-};
+use portcullis_pgtable::{ArmLpaeStage1, Format, IoPageTable, IotlbGather, PageTable, TableParams};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use x86_64::structures::paging::{
