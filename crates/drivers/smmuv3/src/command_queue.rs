@@ -330,8 +330,8 @@ impl<P: Platform> CommandQueue<P> {
 
     /// Whether hardware has consumed everything before position `after`, given a fresh read of CMDQ_CONS.
     ///
-    /// A position that was not passed is at most one capacity ahead of the read index, so a distance below the capacity in the other direction proves
-    /// that it was. A thread that looks again only after a whole round sees it by the write position: what was written a capacity later needed the room.
+    /// As long as hardware has not passed a position, that position is at most one capacity ahead of the read index. So a distance below the capacity in the other direction
+    /// proves that it was passed. A thread that looks again only after a whole round sees it by the write position: what was written a capacity later needed the room.
     fn passed(&self, cons: u32, after: u64) -> bool {
         let capacity = self.capacity() as u64;
         let ahead = u64::from(cons).wrapping_sub(after) & (2 * capacity - 1);

@@ -145,7 +145,7 @@ fn table(driver: &Smmu<WatchedPlatform, WatchedRegisters>, stage2: bool) -> Arc<
     }
 }
 
-/// Confirmations from the target of the row to that of the column.
+/// How many confirmations a change costs: rows are the old target, columns the new one.
 const MOST: [[usize; 6]; 6] = [
     // blocked, identity, s1, s1', s2, s2'
     [1, 2, 2, 2, 2, 2],

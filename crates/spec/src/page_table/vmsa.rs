@@ -38,7 +38,7 @@ pub mod stage2 {
     } }
 }
 
-/// Bits 51:48 of an address in descriptors of 64 KiB tables with LPA (D8.3: "OA[51:48]" stands in bits 15:12).
+/// Bits 51:48 of an address in descriptors of 64 KiB tables with LPA (D8.3: `OA[51:48]` stands in bits 15:12).
 pub mod lpa64 {
     crate::layout::layout! { "VMSA 64 KiB, 52 bits", 1 words {
         ADDRESS_HIGH "OA[51:48]" [15:12] "the upper four bits of the address.";

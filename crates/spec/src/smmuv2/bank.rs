@@ -28,11 +28,11 @@ registers! {
         TNR "TnR" [0:0] "terminate; 0: retry.";
     }
     tcr2 TCR2 "CBn_TCR2" 0x10 32 "translation control, stage 1." {
-        PASIZE "PASize" [2:0] "output size, see [`address_size`](super::address_size).";
+        PASIZE "PASize" [2:0] "output size, see [`address_size`](crate::smmuv2::address_size).";
         AS "AS" [4:4] "ASIDs of 16 bits.";
         TBI0 "TBI0" [5:5] "TTBR0: the top byte is ignored.";
         TBI1 "TBI1" [6:6] "TTBR1: the top byte is ignored.";
-        SEP "SEP" [17:15] "sign extension, see [`sep`](super::sep).";
+        SEP "SEP" [17:15] "sign extension, see [`sep`](crate::smmuv2::sep).";
     }
     ttbr0 TTBR0 "CBn_TTBR0" 0x20 64 "table of the lower range; stage 2: the table." {
         ADDRESS "ADDRESS" [47:0] "where it is.";
@@ -48,7 +48,7 @@ registers! {
         IRGN0 "IRGN0" [9:8] "inner cacheability of walks.";
         ORGN0 "ORGN0" [11:10] "outer cacheability of walks.";
         SH0 "SH0" [13:12] "shareability of walks.";
-        TG0 "TG0" [15:14] "granule, see [`granule0`](super::granule0).";
+        TG0 "TG0" [15:14] "granule, see [`granule0`](crate::smmuv2::granule0).";
         T1SZ "T1SZ" [21:16] "upper range.";
         A1 "A1" [22:22] "the ASID is TTBR1's.";
         EPD1 "EPD1" [23:23] "TTBR1 is not walked.";

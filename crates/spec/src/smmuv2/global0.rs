@@ -56,7 +56,7 @@ registers! {
         PAGESIZE "PAGESIZE" [31:31] "pages of 64 KiB, otherwise 4.";
     }
     idr2 IDR2 "IDR2" 0x28 32 "identification: address sizes, AArch64 granules." {
-        IAS "IAS" [3:0] "intermediate address size, see [`address_size`](super::address_size).";
+        IAS "IAS" [3:0] "intermediate address size, see [`address_size`](crate::smmuv2::address_size).";
         OAS "OAS" [7:4] "output address size.";
         UBS "UBS" [11:8] "upstream bus size: that of an address that a device emits; 15: 49 bits.";
         PTFSV8_4KB "PTFSv8_4kB" [12:12] "AArch64 tables with 4 KiB granule.";
@@ -117,7 +117,7 @@ registers! {
         EXIDVALID "EXIDVALID" [10:10] "with `sCR0.EXIDENABLE`: takes part in matching.";
         MTCFG "MTCFG" [11:11] "use `MemAttr`.";
         MEM_ATTR "MemAttr" [15:12] "memory attributes.";
-        TYPE "TYPE" [17:16] "see [`s2cr_type`](super::s2cr_type).";
+        TYPE "TYPE" [17:16] "see [`s2cr_type`](crate::smmuv2::s2cr_type).";
         NSCFG "NSCFG" [19:18] "Secure software only.";
         RACFG "RACFG" [21:20] "read-allocate hint.";
         WACFG "WACFG" [23:22] "write-allocate hint.";

@@ -12,7 +12,7 @@ registers! {
         HYPC "HYPC" [10:10] "stage 1 only: a hypervisor's context.";
         FB "FB" [11:11] "stage 1 only: force broadcast.";
         MEM_ATTR "MemAttr" [15:12] "stage 1 only: memory attributes at stage 2.";
-        TYPE "TYPE" [17:16] "see [`cbar_type`](super::cbar_type).";
+        TYPE "TYPE" [17:16] "see [`cbar_type`](crate::smmuv2::cbar_type).";
         BSU "BSU" [19:18] "least shareability of barriers.";
         RACFG "RACFG" [21:20] "read-allocate hint.";
         WACFG "WACFG" [23:22] "write-allocate hint.";

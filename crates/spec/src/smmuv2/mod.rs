@@ -4,7 +4,7 @@
 //! Positions were compared with two register descriptions that vendors generated from their own sources, HiSilicon's of the MMU-500 in the Hi3650 and Cavium's of the SMMUv2 in
 //! the CN8xxx (`tests/golden_smmuv2.rs`).
 //!
-//! The block is two halves of equal size (see [`idr1`]): the global address space, whose first pages are spaces 0 and 1, and one page for each translation context bank.
+//! The block is two halves of equal size (see `IDR1`): the global address space, whose first pages are spaces 0 and 1, and one page for each translation context bank.
 
 pub mod bank;
 pub mod global0;
