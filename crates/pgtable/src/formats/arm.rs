@@ -142,6 +142,55 @@ pub type Aarch32LpaeStage1 = ArmStage1<Aarch32>;
 #[doc(alias = "ARM_32_LPAE_S2")]
 pub type Aarch32LpaeStage2 = ArmStage2<Aarch32>;
 
+/// What the entries of both stages share.
+macro_rules! entries {
+    () => {
+        fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
+            arm_root(geometry, root, levels)
+        }
+
+        #[inline(always)]
+        fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
+            leaf::<V>(bits, phys, level, size_log2)
+        }
+
+        #[inline(always)]
+        fn table(&self, table: PhysAddr, _: Level) -> u64 {
+            V::encode(table.raw()) | TABLE_OR_PAGE | VALID
+        }
+
+        #[inline(always)]
+        fn is_table(&self, entry: u64, _: Level) -> bool {
+            entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
+        }
+
+        #[inline(always)]
+        fn presence(&self, _: u64) -> u64 {
+            VALID | TABLE_OR_PAGE
+        }
+
+        #[inline(always)]
+        fn is_leaf(&self, entry: u64, level: Level) -> bool {
+            is_leaf(entry, level)
+        }
+
+        #[inline(always)]
+        fn table_address(&self, entry: u64) -> u64 {
+            V::decode(entry)
+        }
+
+        #[inline(always)]
+        fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
+            leaf_size(self.granule, leaf, level)
+        }
+
+        #[inline(always)]
+        fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
+            V::decode(leaf) & !((1 << self.leaf_size(leaf, level)) - 1)
+        }
+    };
+}
+
 /// Stage 1, the lower half of the address space (what `TTBR0`/`CD.TTB0` points to).
 ///
 /// Stage 1 cannot forbid reading a writable page, so [`Prot::WRITE`] implies [`Prot::READ`] here.
@@ -176,10 +225,6 @@ impl<V: ArmVariant> Format for ArmStage1<V> {
         Ok((Self { granule: params.granule, variant: PhantomData }, geometry))
     }
 
-    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
-        arm_root(geometry, root, levels)
-    }
-
     fn leaf_bits(&self, prot: Prot) -> Option<u64> {
         if !prot.intersects(Prot::READ | Prot::WRITE) {
             return None;
@@ -202,45 +247,7 @@ impl<V: ArmVariant> Format for ArmStage1<V> {
         Some(bits | attributes | if V::SHAREABILITY { share } else { 0 })
     }
 
-    #[inline(always)]
-    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
-        leaf::<V>(bits, phys, level, size_log2)
-    }
-
-    #[inline(always)]
-    fn table(&self, table: PhysAddr, _: Level) -> u64 {
-        V::encode(table.raw()) | TABLE_OR_PAGE | VALID
-    }
-
-    #[inline(always)]
-    fn is_table(&self, entry: u64, _: Level) -> bool {
-        entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
-    }
-
-    #[inline(always)]
-    fn presence(&self, _: u64) -> u64 {
-        VALID | TABLE_OR_PAGE
-    }
-
-    #[inline(always)]
-    fn is_leaf(&self, entry: u64, level: Level) -> bool {
-        is_leaf(entry, level)
-    }
-
-    #[inline(always)]
-    fn table_address(&self, entry: u64) -> u64 {
-        V::decode(entry)
-    }
-
-    #[inline(always)]
-    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
-        leaf_size(self.granule, leaf, level)
-    }
-
-    #[inline(always)]
-    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
-        V::decode(leaf) & !((1 << self.leaf_size(leaf, level)) - 1)
-    }
+    entries!();
 
     fn prot(&self, leaf: u64) -> Prot {
         let attributes = stage1::ATTR_INDX.in_place(leaf);
@@ -286,10 +293,6 @@ impl<V: ArmVariant> Format for ArmStage2<V> {
         Ok((Self { granule: params.granule, variant: PhantomData }, geometry))
     }
 
-    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
-        arm_root(geometry, root, levels)
-    }
-
     fn leaf_bits(&self, prot: Prot) -> Option<u64> {
         if !prot.intersects(Prot::READ | Prot::WRITE) || prot.contains(Prot::PRIV) {
             return None;
@@ -312,45 +315,7 @@ impl<V: ArmVariant> Format for ArmStage2<V> {
         Some(bits | attributes | if V::SHAREABILITY { share } else { 0 })
     }
 
-    #[inline(always)]
-    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
-        leaf::<V>(bits, phys, level, size_log2)
-    }
-
-    #[inline(always)]
-    fn table(&self, table: PhysAddr, _: Level) -> u64 {
-        V::encode(table.raw()) | TABLE_OR_PAGE | VALID
-    }
-
-    #[inline(always)]
-    fn is_table(&self, entry: u64, _: Level) -> bool {
-        entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
-    }
-
-    #[inline(always)]
-    fn presence(&self, _: u64) -> u64 {
-        VALID | TABLE_OR_PAGE
-    }
-
-    #[inline(always)]
-    fn is_leaf(&self, entry: u64, level: Level) -> bool {
-        is_leaf(entry, level)
-    }
-
-    #[inline(always)]
-    fn table_address(&self, entry: u64) -> u64 {
-        V::decode(entry)
-    }
-
-    #[inline(always)]
-    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
-        leaf_size(self.granule, leaf, level)
-    }
-
-    #[inline(always)]
-    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
-        V::decode(leaf) & !((1 << self.leaf_size(leaf, level)) - 1)
-    }
+    entries!();
 
     fn prot(&self, leaf: u64) -> Prot {
         let attributes = stage2::MEM_ATTR.in_place(leaf);

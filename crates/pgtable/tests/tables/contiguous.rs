@@ -1,10 +1,11 @@
 //! Leaves of several entries: Arm's contiguous hint.
 
+use super::planted::as_the_real_one;
 use super::{GRANULES, RW, TestMemory, lookup, map, params, unmap, walker};
-use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr};
 use portcullis_pgtable::{
-    ArmLpaeStage1, ArmLpaeStage2, Format, Geometry, IoPageTable, IotlbGather, Level, MapError,
-    PageTable, TableError, TableFormat, TableParams, TableRoot, UnmapError,
+    ArmLpaeStage1, ArmLpaeStage2, Format, IoPageTable, IotlbGather, Level, MapError, PageTable,
+    TableFormat, TableParams, UnmapError,
 };
 use std::sync::Arc;
 
@@ -138,42 +139,11 @@ impl Format for Lossy {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = ArmLpaeStage1::SOFTWARE_BIT;
 
-    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
-        ArmLpaeStage1::new(params).map(|(format, geometry)| (Self(format), geometry))
-    }
-    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
-        self.0.root(geometry, root, levels)
-    }
-    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
-        self.0.leaf_bits(prot)
-    }
+    as_the_real_one!(ArmLpaeStage1: root leaf_bits table is_table presence is_leaf table_address leaf_size leaf_address prot);
+
     fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
         let size = if phys % (1 << size_log2) == 0x1000 { level.shift } else { size_log2 };
         self.0.leaf(bits, phys, level, size)
-    }
-    fn table(&self, table: PhysAddr, level: Level) -> u64 {
-        self.0.table(table, level)
-    }
-    fn is_table(&self, entry: u64, level: Level) -> bool {
-        self.0.is_table(entry, level)
-    }
-    fn presence(&self, leaf: u64) -> u64 {
-        self.0.presence(leaf)
-    }
-    fn is_leaf(&self, entry: u64, level: Level) -> bool {
-        self.0.is_leaf(entry, level)
-    }
-    fn table_address(&self, entry: u64) -> u64 {
-        self.0.table_address(entry)
-    }
-    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
-        self.0.leaf_size(leaf, level)
-    }
-    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
-        self.0.leaf_address(leaf, level)
-    }
-    fn prot(&self, leaf: u64) -> Prot {
-        self.0.prot(leaf)
     }
 }
 

@@ -8,6 +8,7 @@ mod formats;
 mod grid;
 mod memory;
 mod order;
+mod planted;
 mod protect;
 mod random;
 mod rules;

@@ -1,10 +1,10 @@
 //! What hardware can read between any two stores. `TestMemory` itself refuses a valid entry that turns into another valid one in every test.
 
+use super::planted::as_the_real_one;
 use super::{RW, Stage1, TestMemory, params, walker};
-use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
+use portcullis_addr::{Iova, PageSize, PhysAddr};
 use portcullis_pgtable::{
-    AmdV1, ArmLpaeStage1, Format, Geometry, IoPageTable, IotlbGather, Level, PageTable, TableError,
-    TableFormat, TableParams, TableRoot,
+    AmdV1, ArmLpaeStage1, Format, IoPageTable, IotlbGather, Level, PageTable, TableFormat,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -88,39 +88,7 @@ impl Format for Forgetful {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = 1;
 
-    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
-        ArmLpaeStage1::new(params).map(|(format, geometry)| (Self(format), geometry))
-    }
-    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
-        self.0.root(geometry, root, levels)
-    }
-    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
-        self.0.leaf_bits(prot)
-    }
-    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
-        self.0.leaf(bits, phys, level, size_log2)
-    }
-    fn table(&self, table: PhysAddr, level: Level) -> u64 {
-        self.0.table(table, level)
-    }
-    fn is_table(&self, entry: u64, level: Level) -> bool {
-        self.0.is_table(entry, level)
-    }
-    fn presence(&self, leaf: u64) -> u64 {
-        self.0.presence(leaf)
-    }
-    fn is_leaf(&self, entry: u64, level: Level) -> bool {
-        self.0.is_leaf(entry, level)
-    }
-    fn table_address(&self, entry: u64) -> u64 {
-        self.0.table_address(entry)
-    }
-    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
-        self.0.leaf_address(leaf, level)
-    }
-    fn prot(&self, leaf: u64) -> Prot {
-        self.0.prot(leaf)
-    }
+    as_the_real_one!(ArmLpaeStage1: root leaf_bits leaf table is_table presence is_leaf table_address leaf_size leaf_address prot);
 }
 
 /// Costs that a batch may have: one publication a run of leaves, no walk a page.
@@ -172,41 +140,13 @@ impl Format for OneOff {
     const FORMAT: TableFormat = TableFormat::AmdV1;
     const SOFTWARE_BIT: u64 = AmdV1::SOFTWARE_BIT;
 
-    fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
-        AmdV1::new(params).map(|(format, geometry)| (Self(format), geometry))
-    }
-    fn root(&self, geometry: &Geometry, root: PhysAddr, levels: u8) -> TableRoot {
-        self.0.root(geometry, root, levels)
-    }
-    fn leaf_bits(&self, prot: Prot) -> Option<u64> {
-        self.0.leaf_bits(prot)
-    }
-    fn leaf(&self, bits: u64, phys: u64, level: Level, size_log2: u32) -> u64 {
-        self.0.leaf(bits, phys, level, size_log2)
-    }
+    as_the_real_one!(AmdV1: root leaf_bits leaf presence is_leaf table_address leaf_size leaf_address prot);
+
     fn table(&self, table: PhysAddr, level: Level) -> u64 {
         self.0.table(table, Level { number: level.number + 1, ..level })
     }
     fn is_table(&self, entry: u64, level: Level) -> bool {
         self.0.is_table(entry, Level { number: level.number + 1, ..level })
-    }
-    fn presence(&self, leaf: u64) -> u64 {
-        self.0.presence(leaf)
-    }
-    fn is_leaf(&self, entry: u64, level: Level) -> bool {
-        self.0.is_leaf(entry, level)
-    }
-    fn table_address(&self, entry: u64) -> u64 {
-        self.0.table_address(entry)
-    }
-    fn leaf_size(&self, leaf: u64, level: Level) -> u32 {
-        self.0.leaf_size(leaf, level)
-    }
-    fn leaf_address(&self, leaf: u64, level: Level) -> u64 {
-        self.0.leaf_address(leaf, level)
-    }
-    fn prot(&self, leaf: u64) -> Prot {
-        self.0.prot(leaf)
     }
 }
 
