@@ -2,11 +2,11 @@
 
 use crate::machine::{DescribedDevice, IommuNode, MachineDescription};
 use crate::rules::rule;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use portcullis::{FwNode, FwStream};
+use portcullis::{FwNode, FwStream, StreamIndex};
 
 /// On an IOMMU with more different masks than this, all clients with a mask count as one set. Real descriptions have below 10.
 const MOST_MASKS: usize = 32;
@@ -24,58 +24,43 @@ pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
         .collect()
 }
 
-/// Disjoint sets over device indices; the value is the set's lowest member.
+/// Disjoint sets over device indices; the value is the set's lowest member. The same index of streams decides as in the core.
 pub(crate) fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
     let mut sets = Sets((0..devices.len()).collect());
-    let mut clients: BTreeMap<FwNode, Vec<(usize, FwStream)>> = BTreeMap::new();
-    for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.enabled) {
-        for stream in &device.streams {
-            clients.entry(stream.iommu).or_default().push((at, *stream));
+    let enabled = || devices.iter().enumerate().filter(|(_, device)| device.enabled);
+    let crowded = join_crowded(&mut sets, enabled());
+    let mut index = StreamIndex::new();
+    for (at, device) in enabled() {
+        let compared = |stream: &&FwStream| stream.mask == 0 || !crowded.contains(&stream.iommu);
+        let streams: Vec<FwStream> = device.streams.iter().filter(compared).copied().collect();
+        for stream in &streams {
+            index.groups(stream, |other| sets.join(*other, at));
         }
-    }
-    for clients in clients.values() {
-        join_clients(&mut sets, clients);
+        index.add(&streams, at, &at);
+        index.settle(&streams);
     }
     (0..devices.len()).map(|at| sets.root(at)).collect()
 }
 
-/// Joins the devices among `clients` of one IOMMU whose streams overlap.
-fn join_clients(sets: &mut Sets, clients: &[(usize, FwStream)]) {
-    let mut masks: BTreeMap<u32, Vec<(usize, FwStream)>> = BTreeMap::new();
-    for client in clients {
-        masks.entry(client.1.mask).or_default().push(*client);
-    }
-    if masks.len() > MOST_MASKS {
-        let mut masked = clients.iter().filter(|(_, stream)| stream.mask != 0);
-        let first = masked.next().map_or(0, |(at, _)| *at);
-        masked.for_each(|(at, _)| sets.join(first, *at));
-        masks.retain(|mask, _| *mask == 0);
-    }
-    for (a, with_a) in &masks {
-        for (b, with_b) in masks.range(*a..) {
-            join_masks(sets, with_a, with_b, !(a | b));
-        }
-    }
-}
-
-/// Joins those that agree on all `bits` that are outside of both masks.
-fn join_masks(
+/// The IOMMUs with more than [`MOST_MASKS`] different masks. All their clients with a mask become one set.
+fn join_crowded<'d>(
     sets: &mut Sets,
-    with_a: &[(usize, FwStream)],
-    with_b: &[(usize, FwStream)],
-    bits: u32,
-) {
-    let mut by_id: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (at, stream) in with_a {
-        by_id.entry(stream.id.raw() & bits).or_default().push(*at);
-    }
-    for (at, stream) in with_b {
-        if let Some(matching) = by_id.get_mut(&(stream.id.raw() & bits)) {
-            matching.iter().for_each(|other| sets.join(*other, *at));
-            // They are one set now; the next match needs only one of them.
-            matching.truncate(1);
+    devices: impl Iterator<Item = (usize, &'d DescribedDevice)>,
+) -> BTreeSet<FwNode> {
+    let mut masks: BTreeMap<FwNode, (BTreeSet<u32>, Vec<usize>)> = BTreeMap::new();
+    for (at, device) in devices {
+        for stream in device.streams.iter().filter(|stream| stream.mask != 0) {
+            let (masks, clients) = masks.entry(stream.iommu).or_default();
+            masks.insert(stream.mask);
+            clients.push(at);
         }
     }
+    masks.retain(|_, (masks, _)| masks.len() > MOST_MASKS);
+    for (_, clients) in masks.values() {
+        let first = clients.first().copied().unwrap_or(0);
+        clients.iter().for_each(|at| sets.join(first, *at));
+    }
+    masks.into_keys().collect()
 }
 
 struct Sets(Vec<usize>);

@@ -1,6 +1,6 @@
 //! Firmware's description of a machine, read into what the core understands.
 //!
-//! Scope: a flattened devicetree (Devicetree Specification v0.4, chapter 5) goes in; one [`MachineDescription`] comes out: the
+//! Scope: a flattened devicetree (Devicetree Specification v0.4, chapter 5) or ACPI tables ([`acpi`]) go in; one [`MachineDescription`] comes out: the
 //! IOMMUs, the devices behind them with their stream ids, reserved regions, memory, and [`Finding`]s about what is wrong with the
 //! description. The bindings read are `iommu/iommu.txt`, `pci/pci-iommu.txt`, `iommu/arm,smmu.yaml`, `iommu/arm,smmu-v3.yaml` and
 //! `reserved-memory/reserved-memory.yaml` of the Linux kernel tree.
@@ -16,7 +16,7 @@
 //!
 //! Not supported: IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
 //! (the devices that it names are refused, never direct); `dma-ranges` that move addresses (a
-//! device without an IOMMU below them is refused); ACPI tables. Bus numbers of PCI functions below a bridge are those that enumeration
+//! device without an IOMMU below them is refused). Bus numbers of PCI functions below a bridge are those that enumeration
 //! gives where every bridge is described; a device plugged in elsewhere shifts them.
 //!
 //! Dependency rule: uses `portcullis-addr` and the core's description types, nothing else. It knows no driver and no hardware.

@@ -101,5 +101,6 @@ pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
 pub use registry::{ReconfirmError, RegisterError, UnregisterError};
 pub use report::{Counts, DeviceReport};
 pub use stream::{Pasid, StreamSpec};
+pub use stream_index::StreamIndex;
 pub use subsystem::{Policy, Subsystem};
 pub use topology::AddDeviceError;

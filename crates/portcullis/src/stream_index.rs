@@ -11,25 +11,25 @@ use smallvec::SmallVec;
 
 /// One set of ids, as described.
 #[derive(Debug)]
-struct Entry<G> {
+struct Entry<G, D> {
     group: G,
     /// Whose it is; never empty.
-    devices: SmallVec<[DeviceId; 1]>,
+    devices: SmallVec<[D; 1]>,
     /// Everything that overlaps it and was there before is in the same group. Who came later has seen to that itself.
     settled: bool,
 }
 
 /// The streams of one IOMMU that have the same mask.
 #[derive(Debug)]
-struct Class<G> {
+struct Class<G, D> {
     mask: u32,
     /// By id without the bits of the mask.
-    entries: HashMap<u32, Entry<G>>,
+    entries: HashMap<u32, Entry<G, D>>,
 }
 
-impl<G> Class<G> {
+impl<G, D> Class<G, D> {
     /// Gives `each` every entry that overlaps `stream`.
-    fn overlapping<'a>(&'a self, stream: StreamSpec, mut each: impl FnMut(&'a Entry<G>)) {
+    fn overlapping<'a>(&'a self, stream: StreamSpec, mut each: impl FnMut(&'a Entry<G, D>)) {
         let id = stream.id.raw();
         // The bits in which the entries' ids may differ from the stream's.
         let open = stream.mask & !self.mask;
@@ -52,23 +52,31 @@ impl<G> Class<G> {
     }
 }
 
-/// See the module.
+/// Streams by what overlaps what, each with its group (`G`) and the devices (`D`) that emit it: whoever forms groups asks it, the core while devices
+/// come and go, a reader of descriptions beforehand.
 #[derive(Debug)]
-pub(crate) struct StreamIndex<G> {
-    nodes: HashMap<FwNode, Vec<Class<G>>>,
+pub struct StreamIndex<G, D = DeviceId> {
+    nodes: HashMap<FwNode, Vec<Class<G, D>>>,
 }
 
-impl<G: Clone> StreamIndex<G> {
-    pub(crate) fn new() -> Self {
+impl<G: Clone, D: Copy + Ord> Default for StreamIndex<G, D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<G: Clone, D: Copy + Ord> StreamIndex<G, D> {
+    /// One without streams.
+    pub fn new() -> Self {
         Self { nodes: HashMap::new() }
     }
 
-    fn classes(&self, node: FwNode) -> &[Class<G>] {
+    fn classes(&self, node: FwNode) -> &[Class<G, D>] {
         self.nodes.get(&node).map_or(&[], Vec::as_slice)
     }
 
     /// Gives `each` the group of every stream that overlaps `stream`. One that covers it and is settled answers for all.
-    pub(crate) fn groups(&self, stream: &FwStream, mut each: impl FnMut(&G)) {
+    pub fn groups(&self, stream: &FwStream, mut each: impl FnMut(&G)) {
         let (classes, spec) = (self.classes(stream.iommu), stream.spec());
         let covering = classes.iter().find_map(|class| {
             let entry = class.entries.get(&(spec.id.raw() & !class.mask));
@@ -83,7 +91,7 @@ impl<G: Clone> StreamIndex<G> {
     }
 
     /// Notes that `device`, of `group`, emits `streams`. A stream that is known keeps its group.
-    pub(crate) fn add(&mut self, streams: &[FwStream], device: DeviceId, group: &G) {
+    pub fn add(&mut self, streams: &[FwStream], device: D, group: &G) {
         for stream in streams {
             let classes = self.nodes.entry(stream.iommu).or_default();
             let index = match classes.iter().position(|class| class.mask == stream.mask) {
@@ -106,7 +114,7 @@ impl<G: Clone> StreamIndex<G> {
     }
 
     /// Notes that everything that overlaps `streams` is in one group with them.
-    pub(crate) fn settle(&mut self, streams: &[FwStream]) {
+    pub fn settle(&mut self, streams: &[FwStream]) {
         for stream in streams {
             if let Some(entry) = self.entry(stream) {
                 entry.settled = true;
@@ -115,7 +123,7 @@ impl<G: Clone> StreamIndex<G> {
     }
 
     /// Forgets `device`, and what nobody else emits.
-    pub(crate) fn remove(&mut self, streams: &[FwStream], device: DeviceId) {
+    pub fn remove(&mut self, streams: &[FwStream], device: D) {
         for stream in streams {
             let Some(entry) = self.entry(stream) else { continue };
             entry.devices.retain(|other| *other != device);
@@ -125,7 +133,7 @@ impl<G: Clone> StreamIndex<G> {
         }
     }
 
-    fn entry(&mut self, stream: &FwStream) -> Option<&mut Entry<G>> {
+    fn entry(&mut self, stream: &FwStream) -> Option<&mut Entry<G, D>> {
         let classes = self.nodes.get_mut(&stream.iommu)?;
         let class = classes.iter_mut().find(|class| class.mask == stream.mask)?;
         class.entries.get_mut(&(stream.id.raw() & !stream.mask))
@@ -143,7 +151,7 @@ impl<G: Clone> StreamIndex<G> {
     }
 
     /// The first device that emits `stream`.
-    pub(crate) fn device(&self, stream: &FwStream) -> Option<DeviceId> {
+    pub fn device(&self, stream: &FwStream) -> Option<D> {
         let hits = self
             .classes(stream.iommu)
             .iter()
