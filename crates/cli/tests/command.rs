@@ -91,7 +91,7 @@ fn a_sound_board_is_status_0_and_an_error_that_stands_is_status_1() {
 
 #[test]
 fn show_prints_the_documented_fields() {
-    for name in ["portcullis-default.dtb", "pci-topology.dtb", "broken.dtb"] {
+    for name in ["portcullis-default.dtb", "pci-topology.dtb", "broken.dtb", "reports.dtb"] {
         let shown = json(&["show", &board(name), "--json"]);
         has(&shown, &["board", "model", "iommus", "devices", "findings"]);
         for iommu in list(&shown["iommus"]) {
@@ -284,7 +284,7 @@ fn show_writes_a_page() {
 /// What `show` says becomes of each client is what `boot` ends with.
 #[test]
 fn show_never_says_translated_where_boot_blocks() {
-    for name in ["portcullis-default.dtb", "pci-topology.dtb", "broken.dtb"] {
+    for name in ["portcullis-default.dtb", "pci-topology.dtb", "broken.dtb", "reports.dtb"] {
         let shown = json(&["show", &board(name), "--json"]);
         let booted = json(&["boot", &board(name), "--json", "--cpus", "1"]);
         let ends: std::collections::BTreeMap<_, _> = list(&booted["devices"])
