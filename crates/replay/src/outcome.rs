@@ -65,6 +65,16 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What can still be compared when the client's driver failed: it has given its claim back, so nobody can tell whether it was counted.
+    pub(crate) fn after_a_failed_driver(&self) -> Self {
+        let Self::Occurred { ends } = self else { return self.clone() };
+        let left: Vec<BadEnd> =
+            ends.iter().copied().filter(|end| *end != BadEnd::Uncounted).collect();
+        if left.is_empty() { Self::Harmless } else { Self::Occurred { ends: left } }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -125,6 +135,16 @@ mod tests {
 
     fn ends(began: Option<Path>, last: &Observation) -> Vec<BadEnd> {
         bad_ends(&Evidence { began, bound: began.is_some(), last })
+    }
+
+    #[test]
+    fn a_driver_that_failed_leaves_its_claim_out() {
+        let both = Outcome::Occurred { ends: vec![BadEnd::PathSwitched, BadEnd::Uncounted] };
+        let one = Outcome::Occurred { ends: vec![BadEnd::PathSwitched] };
+        assert_eq!(both.after_a_failed_driver(), one);
+        assert_eq!(one.after_a_failed_driver(), one);
+        let refused = Outcome::Infeasible { step: 2 };
+        assert_eq!(refused.after_a_failed_driver(), refused);
     }
 
     /// Each end from the words of its definition, and none in a healthy state.

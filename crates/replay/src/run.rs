@@ -9,7 +9,7 @@ use crate::package::Kernel;
 use crate::plan::{ModelEnd, Named, Plan, Step, Who, compile, protocol_of};
 use crate::predict::{Prediction, predict};
 use crate::report::{Damage, Deviation, Report, StepReport, Verdict};
-use crate::steer::{Arrival, Devices, Observation, Session, Setup, Stop};
+use crate::steer::{Arrival, At, Devices, Observation, Session, Setup, Stop};
 use portcullis_lab::linux::{self, Bus, Protocol, World};
 use portcullis_qemu::Installation;
 use std::time::Duration;
@@ -160,7 +160,7 @@ impl Replay<'_> {
         };
         let console = machine.console().clone();
         let mut session = Session::begin(client, console.clone(), setup)?;
-        self.prepare(&mut session).map_err(|error| with_last_lines(error, &console))?;
+        self.prepare(&mut session, &stops).map_err(|error| with_last_lines(error, &console))?;
         let mut force = Force {
             session: &mut session,
             machine: &machine,
@@ -226,9 +226,12 @@ impl Replay<'_> {
         )
     }
 
-    fn prepare(&self, session: &mut Session<'_>) -> Result<(), Error> {
+    fn prepare(&self, session: &mut Session<'_>, stops: &[Option<Stop>]) -> Result<(), Error> {
         for (birth, ends_at_end) in births()? {
             session.add_thread(&birth, ends_at_end)?;
+        }
+        for stop in stops.iter().flatten().filter(|stop| stop.at == At::Return) {
+            session.watch(&stop.function)?;
         }
         if let Some(commit) = &self.options.ablate {
             session.ablate(crate::ablate::find(commit, &self.kernel.image)?);
@@ -353,7 +356,10 @@ impl Force<'_, '_> {
         if step.who == Who::Client {
             self.seen.returned = self.session.thread(thread).returned;
         }
-        let observed = self.session.observe(Who::Client.number())?;
+        let observed = match arrival {
+            Arrival::GuestEnded => None,
+            _ => self.session.observe(Who::Client.number())?,
+        };
         let comm = self.session.thread(thread).comm.clone();
         let console = self.console().since(lines);
         let trace = self.machine.trace();
@@ -445,12 +451,18 @@ fn verdict(steps: &[StepReport], prediction: &Prediction, observed: &Outcome) ->
             return Verdict::Diverged { step: step.number, deviations };
         }
     }
-    if prediction.outcome == *observed {
+    let failed = steps.iter().any(|step| step.driver_failed);
+    let predicted = if failed {
+        prediction.outcome.after_a_failed_driver()
+    } else {
+        prediction.outcome.clone()
+    };
+    if predicted == *observed {
         return Verdict::Agrees;
     }
     let deviation = Deviation {
         what: "outcome",
-        predicted: prediction.outcome.to_string(),
+        predicted: predicted.to_string(),
         observed: observed.to_string(),
     };
     Verdict::Diverged { step: steps.len(), deviations: vec![deviation] }

@@ -5,3 +5,5 @@ mod packet;
 mod target;
 
 pub(crate) use client::{Client, CoreRegisters, Stop};
+#[cfg(test)]
+pub(crate) use packet::{Parsed, frame, from_hex, parse, to_hex};

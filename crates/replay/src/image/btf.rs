@@ -190,44 +190,12 @@ impl<'a> Header<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::Types;
     use super::*;
 
-    /// Types of a sample, written by the document.
-    struct Sample {
-        types: Vec<u8>,
-        strings: Vec<u8>,
-    }
-
-    impl Sample {
-        fn string(&mut self, text: &str) -> u32 {
-            if text.is_empty() {
-                return 0;
-            }
-            let at = self.strings.len();
-            self.strings.extend(text.bytes().chain([0]));
-            u32::try_from(at).expect("a sample is small")
-        }
-
-        fn record(&mut self, name: &str, info: u32, size: u32, more: &[u32]) {
-            let name = self.string(name);
-            let words = [name, info, size].into_iter().chain(more.iter().copied());
-            self.types.extend(words.flat_map(u32::to_le_bytes));
-        }
-
-        fn image(&self) -> Vec<u8> {
-            let mut image = vec![0x55; 100];
-            image.extend([0x9f, 0xeb, 1, 0]);
-            let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
-            image.extend([24, 0, types, types, strings].into_iter().flat_map(u32::to_le_bytes));
-            image.extend(&self.types);
-            image.extend(&self.strings);
-            image
-        }
-    }
-
     /// `struct device { int a; union { struct { u8 x:1; u8 dma_iommu:1; }; }; const struct inner in; }` and an enumeration.
-    fn sample() -> Sample {
-        let mut s = Sample { types: Vec::new(), strings: vec![0] };
+    fn sample() -> Types {
+        let mut s = Types::default();
         s.record("int", 1 << 24, 4, &[32]);
         let (x, flag) = (s.string("x"), s.string("dma_iommu"));
         let bit = |offset: u32| 1 << 24 | offset;

@@ -113,3 +113,88 @@ pub(crate) fn kallsyms_relocated(symbols: &[(u64, String)], base: u64) -> Vec<u8
     out.0.resize(out.0.len().max(0x50000), 0);
     out.0
 }
+
+/// Type information under construction, written by the document.
+pub(crate) struct Types {
+    types: Vec<u8>,
+    strings: Vec<u8>,
+    count: u32,
+}
+
+impl Default for Types {
+    fn default() -> Self {
+        Self { types: Vec::new(), strings: vec![0], count: 0 }
+    }
+}
+
+impl Types {
+    /// The offset of a new string.
+    pub(crate) fn string(&mut self, text: &str) -> u32 {
+        if text.is_empty() {
+            return 0;
+        }
+        let at = self.strings.len();
+        self.strings.extend(text.bytes().chain([0]));
+        u32::try_from(at).expect("a sample is small")
+    }
+
+    /// Adds a type, and returns its number.
+    pub(crate) fn record(&mut self, name: &str, info: u32, size: u32, more: &[u32]) -> u32 {
+        let name = self.string(name);
+        let words = [name, info, size].into_iter().chain(more.iter().copied());
+        self.types.extend(words.flat_map(u32::to_le_bytes));
+        self.count += 1;
+        self.count
+    }
+
+    /// Adds a structure of members with name, type and byte.
+    fn structure(&mut self, name: &str, members: &[(&str, u32, u32)]) -> u32 {
+        let more: Vec<u32> = members
+            .iter()
+            .flat_map(|(name, kind, byte)| [self.string(name), *kind, byte * 8])
+            .collect();
+        let count = u32::try_from(members.len()).expect("a sample is small");
+        self.record(name, 4 << 24 | count, 0x100, &more)
+    }
+
+    /// Some bytes, then the section.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        let mut image = vec![0x55; 100];
+        image.extend([0x9f, 0xeb, 1, 0]);
+        let len = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a sample is small");
+        let (types, strings) = (len(&self.types), len(&self.strings));
+        image.extend([24, 0, types, types, strings].into_iter().flat_map(u32::to_le_bytes));
+        image.extend(&self.types);
+        image.extend(&self.strings);
+        image
+    }
+}
+
+/// The structures that steering needs, small.
+pub(crate) fn kernel_btf() -> Vec<u8> {
+    let mut types = Types::default();
+    let int = types.record("int", 1 << 24, 4, &[32]);
+    let thread_info = types.structure("thread_info", &[("preempt_count", int, 0)]);
+    types.structure(
+        "task_struct",
+        &[("comm", int, 0), ("pid", int, 16), ("thread_info", thread_info, 20)],
+    );
+    let kobject = types.structure("kobject", &[("name", int, 0)]);
+    types.structure(
+        "device",
+        &[
+            ("kobj", kobject, 0),
+            ("iommu_group", int, 8),
+            ("iommu", int, 16),
+            ("driver", int, 24),
+            ("dma_ops", int, 32),
+        ],
+    );
+    types.structure(
+        "iommu_group",
+        &[("default_domain", int, 0), ("domain", int, 8), ("owner_cnt", int, 16)],
+    );
+    types.structure("iommu_domain", &[("type", int, 0)]);
+    types.structure("dev_iommu", &[("fwspec", int, 0)]);
+    types.image()
+}

@@ -51,7 +51,7 @@ pub const NAMED: &[Named] = &[
         summary: "the client finds no group to claim, the walk then makes one",
         steps: &[
             (Smmu, "walk-parse"),
-            (Client, "claim"),
+            (Client, "claimed"),
             (Smmu, "grouped"),
             (Client, "done"),
             (Smmu, "bound"),

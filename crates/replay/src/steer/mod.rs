@@ -6,11 +6,15 @@
 //!
 //! Threads are told apart by `current`, which arm64 keeps in `SP_EL0` (arch/arm64/include/asm/current.h), not by the CPU that they happen to run on.
 
+#[cfg(test)]
+mod fake;
 mod observe;
 mod session;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 pub(crate) use observe::{Observation, Path};
 pub(crate) use session::{Ablation, Arrival, Session, Setup};
-pub(crate) use stop::{Devices, Stop, symbol};
+pub(crate) use stop::{At, Devices, Stop, symbol};

@@ -133,6 +133,13 @@ impl<'a> Session<'a> {
         self.ablation = Some((self.base.wrapping_add(ablation.offset), ablation));
     }
 
+    /// Notes the calls of a function too, so that its return can be waited for by a thread that is in it already.
+    pub(crate) fn watch(&mut self, function: &str) -> Result<(), Error> {
+        let offset = symbol(self.setup.image, function, "waiting for its return")?;
+        self.watched.insert(self.base.wrapping_add(offset), function.to_owned());
+        Ok(())
+    }
+
     /// Sets the breakpoints that every schedule needs.
     pub(crate) fn arm(&mut self) -> Result<(), Error> {
         let births: Vec<u64> = self.threads.iter().map(|thread| thread.birth.address).collect();
@@ -193,20 +200,24 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// A thread that stands at a function's entry already has passed where its return would be armed.
+    /// A thread that is in a function already has passed where its return would be armed.
     fn armed_already(
         &mut self,
         number: usize,
         target: &Target,
     ) -> Result<Option<(u64, u64)>, Error> {
-        let parked = self.threads[number].parked.as_ref();
-        let here = parked
-            .filter(|registers| target.stop.at == At::Return && registers.pc == target.address);
-        let Some((return_to, sp)) = here.map(|registers| (registers.x[30], registers.sp)) else {
+        if target.stop.at != At::Return {
             return Ok(None);
-        };
-        self.breakpoint(return_to)?;
-        Ok(Some((return_to, sp)))
+        }
+        let frames = self.threads[number].frames.iter().rev();
+        let armed = frames
+            .filter(|frame| frame.function == target.stop.function)
+            .map(|frame| (frame.return_to, frame.sp))
+            .next();
+        if let Some((return_to, _)) = armed {
+            self.breakpoint(return_to)?;
+        }
+        Ok(armed)
     }
 
     /// Lets a thread go for good.
@@ -271,7 +282,17 @@ impl<'a> Session<'a> {
             if done(self) {
                 return Ok(Arrival::Reached);
             }
-            self.client.resume()?;
+            // Also here: a parked thread stops the machine so often that no wait below would ever time out.
+            if self.guest_is_done() {
+                return Ok(Arrival::GuestEnded);
+            }
+            if Instant::now() > deadline {
+                return Ok(Arrival::Late);
+            }
+            match self.client.resume() {
+                Err(Error::Closed) => return Ok(Arrival::GuestEnded),
+                other => other?,
+            }
             let halt = loop {
                 if let Some(halt) = self.client.wait(TICK)? {
                     break halt;
@@ -415,6 +436,7 @@ impl<'a> Session<'a> {
         thread.device = device;
         thread.end = (registers.x[30], registers.sp);
         thread.goal = Goal::Held;
+        thread.note_calls(registers, self.watched.get(&registers.pc).map(String::as_str));
         self.breakpoint(registers.x[30])?;
         self.park(number, registers)?;
         Ok(true)
