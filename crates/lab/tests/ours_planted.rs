@@ -6,7 +6,7 @@ use portcullis_threads::{Budget, Explorer, Report};
 
 fn explore(world: &World) -> Report {
     let budget =
-        Budget { stop_at_first: true, shorten: 0, executions: 20_000, ..Budget::default() };
+        Budget { stop_at_first: true, shorten: 0, executions: 1_000_000, ..Budget::default() };
     Explorer::new(budget).run(|w| world.build(w))
 }
 

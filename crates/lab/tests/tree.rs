@@ -1,7 +1,7 @@
 //! Source trees: which commits they have, decided right.
 //!
 //! The trees are Debian's source packages, fetched through apt into `target`; without them the tests say SKIP and pass,
-//! unless `PORTCULLIS_REQUIRE_EXTERNAL=1`. `PORTCULLIS_KERNEL_SOURCES` names a directory with unpacked trees instead, one
+//! unless `PORTCULLIS_REQUIRE_KERNEL_SOURCES=1`. `PORTCULLIS_KERNEL_SOURCES` names a directory with unpacked trees instead, one
 //! in a directory for each version (`6.1`, `6.12`, `7.2`, `7.3`).
 
 mod kernel_sources;

@@ -29,7 +29,7 @@ pub(crate) const FILES: &[&str] = &[
 ];
 
 fn required() -> bool {
-    std::env::var_os("PORTCULLIS_REQUIRE_EXTERNAL").is_some_and(|value| value == "1")
+    std::env::var_os("PORTCULLIS_REQUIRE_KERNEL_SOURCES").is_some_and(|value| value == "1")
 }
 
 /// The tree of a version; none, said aloud, where it cannot be had.
@@ -46,7 +46,7 @@ pub(crate) fn source(version: &str) -> Option<PathBuf> {
     }
     if !required() {
         println!(
-            "SKIP: no kernel source {version}; PORTCULLIS_REQUIRE_EXTERNAL=1 fetches it through apt"
+            "SKIP: no kernel source {version}; PORTCULLIS_REQUIRE_KERNEL_SOURCES=1 fetches it through apt"
         );
         return None;
     }

@@ -198,7 +198,8 @@ mod tests {
         let report =
             linux::check(&protocol, &world, Budget::default(), &mut |_| {}).expect("the lab runs");
         let found = report.violations.iter().find(|found| found.name == property);
-        let schedule = &found.expect("the version is affected").schedule;
+        let names: Vec<_> = report.violations.iter().map(|found| found.name).collect();
+        let schedule = &found.unwrap_or_else(|| panic!("{version:?} {board}: {names:?}")).schedule;
         let (protocol, world, trace) = linux::replay(schedule).expect("the lab's own schedule");
         let plan = compile(&protocol, &world, &trace, version).expect("it can be moved");
         let outcome = predict(&protocol, &world, &plan).expect("the lab runs").outcome;
@@ -210,7 +211,7 @@ mod tests {
         for (version, board, property, end) in [
             ((6, 1, 192), "nvme-two", "wrong-path", BadEnd::WrongPath),
             ((6, 12, 118), "nvme", "no-iommu", BadEnd::NoIommu),
-            ((7, 3, 4), "nvme", "path-switched", BadEnd::PathSwitched),
+            ((7, 3, 4), "nvme", "no-group-at-claim", BadEnd::PathSwitched),
             ((7, 3, 4), "virtio-mmio", "uncounted", BadEnd::Uncounted),
         ] {
             let (plan, outcome) = moved(version, board, property);
