@@ -124,6 +124,8 @@ fn a_handle_is_used_while_its_driver_is_unbound_and_the_next_one_bound() {
         "handle",
         &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
     );
+    // The same with each access to a page table as a step: no table is freed under a walk.
+    revoking("handle-tables", &["a handle was used", "unbound"]);
 }
 
 /// Bounded: a buffer that is never confirmed is never freed, and keeps its machine's memory from run to run.
