@@ -9,7 +9,7 @@ use crate::ops::{AddressSpace, MsiDoorbell, OpsError, SpaceError, SpaceTag, Tick
 use crate::quarantine::LeftSpace;
 use crate::reason::SetUpError;
 use crate::regions;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, Prot};
@@ -78,6 +78,11 @@ impl<P: Platform> Domain<P> {
     /// What is left of it when hardware may still use it.
     pub(crate) fn left(&self) -> Option<LeftSpace> {
         Some(LeftSpace::new(Arc::clone(self.space.as_ref()?), self.quarantined()))
+    }
+
+    /// Says, without keeping it, whether the table or channel is still there: it is as long as anything may use it, hardware included.
+    pub(crate) fn downgrade(&self) -> Option<Weak<dyn AddressSpace>> {
+        self.space.as_ref().map(Arc::downgrade)
     }
 
     pub(crate) fn kind(&self) -> DomainType {

@@ -58,6 +58,10 @@ impl World {
 
     fn add_event(&self, event: Event, stage: &Arc<Stage>, w: &mut portcullis_threads::World) {
         let (stage, worker) = (Arc::clone(stage), self.worker);
+        if let Event::UnbindUnanswered(index) = event {
+            // Binding beside a registration is what other worlds are about.
+            stage.bind(index);
+        }
         w.thread(format!("{event:?}"), move || {
             match event {
                 Event::Unplug(index) => return stage.unplug(index),

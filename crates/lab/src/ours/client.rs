@@ -1,10 +1,13 @@
 //! A client's driver that believes nothing: it has its device do DMA, and looks.
 
-use crate::ours::platform::LabPlatform;
-use portcullis::{BoundDriver, DmaBuffer, DmaHandle, Driver, ProbeContext, ProbeError, Reach};
+use crate::ours::platform::{LabMemory, LabPlatform};
+use portcullis::{
+    Both, BoundDriver, DmaError, DmaHandle, DmaMapping, Driver, ProbeContext, ProbeError,
+    Quarantined, Reach, UnmapFailure,
+};
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_machine::{DmaRequest, Machine};
-use portcullis_platform::DmaMemory;
+use portcullis_platform::{DmaMemory, DmaPages, PageLayout, Platform};
 use portcullis_threads::{changed, reached, step, violation};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +31,11 @@ pub struct Endpoint {
     kept: Mutex<Option<DmaHandle<LabPlatform>>>,
     /// Where the device reached its latest driver's memory.
     latest: Mutex<Option<u64>>,
+    /// What a driver could not take back when it was dropped, with the handle that can ask for it again.
+    held: Mutex<Vec<(DmaHandle<LabPlatform>, Quarantined<Pages>)>>,
 }
+
+type Pages = DmaPages<LabMemory>;
 
 /// Memory that a device was lent.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +56,7 @@ impl Endpoint {
             bound: AtomicBool::new(false),
             kept: Mutex::new(None),
             latest: Mutex::new(None),
+            held: Mutex::new(Vec::new()),
         }
     }
 
@@ -75,6 +83,19 @@ impl Endpoint {
     /// Drops the handle that the latest driver gave away.
     pub(crate) fn forget_handle(&self) {
         let _kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Asks again for what drivers could not take back when they were dropped.
+    ///
+    /// # Errors
+    ///
+    /// The first reason why something is still not given back.
+    pub(crate) fn recover(&self) -> Result<(), DmaError> {
+        let held = core::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        for (handle, held) in held {
+            drop(handle.recover(held)?);
+        }
+        Ok(())
     }
 
     /// Where the device reached its latest driver's memory.
@@ -111,16 +132,15 @@ impl Endpoint {
         })
     }
 
-    /// Has the device write through each port to `address`; whether all of it arrived in `buffer`.
-    fn reaches(&self, buffer: &DmaBuffer<LabPlatform>) -> bool {
-        let address = Iova::new(buffer.device_address());
+    /// Has the device write through each port to where it was lent memory; whether all of it arrived.
+    fn reaches(&self, lent: Lent) -> bool {
+        let address = Iova::new(lent.address);
         (0..self.device.ports().len()).all(|port| {
             let word = 0x1234_5678_0000_0000 + port as u64;
             let bytes = word.to_le_bytes();
             let request = DmaRequest::write(address, &bytes).through(port);
             let landed = self.machine.dma_of(&self.device, request).is_completed();
-            let memory = buffer.pages().memory();
-            landed && memory.load64(buffer.pages().address()) == word
+            landed && self.machine.memory().load64(lent.frame) == word
         })
     }
 }
@@ -134,14 +154,19 @@ impl Prober {
         if dma.reach() != Reach::Translated {
             violation("P1", format!("probe runs with a {:?} DMA path", dma.reach()));
         }
-        let buffer = dma.allocate(4096)?;
-        if !self.0.reaches(&buffer) {
+        let layout = PageLayout::new(4096, 4096).expect("a page");
+        let pages = DmaPages::new(dma.platform().memory(), layout).map_err(DmaError::NoMemory)?;
+        let frame = pages.address();
+        let buffer = dma.map(pages, Both).map_err(DmaError::from)?;
+        let lent = Lent { address: buffer.device_address(), frame };
+        let (endpoint, dma) = (Arc::clone(&self.0), dma.clone());
+        let holder = Holder { endpoint, dma, lent, buffer: Some(buffer) };
+        if !self.0.reaches(lent) {
             violation("P1", "probe runs, and its device's DMA does not arrive");
         }
-        let address = buffer.device_address();
-        *self.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(dma.clone());
-        Ok(Holder { endpoint: Arc::clone(&self.0), buffer })
+        *self.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(lent.address);
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(holder.dma.clone());
+        Ok(holder)
     }
 }
 
@@ -179,16 +204,30 @@ impl Driver<LabPlatform> for Prober {
 #[derive(Debug)]
 struct Holder {
     endpoint: Arc<Endpoint>,
-    buffer: DmaBuffer<LabPlatform>,
+    dma: DmaHandle<LabPlatform>,
+    lent: Lent,
+    /// `None` only while it is dropped.
+    buffer: Option<DmaMapping<Pages, Both>>,
 }
 
 impl BoundDriver for Holder {
     fn remove(&mut self) {
-        if !self.endpoint.reaches(&self.buffer) {
+        if !self.endpoint.reaches(self.lent) {
             violation("P1", "the DMA path changed while the driver was bound");
         }
         self.endpoint.step("remove ends");
         self.endpoint.tell("driver is bound", true, false);
         self.endpoint.bound.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Holder {
+    /// Takes the buffer back; where that is not confirmed, somebody may ask again.
+    fn drop(&mut self) {
+        let Some(buffer) = self.buffer.take() else { return };
+        if let Err(UnmapFailure::Quarantined(held)) = self.dma.unmap(buffer) {
+            let all = &mut *self.endpoint.held.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push((self.dma.clone(), held));
+        }
     }
 }

@@ -7,7 +7,6 @@ use portcullis_machine::Faults;
 use portcullis_platform::{DmaPages, PageLayout, Platform};
 use portcullis_testbed::Testbed;
 use portcullis_threads::{reached, violation};
-use std::sync::atomic::Ordering;
 
 /// Whoever claims groups from outside the kernel.
 const OUTSIDE: u64 = 1;
@@ -85,17 +84,15 @@ impl Stage {
         }
     }
 
-    /// Binds client `index`, and unbinds it while no command queue in front of it moves: the answer must not be "done" as long as the device reaches its driver's memory.
-    /// Then the queues move again, and everything is confirmed.
+    /// Unbinds client `index`, which is bound, while no command queue in front of it moves: the answer must not be "done" as long as the device reaches its driver's memory.
+    /// Then the queues move again; [`make_good`](Self::make_good) is for when everything has come to rest.
     pub(crate) fn unbind_unanswered(&self, index: usize) {
         let client = &self.clients[index];
-        self.bind(index);
         self.inject(&Faults::none().freeze_after(0));
         match self.sub.unbind(&client.device) {
             Ok(()) => self.the_last_driver_is_shut_out(index, "P2"),
             Err(BindError::Unconfirmed(_)) => {
                 reached("an unbind was not confirmed");
-                self.lost_buffers.fetch_add(1, Ordering::Relaxed);
                 if self.sub.counts().quarantined == 0 {
                     violation("P4", "nothing counts as quarantined");
                 }
@@ -103,12 +100,23 @@ impl Stage {
             Err(_) => reached("nothing to unbind"),
         }
         self.inject(&Faults::none());
-        for index in 0..self.iommus() {
-            if let Err(error) = self.sub.reconfirm(node(index)) {
-                violation("P8", format!("the queue moves again, and yet: {error}"));
-            }
+    }
+
+    /// Has every IOMMU confirm what it did not confirm, has client `index`'s last driver take back what it could not, and binds the next one.
+    ///
+    /// # Errors
+    ///
+    /// What is still not confirmed.
+    pub(crate) fn make_good(&self, index: usize) -> Result<(), String> {
+        for iommu in (0..self.iommus()).map(node) {
+            let confirmed = self.sub.reconfirm(iommu);
+            confirmed.map_err(|error| format!("the queue moves again, and yet: {error}"))?;
         }
+        let recovered = self.clients[index].endpoint.recover();
+        recovered
+            .map_err(|error| format!("all is confirmed, and a buffer is not back: {error}"))?;
         self.bind(index);
+        Ok(())
     }
 
     /// Breaks every IOMMU in these ways.

@@ -13,7 +13,6 @@ use portcullis_machine::{Machine, Policy, Profile, TimeSource, TlbPolicy};
 use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Where the machine's RAM begins.
 const RAM: u64 = 0x8000_0000;
@@ -36,8 +35,6 @@ pub(crate) struct Stage {
     pub(crate) sub: Subsystem<LabPlatform>,
     pub(crate) clients: Vec<Client>,
     iommus: usize,
-    /// Buffers whose owner went before hardware confirmed that the device forgot them: they stay allocated for ever.
-    pub(crate) lost_buffers: AtomicU64,
     driver: &'static IommuDriver,
     registered_too_early: bool,
 }
@@ -85,8 +82,7 @@ impl Stage {
         let clients = clients.collect();
         let driver = IommuDriver::named("smmuv3").expect("it is in the table");
         let (iommus, registered_too_early) = (world.iommus, world.registered_too_early);
-        let lost_buffers = AtomicU64::new(0);
-        Self { bed, sub, clients, iommus, lost_buffers, driver, registered_too_early }
+        Self { bed, sub, clients, iommus, driver, registered_too_early }
     }
 
     /// How many IOMMUs there are.

@@ -7,7 +7,7 @@ use portcullis_platform::{AllocError, DmaPages, PageLayout, Platform};
 
 type Shared<P> = DmaMapping<DmaPages<<P as Platform>::Memory>, Both>;
 
-/// Memory that CPU and device share. Unmapped and freed on drop, also after its driver was unbound; leaked, for good, where hardware did not confirm the unmap.
+/// Memory that CPU and device share. Unmapped and freed on drop, also after its driver was unbound. Where hardware has not confirmed the unmap by then, the memory is leaked for good.
 pub struct DmaBuffer<P: Platform> {
     handle: DmaHandle<P>,
     /// `None` only while it is dropped.

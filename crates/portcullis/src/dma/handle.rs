@@ -115,7 +115,10 @@ impl<P: Platform> DmaHandle<P> {
         }
     }
 
-    /// Asks hardware once more to forget a mapping, and returns the buffer if it confirms now. After the driver was unbound: if that was confirmed.
+    /// Asks hardware once more to forget a mapping, and returns the buffer if it confirms now.
+    ///
+    /// After the driver was unbound nothing is asked here: the buffer comes back if the unbind was confirmed, or has been since, by [`reconfirm`](crate::Subsystem::reconfirm)
+    /// or because the IOMMU was stopped or brought up anew.
     ///
     /// # Errors
     ///

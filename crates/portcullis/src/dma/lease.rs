@@ -4,9 +4,10 @@ use crate::description::{DeviceDescription, DomainType};
 use crate::error::{DmaError, Unconfirmed};
 use crate::hooks::{Safeguard, omitted};
 use crate::member::DeviceId;
+use crate::ops::AddressSpace;
 use crate::revocable::Revocable;
 use crate::space::{Domain, LeaseId};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
@@ -47,6 +48,23 @@ struct Doorbell {
     address: Option<Iova>,
 }
 
+/// How a lease ended.
+#[derive(Default)]
+struct End {
+    /// Whether it was confirmed at that moment that nothing of it is reached any more; `None` while it has not ended.
+    outcome: Option<Result<(), Unconfirmed>>,
+    /// The address space that it used. Where the end was not confirmed, that is kept alive until hardware has confirmed after all, and not longer.
+    space: Option<Weak<dyn AddressSpace>>,
+}
+
+impl End {
+    /// What is known by now; `None` while it has not ended.
+    fn so_far(&self) -> Option<Result<(), Unconfirmed>> {
+        let freed = self.space.as_ref().is_some_and(|space| space.strong_count() == 0);
+        self.outcome.map(|outcome| if freed { Ok(()) } else { outcome })
+    }
+}
+
 /// A doorbell is a register of 32 bits (Arm IHI 0069, `GITS_TRANSLATER`; Arm BSA, GICv2m `MSI_SETSPI_NS`).
 const DOORBELL_BYTES: u64 = 4;
 
@@ -65,8 +83,7 @@ pub(crate) struct Lease<P: Platform> {
     doorbells: Lock<P, Vec<Doorbell>>,
     /// The address space; `None` for a device without an IOMMU.
     space: Revocable<Option<Arc<Domain<P>>>, P>,
-    /// How it ended, once it has.
-    end: Lock<P, Option<Result<(), Unconfirmed>>>,
+    end: Lock<P, End>,
     ended: P::Event,
 }
 
@@ -90,7 +107,7 @@ impl<P: Platform> Lease<P> {
             bits: AtomicU8::new(description.address_bits),
             doorbells: Mutex::new(LockLabel::new("doorbells", index), doorbells.collect()),
             space: Revocable::new(&**platform, index, space),
-            end: Mutex::new(LockLabel::new("lease", index), None),
+            end: Mutex::new(LockLabel::new("lease", index), End::default()),
             ended: P::Event::new(LockLabel::new("lease", index)),
         })
     }
@@ -217,8 +234,8 @@ impl<P: Platform> Lease<P> {
     fn wait_for_end(&self) -> Result<(), Unconfirmed> {
         loop {
             let seen = self.ended.generation();
-            if let Some(end) = *self.end.lock() {
-                return end;
+            if let Some(known) = self.end.lock().so_far() {
+                return known;
             }
             self.ended.wait(seen);
         }
@@ -229,7 +246,9 @@ impl<P: Platform> Lease<P> {
     /// Who unmaps from now on waits until [`end`](Self::end) says how it ended.
     pub(crate) fn close(&self) -> Result<(), Unconfirmed> {
         let clear = |space: &Option<Arc<Domain<P>>>| {
-            space.as_ref().map_or(Ok(()), |space| space.clear(self.id))
+            let Some(space) = space else { return Ok(()) };
+            self.end.lock().space = space.downgrade();
+            space.clear(self.id)
         };
         if omitted::<P>(Safeguard::DrainHandles) {
             let cleared = self.space.enter(&self.platform).map_or(Ok(()), |space| clear(&space));
@@ -241,7 +260,7 @@ impl<P: Platform> Lease<P> {
 
     /// Says that the lease has ended, and whether it is confirmed that nothing of it is reached any more.
     pub(crate) fn end(&self, end: Result<(), Unconfirmed>) {
-        *self.end.lock() = Some(end);
+        self.end.lock().outcome = Some(end);
         self.ended.notify_all();
     }
 }

@@ -183,6 +183,8 @@ pub enum Call {
 pub struct Books {
     pub claims: Mutex<BTreeMap<StreamSpec, (usize, Option<StreamTarget>)>>,
     pub spaces: Mutex<BTreeMap<u32, Arc<dyn AddressSpace>>>,
+    /// Spaces whose unbind was not confirmed: kept until everything is.
+    pub doubtful: Mutex<Vec<SpaceTag>>,
     pub next_tag: AtomicUsize,
     pub invalidations: AtomicUsize,
     pub stopped: AtomicBool,
@@ -370,7 +372,8 @@ impl IommuOps for BookIommu {
         Ok(SpaceTag(tag))
     }
     fn unbind_space(&self, tag: SpaceTag) -> Result<(), OpsError> {
-        self.0.asked(Call::UnbindSpace)?;
+        let doubtful = |_: &_| self.0.doubtful.lock().expect("books").push(tag);
+        self.0.asked(Call::UnbindSpace).inspect_err(doubtful)?;
         self.0.spaces.lock().expect("books").remove(&tag.0).expect("unbound but never bound");
         Ok(())
     }
@@ -400,7 +403,15 @@ impl IommuOps for BookIommu {
         self.0.asked(Call::Wait)
     }
     fn forget_all(&self) -> Result<(), OpsError> {
-        self.0.asked(Call::ForgetAll)
+        self.0.asked(Call::ForgetAll)?;
+        let mut spaces = self.0.spaces.lock().expect("books");
+        self.0
+            .doubtful
+            .lock()
+            .expect("books")
+            .drain(..)
+            .for_each(|tag| drop(spaces.remove(&tag.0)));
+        Ok(())
     }
     fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
         let mut waiting = self.0.faults.lock().expect("books");

@@ -36,6 +36,24 @@ pub(crate) fn an_unbind_that_is_not_confirmed_leaves_its_page_in_quarantine_unti
     assert_eq!((sub.counts().quarantined, reach(&sub)), (0, Reach::Blocked));
 }
 
+/// The address space itself is the witness: the core frees it only when nothing may walk it any more.
+#[test]
+fn a_buffer_that_an_unconfirmed_unbind_kept_comes_back_once_hardware_confirms() {
+    let Bound { sub, x, books, handle } = bound();
+    let (early, late) = (handle.map(page(), Both).expect("mapped"), handle.map(page(), Both));
+    books.fall_silent();
+    sub.unbind(&x).expect_err("silent");
+    let Err(UnmapFailure::Quarantined(held)) = handle.unmap(early) else {
+        panic!("nobody has confirmed it")
+    };
+    books.recover();
+    let held = handle.recover(held).expect_err("it would answer, and was not asked");
+    sub.reconfirm(A).expect("it answers again");
+    handle.recover(held).expect("confirmed");
+    // Asked for the first time only now, it was never in doubt.
+    handle.unmap(late.expect("mapped")).expect("confirmed");
+}
+
 #[test]
 fn a_bind_that_succeeds_makes_the_reach_known_and_leaves_the_quarantine() {
     let Bound { sub, x, books, .. } = left_in_doubt();
