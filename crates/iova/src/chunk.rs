@@ -20,11 +20,17 @@ const FEWEST_LOG2: u32 = 3;
 pub(crate) struct Class(u8);
 
 impl Class {
-    /// The smallest class with ranges of `pages` pages or more, where chunks of 2^`chunk_log2` pages serve it.
+    /// How many classes chunks of 2^`chunk_log2` pages serve.
+    pub(crate) fn count(chunk_log2: u32) -> u32 {
+        (chunk_log2 + 1).saturating_sub(FEWEST_LOG2)
+    }
+
+    /// The smallest class with ranges of `pages` pages or more, where it is one of the first `count`.
     #[inline(always)]
-    pub(crate) fn of(pages: u64, chunk_log2: u32) -> Option<Self> {
+    pub(crate) fn of(pages: u64, count: u32) -> Option<Self> {
+        // No pages are more than all.
         let log2 = u64::BITS - pages.wrapping_sub(1).leading_zeros();
-        (pages != 0 && log2 + FEWEST_LOG2 <= chunk_log2).then_some(Self(log2 as u8))
+        (log2 < count).then_some(Self(log2 as u8))
     }
 
     #[inline(always)]
@@ -61,6 +67,8 @@ pub(crate) struct Chunk<A> {
     class: Class,
     /// log2 of the ranges of a slab.
     ranges_log2: u8,
+    /// A slab with so many free ranges is worth taking from: a quarter of a large slab, half of a small one.
+    enough: u8,
     attached: A,
     /// Slabs that are worth taking from: enough of their ranges came back, and no CPU has claimed them since.
     offered: A,
@@ -82,6 +90,7 @@ impl<A: RawAtomic> Chunk<A> {
         let chunk = Self {
             class,
             ranges_log2: ranges_log2 as u8,
+            enough: (1u8 << ranges_log2).div_ceil(if ranges_log2 == RANGES_LOG2 { 4 } else { 2 }),
             attached: A::new(LABEL, 0),
             offered: A::new(LABEL, 0),
             free: zeroes(1 << (slabs_log2 + spread))?,
@@ -157,7 +166,7 @@ impl<A: RawAtomic> Chunk<A> {
                 return None;
             }
             let bit = free.trailing_zeros();
-            let old = if P::omits("one instruction takes a range") {
+            let old = if P::omits("take-in-one-step") {
                 let old = word.load(Ordering::Acquire);
                 word.store(old & !(1 << bit), Ordering::Release);
                 old
@@ -200,9 +209,7 @@ impl<A: RawAtomic> Chunk<A> {
         if old >> bit & 1 == 1 {
             return Err(Found::Free);
         }
-        // A quarter of a large slab, half of a small one.
-        let enough = (1u32 << self.ranges_log2).div_ceil(if self.ranges_log2 == 6 { 4 } else { 2 });
-        Ok((old.count_ones() + 1 == enough).then_some(slab))
+        Ok((old.count_ones() + 1 == u32::from(self.enough)).then_some(slab))
     }
 
     pub(crate) fn offer(&self, slab: usize) {

@@ -5,6 +5,7 @@ use crate::error::{AllocateError, FreeError, NewError};
 use crate::{IovaAllocator, IovaRequest, Placement};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::borrow::BorrowMut;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use once_cell::race::OnceBox;
@@ -37,6 +38,8 @@ const NONE: u64 = u64::MAX;
 /// length is kept: at most 16 bytes a live range where chunks are full, 1 for single pages. The object itself takes 2 KiB and 128 bytes a CPU (16 at most).
 pub struct IovaSlabs<P: Platform> {
     granule: PageSize,
+    /// How many sizes are served; none where the tree's window is too small.
+    classes: u32,
     /// Number of the window's first chunk, counted from address 0.
     first_chunk: u64,
     /// The window's last address.
@@ -74,6 +77,7 @@ impl<P: Platform> IovaSlabs<P> {
         let stripe = || Stripe(core::array::from_fn(|_| atomic(NONE)));
         Ok(Self {
             granule: tree.granule(),
+            classes: if unwanted { 0 } else { Class::count(chunk_log2(tree.granule())) },
             first_chunk,
             last: ((first_chunk + count as u64) << CHUNK_LOG2).wrapping_sub(1),
             chunks: boxed(count, OnceBox::new)?,
@@ -82,28 +86,41 @@ impl<P: Platform> IovaSlabs<P> {
         })
     }
 
-    /// Takes a free range, from a slab where the request allows it.
+    /// Takes a free range, from a slab where the request allows it. The lock may hold more than the tree, which it lends.
     ///
     /// # Errors
     ///
     /// [`AllocateError`]; nothing has changed.
-    pub fn allocate(
+    pub fn allocate<T: BorrowMut<IovaAllocator>>(
         &self,
         platform: &P,
-        tree: &Lock<P, IovaAllocator>,
+        tree: &Lock<P, T>,
         request: IovaRequest,
     ) -> Result<IovaRange, AllocateError> {
-        let Some((class, pages)) = self.class_of(&request) else {
-            return self.take_in_tree(tree, request);
-        };
+        match self.allocate_in_slab(platform, tree, request) {
+            Some(range) => Ok(range),
+            None => self.take_in_tree(tree, request),
+        }
+    }
+
+    /// Takes a free range from a slab; `None` where the request is one for the tree, or no slab and no chunk is left for it. For callers that keep books of what they have from
+    /// the tree.
+    #[inline]
+    pub fn allocate_in_slab<T: BorrowMut<IovaAllocator>>(
+        &self,
+        platform: &P,
+        tree: &Lock<P, T>,
+        request: IovaRequest,
+    ) -> Option<IovaRange> {
+        let (class, pages) = self.class_of(&request)?;
         let current = &self.stripes[platform.cpu() & (self.stripes.len() - 1)].0[class.number()];
         let at = current.load(Ordering::Relaxed);
         if at != NONE
             && let Some(range) = self.take(at, class, pages)
         {
-            return Ok(range);
+            return Some(range);
         }
-        self.refill(tree, (class, pages), request, current)
+        self.refill(tree, (class, pages), current)
     }
 
     /// Gives back a range that [`allocate`](Self::allocate) handed out, exactly as it was handed out, from any CPU. Needs no memory.
@@ -111,9 +128,32 @@ impl<P: Platform> IovaSlabs<P> {
     /// # Errors
     ///
     /// [`FreeError`]; nothing has changed. Of two threads that give the same range back one is told so.
-    pub fn free(&self, tree: &Lock<P, IovaAllocator>, range: IovaRange) -> Result<(), FreeError> {
+    pub fn free<T: BorrowMut<IovaAllocator>>(
+        &self,
+        tree: &Lock<P, T>,
+        range: IovaRange,
+    ) -> Result<(), FreeError> {
+        match self.free_in_slab(range) {
+            Some(freed) => freed,
+            None => tree_in(&mut *tree.lock()).free(range),
+        }
+    }
+
+    /// As [`free`](Self::free) where `range` begins in a slab; `None` where it does not, so that it is the tree's.
+    #[inline]
+    pub fn free_in_slab(&self, range: IovaRange) -> Option<Result<(), FreeError>> {
         let number = (range.start().raw() >> CHUNK_LOG2).wrapping_sub(self.first_chunk);
-        let Some(chunk) = self.attached(number) else { return tree.lock().free(range) };
+        let chunk = self.attached(number)?;
+        Some(self.give(number, chunk, range))
+    }
+
+    #[inline(always)]
+    fn give(
+        &self,
+        number: u64,
+        chunk: &Chunk<P::Atomic>,
+        range: IovaRange,
+    ) -> Result<(), FreeError> {
         let offset = range.start().raw() & ((1 << CHUNK_LOG2) - 1);
         if offset & (self.granule.bytes() - 1) != 0 {
             return Err(FreeError::NotAllocated { range });
@@ -159,8 +199,9 @@ impl<P: Platform> IovaSlabs<P> {
     }
 
     /// Gives the chunks without a range in use back to the tree, and counts them.
-    pub fn shrink(&self, tree: &Lock<P, IovaAllocator>) -> usize {
-        let mut tree = tree.lock();
+    pub fn shrink<T: BorrowMut<IovaAllocator>>(&self, tree: &Lock<P, T>) -> usize {
+        let mut lender = tree.lock();
+        let tree = tree_in(&mut *lender);
         let numbers = 0..self.chunks.len() as u64;
         let empty = numbers.filter(|number| {
             let chunk = self.attached(*number);
@@ -186,12 +227,11 @@ impl<P: Platform> IovaSlabs<P> {
     fn class_of(&self, request: &IovaRequest) -> Option<(Class, u64)> {
         let (len, shift) = (request.len, self.granule.log2());
         let pages = len >> shift;
-        let class = Class::of(pages, CHUNK_LOG2 - u32::from(shift))?;
-        let served = pages << shift == len
+        let class = Class::of(pages, self.classes)?;
+        let served = len & (self.granule.bytes() - 1) == 0
             && request.limit.raw() >= self.last
             && request.align <= class.pages() << shift
-            && request.align.is_power_of_two()
-            && !self.chunks.is_empty();
+            && request.align.is_power_of_two();
         served.then_some((class, pages))
     }
 
@@ -212,25 +252,23 @@ impl<P: Platform> IovaSlabs<P> {
 
     /// Finds a slab that has ranges for a CPU whose own has none, and takes from it.
     #[inline(never)]
-    fn refill(
+    fn refill<T: BorrowMut<IovaAllocator>>(
         &self,
-        tree: &Lock<P, IovaAllocator>,
+        tree: &Lock<P, T>,
         (class, pages): (Class, u64),
-        request: IovaRequest,
         current: &P::Atomic,
-    ) -> Result<IovaRange, AllocateError> {
+    ) -> Option<IovaRange> {
         loop {
             let at = match self.next_offer(class) {
                 Some(at) => at,
                 None => match self.attach(tree, class) {
                     Ok(number) => number * SLABS as u64,
-                    // A range of another shape, or what is left in slabs that have too little to be offered.
-                    Err(_) => return self.last_resort(tree, (class, pages), request),
+                    Err(_) => return self.last_resort(class, pages),
                 },
             };
             current.store(at, Ordering::Relaxed);
             if let Some(range) = self.take(at, class, pages) {
-                return Ok(range);
+                return Some(range);
             }
         }
     }
@@ -266,14 +304,19 @@ impl<P: Platform> IovaSlabs<P> {
 
     /// Takes a chunk from the tree for ranges of `class`; all its slabs but the first are offered.
     #[cold]
-    fn attach(&self, tree: &Lock<P, IovaAllocator>, class: Class) -> Result<u64, AllocateError> {
+    fn attach<T: BorrowMut<IovaAllocator>>(
+        &self,
+        tree: &Lock<P, T>,
+        class: Class,
+    ) -> Result<u64, AllocateError> {
         let len = 1u64 << CHUNK_LOG2;
         let request = IovaRequest::new(len).aligned_to(len).up_to(Iova::new(self.last));
-        let mut tree = tree.lock();
+        let mut lender = tree.lock();
+        let tree = tree_in(&mut *lender);
         let range = tree.allocate(request)?;
         let number = (range.start().raw() >> CHUNK_LOG2) - self.first_chunk;
         let place = &self.chunks[number as usize];
-        let fresh = || Chunk::boxed(class, CHUNK_LOG2 - u32::from(self.granule.log2()));
+        let fresh = || Chunk::boxed(class, chunk_log2(self.granule));
         let chunk = place.get_or_try_init(fresh);
         match chunk {
             Ok([chunk]) if chunk.class() == class => {
@@ -293,38 +336,26 @@ impl<P: Platform> IovaSlabs<P> {
         }
     }
 
-    /// The tree has no chunk for `class`: what is left in its slabs, or a range of the tree.
+    /// The tree has no chunk for `class`: what is left in slabs that have too little to be offered.
     #[cold]
-    fn last_resort(
-        &self,
-        tree: &Lock<P, IovaAllocator>,
-        (class, pages): (Class, u64),
-        request: IovaRequest,
-    ) -> Result<IovaRange, AllocateError> {
-        for number in 0..self.chunks.len() as u64 {
-            if self.attached(number).is_none_or(|chunk| chunk.class() != class) {
-                continue;
-            }
-            for slab in 0..SLABS as u64 {
-                if let Some(range) = self.take(number * SLABS as u64 + slab, class, pages) {
-                    return Ok(range);
-                }
-            }
-        }
-        self.take_in_tree(tree, request)
+    fn last_resort(&self, class: Class, pages: u64) -> Option<IovaRange> {
+        (0..self.chunks.len() as u64)
+            .filter(|number| self.attached(*number).is_some_and(|chunk| chunk.class() == class))
+            .flat_map(|number| (0..SLABS as u64).map(move |slab| number * SLABS as u64 + slab))
+            .find_map(|at| self.take(at, class, pages))
     }
 
     /// A range of the tree, if need be after chunks without use went back to it.
     #[inline(never)]
-    fn take_in_tree(
+    fn take_in_tree<T: BorrowMut<IovaAllocator>>(
         &self,
-        tree: &Lock<P, IovaAllocator>,
+        tree: &Lock<P, T>,
         request: IovaRequest,
     ) -> Result<IovaRange, AllocateError> {
-        let first = tree.lock().allocate(request);
+        let first = tree_in(&mut *tree.lock()).allocate(request);
         match first {
             Err(AllocateError::NoSpace { .. }) if self.shrink(tree) > 0 => {
-                tree.lock().allocate(request)
+                tree_in(&mut *tree.lock()).allocate(request)
             }
             result => result,
         }
@@ -344,6 +375,16 @@ impl<P: Platform> fmt::Debug for IovaSlabs<P> {
             .field("chunks", &attached.count())
             .finish_non_exhaustive()
     }
+}
+
+/// log2 of the pages of a chunk.
+fn chunk_log2(granule: PageSize) -> u32 {
+    CHUNK_LOG2 - u32::from(granule.log2())
+}
+
+/// The tree that a lock's content lends.
+fn tree_in<T: BorrowMut<IovaAllocator>>(lender: &mut T) -> &mut IovaAllocator {
+    lender.borrow_mut()
 }
 
 /// `count` values that `make` makes, or an error where there is no memory for them.

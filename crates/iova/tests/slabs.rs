@@ -292,7 +292,7 @@ mod explored {
             LabThreads::thread()
         }
         fn omits(safeguard: &'static str) -> bool {
-            BREAK && safeguard == "one instruction takes a range"
+            BREAK && safeguard == "take-in-one-step"
         }
     }
 

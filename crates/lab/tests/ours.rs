@@ -126,6 +126,16 @@ fn a_handle_is_used_while_its_driver_is_unbound_and_the_next_one_bound() {
     );
     // The same with each access to a page table as a step: no table is freed under a walk.
     revoking("handle-tables", &["a handle was used", "unbound"]);
+    // The same with addresses that come from slabs.
+    revoking(
+        "handle-slabs",
+        &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
+    );
+}
+
+#[test]
+fn two_threads_map_and_unmap_through_one_handle() {
+    revoking("two-users", &["a handle was used"]);
 }
 
 #[test]

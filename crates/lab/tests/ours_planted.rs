@@ -94,6 +94,12 @@ fn unbinding_without_waiting_for_who_is_inside_a_handle() {
 }
 
 #[test]
+fn one_address_given_to_two_threads() {
+    // The one who gives it back second is told so by the window, whose debug assertion it is.
+    found(Safeguard::TakeInOneStep, "two-users", "panic");
+}
+
+#[test]
 fn success_without_confirmation() {
     found(Safeguard::SayUnconfirmed, "unanswered", "P2");
 }

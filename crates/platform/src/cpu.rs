@@ -25,8 +25,17 @@ impl<T> PerCpu<T> {
     /// The copy of the CPU that this thread runs on, or ran on a moment ago.
     #[inline]
     pub fn here<P: Platform>(&self, platform: &P) -> &T {
-        // A hint outside of the range is a platform's bug, which must cost speed only.
-        &self.copies[platform.cpu() % self.copies.len()].0
+        let cpu = platform.cpu();
+        match self.copies.get(cpu) {
+            Some(copy) => &copy.0,
+            None => self.of_wrong_hint(cpu),
+        }
+    }
+
+    /// A hint outside of the range is a platform's bug, which must cost speed only.
+    #[cold]
+    fn of_wrong_hint(&self, cpu: usize) -> &T {
+        &self.copies[cpu % self.copies.len()].0
     }
 
     /// All copies.

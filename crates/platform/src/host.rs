@@ -9,7 +9,7 @@ use crate::{
 use core::fmt;
 use parking_lot::lock_api::RawMutex as _;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,25 +49,46 @@ impl fmt::Debug for HostLock {
     }
 }
 
-/// A program has no interrupts to mask, so its short lock is [`HostLock`] again, as a type of its own.
-#[derive(Debug)]
-pub struct HostIrqLock(HostLock);
+/// A spinning lock, as a kernel's short locks are; a program has no interrupts to mask. Whoever finds it taken for long gives up its time slice.
+#[derive(Debug, Default)]
+pub struct HostIrqLock(AtomicBool);
 
-// SAFETY: HostLock's promise; there are no interrupt handlers.
+impl HostIrqLock {
+    /// How often a taken lock is looked at before the time slice is given up.
+    const LOOKS: u32 = 128;
+
+    #[cold]
+    fn wait(&self) {
+        loop {
+            for _ in 0..Self::LOOKS {
+                if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Acquire) {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+// SAFETY: who changes `false` to `true` holds it, and acquires what the last holder's store of `false` released; there are no interrupt handlers.
 unsafe impl RawIrqLock for HostIrqLock {
     type Saved = ();
 
-    fn new(label: LockLabel) -> Self {
-        Self(HostLock::new(label))
+    fn new(_label: LockLabel) -> Self {
+        Self::default()
     }
 
+    #[inline]
     fn lock(&self) {
-        self.0.lock();
+        if self.0.swap(true, Ordering::Acquire) {
+            self.wait();
+        }
     }
 
+    #[inline]
     unsafe fn unlock(&self, (): ()) {
-        // SAFETY: the caller holds the lock, by this method's contract.
-        unsafe { self.0.unlock() }
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -144,16 +165,22 @@ impl Threads for HostThreads {
         *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
     }
 
+    #[inline]
     fn cpu() -> usize {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
-            static MINE: Cell<Option<usize>> = const { Cell::new(None) };
+            static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
         }
-        MINE.get().unwrap_or_else(|| {
-            let cpu = NEXT.fetch_add(1, Ordering::Relaxed) % Self::cpus();
-            MINE.set(Some(cpu));
+        #[cold]
+        fn first_time() -> usize {
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            let cpu = NEXT.fetch_add(1, Ordering::Relaxed) % HostThreads::cpus();
+            MINE.set(cpu);
             cpu
-        })
+        }
+        match MINE.get() {
+            usize::MAX => first_time(),
+            cpu => cpu,
+        }
     }
 
     fn thread() -> usize {

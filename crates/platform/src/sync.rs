@@ -66,6 +66,11 @@ pub trait RawEvent: Send + Sync + 'static {
     /// As [`wait`](Self::wait), but returns after about `bound` nanoseconds too; says whether the generation differs. This is the timer of whoever has something to do later, such as an
     /// invalidation that was put off: it waits for new work for at most so long.
     fn wait_at_most(&self, seen: u64, bound: Nanos) -> bool;
+    /// As [`wait`](Self::wait), but may return early, and does after a tenth of a millisecond. For a condition that becomes true by a plain store, after which whoever stored looks whether somebody waits: without a
+    /// barrier between the two it may overlook that. Where accesses happen in program order, as in the schedule explorer, nothing is overlooked and this is `wait`.
+    fn wait_briefly(&self, seen: u64) {
+        self.wait_at_most(seen, 100_000);
+    }
     /// Changes the generation and wakes everybody. May be called from an interrupt handler.
     fn notify_all(&self);
 }

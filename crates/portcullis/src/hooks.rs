@@ -64,6 +64,8 @@ safeguards! {
     WaitOnce = "wait-once",
     /// A group that its outside owner lets go gets its domain, and its devices their retry.
     WakeOnRelease = "wake-on-release",
+    /// A range of addresses is taken out of a slab by one atomic instruction. Left out, two threads can be given the same one.
+    TakeInOneStep = "take-in-one-step",
 }
 
 impl fmt::Display for Safeguard {

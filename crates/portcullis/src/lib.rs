@@ -33,8 +33,8 @@
 //!
 //! # Dependency rule
 //!
-//! Uses `addr`, `platform`, `pgtable`, `iova`, a hash map, small vectors and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
-//! `revocable` and `dma::lend`.
+//! Uses `addr`, `platform`, `pgtable`, `iova`, a hash map, small vectors, a place that is filled once, and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
+//! `revocable` and `dma::lend`, and in one line each of `space` and `ops`.
 #![no_std]
 
 extern crate alloc;

@@ -1,10 +1,11 @@
 //! A value that many threads use without a lock, until one takes it away and knows that nobody is inside any more.
 //!
-//! Each CPU counts the threads that entered on it in a word of its own, so that two CPUs that use the value at the same time share no cache line that either writes.
+//! Each CPU has a slot of its own, so that two CPUs that use the value at the same time share no cache line that either writes. Whoever finds the slot free takes it by one atomic instruction and
+//! gives it back by a plain store; who finds it taken (threads change CPUs, and an operation may enter again) is counted beside it.
 //! What a CPU caches of the value (free addresses, say) can therefore be used between entering and leaving, and be emptied after [`Revocable::revoke`] has returned.
 #![expect(
     unsafe_code,
-    reason = "an UnsafeCell that is emptied only when the counters show nobody inside"
+    reason = "an UnsafeCell that is emptied only when the slots show nobody inside"
 )]
 
 use core::cell::UnsafeCell;
@@ -13,21 +14,39 @@ use core::ops::Deref;
 use core::sync::atomic::Ordering;
 use portcullis_platform::{LockLabel, PerCpu, Platform, RawAtomic, RawEvent};
 
-/// Set in every counter once nobody may enter any more.
-const CLOSED: u64 = 1 << 63;
+/// Who is inside by way of one CPU.
+struct Slot<A> {
+    /// 1 while somebody has the slot.
+    taken: A,
+    /// How many are inside beside them.
+    beside: A,
+}
+
+impl<A: RawAtomic> Slot<A> {
+    #[cold]
+    fn join(&self) {
+        self.beside.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[cold]
+    fn leave(&self) {
+        self.beside.fetch_sub(1, Ordering::Release);
+    }
+}
 
 /// A value that can be taken away from its users.
 ///
 /// # Invariants
 ///
-/// `value` is `Some` until [`revoke`](Self::revoke) empties it, and that happens once, when every thread that entered before the counters were closed has left.
+/// `value` is `Some` until [`revoke`](Self::revoke) empties it, and that happens once, after `closed` was set and then every slot was seen empty. A slot is taken, or its count raised, before `closed` is
+/// looked at, all of it sequentially consistent: so who finds `closed` clear is seen in the slot by who has set it.
 #[doc(alias = "percpu_ref")]
 pub(crate) struct Revocable<T, P: Platform> {
     value: UnsafeCell<Option<T>>,
-    /// Threads inside, by the CPU on which they entered.
-    inside: PerCpu<P::Atomic>,
-    /// How many of those who were inside when the counters were closed have left since.
-    left: P::Atomic,
+    /// By the CPU on which they entered.
+    inside: PerCpu<Slot<P::Atomic>>,
+    /// 1 once nobody may enter any more.
+    closed: P::Atomic,
     someone_left: P::Event,
 }
 
@@ -37,51 +56,47 @@ unsafe impl<T: Send + Sync, P: Platform> Sync for Revocable<T, P> {}
 impl<T, P: Platform> Revocable<T, P> {
     /// `value`, open to everybody. The seams know its parts by the number `index`.
     pub(crate) fn new(platform: &P, index: u64, value: T) -> Self {
-        let label = LockLabel::new("gate", index);
+        let word = || P::Atomic::new(LockLabel::new("gate", index), 0);
         Self {
             value: UnsafeCell::new(Some(value)),
-            inside: PerCpu::new(platform, |_| P::Atomic::new(label, 0)),
-            left: P::Atomic::new(label, 0),
-            someone_left: P::Event::new(label),
+            inside: PerCpu::new(platform, |_| Slot { taken: word(), beside: word() }),
+            closed: word(),
+            someone_left: P::Event::new(LockLabel::new("gate", index)),
         }
     }
 
     /// The value, which stays until the guard is dropped; `None` once it was revoked.
     #[inline]
     pub(crate) fn enter(&self, platform: &P) -> Option<Inside<'_, T, P>> {
-        let count = self.inside.here(platform);
-        if count.fetch_add(1, Ordering::Acquire) & CLOSED != 0 {
-            // Was not counted among those inside, so nobody waits for this one to leave.
-            count.fetch_sub(1, Ordering::Release);
+        let stay = Stay::begin(self, platform);
+        if self.closed.load(Ordering::SeqCst) != 0 {
             return None;
         }
-        // SAFETY: this thread was counted before the counter was closed, and leaves by dropping the guard: by the type's invariant the value stays until then.
+        // SAFETY: this thread is in the slot and found the value open, and leaves by dropping `stay`: by the type's invariant the value stays until then.
         let value = unsafe { (*self.value.get()).as_ref() };
-        let value = value.expect("emptied only when nobody is inside");
-        Some(Inside { value, count, revocable: self })
+        Some(Inside { value: value.expect("emptied only when nobody is inside"), _stay: stay })
     }
 
     /// Lets nobody in any more, waits until nobody is inside, and takes the value out. Only the first call does; the others return `None` at once.
     ///
     /// The wait is as long as the longest operation of those inside, which wait for nothing but hardware, each for a bounded time.
     pub(crate) fn revoke(&self) -> Option<T> {
-        let mut inside = 0;
-        for count in self.inside.iter() {
-            let before = count.fetch_or(CLOSED, Ordering::AcqRel);
-            if before & CLOSED != 0 {
-                return None;
-            }
-            inside += before;
+        if self.closed.swap(1, Ordering::SeqCst) != 0 {
+            return None;
         }
+        let is_empty = |slot: &Slot<P::Atomic>| {
+            slot.taken.load(Ordering::SeqCst) == 0 && slot.beside.load(Ordering::SeqCst) == 0
+        };
         loop {
             let seen = self.someone_left.generation();
-            if self.left.load(Ordering::Acquire) == inside {
+            if self.inside.iter().all(is_empty) {
                 break;
             }
-            self.someone_left.wait(seen);
+            // Briefly: who leaves looks at `closed` without a barrier after its store, and so may not know that somebody waits.
+            self.someone_left.wait_briefly(seen);
         }
-        // SAFETY: only the thread that closed the first counter comes here. Whoever entered before a counter was closed has left (its accesses happened before: release
-        // of `count` or `left`, acquired above), and nobody enters a closed counter.
+        // SAFETY: only the thread that set `closed` comes here. Whoever was inside has left (its accesses happened before: release of the slot, acquired above), and by the type's
+        // invariant nobody enters any more.
         unsafe { (*self.value.get()).take() }
     }
 }
@@ -92,11 +107,10 @@ impl<T, P: Platform> fmt::Debug for Revocable<T, P> {
     }
 }
 
-/// A thread's stay inside a [`Revocable`].
+/// The value of a [`Revocable`], for as long as a thread is inside.
 pub(crate) struct Inside<'a, T, P: Platform> {
     value: &'a T,
-    count: &'a P::Atomic,
-    revocable: &'a Revocable<T, P>,
+    _stay: Stay<'a, T, P>,
 }
 
 impl<T, P: Platform> Deref for Inside<'_, T, P> {
@@ -108,12 +122,42 @@ impl<T, P: Platform> Deref for Inside<'_, T, P> {
     }
 }
 
-impl<T, P: Platform> Drop for Inside<'_, T, P> {
+/// A thread's place in a slot.
+struct Stay<'a, T, P: Platform> {
+    slot: &'a Slot<P::Atomic>,
+    /// Whether it has the slot, or is counted beside whoever has it.
+    alone: bool,
+    revocable: &'a Revocable<T, P>,
+}
+
+impl<'a, T, P: Platform> Stay<'a, T, P> {
+    #[inline]
+    fn begin(revocable: &'a Revocable<T, P>, platform: &P) -> Self {
+        let slot = revocable.inside.here(platform);
+        let order = (Ordering::SeqCst, Ordering::Relaxed);
+        let alone = slot.taken.compare_exchange(0, 1, order.0, order.1).is_ok();
+        if !alone {
+            slot.join();
+        }
+        Self { slot, alone, revocable }
+    }
+
+    #[cold]
+    fn tell(&self) {
+        self.revocable.someone_left.notify_all();
+    }
+}
+
+impl<T, P: Platform> Drop for Stay<'_, T, P> {
     #[inline]
     fn drop(&mut self) {
-        if self.count.fetch_sub(1, Ordering::Release) & CLOSED != 0 {
-            self.revocable.left.fetch_add(1, Ordering::Release);
-            self.revocable.someone_left.notify_all();
+        if self.alone {
+            self.slot.taken.store(0, Ordering::Release);
+        } else {
+            self.slot.leave();
+        }
+        if self.revocable.closed.load(Ordering::Relaxed) != 0 {
+            self.tell();
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What becomes of memory that is lent: real memory and a real table, behind an IOMMU that confirms only when it likes.
-#![expect(unsafe_code, reason = "`DmaMemory` is an unsafe trait")]
+#![expect(unsafe_code, reason = "`DmaMemory`, `Lendable` and the heap are unsafe traits")]
+
+#[path = "lending/hot_path.rs"]
+mod hot_path;
 
 use portcullis::*;
-use portcullis_addr::{PageSize, PageSizes, PhysAddr, StreamId};
+use portcullis_addr::{PageSize, PageSizes, PhysAddr, PhysRange, StreamId};
 use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, IotlbGather, TableFormat, TableParams};
 use portcullis_platform::host::{HostMemory, HostPlatform};
 use portcullis_platform::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout, Timeout};

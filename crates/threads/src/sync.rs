@@ -292,6 +292,10 @@ impl RawEvent for LabEvent {
         self.generation() != seen
     }
 
+    fn wait_briefly(&self, seen: u64) {
+        self.wait(seen);
+    }
+
     fn notify_all(&self) {
         self.0.with(|rt| {
             if rt.current.get() == HOST || rt.abandoning.get() {

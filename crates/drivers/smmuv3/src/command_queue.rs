@@ -163,7 +163,55 @@ impl<P: Platform> CommandQueue<P> {
         deadline: Deadline,
         command: Command,
     ) -> Result<(), OpsError> {
-        self.execute(unit, deadline, 1, core::iter::once(command))
+        match self.place_at_once(unit, command) {
+            Some(ticket) if self.is_done(unit, &ticket) => Ok(()),
+            Some(ticket) => self.wait(unit, deadline, &ticket),
+            None => self.execute(unit, deadline, 1, core::iter::once(command)),
+        }
+    }
+
+    /// Whether one look is enough to see that the unit has carried the ticket's commands out and nothing is wrong.
+    #[inline]
+    fn is_done<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Ticket) -> bool {
+        let cons = unit.read(spec::CMDQ_CONS);
+        // A unit that is gone reads as all ones, and so as an error.
+        !cmdq_cons::ERR.is_set(u64::from(cons))
+            && self.passed(cons, ticket.after)
+            && self.failures.count() == ticket.failures
+    }
+
+    /// Queues one command and a CMD_SYNC, where nothing stands in the way: the unit answers, nobody waits in line, and there seems to be room.
+    #[inline]
+    fn place_at_once<R: Registers>(&self, unit: &Unit<P, R>, command: Command) -> Option<Ticket> {
+        if !self.running.is_set() || self.dead.load(Ordering::Acquire) != ALIVE {
+            return None;
+        }
+        self.inner.with(|inner| {
+            let first = inner.produced;
+            let free = self.capacity() - (first - inner.consumed) as usize;
+            if free < 2 || !inner.line.is_turn(None) {
+                return None;
+            }
+            self.store(first, command);
+            self.store(first + 1, Command::sync());
+            Some(self.show(unit, inner, first, first + 2))
+        })
+    }
+
+    /// Shows hardware the batch that was stored from position `first` on.
+    #[inline]
+    fn show<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        inner: &mut Inner,
+        first: u64,
+        after: u64,
+    ) -> Ticket {
+        self.publish(first, (after - first) as usize);
+        inner.produced = after;
+        self.produced.store(after, Ordering::Release);
+        unit.write(spec::CMDQ_PROD, self.index(after));
+        Ticket { first, after, failures: inner.failed }
     }
 
     /// Queues `count` commands of one kind and a CMD_SYNC; in several batches where they are more than fit into one. Waits only for room.
@@ -241,14 +289,11 @@ impl<P: Platform> CommandQueue<P> {
         }
         let first = inner.produced;
         let after = self.store_batch(first, count, commands);
-        self.publish(first, (after - first) as usize);
-        inner.produced = after;
-        self.produced.store(after, Ordering::Release);
-        unit.write(spec::CMDQ_PROD, self.index(after));
+        let ticket = self.show(unit, inner, first, after);
         if let Some(turn) = turn.take() {
             inner.line.leave(turn);
         }
-        Ok(Some(Ticket { first, after, failures: inner.failed }))
+        Ok(Some(ticket))
     }
 
     /// Whether `count` entries are free; asks hardware only if they do not seem to be.
@@ -332,6 +377,7 @@ impl<P: Platform> CommandQueue<P> {
     ///
     /// As long as hardware has not passed a position, that position is at most one capacity ahead of the read index. So a distance below the capacity in the other direction
     /// proves that it was passed. A thread that looks again only after a whole round sees it by the write position: what was written a capacity later needed the room.
+    #[inline]
     fn passed(&self, cons: u32, after: u64) -> bool {
         let capacity = self.capacity() as u64;
         let ahead = u64::from(cons).wrapping_sub(after) & (2 * capacity - 1);

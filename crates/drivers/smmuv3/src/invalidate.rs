@@ -54,32 +54,68 @@ pub(crate) fn invalidation(name: Name, gather: &IotlbGather, ranges: bool) -> Op
         return None;
     }
     let Some(range) = gather.range() else { return Some(Invalidation::Space(name)) };
-    let stride = range.leaf.bytes();
-    let start = range.start.raw() & !(stride - 1);
-    let leaves = (range.last.raw() - start) / stride + 1;
-    let leaf = !range.tables_freed;
+    let leaves = Leaves::of(&range);
     if ranges {
-        let scale = range.leaf.log2().saturating_sub(name.granule().size.log2());
-        let level = if leaf { level(&range, name) } else { 0 };
-        return Some(match leaves.checked_shl(u32::from(scale)) {
-            Some(left) if left >> scale == leaves => {
-                Invalidation::Ranges(Ranges { name, next: start, left, leaf, level })
-            }
-            _ => Invalidation::Space(name),
-        });
+        return Some(leaves.pieces(name).map_or(Invalidation::Space(name), Invalidation::Ranges));
     }
-    Some(if leaves > MAX_SINGLE {
+    let Leaves { start, count, log2, leaf } = leaves;
+    Some(if count > MAX_SINGLE {
         Invalidation::Space(name)
     } else {
-        Invalidation::Singles(Singles { name, next: start, left: leaves, stride, leaf })
+        Invalidation::Singles(Singles { name, next: start, left: count, stride: 1 << log2, leaf })
     })
 }
 
+/// The one command that pays `gather`, where one is enough for it and it is not that for the whole space; the others are [`invalidation`]'s.
+#[inline]
+pub(crate) fn single(name: Name, gather: &IotlbGather, ranges: bool) -> Option<Command> {
+    let leaves = Leaves::of(&gather.range()?);
+    if !ranges {
+        return (leaves.count == 1).then(|| address(name, leaves.start, leaves.leaf));
+    }
+    let mut pieces = leaves.pieces(name)?;
+    let first = pieces.next();
+    if pieces.left == 0 { first } else { None }
+}
+
+/// The leaves of a range.
+struct Leaves {
+    start: u64,
+    count: u64,
+    /// log2 of the bytes of each.
+    log2: u8,
+    /// Whether no table went with them.
+    leaf: bool,
+}
+
+impl Leaves {
+    #[inline]
+    fn of(range: &FlushRange) -> Self {
+        let log2 = range.leaf.log2();
+        let start = range.start.raw() >> log2 << log2;
+        let count = ((range.last.raw() - start) >> log2) + 1;
+        Self { start, count, log2, leaf: !range.tables_freed }
+    }
+
+    /// As range commands; `None` where they are too many.
+    #[inline]
+    fn pieces(&self, name: Name) -> Option<Ranges> {
+        let scale = self.log2.saturating_sub(name.granule().size.log2());
+        let level = if self.leaf { level(self.log2, name) } else { 0 };
+        let left = self.count.checked_shl(u32::from(scale))?;
+        let whole = left >> scale == self.count;
+        whole.then_some(Ranges { name, next: self.start, left, leaf: self.leaf, level })
+    }
+}
+
 /// The level at which leaves of the range's size stand: each level above 3 resolves three bits less than the granule has (Arm DDI 0487, D8.2).
-fn level(range: &FlushRange, name: Name) -> u64 {
-    let granule = name.granule().size;
-    let above = u64::from(range.leaf.log2().saturating_sub(granule.log2()));
-    3u64.saturating_sub(above / u64::from(granule.log2() - 3))
+#[inline]
+fn level(leaf_log2: u8, name: Name) -> u64 {
+    let granule = name.granule().size.log2();
+    match leaf_log2.saturating_sub(granule) {
+        0 => 3,
+        above => 3u64.saturating_sub(u64::from(above / (granule - 3))),
+    }
 }
 
 impl Singles {

@@ -7,7 +7,7 @@ use crate::context::bypass_entry;
 use crate::entry::{self, Entry, Plan};
 use crate::error::BringUpCause;
 use crate::identify::{GRANULES, Granule};
-use crate::invalidate::{Invalidation, invalidation, whole};
+use crate::invalidate::{Invalidation, invalidation, single, whole};
 use crate::stream_table::Stream;
 use crate::unit::Deadline;
 use alloc::sync::Arc;
@@ -237,6 +237,14 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
             (error, Err(unconfirmed)) if !error.is_unconfirmed() => unconfirmed,
             (error, _) => error,
         })
+    }
+
+    fn invalidate(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<(), OpsError> {
+        let name = self.spaces.name(tag)?;
+        match single(name, gather, self.features.range_invalidation) {
+            Some(command) => self.commands.execute_one(&self.unit, Deadline::ONE_WAIT, command),
+            None => self.wait(self.submit(tag, gather)?),
+        }
     }
 
     fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {

@@ -10,6 +10,9 @@ impl World {
     pub fn build(&self, w: &mut portcullis_threads::World) {
         let stage = Arc::new(Stage::new(self));
         (0..self.iommus - self.absent).for_each(|index| self.add_iommu(index, &stage, w));
+        if self.warm {
+            stage.warm_up(0);
+        }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.driverless {
                 self.add_client(index, &stage, w);

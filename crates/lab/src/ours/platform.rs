@@ -77,14 +77,23 @@ impl MemoryWatch for LabWatch {
 pub struct LabPlatform {
     machine: Arc<Machine>,
     memory: Arc<LabMemory>,
+    /// Whether all threads run on one CPU, so that they meet in what each CPU has for itself.
+    one_cpu: bool,
 }
 
 impl LabPlatform {
-    /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere; `fine` makes each access to memory a step.
+    /// On `machine`; `failing` lets each thread meet one failed allocation, anywhere; `fine` makes each access to memory a step. A CPU for each thread, up to four.
     pub fn new(machine: &Arc<Machine>, failing: bool, fine: bool) -> Self {
         let ram = Arc::clone(machine.memory());
         let watch = LabWatch { failing, fine, failed: AtomicU32::new(0), ram: Arc::clone(&ram) };
-        Self { machine: Arc::clone(machine), memory: Arc::new(LabMemory::new(ram, watch)) }
+        let memory = Arc::new(LabMemory::new(ram, watch));
+        Self { machine: Arc::clone(machine), memory, one_cpu: false }
+    }
+
+    /// With all threads on one CPU.
+    #[must_use]
+    pub fn on_one_cpu(self) -> Self {
+        Self { one_cpu: true, ..self }
     }
 
     /// Whether allocations fail in this world.
@@ -150,11 +159,11 @@ impl Platform for LabPlatform {
     }
 
     fn cpus(&self) -> usize {
-        LabThreads::cpus()
+        if self.one_cpu { 1 } else { LabThreads::cpus() }
     }
 
     fn cpu(&self) -> usize {
-        LabThreads::cpu()
+        if self.one_cpu { 0 } else { LabThreads::cpu() }
     }
 
     fn thread(&self) -> usize {

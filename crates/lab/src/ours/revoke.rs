@@ -10,6 +10,8 @@ use portcullis_threads::{reached, violation};
 
 /// Whoever claims groups from outside the kernel.
 const OUTSIDE: u64 = 1;
+/// More pages than the core takes from an address space's tree before it makes slabs.
+const WARM: usize = 32;
 
 impl Stage {
     /// Takes client `index`'s driver away and binds another one. In between the device must not reach what the first one lent it.
@@ -35,6 +37,15 @@ impl Stage {
                 property,
                 format!("client {index} was unbound and reaches its last driver's memory"),
             );
+        }
+    }
+
+    /// Binds client `index` and maps so much through its handle, once, that from now on its addresses come from slabs.
+    pub(crate) fn warm_up(&self, index: usize) {
+        self.bind(index);
+        let Some(handle) = self.clients[index].endpoint.kept_handle() else { return };
+        for _ in 0..WARM {
+            drop(handle.allocate(4096).expect("memory is left"));
         }
     }
 

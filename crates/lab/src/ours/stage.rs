@@ -65,11 +65,9 @@ impl Stage {
         let profile =
             Profile { sid_bits: ID_BITS, reset_abort: true, two_level: false, ..Profile::qemu10() };
         let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
-        let platform = Arc::new(LabPlatform::new(
-            &machine,
-            world.allocations_fail,
-            world.grain >= Grain::Tables,
-        ));
+        let tables = world.grain >= Grain::Tables;
+        let platform = LabPlatform::new(&machine, world.allocations_fail, tables);
+        let platform = Arc::new(if world.warm { platform.on_one_cpu() } else { platform });
         let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
         let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);

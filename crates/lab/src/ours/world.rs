@@ -66,6 +66,8 @@ pub struct World {
     pub absent: usize,
     /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
     pub rounds: usize,
+    /// Whether client 0 is bound before the threads start, and its handle was used until its addresses come from slabs. The threads share one CPU then, and so these slabs.
+    pub warm: bool,
 }
 
 fn client(iommus: &[usize], stream: u32) -> Client {
@@ -87,6 +89,7 @@ impl World {
             grain: Grain::Registers,
             absent: 0,
             rounds: 0,
+            warm: false,
         }
     }
 
@@ -136,7 +139,8 @@ impl World {
             .into_iter()
             .chain(single)
             .chain(Self::coarse())
-            .chain(Self::revoking());
+            .chain(Self::revoking())
+            .chain(Self::warm());
         all.find(|world| world.key == key)
     }
 
@@ -238,6 +242,29 @@ impl World {
                 "an owner outside the kernel claims the client's group and lets it go",
                 Grain::Locks,
                 vec![Event::Claim(0)],
+            ),
+        ]
+    }
+
+    /// One driver whose addresses come from slabs, in which all threads meet.
+    pub fn warm() -> Vec<Self> {
+        let one = |key: &str, name, events: Vec<Event>| Self {
+            key: key.into(),
+            grain: Grain::Locks,
+            events,
+            warm: true,
+            ..Self::new(name, 1, vec![Client { driverless: true, ..client(&[0], 0x10) }])
+        };
+        vec![
+            one(
+                "handle-slabs",
+                "a handle is used while its driver is unbound, addresses coming from slabs",
+                vec![Event::Use(0), Event::Rebind(0)],
+            ),
+            one(
+                "two-users",
+                "two threads map and unmap through the handle of one driver",
+                vec![Event::Use(0), Event::Use(0)],
             ),
         ]
     }

@@ -67,6 +67,7 @@ impl Run {
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
+    #[inline(always)]
     pub(super) fn map_range(
         &self,
         iova: Iova,

@@ -162,6 +162,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
         IovaRange::new(Iova::new(0), len).expect("a table translates at least one address")
     }
 
+    #[inline(always)]
     fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<(), MapError> {
         self.map_range(iova, phys, len, prot)
     }
@@ -170,6 +171,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
         self.map_list(iova, segments, prot)
     }
 
+    #[inline(always)]
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         self.unmap_range(iova, len, gather)
     }

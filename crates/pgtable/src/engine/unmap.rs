@@ -28,6 +28,7 @@ impl Run {
 }
 
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
+    #[inline(always)]
     pub(super) fn unmap_range(
         &self,
         iova: Iova,

@@ -13,7 +13,7 @@ use portcullis_platform::{Coherency, DmaMemory, Platform};
 
 /// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
 ///
-/// Clones share everything. Mapping and unmapping take no lock but the address space's own.
+/// Clones share everything. Once a driver has mapped a little, mapping and unmapping ranges of up to 2 MiB take no lock of the core and no memory but tables.
 pub struct DmaHandle<P: Platform> {
     lease: Arc<Lease<P>>,
 }

@@ -6,10 +6,12 @@ use crate::hooks::{Safeguard, omitted};
 use crate::member::DeviceId;
 use crate::ops::AddressSpace;
 use crate::revocable::Revocable;
-use crate::space::{Domain, LeaseId};
+use crate::space::{Domain, Holding, LeaseId};
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
+use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
 use portcullis_iova::AllocateError;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
@@ -65,6 +67,29 @@ impl End {
     }
 }
 
+/// The address space as one lease has it.
+struct Access<P: Platform> {
+    space: Arc<Domain<P>>,
+    /// From the first mapping on. Filled once; no step of the explorer, because everybody is given the same.
+    holding: OnceBox<Arc<Holding<P>>>,
+}
+
+impl<P: Platform> Access<P> {
+    #[inline]
+    fn holding(&self, lease: LeaseId) -> Result<&Holding<P>, DmaError> {
+        match self.holding.get() {
+            Some(holding) => Ok(holding),
+            None => self.admit(lease),
+        }
+    }
+
+    #[cold]
+    fn admit(&self, lease: LeaseId) -> Result<&Holding<P>, DmaError> {
+        let admit = || self.space.admit(lease).map(Box::new);
+        self.holding.get_or_try_init(admit).map(|holding| &**holding)
+    }
+}
+
 /// A doorbell is a register of 32 bits (Arm IHI 0069, `GITS_TRANSLATER`; Arm BSA, GICv2m `MSI_SETSPI_NS`).
 const DOORBELL_BYTES: u64 = 4;
 
@@ -82,7 +107,7 @@ pub(crate) struct Lease<P: Platform> {
     /// What the description names.
     doorbells: Lock<P, Vec<Doorbell>>,
     /// The address space; `None` for a device without an IOMMU.
-    space: Revocable<Option<Arc<Domain<P>>>, P>,
+    space: Revocable<Option<Access<P>>, P>,
     end: Lock<P, End>,
     ended: P::Event,
 }
@@ -96,17 +121,20 @@ impl<P: Platform> Lease<P> {
         space: Option<Arc<Domain<P>>>,
     ) -> Arc<Self> {
         let index = device.0;
+        let (reach, granule) =
+            (reach_of(space.as_deref()), space.as_ref().map_or(1, |space| space.granule()));
+        let access = space.map(|space| Access { space, holding: OnceBox::new() });
         let doorbells = description.doorbells.iter().map(|&at| Doorbell { at, address: None });
         Arc::new(Self {
             id: LeaseId::fresh(),
             platform: Arc::clone(platform),
-            reach: reach_of(space.as_deref()),
-            granule: space.as_ref().map_or(1, |space| space.granule()),
+            reach,
+            granule,
             coherent: description.coherent,
             most_bits: description.address_bits,
             bits: AtomicU8::new(description.address_bits),
             doorbells: Mutex::new(LockLabel::new("doorbells", index), doorbells.collect()),
-            space: Revocable::new(&**platform, index, space),
+            space: Revocable::new(&**platform, index, access),
             end: Mutex::new(LockLabel::new("lease", index), End::default()),
             ended: P::Event::new(LockLabel::new("lease", index)),
         })
@@ -137,7 +165,9 @@ impl<P: Platform> Lease<P> {
 
     pub(super) fn live(&self) -> usize {
         let inside = self.space.enter(&self.platform);
-        inside.and_then(|space| space.as_ref().map(|space| space.live(self.id))).unwrap_or(0)
+        let access = inside.as_deref().and_then(Option::as_ref);
+        let holding = access.and_then(|access| Some((access, access.holding.get()?)));
+        holding.map_or(0, |(access, holding)| access.space.live(holding))
     }
 
     /// Gives the device `phys`.
@@ -161,7 +191,7 @@ impl<P: Platform> Lease<P> {
             return Ok(address);
         }
         let address = match self.space.enter(&self.platform).ok_or(DmaError::Revoked)?.as_ref() {
-            Some(space) if space.takes_interrupts_at(doorbell) => doorbell.raw(),
+            Some(access) if access.space.takes_interrupts_at(doorbell) => doorbell.raw(),
             _ => {
                 let register = PhysRange::new(doorbell, DOORBELL_BYTES);
                 let register = register.map_err(|_| DmaError::UnknownDoorbell(doorbell))?;
@@ -172,20 +202,20 @@ impl<P: Platform> Lease<P> {
     }
 
     fn lead(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
-        let space = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
         let bits = self.bits.load(Ordering::Relaxed);
         let limit = u64::MAX >> (64 - u32::from(bits));
-        let (address, pages) = match (&*space, self.reach) {
+        let (address, pages) = match (&*access, self.reach) {
             (_, Reach::Blocked) => return Err(DmaError::Blocked),
-            (Some(space), Reach::Translated) => {
+            (Some(access), Reach::Translated) => {
                 let start = phys.start().align_down(self.granule);
                 let offset = phys.start().offset_in(self.granule);
-                let len = offset.checked_add(phys.len());
-                let len = len.and_then(|len| len.checked_next_multiple_of(self.granule));
                 let limit = Iova::new(limit);
-                let no_space = AllocateError::NoSpace { len: phys.len(), limit };
-                let len = len.ok_or(DmaError::Iova(no_space))?;
-                let pages = space.map(self.id, (start, len), limit, prot)?;
+                let len = whole_pages(offset, phys.len(), self.granule);
+                let no_space = || DmaError::Iova(AllocateError::NoSpace { len: phys.len(), limit });
+                let len = len.ok_or_else(no_space)?;
+                let holding = access.holding(self.id)?;
+                let pages = access.space.map(&self.platform, holding, (start, len), limit, prot)?;
                 (pages.start().raw() + offset, Some(pages))
             }
             _ if phys.last().raw() > limit => {
@@ -219,12 +249,12 @@ impl<P: Platform> Lease<P> {
     fn finish(
         &self,
         grant: &Grant,
-        act: impl FnOnce(&Domain<P>, IovaRange) -> Result<(), DmaError>,
+        act: impl FnOnce(&Domain<P>, &Holding<P>, IovaRange) -> Result<(), DmaError>,
     ) -> Result<(), DmaError> {
         self.check(grant)?;
         let Some(pages) = grant.pages else { return Ok(()) };
         match self.space.enter(&self.platform).as_deref() {
-            Some(Some(space)) => act(space, pages),
+            Some(Some(access)) => act(&access.space, access.holding(self.id)?, pages),
             Some(None) => Ok(()),
             None => self.wait_for_end().map_err(|unconfirmed| unconfirmed.of(pages)),
         }
@@ -245,10 +275,11 @@ impl<P: Platform> Lease<P> {
     ///
     /// Who unmaps from now on waits until [`end`](Self::end) says how it ended.
     pub(crate) fn close(&self) -> Result<(), Unconfirmed> {
-        let clear = |space: &Option<Arc<Domain<P>>>| {
-            let Some(space) = space else { return Ok(()) };
-            self.end.lock().space = space.downgrade();
-            space.clear(self.id)
+        let clear = |access: &Option<Access<P>>| {
+            // A lease that never mapped has nothing.
+            let Some(access) = access else { return Ok(()) };
+            self.end.lock().space = access.space.downgrade();
+            access.holding.get().map_or(Ok(()), |holding| access.space.clear(holding))
         };
         if omitted::<P>(Safeguard::DrainHandles) {
             let cleared = self.space.enter(&self.platform).map_or(Ok(()), |space| clear(&space));
@@ -263,6 +294,12 @@ impl<P: Platform> Lease<P> {
         self.end.lock().outcome = Some(end);
         self.ended.notify_all();
     }
+}
+
+/// The bytes of the pages of `granule` bytes, a power of two, that `len` bytes at `offset` touch.
+#[inline]
+fn whole_pages(offset: u64, len: u64, granule: u64) -> Option<u64> {
+    Some(offset.checked_add(len)?.checked_add(granule - 1)? & !(granule - 1))
 }
 
 fn reach_of<P: Platform>(space: Option<&Domain<P>>) -> Reach {

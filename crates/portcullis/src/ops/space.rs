@@ -11,6 +11,9 @@ use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable};
 /// All methods may be called from several threads at once on disjoint ranges, also before the space was bound or attached anywhere: one that is a channel
 /// keeps what was mapped until then and sends it when it is attached.
 ///
+/// Contents are the core's: an instance that was told of a space reads where its table is, and neither maps, unmaps nor looks up in it, because the core frees tables when it knows that
+/// it does none of that itself.
+///
 /// What a call leaves owing goes into the gather: the core [submits](super::IommuOps::submit) it to every instance that translates by the space. Mapping owes
 /// something only where hardware may hold "not present", or an older root.
 pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
@@ -65,6 +68,16 @@ pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
     /// As [`PageTable::quarantine`]: the invalidation was not confirmed.
     fn quarantine(&self, gather: &mut IotlbGather) {
         drop(gather.confirm());
+    }
+
+    /// As [`PageTable::free_retired`].
+    ///
+    /// # Safety
+    ///
+    /// As there: no other call on this space is under way on any thread.
+    #[expect(unsafe_code, reason = "as PageTable::free_retired, whose contract it passes on")]
+    unsafe fn free_retired(&self) -> usize {
+        0
     }
 
     /// Where `iova` leads now and what is allowed there.
@@ -144,6 +157,12 @@ impl<T: PageTable + 'static> AddressSpace for TableSpace<T> {
 
     fn quarantine(&self, gather: &mut IotlbGather) {
         self.table.quarantine(gather);
+    }
+
+    #[expect(unsafe_code, reason = "as PageTable::free_retired, whose contract it passes on")]
+    unsafe fn free_retired(&self) -> usize {
+        // SAFETY: the caller's promise is the one that the table asks for.
+        unsafe { self.table.free_retired() }
     }
 
     fn translate(&self, iova: Iova) -> Option<(PhysAddr, Prot)> {

@@ -1,12 +1,19 @@
 //! The addresses of one space: which are handed out, to which lease, and which are in quarantine.
+//!
+//! Each lease has a [`Holding`]: what it takes from the space's tree of addresses, and, once it has taken a few ranges, slabs of its own in front of the tree. Slabs hand out and take back
+//! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. For ranges from the tree the books say it.
 
 use crate::description::ReservedRegion;
 use crate::error::{DmaError, WindowError};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::borrow::{Borrow, BorrowMut};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
+use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PageSize};
-use portcullis_iova::{AllocateError, IovaAllocator, IovaRequest};
+use portcullis_iova::{AllocateError, IovaAllocator, IovaRequest, IovaSlabs};
+use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
 /// One bind of one driver, unlike every other one ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,124 +23,246 @@ pub(crate) struct LeaseId(u64);
 static LEASES: AtomicU64 = AtomicU64::new(1);
 
 impl LeaseId {
-    /// Nobody's.
-    const NONE: Self = Self(0);
-
     /// A name that nobody had before.
     pub(crate) fn fresh() -> Self {
         Self(LEASES.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// What is handed out of an address space.
-pub(super) struct Window {
-    addresses: IovaAllocator,
-    /// The lease that has every live range, while `owners` is `None`.
-    sole: LeaseId,
-    /// The lease of each live range, by first address. Kept only once two leases have had ranges at the same time, which takes a group of several devices.
-    owners: Option<HashMap<Iova, LeaseId>>,
-    /// The live ranges that hardware did not confirm to have forgotten: first address and bytes.
-    quarantine: HashMap<Iova, u64>,
+/// So many ranges a lease takes from the tree before it gets slabs: a driver with a few rings needs none, and their memory, 5 KiB and up, would be wasted on it.
+const FIRST_IN_TREE: u32 = 16;
+
+/// What one lease has of a space's addresses.
+pub(crate) struct Holding<P: Platform> {
+    lease: LeaseId,
+    /// Filled once, by whoever fills it first. No step of the explorer: who looks finds nothing and asks the tree, or all of it.
+    slabs: OnceBox<IovaSlabs<P>>,
 }
 
-impl Window {
+impl<P: Platform> Holding<P> {
+    /// The ranges that its slabs have handed out.
+    fn in_slabs(&self) -> impl Iterator<Item = IovaRange> + '_ {
+        self.slabs.get().into_iter().flat_map(IovaSlabs::live)
+    }
+}
+
+/// What is handed out of an address space.
+pub(super) struct Window<P: Platform> {
+    books: Lock<P, Books<P>>,
+}
+
+/// A range that comes from the tree.
+#[derive(Clone, Copy)]
+struct Direct {
+    lease: LeaseId,
+    len: u64,
+}
+
+struct Books<P: Platform> {
+    tree: IovaAllocator,
+    /// The live ranges from the tree, apart from what slabs are cut from, by first address.
+    direct: HashMap<Iova, Direct>,
+    /// The live ranges that hardware did not confirm to have forgotten: first address and bytes.
+    quarantine: HashMap<Iova, u64>,
+    /// Every lease that has addresses, with how many ranges it took from the tree so far.
+    holdings: Vec<(Arc<Holding<P>>, u32)>,
+}
+
+impl<P: Platform> Borrow<IovaAllocator> for Books<P> {
+    fn borrow(&self) -> &IovaAllocator {
+        &self.tree
+    }
+}
+
+impl<P: Platform> BorrowMut<IovaAllocator> for Books<P> {
+    fn borrow_mut(&mut self) -> &mut IovaAllocator {
+        &mut self.tree
+    }
+}
+
+impl<P: Platform> Books<P> {
+    /// Takes a range from the tree for `lease`.
+    fn allocate(
+        &mut self,
+        lease: LeaseId,
+        request: IovaRequest,
+    ) -> Result<IovaRange, AllocateError> {
+        // Before anything changes.
+        self.direct.try_reserve(1).map_err(|_| AllocateError::NoMemory)?;
+        let range = self.tree.allocate(request)?;
+        self.direct.insert(range.start(), Direct { lease, len: range.len() });
+        Ok(range)
+    }
+
+    /// Whether `lease` has now taken so many ranges that slabs are worth their memory.
+    fn is_busy(&mut self, lease: LeaseId) -> bool {
+        let entry = self.holdings.iter_mut().find(|(holding, _)| holding.lease == lease);
+        entry.is_some_and(|(_, taken)| {
+            *taken = taken.saturating_add(1);
+            *taken >= FIRST_IN_TREE
+        })
+    }
+
+    fn free(&mut self, range: IovaRange) {
+        let freed = self.tree.free(range);
+        debug_assert!(freed.is_ok(), "a live range was not known: {freed:?}");
+        if freed.is_ok() {
+            self.direct.remove(&range.start());
+        }
+    }
+
+    /// The ranges that `lease` has from the tree.
+    fn of(&self, lease: LeaseId) -> impl Iterator<Item = IovaRange> + '_ {
+        let its = self.direct.iter().filter(move |(_, direct)| direct.lease == lease);
+        its.map(|(start, direct)| IovaRange::new(*start, direct.len).expect("it was handed out"))
+    }
+}
+
+impl<P: Platform> Window<P> {
     /// All of `input` but the `reserved` ranges and the first page.
     pub(super) fn new(
         granule: PageSize,
         input: IovaRange,
         reserved: &[ReservedRegion],
+        label: u64,
     ) -> Result<Self, DmaError> {
-        let addresses = IovaAllocator::new(granule, input);
-        let mut addresses = addresses.map_err(|_| DmaError::Window(WindowError::NoMemory))?;
+        let tree = IovaAllocator::new(granule, input);
+        let mut tree = tree.map_err(|_| DmaError::Window(WindowError::NoMemory))?;
         // Address 0 is what a driver that forgot to set its address register emits.
         let zero = IovaRange::new(Iova::new(0), granule.bytes()).ok();
         for range in reserved.iter().map(|region| region.range).chain(zero) {
-            addresses.reserve(range).map_err(|_| DmaError::Window(WindowError::Reserved))?;
+            tree.reserve(range).map_err(|_| DmaError::Window(WindowError::Reserved))?;
         }
-        Ok(Self { addresses, sole: LeaseId::NONE, owners: None, quarantine: HashMap::new() })
+        let (direct, quarantine, holdings) = Default::default();
+        let books = Books { tree, direct, quarantine, holdings };
+        Ok(Self { books: Mutex::new(LockLabel::new("space", label), books) })
     }
 
-    /// Takes a free range for `lease`.
+    /// A holding for `lease`, which has none yet.
+    pub(super) fn admit(&self, lease: LeaseId) -> Arc<Holding<P>> {
+        let mut books = self.books.lock();
+        let known = books.holdings.iter().find(|(holding, _)| holding.lease == lease);
+        if let Some((holding, _)) = known {
+            return Arc::clone(holding);
+        }
+        let holding = Arc::new(Holding { lease, slabs: OnceBox::new() });
+        books.holdings.push((Arc::clone(&holding), 0));
+        holding
+    }
+
+    /// Takes a free range for the lease of `holding`.
+    #[inline]
     pub(super) fn allocate(
-        &mut self,
-        lease: LeaseId,
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
         request: IovaRequest,
     ) -> Result<IovaRange, AllocateError> {
-        let range = self.addresses.allocate(request)?;
-        if (self.owners.is_some() || self.sole != lease) && !self.note_owner(lease, range) {
-            self.give_back(range);
-            return Err(AllocateError::NoMemory);
+        if let Some(slabs) = holding.slabs.get()
+            && let Some(range) = slabs.allocate_in_slab(platform, &self.books, request)
+        {
+            return Ok(range);
         }
-        Ok(range)
+        self.allocate_in_tree(platform, holding, request)
     }
 
-    /// Remembers that `range`, just allocated, is the lease's; `false` without the memory for it.
-    #[cold]
-    fn note_owner(&mut self, lease: LeaseId, range: IovaRange) -> bool {
-        if self.addresses.live_count() == 1 {
-            self.sole = lease;
-            self.owners = None;
-            return true;
+    #[inline(never)]
+    fn allocate_in_tree(
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
+        request: IovaRequest,
+    ) -> Result<IovaRange, AllocateError> {
+        let mut books = self.books.lock();
+        if holding.slabs.get().is_none() && books.is_busy(holding.lease) {
+            // Without the memory for them it goes on with the tree.
+            let slabs = IovaSlabs::new(platform, &books.tree).map(alloc::boxed::Box::new);
+            _ = slabs.map(|slabs| holding.slabs.set(slabs));
         }
-        let mut owners = self.owners.take().unwrap_or_default();
-        let first_time = owners.is_empty();
-        let more = if first_time { self.addresses.live_count() } else { 1 };
-        let room = owners.try_reserve(more).is_ok();
-        if room && first_time {
-            owners.extend(self.addresses.live().map(|range| (range.start(), self.sole)));
+        let first = books.allocate(holding.lease, request);
+        if !matches!(first, Err(AllocateError::NoSpace { .. })) {
+            return first;
         }
-        if room {
-            owners.insert(range.start(), lease);
+        let holdings: Vec<_> = books.holdings.iter().map(|(it, _)| Arc::clone(it)).collect();
+        drop(books);
+        let shrink = |holding: &Arc<Holding<P>>| {
+            holding.slabs.get().map_or(0, |slabs| slabs.shrink(&self.books))
+        };
+        match holdings.iter().map(shrink).sum() {
+            0usize => first,
+            _ => self.books.lock().allocate(holding.lease, request),
         }
-        self.owners = (!owners.is_empty()).then_some(owners);
-        room
     }
 
-    /// Gives a live range back, from quarantine too.
-    pub(super) fn free(&mut self, range: IovaRange) {
-        if !self.quarantine.is_empty() {
-            self.quarantine.remove(&range.start());
+    /// Gives back a range that is live and not in quarantine.
+    #[inline]
+    pub(super) fn give_back(&self, holding: &Holding<P>, range: IovaRange) {
+        match holding.slabs.get().and_then(|slabs| slabs.free_in_slab(range)) {
+            Some(freed) => {
+                debug_assert!(freed.is_ok(), "a live range was not known: {freed:?}");
+            }
+            None => self.give_back_to_tree(range),
         }
-        if let Some(owners) = &mut self.owners {
-            owners.remove(&range.start());
-        }
-        self.give_back(range);
     }
 
-    fn give_back(&mut self, range: IovaRange) {
-        let freed = self.addresses.free(range);
-        debug_assert!(freed.is_ok(), "a live range was not known: {freed:?}");
+    #[inline(never)]
+    fn give_back_to_tree(&self, range: IovaRange) {
+        self.books.lock().free(range);
+    }
+
+    /// Gives back a range that is live, from quarantine too.
+    pub(super) fn free(&self, holding: &Holding<P>, range: IovaRange) {
+        self.books.lock().quarantine.remove(&range.start());
+        self.give_back(holding, range);
     }
 
     /// Puts a live range into quarantine. Without memory for the note it is live until its lease ends, and counts as a mapping.
-    pub(super) fn quarantine(&mut self, range: IovaRange) {
-        if self.quarantine.try_reserve(1).is_ok() {
-            self.quarantine.insert(range.start(), range.len());
+    pub(super) fn quarantine(&self, range: IovaRange) {
+        let mut books = self.books.lock();
+        if books.quarantine.try_reserve(1).is_ok() {
+            books.quarantine.insert(range.start(), range.len());
         }
     }
 
-    /// The lease's live ranges, with those in quarantine.
-    pub(super) fn of(&self, lease: LeaseId) -> Vec<IovaRange> {
-        let is_its = |range: &IovaRange| match &self.owners {
-            Some(owners) => owners.get(&range.start()) == Some(&lease),
-            None => self.sole == lease,
-        };
-        self.addresses.live().filter(is_its).collect()
+    /// The lease's live ranges in ascending order, with those in quarantine; nobody takes or gives back any for it meanwhile.
+    pub(super) fn of(&self, holding: &Holding<P>) -> Vec<IovaRange> {
+        let books = self.books.lock();
+        let mut ranges: Vec<_> = books.of(holding.lease).chain(holding.in_slabs()).collect();
+        drop(books);
+        ranges.sort_unstable_by_key(IovaRange::start);
+        ranges
+    }
+
+    /// Ends a lease without a live range. If it was the last one, calls `alone`, with the guarantee that no lease uses the space before it returns.
+    pub(super) fn dismiss(&self, holding: &Holding<P>, alone: impl FnOnce()) {
+        {
+            let mut books = self.books.lock();
+            books.holdings.retain(|(other, _)| other.lease != holding.lease);
+            if books.holdings.is_empty() {
+                alone();
+            }
+        }
+        if let Some(slabs) = holding.slabs.get() {
+            slabs.shrink(&self.books);
+        }
     }
 
     /// The lease's mappings in force.
-    pub(super) fn mapped_by(&self, lease: LeaseId) -> usize {
-        let held = |range: &IovaRange| self.quarantine.contains_key(&range.start());
-        self.of(lease).iter().filter(|range| !held(range)).count()
+    pub(super) fn mapped_by(&self, holding: &Holding<P>) -> usize {
+        let ranges = self.of(holding);
+        let books = self.books.lock();
+        ranges.iter().filter(|range| !books.quarantine.contains_key(&range.start())).count()
     }
 
     /// Mappings in force.
     pub(super) fn mapped(&self) -> usize {
-        self.addresses.live_count() - self.quarantine.len()
+        let books = self.books.lock();
+        let in_slabs = books.holdings.iter().map(|(holding, _)| holding.in_slabs().count());
+        books.direct.len() + in_slabs.sum::<usize>() - books.quarantine.len()
     }
 
     /// Bytes in quarantine.
     pub(super) fn quarantined(&self) -> u64 {
-        self.quarantine.values().sum()
+        self.books.lock().quarantine.values().sum()
     }
 }

@@ -1,5 +1,7 @@
 //! DMA handles: what is lent to a device, when it comes back, and what a handle can do after its driver is gone.
 
+mod addresses;
+
 use super::support::*;
 use portcullis::*;
 use portcullis_addr::{Iova, IovaRange, PhysAddr};

@@ -24,6 +24,12 @@ impl<A: RawAtomic> Failures<A> {
         Self { count: A::new(label, 0), recent: core::array::from_fn(|_| A::new(label, 0)) }
     }
 
+    /// How many there have been.
+    #[inline]
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// Records one and returns how many there are now. Only one caller at a time.
     pub(super) fn add(&self, position: u64, code: u64) -> u64 {
         let count = self.count.load(Ordering::Relaxed);
@@ -42,7 +48,7 @@ impl<A: RawAtomic> Failures<A> {
 
     /// The code of the first failure in the ticket's range. Where too many happened since to tell, the ticket counts as hit, with no code.
     pub(super) fn hit(&self, ticket: &Ticket) -> Option<u64> {
-        let count = self.count.load(Ordering::Acquire);
+        let count = self.count();
         if count == ticket.failures {
             return None;
         }
