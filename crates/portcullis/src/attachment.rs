@@ -6,13 +6,14 @@ use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
 use crate::member::{DeviceId, Member};
 use crate::ops::{
-    AddressSpace, FormatSupport, Formats, HardwareRegion, MsiDoorbell, OpsError, SpaceFormat,
-    SpaceRequest, StreamTarget,
+    AddressSpace, FormatSupport, Formats, HardwareRegion, IommuOps, MsiDoorbell, OpsError,
+    SpaceFormat, SpaceRequest, StreamTarget,
 };
 use crate::reason::{BlockedReason, NotShared, SetUpError};
 use crate::regions;
 use crate::space::{Domain, Spaces};
 use crate::stream::StreamSpec;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis_platform::Platform;
@@ -48,8 +49,8 @@ impl<P: Platform> Attachment<P> {
         kind: DomainType,
         instances: Instances<P>,
         members: &[Member],
-    ) -> Result<Self, SetUpError> {
-        let domain = Arc::new(make_domain(kind, &instances, members)?);
+    ) -> Result<Self, Box<SetUpError>> {
+        let domain = make_domain(kind, &instances, members)?;
         let mut attachment = Self { domain, instances, joined: SmallVec::new() };
         if omitted::<P>(Safeguard::AttachBeforeShowing)
             || omitted::<P>(Safeguard::AttachBeforeProbe)
@@ -67,7 +68,7 @@ impl<P: Platform> Attachment<P> {
     }
 
     /// Leads the streams of all members to the domain, who were said to be led there: makes good on [`Safeguard::AttachBeforeShowing`].
-    pub(crate) fn join_late(&mut self) -> Result<(), SetUpError> {
+    pub(crate) fn join_late(&mut self) -> Result<(), Box<SetUpError>> {
         let members = core::mem::take(&mut self.joined);
         members.iter().try_for_each(|member| self.join(member))
     }
@@ -82,8 +83,10 @@ impl<P: Platform> Attachment<P> {
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
             return Err(BlockedReason::GroupLacksIommu(stream.iommu));
         }
-        let regions = regions_of(&self.instances, core::slice::from_ref(member));
-        let regions = regions.map_err(BlockedReason::SetUp)?;
+        let mut ground = Ground::default();
+        let surveyed = ground.survey(&self.instances, core::slice::from_ref(member));
+        let regions = surveyed.and_then(|()| regions::merge(ground.regions));
+        let regions = regions.map_err(|error| BlockedReason::SetUp(*error))?;
         match regions.into_iter().find(|region| !self.domain.keeps(region)) {
             Some(region) => Err(BlockedReason::GroupLacksRegion(region)),
             None => Ok(()),
@@ -91,11 +94,11 @@ impl<P: Platform> Attachment<P> {
     }
 
     /// Leads one more member to the domain: at every instance, or at none.
-    pub(crate) fn join(&mut self, member: &Member) -> Result<(), SetUpError> {
+    pub(crate) fn join(&mut self, member: &Member) -> Result<(), Box<SetUpError>> {
         for index in 0..self.instances.len() {
             if let Err(error) = self.join_at(index, member) {
                 let _on_record = self.leave_at(0..index, member);
-                return Err(SetUpError::Ops(self.instances[index].node, error));
+                return Err(Box::new(SetUpError::Ops(self.instances[index].node, error)));
             }
         }
         self.joined.push(member.clone());
@@ -186,8 +189,13 @@ impl<P: Platform> Attachment<P> {
 }
 
 fn streams_at(member: &Member, node: FwNode) -> Streams {
-    let streams = member.streams().iter();
-    streams.filter(|stream| stream.iommu == node).map(|stream| stream.spec()).collect()
+    let mut streams = Streams::new();
+    for stream in member.streams() {
+        if stream.iommu == node {
+            streams.push(stream.spec());
+        }
+    }
+    streams
 }
 
 /// Unbinds a space everywhere. Where hardware does not confirm, the instance's driver keeps the space alive: something may still walk it.
@@ -204,16 +212,18 @@ fn make_domain<P: Platform>(
     kind: DomainType,
     instances: &[Arc<IommuDevice<P>>],
     members: &[Member],
-) -> Result<Domain<P>, SetUpError> {
+) -> Result<Arc<Domain<P>>, Box<SetUpError>> {
     if kind == DomainType::Identity
         && !instances.iter().all(|instance| instance.ops.capabilities().identity)
     {
-        return Err(SetUpError::NoCommonGround(NotShared::Identity));
+        return Err(Box::new(SetUpError::NoCommonGround(NotShared::Identity)));
     }
-    let reserved = regions_of(instances, members)?;
+    let mut ground = Ground::default();
+    ground.survey(instances, members)?;
+    let reserved = regions::merge(core::mem::take(&mut ground.regions))?;
     let (space, spaces) = match (kind, instances.first()) {
         (DomainType::Dma, Some(first)) => {
-            let request = common_ground(instances, members)?;
+            let request = ground.request(instances.len() == 1)?;
             let space = first.ops.create_space(&request);
             let space = space.map_err(|error| SetUpError::Ops(first.node, error))?;
             let spaces = bind_spaces(&space, instances)?;
@@ -222,38 +232,16 @@ fn make_domain<P: Platform>(
         _ => (None, Spaces::new()),
     };
     let coherent = members.iter().all(|member| member.description.coherent);
-    let domain = Domain::new(kind, space, spaces, reserved, label_of(members));
+    let nothing_direct = reserved.iter().all(|region| region.kind != ReservedKind::Direct);
+    let domain = Arc::new(Domain::new(kind, space, spaces, reserved, label_of(members)));
+    if nothing_direct {
+        return Ok(domain);
+    }
     domain.map_direct_regions(coherent).inspect_err(|_| {
         // No stream leads there: hardware cannot have used the space, and the driver keeps what it could not confirm.
         let _on_record = unbind_spaces(domain.spaces());
     })?;
     Ok(domain)
-}
-
-/// What is spoken for in the addresses of `members`: by their description, and by the hardware in front of them.
-fn regions_of<P: Platform>(
-    instances: &[Arc<IommuDevice<P>>],
-    members: &[Member],
-) -> Result<Vec<ReservedRegion>, SetUpError> {
-    let described = members.iter().flat_map(|member| member.description.reserved.iter().copied());
-    let mut regions: Vec<ReservedRegion> = described.collect();
-    for instance in instances {
-        let refused = |error| SetUpError::Ops(instance.node, error);
-        for member in members {
-            let streams = streams_at(member, instance.node);
-            if streams.is_empty() {
-                continue;
-            }
-            let capabilities = instance.ops.capabilities_of(&streams).map_err(refused)?;
-            let reserved = |range| ReservedRegion { range, kind: ReservedKind::Reserved };
-            if let MsiDoorbell::Window(window) = capabilities.msi {
-                regions.push(reserved(window));
-            }
-            let mut add = |region: HardwareRegion| regions.push(reserved(region.range));
-            instance.ops.reserved_regions(&streams, &mut add).map_err(refused)?;
-        }
-    }
-    regions::merge(regions)
 }
 
 /// Domains have no number of their own: their first member's serves, which does not depend on the order of events.
@@ -264,7 +252,7 @@ fn label_of(members: &[Member]) -> u64 {
 fn bind_spaces<P: Platform>(
     space: &Arc<dyn AddressSpace>,
     instances: &[Arc<IommuDevice<P>>],
-) -> Result<Spaces<P>, SetUpError> {
+) -> Result<Spaces<P>, Box<SetUpError>> {
     let mut spaces = Spaces::new();
     for instance in instances {
         match instance.ops.bind_space(space) {
@@ -272,42 +260,66 @@ fn bind_spaces<P: Platform>(
             Err(error) => {
                 // As above: no stream leads there.
                 let _on_record = unbind_spaces(&spaces);
-                return Err(SetUpError::Ops(instance.node, error));
+                return Err(Box::new(SetUpError::Ops(instance.node, error)));
             }
         }
     }
     Ok(spaces)
 }
 
-/// What all instances can translate by, for all of `members`: a device behind two IOMMUs has one address space that both use.
-fn common_ground<P: Platform>(
-    instances: &[Arc<IommuDevice<P>>],
-    members: &[Member],
-) -> Result<SpaceRequest, SetUpError> {
-    let mut formats: Option<Formats> = None;
-    let mut coherent_walk = true;
-    for instance in instances {
+/// What the instances in front of some devices can do for all of them: a device behind two IOMMUs has one address space that both use.
+#[derive(Default)]
+struct Ground {
+    /// What all of them can translate by; `None` where no device is behind any.
+    formats: Option<Formats>,
+    /// Whether one of them does not snoop the CPU's caches when it walks tables.
+    incoherent_walk: bool,
+    /// What is spoken for in the addresses, by the devices' description and by hardware; not merged yet.
+    regions: Vec<ReservedRegion>,
+}
+
+impl Ground {
+    /// Asks each instance once about each of `members` behind it.
+    fn survey<P: Platform>(
+        &mut self,
+        instances: &[Arc<IommuDevice<P>>],
+        members: &[Member],
+    ) -> Result<(), Box<SetUpError>> {
         for member in members {
-            let streams = streams_at(member, instance.node);
-            if streams.is_empty() {
-                continue;
+            self.regions.extend_from_slice(&member.description.reserved);
+            for instance in instances {
+                let streams = streams_at(member, instance.node);
+                if !streams.is_empty() {
+                    let asked = self.ask(&*instance.ops, &streams);
+                    asked.map_err(|error| SetUpError::Ops(instance.node, error))?;
+                }
             }
-            let capabilities = instance.ops.capabilities_of(&streams);
-            let capabilities =
-                capabilities.map_err(|error| SetUpError::Ops(instance.node, error))?;
-            coherent_walk &= capabilities.coherent_walk;
-            formats = Some(match formats {
-                None => capabilities.formats,
-                Some(before) => before.intersection(&capabilities.formats),
-            });
         }
+        Ok(())
     }
-    // Requests go to one instance: another could not follow them.
-    let alone = instances.len() == 1;
-    let usable = |support: &&_| alone || !is_a_channel(support);
-    let support = formats.as_ref().and_then(|formats| formats.iter().find(usable));
-    let support = *support.ok_or(SetUpError::NoCommonGround(NotShared::Format))?;
-    Ok(SpaceRequest { support, coherent_walk })
+
+    fn ask(&mut self, ops: &dyn IommuOps, streams: &[StreamSpec]) -> Result<(), OpsError> {
+        let capabilities = ops.capabilities_of(streams)?;
+        self.incoherent_walk |= !capabilities.coherent_walk;
+        self.formats = Some(match &self.formats {
+            None => capabilities.formats,
+            Some(before) => before.intersection(&capabilities.formats),
+        });
+        let reserved = |range| ReservedRegion { range, kind: ReservedKind::Reserved };
+        if let MsiDoorbell::Window(window) = capabilities.msi {
+            self.regions.push(reserved(window));
+        }
+        let mut add = |region: HardwareRegion| self.regions.push(reserved(region.range));
+        ops.reserved_regions(streams, &mut add)
+    }
+
+    /// The preferred space that all can translate by. Requests go to one instance: another could not follow them, so they are for one that is `alone`.
+    fn request(&self, alone: bool) -> Result<SpaceRequest, Box<SetUpError>> {
+        let usable = |support: &&_| alone || !is_a_channel(support);
+        let support = self.formats.as_ref().and_then(|formats| formats.iter().find(usable));
+        let support = *support.ok_or(SetUpError::NoCommonGround(NotShared::Format))?;
+        Ok(SpaceRequest { support, coherent_walk: !self.incoherent_walk })
+    }
 }
 
 fn is_a_channel(support: &FormatSupport) -> bool {

@@ -3,13 +3,14 @@
 //! The core has no way to catch a panic. Where panics unwind, the stack drops a guard on its way that ends the bind; without unwinding nothing of this happens.
 
 use crate::description::DmaPath;
-use crate::device::{Bound, Device, DeviceStage};
+use crate::device::{Bound, Device};
 use crate::dma::{DmaHandle, Lease};
 use crate::driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 use crate::error::Unconfirmed;
 use crate::hooks::{Safeguard, omitted};
 use crate::ops::{Fault, OpsError};
 use crate::reason::{Callback, FailedReason};
+use crate::status::DeviceStage;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use portcullis_platform::Platform;
@@ -45,7 +46,7 @@ impl<P: Platform> Drop for Panicking<'_, P> {
             group.with(|_, group| group.shut_out(self.device.id()));
         }
         let reason = FailedReason::Panicked(self.callback);
-        self.device.tell(|status| status.stage = DeviceStage::Failed(reason));
+        self.device.status.show(DeviceStage::Failed(reason));
     }
 }
 
@@ -120,7 +121,7 @@ impl<P: Platform> Device<P> {
     /// Tells the bound driver of a fault, unless the device is being probed or unbound right now (perhaps by the caller).
     pub(crate) fn deliver(&self, platform: &P, fault: &Fault) {
         let Some(mut state) = self.state.try_lock() else {
-            return self.tell(|status| status.missed_faults += 1);
+            return self.status.count_missed_fault();
         };
         // Taken out, so that a driver that panics is not found again.
         let Some(mut bound) = state.bound.take() else { return };

@@ -2,10 +2,14 @@
 
 use crate::device::DeviceNode;
 use crate::subsystem::Subsystem;
-use crate::work::Work;
-use alloc::sync::Weak;
+use crate::work::{LookAhead, Work};
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::hint;
 use portcullis_platform::{Platform, RawEvent};
+
+/// How many groups are looked at together.
+const AT_ONCE: usize = 32;
 
 impl<P: Platform> Subsystem<P> {
     /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once. Within a
@@ -14,7 +18,8 @@ impl<P: Platform> Subsystem<P> {
     pub fn run_deferred(&self) -> usize {
         let mut done = 0;
         let mut later = Vec::new();
-        while let Some(work) = self.work().pop() {
+        let mut ahead = LookAhead::new();
+        while let Some(work) = self.work().pop(&mut ahead) {
             match work {
                 Work::Retry(device) => {
                     if device.upgrade().is_some_and(|device| !self.retry(&device)) {
@@ -55,7 +60,11 @@ impl<P: Platform> Subsystem<P> {
     }
 
     fn set_up_groups(&self, node: &DeviceNode<P>) {
-        let groups = node.slot.lock().groups.clone();
-        groups.iter().filter_map(Weak::upgrade).for_each(|group| self.set_up_group(&group));
+        let groups = Arc::clone(&node.slot.lock().groups);
+        for some in groups.chunks(AT_ONCE) {
+            // Plain loads of all of them first: the memory answers them together.
+            hint::black_box(some.iter().map(Weak::strong_count).sum::<usize>());
+            some.iter().filter_map(Weak::upgrade).for_each(|group| self.set_up_group(&group));
+        }
     }
 }

@@ -158,6 +158,14 @@ pub struct DeviceDescription {
 }
 
 impl DeviceDescription {
+    /// Its streams; none unless it is [`DmaPath::Translated`].
+    pub fn streams(&self) -> &[FwStream] {
+        match &self.dma {
+            DmaPath::Translated(spec) => &spec.streams,
+            DmaPath::Direct | DmaPath::Unusable(_) => &[],
+        }
+    }
+
     /// A coherent 64-bit device at `path` with that DMA path and no special needs.
     pub fn new(path: impl Into<String>, dma: DmaPath) -> Self {
         Self {

@@ -6,7 +6,8 @@ use crate::driver::{BoundDriver, Driver};
 use crate::group::{GroupNode, GroupWaiter, IommuGroup};
 use crate::member::DeviceId;
 use crate::node::Standing;
-use crate::reason::{BlockedReason, FailedReason};
+use crate::reason::BlockedReason;
+use crate::status::{DeviceStage, Status};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,23 +23,6 @@ pub(crate) type DeviceNode<P> = GroupNode<P, Device<P>>;
 pub(crate) type DeviceStanding<P> = Standing<P, Device<P>, Group<P>>;
 /// A device that waits.
 pub(crate) type DeviceWaiter<'a, P> = GroupWaiter<'a, P, Device<P>>;
-
-/// How far a device has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceStage {
-    /// Known, nothing asked of it yet.
-    Described,
-    /// A bind waits for the supplier at this node.
-    Waiting(FwNode),
-    /// A driver is bound.
-    Bound,
-    /// Nothing reaches memory on its behalf, for this reason. A registration of what was missing lifts it.
-    Blocked(BlockedReason),
-    /// Its driver's probe failed for this reason; its address space is attached and empty.
-    Failed(FailedReason),
-    /// Removed from the machine.
-    Gone,
-}
 
 /// A bound driver.
 pub(crate) struct Bound<P: Platform> {
@@ -57,15 +41,6 @@ pub(crate) struct DeviceState<P: Platform> {
     pub(crate) retried_for: Vec<(FwNode, u64)>,
 }
 
-/// What anybody may look at, also while a driver has the device lock.
-#[derive(Clone, Debug)]
-pub(crate) struct Status {
-    pub(crate) stage: DeviceStage,
-    pub(crate) probes: u32,
-    pub(crate) defers: u32,
-    pub(crate) missed_faults: u64,
-}
-
 /// One device of the machine.
 #[doc(alias = "struct device")]
 pub struct Device<P: Platform> {
@@ -74,12 +49,11 @@ pub struct Device<P: Platform> {
     /// `None` where the description puts the device behind no IOMMU, or is unusable, or its group could not be joined.
     group: Option<Arc<Group<P>>>,
     /// Why it could not join its group.
-    refused: Option<BlockedReason>,
+    refused: Option<Box<BlockedReason>>,
     /// Held while the device's driver is probed or removed: one attempt at a time.
     #[doc(alias = "device_lock")]
     pub(crate) state: Lock<P, DeviceState<P>>,
-    /// Changed only by who holds `state`.
-    status: Lock<P, Status>,
+    pub(crate) status: Status<P>,
     /// The thread that runs a callback of the device's driver; 0 for none. A thread can only find its own number here by having put it there.
     caller: AtomicUsize,
 }
@@ -92,8 +66,6 @@ impl<P: Platform> Device<P> {
     ) -> Self {
         let state =
             DeviceState { bound: None, driver: None, standing: None, retried_for: Vec::new() };
-        let stage = DeviceStage::Described;
-        let status = Status { stage, probes: 0, defers: 0, missed_faults: 0 };
         let index = id.0;
         Self {
             id,
@@ -101,7 +73,7 @@ impl<P: Platform> Device<P> {
             group,
             refused: None,
             state: Mutex::new(LockLabel::new("device", index), state),
-            status: Mutex::new(LockLabel::new("status", index), status),
+            status: Status::new(index),
             caller: AtomicUsize::new(0),
         }
     }
@@ -112,7 +84,7 @@ impl<P: Platform> Device<P> {
         description: Arc<DeviceDescription>,
         reason: BlockedReason,
     ) -> Self {
-        Self { refused: Some(reason), ..Self::new(id, description, None) }
+        Self { refused: Some(Box::new(reason)), ..Self::new(id, description, None) }
     }
 
     /// Its number.
@@ -132,17 +104,7 @@ impl<P: Platform> Device<P> {
 
     /// How far it has come. While its driver is being probed or removed: where it stood before.
     pub fn stage(&self) -> DeviceStage {
-        self.status.lock().stage.clone()
-    }
-
-    /// Everything that may be looked at.
-    pub(crate) fn status(&self) -> Status {
-        self.status.lock().clone()
-    }
-
-    /// Changes what may be looked at.
-    pub(crate) fn tell(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.status.lock());
+        self.status.stage()
     }
 
     /// Runs a callback of the driver, whose device lock the caller holds.
@@ -163,9 +125,15 @@ impl<P: Platform> Device<P> {
         self.caller.load(Ordering::Relaxed) == platform.thread()
     }
 
+    /// Reads what an attempt to bind begins with, so that it is in the cache by then. Of no use as a number.
+    pub(crate) fn look(&self) -> u64 {
+        let group = self.group.as_ref().map_or(0, |group| group.id().0);
+        group + self.description.streams().first().map_or(0, |stream| u64::from(stream.id.raw()))
+    }
+
     /// Why it is behind an IOMMU and has no group.
     pub(crate) fn blocked_for(&self) -> BlockedReason {
-        self.refused.clone().unwrap_or(BlockedReason::NoGroup)
+        self.refused.as_deref().cloned().unwrap_or(BlockedReason::NoGroup)
     }
 
     pub(crate) fn group(&self) -> Option<&Arc<Group<P>>> {

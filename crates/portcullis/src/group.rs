@@ -10,6 +10,7 @@ use crate::member::{DeviceId, Member};
 use crate::node::{Need, Node, Waiter};
 use crate::reason::BlockedReason;
 use crate::space::Domain;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -54,15 +55,21 @@ pub(crate) struct IommuGroup<P: Platform, D> {
     state: Lock<P, GroupState<P, D>>,
 }
 
-/// Why a group has no domain.
+/// Why a group has no domain. Reasons are boxed: results of this kind are passed up by every attempt, and nearly always without one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NotAttached {
     /// The node's IOMMU is not there yet.
     Waits(FwNode),
     /// It will not come.
-    NodeFailed(FwNode, BlockedReason),
+    NodeFailed(FwNode, Box<BlockedReason>),
     /// Something is wrong with the group or its set-up failed.
-    Blocked(BlockedReason),
+    Blocked(Box<BlockedReason>),
+}
+
+impl From<BlockedReason> for NotAttached {
+    fn from(reason: BlockedReason) -> Self {
+        Self::Blocked(Box::new(reason))
+    }
 }
 
 impl<P: Platform, D> IommuGroup<P, D> {
@@ -86,8 +93,26 @@ impl<P: Platform, D> IommuGroup<P, D> {
         self: &Arc<Self>,
         f: impl FnOnce(&Arc<Self>, &mut GroupState<P, D>) -> R,
     ) -> R {
+        let next = {
+            let mut state = self.state.lock();
+            match &state.merged_into {
+                None => return f(self, &mut state),
+                Some(next) => Arc::clone(next),
+            }
+        };
+        self.with_next(next, f)
+    }
+
+    /// As [`Self::with`], for a group that was merged into `next`.
+    #[cold]
+    fn with_next<R>(
+        self: &Arc<Self>,
+        next: Arc<Self>,
+        f: impl FnOnce(&Arc<Self>, &mut GroupState<P, D>) -> R,
+    ) -> R {
         let mut passed: SmallVec<[Arc<Self>; 2]> = SmallVec::new();
-        let mut group = Arc::clone(self);
+        passed.push(Arc::clone(self));
+        let mut group = next;
         let outcome = loop {
             let next = {
                 let mut state = group.state.lock();
@@ -209,11 +234,11 @@ impl<P: Platform, D> GroupState<P, D> {
             return Ok(Arc::clone(attached.domain()));
         }
         if let Owner::External(..) = self.owner {
-            return Err(NotAttached::Blocked(BlockedReason::OwnedOutside));
+            return Err(BlockedReason::OwnedOutside.into());
         }
         let (instances, kind) = self.prepare(default, waiter)?;
         let attached = Attachment::set_up(kind, instances, &self.members);
-        Ok(self.show(attached.map_err(|error| NotAttached::Blocked(BlockedReason::SetUp(error)))?))
+        Ok(self.show(attached.map_err(|error| BlockedReason::SetUp(*error))?))
     }
 
     /// What the domain will be, and who will translate for it.
@@ -256,15 +281,14 @@ impl<P: Platform, D> GroupState<P, D> {
 
     /// Lets a member in whose group is in use: it takes the domain as it is, or stays blocked.
     fn join_late(&mut self, member: DeviceId, kind: DomainType) -> Result<(), NotAttached> {
-        let blocked = NotAttached::Blocked;
         let late = self.members.iter().find(|other| other.id == member);
-        let late = late.ok_or(blocked(BlockedReason::NoGroup))?;
+        let late = late.ok_or(BlockedReason::NoGroup)?;
         if late.description.required_domain.is_some_and(|required| required != kind) {
-            return Err(blocked(BlockedReason::GroupUses(kind)));
+            return Err(BlockedReason::GroupUses(kind).into());
         }
-        let attached = self.attached.as_mut().ok_or(blocked(BlockedReason::NoGroup))?;
-        attached.admits(late).map_err(blocked)?;
-        attached.join(late).map_err(|error| blocked(BlockedReason::SetUp(error)))
+        let attached = self.attached.as_mut().ok_or(BlockedReason::NoGroup)?;
+        attached.admits(late)?;
+        Ok(attached.join(late).map_err(|error| BlockedReason::SetUp(*error))?)
     }
 
     fn find_instances(
@@ -285,18 +309,18 @@ impl<P: Platform, D> GroupState<P, D> {
     }
 
     /// The one type that all members can live with.
-    fn choose_domain(&self, default: DomainType) -> Result<DomainType, BlockedReason> {
+    fn choose_domain(&self, default: DomainType) -> Result<DomainType, Box<BlockedReason>> {
         let mut wanted: Option<(&Member, DomainType)> = None;
         for member in &self.members {
             let Some(kind) = member.description.required_domain else { continue };
             match wanted {
                 Some((other, before)) if before != kind => {
-                    return Err(BlockedReason::Disagreement {
+                    return Err(Box::new(BlockedReason::Disagreement {
                         first: other.description.path.clone(),
                         first_needs: before,
                         second: member.description.path.clone(),
                         second_needs: kind,
-                    });
+                    }));
                 }
                 _ => wanted = Some((member, kind)),
             }
@@ -407,7 +431,7 @@ impl<P: Platform, D> GroupState<P, D> {
                 *count += 1;
                 Ok(())
             }
-            Owner::External(..) => Err(NotAttached::Blocked(BlockedReason::OwnedOutside)),
+            Owner::External(..) => Err(BlockedReason::OwnedOutside.into()),
         }
     }
 

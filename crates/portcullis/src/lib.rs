@@ -67,6 +67,7 @@ mod registry;
 mod report;
 mod revocable;
 mod space;
+mod status;
 mod stream;
 mod stream_index;
 mod subsystem;
@@ -77,7 +78,7 @@ mod work;
 pub use description::{
     DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, ReservedKind, ReservedRegion,
 };
-pub use device::{Device, DeviceStage};
+pub use device::Device;
 pub use dma::{
     Both, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaHandle, DmaMapping,
     FromDevice, Lendable, MapFailure, Quarantined, RawMemory, Reach, ToDevice, UnmapFailure,
@@ -100,6 +101,7 @@ pub use rate::RateLimit;
 pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
 pub use registry::{ReconfirmError, RegisterError, UnregisterError};
 pub use report::{Counts, DeviceReport};
+pub use status::DeviceStage;
 pub use stream::{Pasid, StreamSpec};
 pub use stream_index::StreamIndex;
 pub use subsystem::{Policy, Subsystem};

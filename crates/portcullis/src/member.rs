@@ -1,6 +1,6 @@
 //! A device as its group knows it.
 
-use crate::description::{DeviceDescription, DmaPath, FwStream};
+use crate::description::{DeviceDescription, FwStream};
 use alloc::sync::Arc;
 
 /// A device's number in its subsystem. Never reused.
@@ -16,9 +16,6 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn streams(&self) -> &[FwStream] {
-        match &self.description.dma {
-            DmaPath::Translated(spec) => &spec.streams,
-            DmaPath::Direct | DmaPath::Unusable(_) => &[],
-        }
+        self.description.streams()
     }
 }

@@ -9,6 +9,7 @@ use crate::ops::{Fault, Serviced};
 use crate::quarantine::Quarantine;
 use crate::reason::BlockedReason;
 use crate::waiters::{Seat, WaitList};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -94,8 +95,8 @@ pub(crate) struct Slot<P: Platform, D, G> {
     pub(crate) arrivals: u64,
     /// Devices whose bind needs this node; a registration or failure wakes each once.
     pub(crate) waiters: WaitList<D>,
-    /// Groups with a stream here.
-    pub(crate) groups: Vec<Weak<G>>,
+    /// Groups with a stream here. Whoever goes through them shares the list meanwhile; who changes it then, changes a copy.
+    pub(crate) groups: Arc<Vec<Weak<G>>>,
     /// What a driver's panic kept from being told.
     pub(crate) undelivered: Undelivered,
 }
@@ -103,10 +104,11 @@ pub(crate) struct Slot<P: Platform, D, G> {
 impl<P: Platform, D, G> Slot<P, D, G> {
     /// Remembers a group; those that are gone make room, so that plugging in and out does not add up.
     pub(crate) fn note_group(&mut self, group: Weak<G>) {
-        if self.groups.len() == self.groups.capacity() {
-            self.groups.retain(|group| group.strong_count() > 0);
+        let groups = Arc::make_mut(&mut self.groups);
+        if groups.len() == groups.capacity() {
+            groups.retain(|group| group.strong_count() > 0);
         }
-        self.groups.push(group);
+        groups.push(group);
     }
 
     /// Those that wait; they wait no longer.
@@ -162,7 +164,7 @@ pub(crate) enum Need<P: Platform> {
     /// Not there: the device is in the list of waiters now.
     Wait,
     /// It will not come; the device is in the list of waiters in case it does after all.
-    Failed(BlockedReason),
+    Failed(Box<BlockedReason>),
 }
 
 impl<P: Platform, D, G> Node<P, D, G> {
@@ -172,7 +174,7 @@ impl<P: Platform, D, G> Node<P, D, G> {
             blocking: Blocking::Unknown,
             arrivals: 0,
             waiters: WaitList::new(),
-            groups: Vec::new(),
+            groups: Arc::default(),
             undelivered: Undelivered::default(),
         };
         let index = u64::from(id.0);
@@ -181,14 +183,21 @@ impl<P: Platform, D, G> Node<P, D, G> {
     }
 
     /// The instance, or a place in the list of waiters: decided under one lock, so a registration cannot slip in between.
+    /// Where it serves, the device that asks does not wait here any more.
     pub(crate) fn need(self: &Arc<Self>, waiter: Option<&mut Waiter<'_, P, D, G>>) -> Need<P> {
         let mut slot = self.slot.lock();
         let answer = match &slot.state {
-            SlotState::Registered(instance) => return Need::Serves(Arc::clone(instance)),
-            SlotState::Announced => Need::Failed(BlockedReason::NotAnIommu(self.id)),
+            SlotState::Registered(instance) => {
+                let serves = Need::Serves(Arc::clone(instance));
+                if let Some(waiter) = waiter {
+                    self.dismiss(&mut slot, waiter);
+                }
+                return serves;
+            }
+            SlotState::Announced => Need::Failed(Box::new(BlockedReason::NotAnIommu(self.id))),
             SlotState::Absent | SlotState::Closing(_) => Need::Wait,
             SlotState::Failed(words) => {
-                Need::Failed(BlockedReason::NodeFailed(self.id, words.clone()))
+                Need::Failed(Box::new(BlockedReason::NodeFailed(self.id, words.clone())))
             }
         };
         if omitted::<P>(Safeguard::LookAndWaitTogether) {
@@ -216,6 +225,14 @@ impl<P: Platform, D, G> Node<P, D, G> {
         let seat = slot.waiters.enter(waiter.device, before.map(|standing| standing.seat));
         let standing = Standing { node: Arc::clone(self), seat };
         waiter.standing.replace(standing).filter(|standing| !here(standing))
+    }
+
+    /// Takes a device that stands here, or stood here before it was woken, out of the list.
+    fn dismiss(self: &Arc<Self>, slot: &mut Slot<P, D, G>, waiter: &mut Waiter<'_, P, D, G>) {
+        let standing = waiter.standing.take_if(|standing| Arc::ptr_eq(&standing.node, self));
+        if let Some(standing) = standing.filter(|_| !omitted::<P>(Safeguard::WaitOnce)) {
+            slot.waiters.leave(waiter.device, standing.seat);
+        }
     }
 
     /// Whether an IOMMU serves here.

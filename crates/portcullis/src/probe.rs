@@ -5,7 +5,7 @@
 
 use crate::callback;
 use crate::description::{DmaPath, FwNode};
-use crate::device::{Bound, Device, DeviceStage, DeviceState, DeviceWaiter};
+use crate::device::{Bound, Device, DeviceState, DeviceWaiter};
 use crate::dma::{DmaHandle, Lease, Reach};
 use crate::driver::{Driver, ProbeContext, ProbeError};
 use crate::error::Unconfirmed;
@@ -14,6 +14,7 @@ use crate::hooks::{Safeguard, omitted};
 use crate::node::SlotState;
 use crate::omit;
 use crate::reason::{BlockedReason, FailedReason};
+use crate::status::DeviceStage;
 use crate::subsystem::Subsystem;
 use crate::work::Work;
 use alloc::string::String;
@@ -138,7 +139,7 @@ impl<P: Platform> Subsystem<P> {
     pub fn remove_device(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
         let mut state = self.lock(device)?;
         let unbound = self.unbind_locked(device, &mut state);
-        device.tell(|status| status.stage = DeviceStage::Gone);
+        device.status.show(DeviceStage::Gone);
         // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
         let left = device
             .group()
@@ -153,7 +154,7 @@ impl<P: Platform> Subsystem<P> {
             return Err(BindError::WithinCallback);
         }
         let state = device.state.lock();
-        if device.stage() == DeviceStage::Gone { Err(BindError::Gone) } else { Ok(state) }
+        if device.status.is_gone() { Err(BindError::Gone) } else { Ok(state) }
     }
 
     /// One more attempt for a device that was woken; `false` if it must be made later, because the caller is a callback of the device's driver.
@@ -162,38 +163,27 @@ impl<P: Platform> Subsystem<P> {
             return false;
         }
         let mut state = device.state.lock();
-        let waits = matches!(device.stage(), DeviceStage::Waiting(_) | DeviceStage::Blocked(_));
-        if waits && state.driver.is_some() {
+        if device.status.is_put_off() && state.driver.is_some() {
             self.attempt(device, &mut state);
         }
         true
     }
 
     fn attempt(&self, device: &Arc<Device<P>>, state: &mut DeviceState<P>) -> BindOutcome {
+        let mut waits = false;
         let outcome = match self.final_path(device, state) {
             Ok(lease) => self.probe_driver(device, state, lease),
             Err(NotAttached::Waits(node)) => BindOutcome::Deferred(node),
             Err(NotAttached::NodeFailed(_, reason)) => {
-                return self.tell_outcome(device, BindOutcome::Blocked(reason));
+                waits = true;
+                BindOutcome::Blocked(*reason)
             }
-            Err(NotAttached::Blocked(reason)) => BindOutcome::Blocked(reason),
+            Err(NotAttached::Blocked(reason)) => BindOutcome::Blocked(*reason),
         };
-        if !matches!(outcome, BindOutcome::Deferred(_)) {
+        if !waits && !matches!(outcome, BindOutcome::Deferred(_)) {
             state.wait_no_longer(device);
         }
-        self.tell_outcome(device, outcome)
-    }
-
-    fn tell_outcome(&self, device: &Device<P>, outcome: BindOutcome) -> BindOutcome {
-        device.tell(|status| {
-            status.defers += u32::from(matches!(outcome, BindOutcome::Deferred(_)));
-            status.stage = match &outcome {
-                BindOutcome::Bound(_) => DeviceStage::Bound,
-                BindOutcome::Deferred(node) => DeviceStage::Waiting(*node),
-                BindOutcome::Blocked(reason) => DeviceStage::Blocked(reason.clone()),
-                BindOutcome::Failed(reason) => DeviceStage::Failed(reason.clone()),
-            };
-        });
+        show(device, &outcome);
         outcome
     }
 
@@ -203,34 +193,31 @@ impl<P: Platform> Subsystem<P> {
         device: &Arc<Device<P>>,
         state: &mut DeviceState<P>,
     ) -> Result<Arc<Lease<P>>, NotAttached> {
-        let description = device.description();
-        let domain = match (&description.dma, device.group()) {
-            (DmaPath::Direct, _) => None,
-            (DmaPath::Unusable(words), _) => {
-                return Err(NotAttached::Blocked(BlockedReason::Description(words.clone())));
-            }
-            (DmaPath::Translated(_), None) => {
-                return Err(NotAttached::Blocked(device.blocked_for()));
-            }
-            (DmaPath::Translated(_), Some(group)) => {
-                let mut waiter = DeviceWaiter { device, standing: &mut state.standing };
-                let default = self.policy().default_domain;
-                if omitted::<P>(Safeguard::WaitForSetUp) && group.is_busy() {
-                    return Ok(Lease::new(self.platform(), device.id(), description, None));
-                }
-                if let Some(domain) = omit::domain(group, default, Some(&mut waiter)) {
-                    let domain = domain?;
-                    group.with(|_, group| group.acquire())?;
-                    return Ok(Lease::new(self.platform(), device.id(), description, Some(domain)));
-                }
-                Some(group.with(|_, group| {
-                    let domain = group.ensure_member(default, device.id(), &mut waiter)?;
-                    group.acquire()?;
-                    Ok(domain)
-                })?)
-            }
+        let lease = |domain| Lease::new(self.platform(), device.id(), device.description(), domain);
+        // The group first: whoever has one is behind an IOMMU, and the description of a device that must wait need not be fetched.
+        let Some(group) = device.group() else {
+            return match &device.description().dma {
+                DmaPath::Direct => Ok(lease(None)),
+                DmaPath::Unusable(words) => Err(BlockedReason::Description(words.clone()).into()),
+                DmaPath::Translated(_) => Err(device.blocked_for().into()),
+            };
         };
-        Ok(Lease::new(self.platform(), device.id(), description, domain))
+        let mut waiter = DeviceWaiter { device, standing: &mut state.standing };
+        let default = self.policy().default_domain;
+        if omitted::<P>(Safeguard::WaitForSetUp) && group.is_busy() {
+            return Ok(lease(None));
+        }
+        if let Some(domain) = omit::domain(group, default, Some(&mut waiter)) {
+            let domain = domain?;
+            group.with(|_, group| group.acquire())?;
+            return Ok(lease(Some(domain)));
+        }
+        let domain = group.with(|_, group| {
+            let domain = group.ensure_member(default, device.id(), &mut waiter)?;
+            group.acquire()?;
+            Ok::<_, NotAttached>(domain)
+        })?;
+        Ok(lease(Some(domain)))
     }
 
     fn probe_driver(
@@ -239,11 +226,11 @@ impl<P: Platform> Subsystem<P> {
         state: &mut DeviceState<P>,
         lease: Arc<Lease<P>>,
     ) -> BindOutcome {
-        let Some(driver) = state.driver.clone() else {
+        let Some(driver) = state.driver.as_deref() else {
             return BindOutcome::Failed(FailedReason::NoDriver);
         };
-        device.tell(|status| status.probes += 1);
-        match callback::probe(&**self.platform(), device, &*driver, &lease) {
+        device.status.count_probe();
+        match callback::probe(&**self.platform(), device, driver, &lease) {
             Ok(driver) => {
                 let reach = lease.reach();
                 state.bound = Some(Bound { driver, lease });
@@ -307,7 +294,7 @@ impl<P: Platform> Subsystem<P> {
             Some(bound) => callback::remove(&**self.platform(), device, bound),
             None => Ok(()),
         };
-        device.tell(|status| status.stage = DeviceStage::Described);
+        device.status.show(DeviceStage::Described);
         unbound
     }
 
@@ -321,8 +308,22 @@ impl<P: Platform> Subsystem<P> {
         let bound = driver.probe(&context, DmaHandle::new(Arc::clone(&lease))).ok()?;
         let reach = lease.reach();
         device.state.lock().bound = Some(Bound { driver: bound, lease });
-        device.tell(|status| status.stage = DeviceStage::Bound);
+        device.status.show(DeviceStage::Bound);
         Some(BindOutcome::Bound(reach))
+    }
+}
+
+/// Lets everybody see how an attempt ended.
+fn show<P: Platform>(device: &Device<P>, outcome: &BindOutcome) {
+    let status = &device.status;
+    match outcome {
+        BindOutcome::Bound(_) => status.show(DeviceStage::Bound),
+        BindOutcome::Deferred(node) => {
+            status.count_defer();
+            status.show(DeviceStage::Waiting(*node));
+        }
+        BindOutcome::Blocked(reason) => status.show(DeviceStage::Blocked(reason.clone())),
+        BindOutcome::Failed(reason) => status.show(DeviceStage::Failed(reason.clone())),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::description::{ReservedKind, ReservedRegion};
 use crate::reason::SetUpError;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use portcullis_addr::{Iova, IovaRange};
 
@@ -10,7 +11,12 @@ use portcullis_addr::{Iova, IovaRange};
 /// # Errors
 ///
 /// The first two of different kinds that overlap.
-pub(crate) fn merge(mut regions: Vec<ReservedRegion>) -> Result<Vec<ReservedRegion>, SetUpError> {
+pub(crate) fn merge(
+    mut regions: Vec<ReservedRegion>,
+) -> Result<Vec<ReservedRegion>, Box<SetUpError>> {
+    if regions.is_empty() {
+        return Ok(regions);
+    }
     regions.sort_unstable_by_key(|region| (region.range.start(), region.range.last()));
     let mut merged: Vec<ReservedRegion> = Vec::new();
     for region in regions {
@@ -20,7 +26,7 @@ pub(crate) fn merge(mut regions: Vec<ReservedRegion>) -> Result<Vec<ReservedRegi
                 last.range =
                     spanning(last.range.start(), last.range.last().max(region.range.last()));
             }
-            Some(last) => return Err(SetUpError::RegionsConflict(*last, region)),
+            Some(last) => return Err(Box::new(SetUpError::RegionsConflict(*last, region))),
         }
     }
     Ok(merged)
@@ -75,7 +81,7 @@ mod tests {
     #[test]
     fn an_overlap_of_two_kinds_is_told() {
         let (one, other) = (region(0x1000, 0x2000, Direct), region(0x2000, 0x1000, Reserved));
-        let conflict = Err(SetUpError::RegionsConflict(one, other));
+        let conflict = Err(Box::new(SetUpError::RegionsConflict(one, other)));
         assert_eq!(merge(alloc::vec![other, one]), conflict);
     }
 

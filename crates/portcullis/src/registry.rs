@@ -229,7 +229,7 @@ fn close<P: Platform>(node: &DeviceNode<P>) -> Result<Closing<P>, UnregisterErro
     };
     let instance = Arc::clone(instance);
     slot.state = SlotState::Closing(Arc::clone(&instance));
-    slot.groups.retain(|group| group.strong_count() > 0);
+    Arc::make_mut(&mut slot.groups).retain(|group| group.strong_count() > 0);
     Ok((instance, slot.groups.iter().filter_map(Weak::upgrade).collect()))
 }
 

@@ -2,10 +2,11 @@
 
 use crate::attachment::Attachment;
 use crate::description::{DmaPath, DomainType, FwNode, FwSpec};
-use crate::device::{Device, DeviceStage, Status};
+use crate::device::Device;
 use crate::dma::Reach;
 use crate::group::GroupId;
 use crate::node::Blocking;
+use crate::status::DeviceStage;
 use crate::subsystem::Subsystem;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -83,7 +84,7 @@ impl<P: Platform> Subsystem<P> {
         counts.quarantined = left.iter().map(|space| space.bytes()).sum();
         let mut seen: HashMap<GroupId, ()> = HashMap::new();
         for device in &devices {
-            counts.bound += usize::from(device.stage() == DeviceStage::Bound);
+            counts.bound += usize::from(device.status.is_bound());
             let Some(group) = device.group() else { continue };
             group.with(|group, state| {
                 if seen.insert(group.id(), ()).is_none() {
@@ -100,7 +101,6 @@ impl<P: Platform> Subsystem<P> {
     }
 
     fn report(&self, device: &Device<P>, numbers: &mut HashMap<GroupId, u32>) -> DeviceReport {
-        let Status { stage, probes, defers, missed_faults } = device.status();
         let (group, domain) = match device.group() {
             None => (None, None),
             Some(group) => {
@@ -122,7 +122,18 @@ impl<P: Platform> Subsystem<P> {
             }
         };
         let path = device.description().path.clone();
-        DeviceReport { path, iommus, group, domain, reach, stage, probes, defers, missed_faults }
+        let status = &device.status;
+        DeviceReport {
+            path,
+            iommus,
+            group,
+            domain,
+            reach,
+            stage: status.stage(),
+            probes: status.probes(),
+            defers: status.defers(),
+            missed_faults: status.missed_faults(),
+        }
     }
 
     /// What a device reaches that no domain is attached to.

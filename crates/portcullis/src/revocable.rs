@@ -2,17 +2,25 @@
 //!
 //! Each CPU has a slot of its own, so that two CPUs that use the value at the same time share no cache line that either writes. Whoever finds the slot free takes it by one atomic instruction and
 //! gives it back by a plain store; who finds it taken (threads change CPUs, and an operation may enter again) is counted beside it.
+//! The slots are made when the first thread enters: most leases of a boot are given long before they are used, if ever, and two cache lines a CPU are more than the rest of a lease.
 //! What a CPU caches of the value (free addresses, say) can therefore be used between entering and leaving, and be emptied after [`Revocable::revoke`] has returned.
 #![expect(
     unsafe_code,
     reason = "an UnsafeCell that is emptied only when the slots show nobody inside"
 )]
 
+use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::Ordering;
+use once_cell::race::OnceBox;
 use portcullis_platform::{LockLabel, PerCpu, Platform, RawAtomic, RawEvent};
+
+/// Set in the gate once nobody may enter any more.
+const CLOSED: u64 = 1;
+/// Set in the gate before anybody enters for the first time.
+const USED: u64 = 2;
 
 /// Who is inside by way of one CPU.
 struct Slot<A> {
@@ -38,15 +46,18 @@ impl<A: RawAtomic> Slot<A> {
 ///
 /// # Invariants
 ///
-/// `value` is `Some` until [`revoke`](Self::revoke) empties it, and that happens once, after `closed` was set and then every slot was seen empty. A slot is taken, or its count raised, before `closed` is
-/// looked at, all of it sequentially consistent: so who finds `closed` clear is seen in the slot by who has set it.
+/// `value` is `Some` until [`revoke`](Self::revoke) empties it, and that happens once, after the gate was closed and then every slot was seen empty. A slot is taken, or its count raised, before the gate
+/// is looked at, all of it sequentially consistent: so who finds the gate open is seen in the slot by who has closed it. There are slots only where the gate is marked as used, and it is
+/// not marked any more once it is closed: so who closes one that is not used knows that nobody is inside or will be.
 #[doc(alias = "percpu_ref")]
 pub(crate) struct Revocable<T, P: Platform> {
     value: UnsafeCell<Option<T>>,
-    /// By the CPU on which they entered.
-    inside: PerCpu<Slot<P::Atomic>>,
-    /// 1 once nobody may enter any more.
-    closed: P::Atomic,
+    /// By the CPU on which they entered. Filled once, by who has marked the gate as used while it was open, or who has closed it and found it used. No step of the explorer,
+    /// because everybody is given the same.
+    inside: OnceBox<PerCpu<Slot<P::Atomic>>>,
+    /// [`USED`] and [`CLOSED`].
+    gate: P::Atomic,
+    index: u64,
     someone_left: P::Event,
 }
 
@@ -55,12 +66,12 @@ unsafe impl<T: Send + Sync, P: Platform> Sync for Revocable<T, P> {}
 
 impl<T, P: Platform> Revocable<T, P> {
     /// `value`, open to everybody. The seams know its parts by the number `index`.
-    pub(crate) fn new(platform: &P, index: u64, value: T) -> Self {
-        let word = || P::Atomic::new(LockLabel::new("gate", index), 0);
+    pub(crate) fn new(index: u64, value: T) -> Self {
         Self {
             value: UnsafeCell::new(Some(value)),
-            inside: PerCpu::new(platform, |_| Slot { taken: word(), beside: word() }),
-            closed: word(),
+            inside: OnceBox::new(),
+            gate: P::Atomic::new(LockLabel::new("gate", index), 0),
+            index,
             someone_left: P::Event::new(LockLabel::new("gate", index)),
         }
     }
@@ -68,8 +79,12 @@ impl<T, P: Platform> Revocable<T, P> {
     /// The value, which stays until the guard is dropped; `None` once it was revoked.
     #[inline]
     pub(crate) fn enter(&self, platform: &P) -> Option<Inside<'_, T, P>> {
-        let stay = Stay::begin(self, platform);
-        if self.closed.load(Ordering::SeqCst) != 0 {
+        let slots = match self.inside.get() {
+            Some(slots) => slots,
+            None => self.first_use(platform)?,
+        };
+        let stay = Stay::begin(self, slots.here(platform));
+        if self.gate.load(Ordering::SeqCst) & CLOSED != 0 {
             return None;
         }
         // SAFETY: this thread is in the slot and found the value open, and leaves by dropping `stay`: by the type's invariant the value stays until then.
@@ -77,27 +92,47 @@ impl<T, P: Platform> Revocable<T, P> {
         Some(Inside { value: value.expect("emptied only when nobody is inside"), _stay: stay })
     }
 
+    /// The slots, for who found none; `None` once the gate is closed.
+    #[cold]
+    fn first_use(&self, platform: &P) -> Option<&PerCpu<Slot<P::Atomic>>> {
+        let closed = self.gate.fetch_or(USED, Ordering::SeqCst) & CLOSED != 0;
+        (!closed).then(|| self.slots(platform))
+    }
+
+    fn slots(&self, platform: &P) -> &PerCpu<Slot<P::Atomic>> {
+        let word = || P::Atomic::new(LockLabel::new("gate", self.index), 0);
+        let make = || PerCpu::new(platform, |_| Slot { taken: word(), beside: word() });
+        self.inside.get_or_init(|| Box::new(make()))
+    }
+
     /// Lets nobody in any more, waits until nobody is inside, and takes the value out. Only the first call does; the others return `None` at once.
     ///
     /// The wait is as long as the longest operation of those inside, which wait for nothing but hardware, each for a bounded time.
-    pub(crate) fn revoke(&self) -> Option<T> {
-        if self.closed.swap(1, Ordering::SeqCst) != 0 {
+    pub(crate) fn revoke(&self, platform: &P) -> Option<T> {
+        let before = self.gate.fetch_or(CLOSED, Ordering::SeqCst);
+        if before & CLOSED != 0 {
             return None;
         }
+        if before & USED != 0 {
+            self.wait_until_empty(self.slots(platform));
+        }
+        // SAFETY: only the thread that closed the gate comes here. Whoever was inside has left (its accesses happened before: release of the slot, acquired in the wait), and by the
+        // type's invariant nobody enters any more.
+        unsafe { (*self.value.get()).take() }
+    }
+
+    fn wait_until_empty(&self, slots: &PerCpu<Slot<P::Atomic>>) {
         let is_empty = |slot: &Slot<P::Atomic>| {
             slot.taken.load(Ordering::SeqCst) == 0 && slot.beside.load(Ordering::SeqCst) == 0
         };
         loop {
             let seen = self.someone_left.generation();
-            if self.inside.iter().all(is_empty) {
-                break;
+            if slots.iter().all(is_empty) {
+                return;
             }
-            // Briefly: who leaves looks at `closed` without a barrier after its store, and so may not know that somebody waits.
+            // Briefly: who leaves looks at the gate without a barrier after its store, and so may not know that somebody waits.
             self.someone_left.wait_briefly(seen);
         }
-        // SAFETY: only the thread that set `closed` comes here. Whoever was inside has left (its accesses happened before: release of the slot, acquired above), and by the type's
-        // invariant nobody enters any more.
-        unsafe { (*self.value.get()).take() }
     }
 }
 
@@ -132,8 +167,7 @@ struct Stay<'a, T, P: Platform> {
 
 impl<'a, T, P: Platform> Stay<'a, T, P> {
     #[inline]
-    fn begin(revocable: &'a Revocable<T, P>, platform: &P) -> Self {
-        let slot = revocable.inside.here(platform);
+    fn begin(revocable: &'a Revocable<T, P>, slot: &'a Slot<P::Atomic>) -> Self {
         let order = (Ordering::SeqCst, Ordering::Relaxed);
         let alone = slot.taken.compare_exchange(0, 1, order.0, order.1).is_ok();
         if !alone {
@@ -156,7 +190,7 @@ impl<T, P: Platform> Drop for Stay<'_, T, P> {
         } else {
             self.slot.leave();
         }
-        if self.revocable.closed.load(Ordering::Relaxed) != 0 {
+        if self.revocable.gate.load(Ordering::Relaxed) & CLOSED != 0 {
             self.tell();
         }
     }

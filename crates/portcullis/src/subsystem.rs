@@ -97,7 +97,7 @@ impl<P: Platform> Subsystem<P> {
         }
         // Whoever binds later learns the reason; nothing is lost by not keeping it here.
         let _ = group.with(|_, state| {
-            if state.members.is_empty() {
+            if state.members.is_empty() || state.attached.is_some() {
                 return Ok(());
             }
             state.ensure_attached(self.policy.default_domain, None).map(drop)

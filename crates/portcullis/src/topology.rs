@@ -105,7 +105,7 @@ impl<P: Platform> Topology<P> {
     pub(crate) fn plug(&mut self, description: DeviceDescription) -> Plug<P> {
         let id = DeviceId(self.devices_made);
         self.devices_made += 1;
-        let streams = streams_of(&description);
+        let streams = description.streams();
         let mut candidates: Vec<Arc<Group<P>>> = Vec::new();
         for stream in streams {
             self.streams.groups(stream, |group| {
@@ -132,7 +132,7 @@ impl<P: Platform> Topology<P> {
         joined: Result<Option<Arc<Group<P>>>, BlockedReason>,
     ) -> Arc<Device<P>> {
         let Plug { id, description, .. } = plug;
-        let streams = streams_of(&description);
+        let streams = description.streams();
         match &joined {
             Ok(_) => self.streams.settle(streams),
             Err(_) => self.streams.remove(streams, id),
@@ -149,7 +149,7 @@ impl<P: Platform> Topology<P> {
     pub(crate) fn remove(&mut self, device: &Device<P>) {
         self.devices.remove(&device.id());
         if device.group().is_some() {
-            self.streams.remove(streams_of(device.description()), device.id());
+            self.streams.remove(device.description().streams(), device.id());
         }
     }
 
@@ -173,13 +173,6 @@ impl<P: Platform> Plug<P> {
         let member = Member { id: self.id, description: Arc::clone(&self.description) };
         home.add_member(member, &self.nodes);
         Ok(Some(home))
-    }
-}
-
-fn streams_of(description: &DeviceDescription) -> &[FwStream] {
-    match &description.dma {
-        DmaPath::Translated(spec) => &spec.streams,
-        DmaPath::Direct | DmaPath::Unusable(_) => &[],
     }
 }
 

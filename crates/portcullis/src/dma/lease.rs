@@ -90,6 +90,9 @@ impl<P: Platform> Access<P> {
     }
 }
 
+/// The doorbells that a device may ask for, with a lock; `None` without any.
+type Doorbells<P> = Option<Box<Lock<P, Vec<Doorbell>>>>;
+
 /// A doorbell is a register of 32 bits (Arm IHI 0069, `GITS_TRANSLATER`; Arm BSA, GICv2m `MSI_SETSPI_NS`).
 const DOORBELL_BYTES: u64 = 4;
 
@@ -105,10 +108,11 @@ pub(crate) struct Lease<P: Platform> {
     /// The width that the driver has asked for.
     bits: AtomicU8,
     /// What the description names.
-    doorbells: Lock<P, Vec<Doorbell>>,
+    doorbells: Doorbells<P>,
     /// The address space; `None` for a device without an IOMMU.
     space: Revocable<Option<Access<P>>, P>,
-    end: Lock<P, End>,
+    /// Made when the lease is closed.
+    end: Lock<P, Option<Box<End>>>,
     ended: P::Event,
 }
 
@@ -124,7 +128,6 @@ impl<P: Platform> Lease<P> {
         let (reach, granule) =
             (reach_of(space.as_deref()), space.as_ref().map_or(1, |space| space.granule()));
         let access = space.map(|space| Access { space, holding: OnceBox::new() });
-        let doorbells = description.doorbells.iter().map(|&at| Doorbell { at, address: None });
         Arc::new(Self {
             id: LeaseId::fresh(),
             platform: Arc::clone(platform),
@@ -133,9 +136,9 @@ impl<P: Platform> Lease<P> {
             coherent: description.coherent,
             most_bits: description.address_bits,
             bits: AtomicU8::new(description.address_bits),
-            doorbells: Mutex::new(LockLabel::new("doorbells", index), doorbells.collect()),
-            space: Revocable::new(&**platform, index, access),
-            end: Mutex::new(LockLabel::new("lease", index), End::default()),
+            doorbells: doorbells::<P>(description, index),
+            space: Revocable::new(index, access),
+            end: Mutex::new(LockLabel::new("lease", index), None),
             ended: P::Event::new(LockLabel::new("lease", index)),
         })
     }
@@ -182,7 +185,8 @@ impl<P: Platform> Lease<P> {
     /// Where the device must write for the doorbell at `doorbell`, which it can from now on until the lease ends.
     pub(super) fn doorbell(&self, doorbell: PhysAddr) -> Result<Iova, DmaError> {
         // Held while the page is mapped, so that it is mapped once; only this device's driver waits for it.
-        let mut doorbells = self.doorbells.lock();
+        let doorbells = self.doorbells.as_ref().ok_or(DmaError::UnknownDoorbell(doorbell))?;
+        let mut doorbells = doorbells.lock();
         let known = doorbells.iter_mut().find(|known| known.at == doorbell);
         let known = known.ok_or(DmaError::UnknownDoorbell(doorbell))?;
         if let Some(address) = known.address {
@@ -264,7 +268,7 @@ impl<P: Platform> Lease<P> {
     fn wait_for_end(&self) -> Result<(), Unconfirmed> {
         loop {
             let seen = self.ended.generation();
-            if let Some(known) = self.end.lock().so_far() {
+            if let Some(known) = self.end.lock().as_deref().and_then(End::so_far) {
                 return known;
             }
             self.ended.wait(seen);
@@ -278,20 +282,20 @@ impl<P: Platform> Lease<P> {
         let clear = |access: &Option<Access<P>>| {
             // A lease that never mapped has nothing.
             let Some(access) = access else { return Ok(()) };
-            self.end.lock().space = access.space.downgrade();
+            self.end.lock().get_or_insert_default().space = access.space.downgrade();
             access.holding.get().map_or(Ok(()), |holding| access.space.clear(holding))
         };
         if omitted::<P>(Safeguard::DrainHandles) {
             let cleared = self.space.enter(&self.platform).map_or(Ok(()), |space| clear(&space));
-            drop(self.space.revoke());
+            drop(self.space.revoke(&self.platform));
             return cleared;
         }
-        self.space.revoke().map_or(Ok(()), |space| clear(&space))
+        self.space.revoke(&self.platform).map_or(Ok(()), |space| clear(&space))
     }
 
     /// Says that the lease has ended, and whether it is confirmed that nothing of it is reached any more.
     pub(crate) fn end(&self, end: Result<(), Unconfirmed>) {
-        self.end.lock().outcome = Some(end);
+        self.end.lock().get_or_insert_default().outcome = Some(end);
         self.ended.notify_all();
     }
 }
@@ -300,6 +304,12 @@ impl<P: Platform> Lease<P> {
 #[inline]
 fn whole_pages(offset: u64, len: u64, granule: u64) -> Option<u64> {
     Some(offset.checked_add(len)?.checked_add(granule - 1)? & !(granule - 1))
+}
+
+fn doorbells<P: Platform>(description: &DeviceDescription, index: u64) -> Doorbells<P> {
+    let named = description.doorbells.iter().map(|&at| Doorbell { at, address: None });
+    let lock = |named| Box::new(Mutex::new(LockLabel::new("doorbells", index), named));
+    (!description.doorbells.is_empty()).then(|| lock(named.collect()))
 }
 
 fn reach_of<P: Platform>(space: Option<&Domain<P>>) -> Reach {
