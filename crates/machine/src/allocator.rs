@@ -1,4 +1,4 @@
-//! Which pages of the machine's memory are in use: a buddy allocator that remembers what it gave to whom.
+//! Which pages of the machine's memory are in use: a buddy allocator that remembers what it handed out.
 
 use portcullis_platform::PageLayout;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ impl Allocator {
         }
     }
 
-    /// A block of the first `within` pages.
+    /// Allocates a block that lies within the first `within` pages.
     pub(crate) fn allocate(&mut self, layout: PageLayout, within: u32) -> Option<Block> {
         let order = order_of(layout);
         let taken =
@@ -104,14 +104,14 @@ impl Allocator {
         self.live_bytes
     }
 
-    /// A free block of exactly `order`, splitting a larger one where needed. Last in, first out: what was freed last is reused first, which a
-    /// forgotten invalidation survives least.
+    /// Takes a free block of exactly `order`, splitting a larger one where needed. What was freed last is reused first: that shows a forgotten
+    /// invalidation soonest.
     fn take(&mut self, order: usize) -> Option<u32> {
         let (found, first) = (order..ORDERS).find_map(|o| Some((o, self.pop(o)?)))?;
         Some(self.split(first, found, order))
     }
 
-    /// As [`take`](Self::take), the lowest, of the first `within` pages.
+    /// As [`take`](Self::take), but the lowest free block within the first `within` pages.
     fn take_low(&mut self, order: usize, within: u32) -> Option<u32> {
         let low = self.head.range(..within.saturating_sub((1 << order) - 1));
         let (first, found) = low

@@ -38,28 +38,28 @@ impl MachineBuilder {
         self
     }
 
-    /// What every draw depends on. 0 by default.
+    /// The seed of every random choice. 0 by default.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// How the hardware uses its freedom.
+    /// How the hardware uses the freedom that the architecture gives it.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Where time comes from. Virtual, 10 us a look, by default.
+    /// Where time comes from. Virtual by default: each look at the clock takes 10 µs.
     #[must_use]
     pub fn time(mut self, time: TimeSource) -> Self {
         self.time = time;
         self
     }
 
-    /// Who is told of every step.
+    /// The hook that is told of every step. None by default.
     #[must_use]
     pub fn hook(mut self, hook: Arc<dyn StepHook>) -> Self {
         self.hook = Hook::new(hook);
@@ -91,7 +91,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine to be described.
+    /// Starts the description of a machine.
     pub fn builder() -> MachineBuilder {
         MachineBuilder {
             ram_base: 0x4000_0000,
@@ -113,7 +113,7 @@ impl Machine {
         &self.clock
     }
 
-    /// What was seen so far.
+    /// The record of what happened so far.
     pub fn oracle(&self) -> &Oracle {
         &self.oracle
     }
@@ -138,7 +138,7 @@ impl Machine {
         self.add_iommu(profile.coherent, |wiring| SmmuV2::new(wiring, profile))
     }
 
-    /// Adds an IOMMU that `make` makes. `coherent` says whether its own accesses snoop the CPUs' caches.
+    /// Adds the IOMMU that `make` returns. `coherent` says whether its own accesses snoop the CPUs' caches.
     pub fn add_iommu<M: IommuModel>(
         &self,
         coherent: bool,
@@ -161,7 +161,7 @@ impl Machine {
         })
     }
 
-    /// Adds a device with those ways to memory; none for a device behind no IOMMU.
+    /// Adds a device that reaches memory through `ports`. With none it is behind no IOMMU.
     pub fn add_device(&self, name: impl Into<String>, ports: &[Port]) -> Arc<Device> {
         let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
         let device = Device::new(DeviceId(devices.len() as u32), name.into(), ports.to_vec());
@@ -170,7 +170,7 @@ impl Machine {
         device
     }
 
-    /// Adds a device with one way to memory: through `iommu`, as `id`.
+    /// Adds a device with a single port: through `iommu`, with the id `id`.
     pub fn add_client<M: IommuModel>(
         &self,
         name: impl Into<String>,
@@ -199,7 +199,7 @@ impl Machine {
         }
     }
 
-    /// As [`dma`](Self::dma), for who holds the device.
+    /// As [`dma`](Self::dma), for a caller that holds the device.
     pub fn dma_of(&self, device: &Device, mut request: DmaRequest<'_>) -> DmaOutcome {
         let (len, kind) = (request.len(), request.kind());
         let mut done = 0;
@@ -219,7 +219,7 @@ impl Machine {
         DmaOutcome::Completed
     }
 
-    /// Moves `count` bytes of the request, from byte `done` on, inside one page. Whether it was let through.
+    /// Moves `count` bytes of the request, from byte `done` on, inside one page. Returns whether the access was let through.
     fn access(
         &self,
         device: &Device,
@@ -278,7 +278,7 @@ impl Machine {
         }
     }
 
-    /// Records an access that reached memory, and what about it must not have been.
+    /// Records an access that reached memory, and every violation that it amounts to.
     fn judge(&self, device: &Device, record: AccessRecord, grant: &Grant) {
         self.oracle.passed(record);
         if grant.stale {

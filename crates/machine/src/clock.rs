@@ -10,12 +10,12 @@ use std::time::Instant;
 /// Where the time of a machine comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeSource {
-    /// Each [`Clock::relax`] moves time on by so many nanoseconds (at least 1); nothing else does. Runs repeat exactly.
+    /// Each [`Clock::relax`] advances time by `step`, and nothing else does, so that runs repeat exactly.
     Virtual {
-        /// Nanoseconds a look.
+        /// Nanoseconds for each call, at least 1.
         step: Nanos,
     },
-    /// The host's monotonic clock, for boots on OS threads: a thread that the OS does not schedule must not see another's looks as its own time passing.
+    /// The host's monotonic clock, for boots on OS threads. With virtual time, a thread that the OS does not schedule would find its time-outs used up by the looks of the others.
     Host,
 }
 

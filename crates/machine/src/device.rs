@@ -22,11 +22,11 @@ impl Port {
     }
 }
 
-/// What a test says of a device's DMA from now on; what contradicts it is a [`Violation`](crate::Violation).
+/// What a test declares about a device's DMA from now on. An access that contradicts it is recorded as a [`Violation`](crate::Violation).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Expectation {
-    /// Nothing is claimed.
+    /// Nothing is declared.
     Anything = 0,
     /// No access may reach memory.
     Blocked = 1,
@@ -34,7 +34,7 @@ pub enum Expectation {
     Translated = 2,
 }
 
-/// Bytes of a device's own buffer.
+/// Size of a device's own buffer, in bytes.
 pub const BUFFER_SIZE: usize = 4096;
 
 /// A device with a buffer of its own ([`BUFFER_SIZE`] bytes), in the manner of QEMU's `edu`: software sees the buffer only by having the device copy it to memory.
@@ -89,13 +89,13 @@ impl Device {
         }
     }
 
-    /// Declares `len` bytes from `start` unmapped: an access that still gets through there is a violation (P3). Say it when a strict unmap has returned.
+    /// Declares `len` bytes from `start` unmapped: an access that still gets through there is a violation (P3). Call it when a strict unmap has returned.
     pub fn forbid(&self, start: Iova, len: u64) {
         let range = (start.raw(), start.raw().saturating_add(len.saturating_sub(1)));
         self.forbidden.write().unwrap_or_else(PoisonError::into_inner).push(range);
     }
 
-    /// Takes back every [`forbid`](Self::forbid) that overlaps `len` bytes from `start`. Say it before the range is mapped again.
+    /// Takes back every [`forbid`](Self::forbid) that overlaps `len` bytes from `start`. Call it before the range is mapped again.
     pub fn permit(&self, start: Iova, len: u64) {
         let last = start.raw().saturating_add(len.saturating_sub(1));
         self.forbidden
@@ -126,7 +126,7 @@ impl Device {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner).to_vec()
     }
 
-    /// Puts `bytes` into its buffer at `offset`: what it read.
+    /// Stores what the device read in its buffer, at `offset`.
     pub(crate) fn keep(&self, offset: usize, bytes: &[u8]) {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         buffer[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 pub enum Consumption {
     /// All at once when the producer index is written; each takes effect at once (what QEMU does).
     Eager,
-    /// As late as permitted: some when the consumer index is read or time passes, and what they invalidate is invalidated only when a CMD_SYNC is consumed.
+    /// As late as permitted: a few each time the consumer index is read or time passes. What they invalidate stays cached until a CMD_SYNC is consumed.
     Late {
-        /// At most so many a look (at least 1); how many exactly is drawn from the seed.
+        /// The most commands that are consumed at each of these moments, at least 1. The seed decides how many exactly.
         most: u32,
     },
 }
@@ -51,7 +51,7 @@ pub struct ReadChunks {
 }
 
 impl ReadChunks {
-    /// In pieces of `bytes`: 8, 16, 32 or 64 (other numbers are taken as the next of these).
+    /// In pieces of `bytes`: 8, 16, 32 or 64 (other numbers are rounded up to one of these; 64 is the most).
     pub fn of(bytes: usize, order: ChunkOrder) -> Self {
         Self { bytes: bytes.clamp(8, 64).next_power_of_two(), order, between: None }
     }
@@ -74,25 +74,25 @@ impl fmt::Debug for ReadChunks {
     }
 }
 
-/// When hardware that snoops the caches sees software's stores. (Hardware that does not snoop sees them when they are published, always.)
+/// When hardware that snoops the caches sees software's stores. (Hardware that does not snoop always sees them only once they are published.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOrder {
     /// At once, in order.
     Immediate,
-    /// When they are published or a register is written; before that each may be seen or not, drawn from the seed, in any order.
+    /// When they are published or a register is written. Until then the seed decides for each store whether it is visible, in any order.
     Late,
 }
 
 /// What the TLB keeps. It never evicts by itself: what was cached stays until a command covers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlbPolicy {
-    /// Keep translations. Off, every access walks.
+    /// Keep translations. Otherwise every access walks the tables.
     pub translations: bool,
     /// Keep table descriptors (a walk then begins at the lowest cached table), so that a table freed with only a leaf invalidation is still walked.
     pub tables: bool,
     /// Keep stream table entries and context descriptors.
     pub configuration: bool,
-    /// Keep them also when they are invalid, as §5.2.2 permits ("in any state"): whoever makes one valid must invalidate too.
+    /// Keep them also when they are invalid, as IHI 0070, 5.2.2 permits ("in any state"): whoever makes one valid must invalidate too.
     pub invalid_configuration: bool,
 }
 
@@ -116,8 +116,8 @@ impl TlbPolicy {
     };
 }
 
-/// How the hardware uses its freedom. [`Policy::default`] is harsh where it is plain to see why something failed, [`Policy::harshest`] in
-/// every way, [`Policy::like_qemu`] in none.
+/// How the hardware uses the freedom that the architecture gives it. [`Policy::default`] is harsh only in ways whose failures are easy to explain,
+/// [`Policy::harshest`] in every way, and [`Policy::like_qemu`] in none.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// What is cached.
@@ -128,8 +128,8 @@ pub struct Policy {
     pub consumption: Consumption,
     /// When stores are seen.
     pub store_order: StoreOrder,
-    /// After each walk, fetch also the pages before and after, and the configuration of the neighbouring stream (its id with bit 0 flipped): who skips an invalidation
-    /// because "nothing ever used it" is wrong.
+    /// After each walk, fetch also the pages before and after, and the configuration of the neighbouring stream (its id with bit 0 flipped). Software that skips an invalidation
+    /// because "nothing ever used the entry" is caught by that.
     pub speculation: bool,
     /// How many reads of `CR0ACK`, `IRQ_CTRLACK` or `GBPA` it takes until a write is in effect; 0 for at once.
     pub update_delay: u32,
@@ -171,7 +171,7 @@ impl Policy {
         }
     }
 
-    /// Everything that the architecture permits at once: late stores in any order, entries in pieces of 8 bytes in any order, late commands, slow
+    /// Everything unpleasant that the architecture permits, together: late stores in any order, entries in pieces of 8 bytes in any order, late commands, slow
     /// updates, and fetches that nobody asked for.
     pub fn harshest() -> Self {
         Self {
@@ -183,49 +183,49 @@ impl Policy {
         }
     }
 
-    /// The same with other caches.
+    /// The same policy with other caches.
     #[must_use]
     pub fn tlb(mut self, tlb: TlbPolicy) -> Self {
         self.tlb = tlb;
         self
     }
 
-    /// The same with another way to read entries.
+    /// The same policy with another way to read entries.
     #[must_use]
     pub fn chunks(mut self, chunks: ReadChunks) -> Self {
         self.chunks = chunks;
         self
     }
 
-    /// The same with another time of consumption.
+    /// The same policy with another time of consumption.
     #[must_use]
     pub fn consumption(mut self, consumption: Consumption) -> Self {
         self.consumption = consumption;
         self
     }
 
-    /// The same with another store order.
+    /// The same policy with another store order.
     #[must_use]
     pub fn store_order(mut self, order: StoreOrder) -> Self {
         self.store_order = order;
         self
     }
 
-    /// The same with [`speculation`](Self::speculation).
+    /// The same policy with [`speculation`](Self::speculation).
     #[must_use]
     pub fn speculation(mut self) -> Self {
         self.speculation = true;
         self
     }
 
-    /// The same with another [`update_delay`](Self::update_delay).
+    /// The same policy with another [`update_delay`](Self::update_delay).
     #[must_use]
     pub fn update_delay(mut self, reads: u32) -> Self {
         self.update_delay = reads;
         self
     }
 
-    /// The same with [`verify_hits`](Self::verify_hits) and [`verify_owners`](Self::verify_owners) set to `on`.
+    /// The same policy with [`verify_hits`](Self::verify_hits) and [`verify_owners`](Self::verify_owners) set to `on`.
     #[must_use]
     pub fn verify(mut self, on: bool) -> Self {
         self.verify_hits = on;
@@ -256,7 +256,7 @@ impl CommandError {
     }
 }
 
-/// What is broken about one IOMMU. Nothing by default; counts are from the moment of [`SmmuV3::inject`](crate::SmmuV3::inject), 1 for the next.
+/// What is broken about one IOMMU. Nothing by default. Counts begin when the faults are injected ([`SmmuV3::inject`](crate::SmmuV3::inject)); 1 is the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     pub(crate) stuck: Vec<(usize, Option<u64>)>,
@@ -304,14 +304,14 @@ impl Faults {
         self
     }
 
-    /// No command is consumed after `commands` more.
+    /// After `commands` more commands no further one is consumed.
     #[must_use]
     pub fn freeze_after(mut self, commands: u64) -> Self {
         self.frozen_after = Some(commands);
         self
     }
 
-    /// The CMD_SYNC (SMMUv2: TLB sync) number `nth` from now never completes, and so nothing after it either.
+    /// The CMD_SYNC (SMMUv2: TLB sync) number `nth` from now never completes, and neither does anything after it.
     #[must_use]
     pub fn hang_sync(mut self, nth: u64) -> Self {
         self.hang_sync = Some(nth);
@@ -338,12 +338,12 @@ impl Faults {
         self
     }
 
-    /// What a stuck register shows.
+    /// What the register at `offset` reads as, if it is stuck at a value.
     pub(crate) fn stuck_at(&self, offset: usize) -> Option<u64> {
         self.stuck.iter().find(|(at, _)| *at & !3 == offset)?.1
     }
 
-    /// Interrupts and messages get lost.
+    /// Every interrupt is lost, by wire or as a message.
     #[must_use]
     pub fn drop_interrupts(mut self) -> Self {
         self.no_interrupts = true;

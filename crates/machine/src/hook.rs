@@ -1,4 +1,4 @@
-//! Where a scheduler may look in.
+//! How a scheduler sees the machine's steps, and decides which comes next.
 
 use std::fmt;
 use std::sync::Arc;

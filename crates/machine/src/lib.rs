@@ -1,9 +1,9 @@
 //! The software machine: memory, a bus, register-level IOMMUs and devices that do DMA, built to punish.
 //!
 //! Scope: what a core and a driver need to run on ([`MachinePlatform`]), hardware that uses every freedom the architecture gives it ([`Policy`]) or is
-//! broken ([`Faults`]), and an [`Oracle`] that says what must not have happened. Any [`IommuModel`] fits the bus; two are here. An [`SmmuV3`] keeps every entry and translation until a command covers
-//! it, reads entries in pieces, consumes commands late, and does not see what was not published; a page that was given back is poisoned, and whoever
-//! reaches it is noticed.
+//! broken ([`Faults`]), and an [`Oracle`] that records whatever must not happen. Any [`IommuModel`] fits the bus; two are here. An [`SmmuV3`] keeps every entry and translation until a command covers
+//! it, reads entries in pieces, consumes commands late, and does not see stores that were not published. A page that was freed is poisoned, and every access to it is
+//! recorded.
 //!
 //! ```
 //! use portcullis_addr::{Iova, PhysAddr, StreamId};
@@ -27,18 +27,18 @@
 //! assert_eq!(machine.violations(), []);
 //! ```
 //!
-//! An [`SmmuV2`] is as unkind: it keeps translations until maintenance was waited for, lets streams pass until it is told otherwise, faults where two groups match, and can be made
-//! like the integrations that are known to differ.
+//! An [`SmmuV2`] is just as unkind: it keeps translations until software has waited for the maintenance, lets streams pass until it is told otherwise, and faults where two groups
+//! match. Its profile can give it the quirks of integrations that are known to have some.
 //!
-//! Locks: none of the machine's own is held during a [`StepHook`], an interrupt sink or a chunk callback, so each of them may use the machine. One
-//! instance's transactions exclude each other for the moment of the access itself, which is what makes a completed invalidation final.
+//! Locks: the machine holds none of its own while it calls a [`StepHook`], an interrupt sink or a chunk callback, so each of these may use the machine. The
+//! transactions of one IOMMU exclude each other at the moment of the access itself, and so no access follows an invalidation that has completed.
 //!
 //! Not supported: Secure, Realm and Root register pages; EL2 and EL3 translation regimes (`IDR0.Hyp` is 0); AArch32 tables, 128-bit descriptors, `IDR5.DS`; ATS,
 //! PRI and ATOS; stalls (`STALL_MODEL` is "terminate"); hardware access flag and dirty state; MPAM; broadcast TLB maintenance; the
 //! contiguous hint (such entries are cached one by one); memory attributes; event merging. Devices snoop the CPUs' caches, always.
 //!
-//! Of SMMUv2 also not: nested translation, short descriptors, the upper range of AArch32 tables, address translation operations, the performance monitor; a fault aborts also where `GFRE`
-//! or `CFRE` would have it answered with zeroes.
+//! Also not supported, of SMMUv2: nested translation, short descriptors, the upper range of AArch32 tables, address translation operations, the performance monitor; a transaction that faults is aborted also where `GFRE`
+//! or `CFRE` ask for an answer of zeroes.
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 

@@ -14,7 +14,7 @@ use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What freed memory is filled with. As a table entry it is valid and points nowhere, so whoever still walks it is noticed.
+/// What freed memory is filled with. As a table entry it is valid and points outside memory, so that a walk through freed memory is noticed.
 pub const POISON: u64 = 0x6b6b_6b6b_6b6b_6b6b;
 
 /// Nothing answers at the address.
@@ -26,7 +26,7 @@ pub struct BusAbort;
 pub struct Usage {
     /// Blocks handed out and not given back.
     pub live: usize,
-    /// Their bytes, as asked for.
+    /// Bytes in these blocks, as requested.
     pub live_bytes: u64,
     /// Allocations tried since the machine was made, failed ones included.
     pub attempts: u64,
@@ -36,8 +36,8 @@ pub struct Usage {
 
 /// The machine's RAM, and the allocator of its pages.
 ///
-/// Loads and stores take no lock. Every freed page is filled with [`POISON`] and remembered as freed until it is allocated again; whoever reaches it meanwhile,
-/// CPU, IOMMU or device, leaves a [`Violation::FreedMemory`].
+/// Loads and stores take no lock. Every freed page is filled with [`POISON`] and remembered as freed until it is allocated again; whoever accesses it meanwhile,
+/// CPU, IOMMU or device, causes a [`Violation::FreedMemory`].
 #[derive(Debug)]
 pub struct PhysicalMemory {
     words: Sparse,
@@ -46,7 +46,7 @@ pub struct PhysicalMemory {
     epoch: AtomicU64,
     attempts: AtomicU64,
     failures: AtomicU64,
-    /// The attempt that fails, 0 for none.
+    /// The number of the allocation that fails; 0 for none.
     fail_at: AtomicU64,
     fail_on: AtomicBool,
     late: AtomicBool,
@@ -96,7 +96,7 @@ impl PhysicalMemory {
         self.fail_at.store(0, Ordering::Relaxed);
     }
 
-    /// What is handed out now.
+    /// What is allocated now.
     pub fn usage(&self) -> Usage {
         let allocator = lock(&self.allocator);
         Usage {
@@ -107,7 +107,7 @@ impl PhysicalMemory {
         }
     }
 
-    /// Every block that is handed out now, by address: what leaked, when nothing should be.
+    /// Every block that is allocated now, in order of address. When all should have been freed, these are the leaks.
     pub fn live_blocks(&self) -> Vec<(PhysAddr, PageLayout)> {
         let allocator = lock(&self.allocator);
         allocator.live().map(|(first, layout)| (self.address_of(first), layout)).collect()
@@ -129,14 +129,14 @@ impl PhysicalMemory {
         self.dma_read(address.raw(), bytes, Agent::Cpu).is_ok()
     }
 
-    /// From now on stores are seen by [`View::Published`] only after they were published. `late`: coherent agents look at that picture too.
+    /// From now on [`View::Published`] shows a store only after it was published. With `late`, coherent agents see that view too.
     pub(crate) fn split_views(&self, late: bool) {
         self.late.fetch_or(late, Ordering::Relaxed);
         self.words.split();
     }
 
-    /// Whether publishing to `observer` (or refreshing from it) changes the published picture. What serves a coherent observer does nothing for one that does
-    /// not snoop, unless the machine makes stores late for both: there is one published picture only.
+    /// Whether publishing to `observer` (or refreshing from it) changes the published view. Publishing to a coherent observer does nothing for one that does
+    /// not snoop, except on a machine with late stores: there is only one published view.
     fn needs_cleaning_for(&self, observer: Coherency) -> bool {
         observer == Coherency::NonCoherent || self.late.load(Ordering::Relaxed)
     }
@@ -174,7 +174,7 @@ impl PhysicalMemory {
         Ok(chunk.load(word, view))
     }
 
-    /// A walk reads a word: also whether it lies in freed memory. The walk reports that itself, once it is known to count.
+    /// A walk reads a word. Returns also whether that lies in freed memory: the walk reports it once its result is used.
     pub(crate) fn walk_load(&self, address: u64, view: View) -> Result<(u64, bool), BusAbort> {
         if !self.words.contains(address, 8) {
             return Err(BusAbort);
@@ -339,8 +339,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// SAFETY: all words live in atomics of this type's own, reached through an index that is checked; what else is asked for is a violation that the oracle notes.
-// The allocator gives no page out twice and knows what it gave.
+// SAFETY: every word lives in an atomic that this type owns, reached through a checked index; any other access is refused and recorded as a violation.
+// The allocator hands out no page twice and knows what it handed out.
 unsafe impl DmaMemory for PhysicalMemory {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
@@ -363,7 +363,7 @@ unsafe impl DmaMemory for PhysicalMemory {
             return;
         }
         let page = (address.raw() - self.words.base()) >> PAGE_SHIFT;
-        // Poisoned and marked before the lock is gone: the block may be handed out again right after.
+        // Poisoned and marked before the lock is released: right after that the block may be handed out again.
         let mut allocator = lock(&self.allocator);
         let error = match allocator.free(page as u32, layout) {
             Ok(block) => return self.turn(block, false, Some(POISON)),

@@ -1,4 +1,4 @@
-//! What an IOMMU is to the bus, whatever its kind: a bus port names a model and an id.
+//! What the bus knows of an IOMMU, whatever its kind. A port of a device names a model and an id.
 
 use crate::access::{AccessKind, Passage};
 use crate::faults::Policy;
@@ -25,16 +25,16 @@ pub struct Access {
     pub privileged: bool,
 }
 
-/// Leave to touch memory.
+/// Permission for one access to memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
-    /// Where.
+    /// The physical address.
     pub physical: u64,
-    /// Why.
+    /// Why it is let through.
     pub passage: Passage,
-    /// What was cached no longer agrees with memory.
+    /// Whether it rests on something cached that no longer agrees with memory.
     pub stale: bool,
-    /// The page changed its owner after the translation was cached.
+    /// Whether the page changed its owner after the translation was cached.
     pub reused: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aborted;
 
-/// Makes an access where the grant says.
+/// Makes the access that was granted.
 pub type Land<'a> = &'a mut dyn FnMut(Grant) -> Result<(), BusAbort>;
 
 /// An IOMMU on the machine's bus.
@@ -50,8 +50,8 @@ pub trait IommuModel: fmt::Debug + Send + Sync + 'static {
     /// Its number on the machine, from 0.
     fn index(&self) -> u32;
 
-    /// Takes one access of the device with that id. Where it is let through, `land` is called once, in one piece with the last look at the caches, so that an invalidation that
-    /// completes afterwards finds the access made. No lock of the machine is held otherwise.
+    /// Translates one access of the device with that id. Where it is let through, `land` is called exactly once, atomically with the last look at the caches: when an invalidation
+    /// completes, no access that it concerns is still under way. Apart from that, no lock of the machine is held.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Wiring {
         self.index
     }
 
-    /// What every draw of it depends on.
+    /// The seed of the model's random choices.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -151,7 +151,7 @@ impl Wiring {
 pub(crate) struct Iommus(RwLock<Vec<Arc<dyn IommuModel>>>);
 
 impl Iommus {
-    /// Adds the one that `make` makes, given its number.
+    /// Adds the IOMMU that `make` returns; `make` is told its number.
     pub(crate) fn add<M: IommuModel>(&self, make: impl FnOnce(u32) -> M) -> Arc<M> {
         let mut iommus = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let iommu = Arc::new(make(iommus.len() as u32));

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// Memory was reached that its owner had given back.
+    /// Memory was accessed after its owner had freed it.
     FreedMemory {
-        /// Who reached it.
+        /// Who accessed it.
         by: Agent,
         /// Where.
         address: PhysAddr,
@@ -25,23 +25,23 @@ pub enum Violation {
         /// The address.
         address: PhysAddr,
     },
-    /// A block was given back twice.
+    /// A block was freed twice.
     DoubleFree {
         /// The block.
         address: PhysAddr,
     },
-    /// An address was given back that is no block.
+    /// An address was freed at which no block begins.
     ForeignFree {
         /// The address.
         address: PhysAddr,
     },
-    /// A block was given back with another layout than it was allocated with.
+    /// A block was freed with another layout than it was allocated with.
     WrongLayout {
         /// The block.
         address: PhysAddr,
         /// Bytes allocated.
         allocated: usize,
-        /// Bytes given back.
+        /// Bytes freed.
         freed: usize,
     },
     /// An access was let through by a cached translation that the tables in memory no longer contain (P3).
@@ -68,7 +68,7 @@ pub enum Violation {
         /// The register's offset.
         offset: usize,
     },
-    /// A command's operands make its effect UNPREDICTABLE (IHI 0070, 4.4.1.1); the machine drops nothing for it.
+    /// A command's operands make its effect UNPREDICTABLE (IHI 0070, 4.4.1.1); the machine invalidates nothing.
     UnpredictableCommand {
         /// The IOMMU.
         iommu: u32,
@@ -155,7 +155,7 @@ impl fmt::Display for Violation {
 /// Violations kept in full; more are only counted.
 const VIOLATIONS_KEPT: usize = 1024;
 
-/// The machine's memory of what happened.
+/// The machine's record of what happened.
 #[derive(Debug)]
 pub struct Oracle {
     accesses_kept: usize,

@@ -16,7 +16,7 @@ pub struct MachinePlatform<T> {
 }
 
 impl<T> MachinePlatform<T> {
-    /// The platform that `machine` is.
+    /// The platform that `machine` provides.
     pub fn new(machine: &Arc<Machine>) -> Self {
         Self { machine: Arc::clone(machine), threads: PhantomData }
     }

@@ -1,4 +1,4 @@
-//! Seeded choices: the same seed gives the same machine.
+//! Random choices from a seed: the same seed gives the same machine.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, fast, good enough to choose delays.
 #[derive(Clone, Debug)]

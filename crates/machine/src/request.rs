@@ -73,7 +73,7 @@ impl<'a> DmaRequest<'a> {
 
 /// How a transfer ended, as the device sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a refused transfer is an answer"]
+#[must_use = "the transfer may have been refused"]
 pub enum DmaOutcome {
     /// All bytes were moved.
     Completed,

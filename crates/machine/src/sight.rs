@@ -26,7 +26,7 @@ impl Sight {
         Self { memory: Arc::clone(memory), coherent, late, draws: AtomicU64::new(seed) }
     }
 
-    /// Which picture of memory it sees.
+    /// Which view of memory it sees.
     pub(crate) fn view(&self) -> View {
         if self.coherent && !self.late { View::Cpu } else { View::Published }
     }

@@ -1,4 +1,4 @@
-//! Words that exist once somebody stored them: the storage behind [`PhysicalMemory`](crate::PhysicalMemory).
+//! Words that take space only once somebody has stored them: the storage behind [`PhysicalMemory`](crate::PhysicalMemory).
 
 use crate::allocator::PAGE_SHIFT;
 use std::fmt;
@@ -12,7 +12,7 @@ const CHUNKS: usize = 1 << (REGION_SHIFT - CHUNK_SHIFT);
 const CHUNK_PAGES: usize = 1 << (CHUNK_SHIFT - PAGE_SHIFT);
 const PAGE_WORDS_SHIFT: u32 = PAGE_SHIFT - 3;
 
-/// Which of the two pictures of memory an agent sees. They differ only on a machine where some IOMMU does not snoop the caches, or where stores are
+/// Which of the two views of memory an agent has. They differ only on a machine where some IOMMU does not snoop the caches, or where stores are
 /// made late ([`StoreOrder`](crate::StoreOrder)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
@@ -22,7 +22,7 @@ pub(crate) enum View {
     Published,
 }
 
-/// The published picture of a chunk, and which of its words the CPU has stored since.
+/// The published view of a chunk, and which of its words the CPU has stored since.
 struct Shadow {
     words: [AtomicU64; CHUNK_WORDS],
     dirty: [AtomicU64; CHUNK_WORDS / 64],
@@ -46,7 +46,7 @@ impl Chunk {
         })
     }
 
-    /// From now on the published picture is kept apart.
+    /// From now on the published view is kept apart.
     fn split(&self) {
         self.shadow.get_or_init(|| {
             let now = |word: usize| AtomicU64::new(self.words[word].load(Ordering::Acquire));

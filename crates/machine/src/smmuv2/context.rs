@@ -12,7 +12,7 @@ use portcullis_spec::smmuv2::{cbar_type, granule0, sep};
 pub(super) enum Context {
     /// Unchanged: the bank is disabled.
     Pass,
-    /// Nowhere: the bank says so, or what it says means nothing.
+    /// Nowhere: the bank's registers say so, or they contradict each other.
     Invalid,
     /// Through this table, at this input address. `None`: no table covers the address.
     Translate { tag: Tag, input: u64, table: Option<Table> },

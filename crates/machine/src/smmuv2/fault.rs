@@ -27,7 +27,7 @@ impl GlobalFault {
         }
     }
 
-    /// Records a fault, or that there was another. Whether it is the first.
+    /// Records a fault, or, where one is recorded already, that there was another. Returns whether it is the first.
     pub(super) fn record(&mut self, kind: Field, stream: u32, access: &Access) -> bool {
         if self.status != 0 {
             self.status |= sgfsr::MULTI.mask() as u32;
@@ -102,7 +102,7 @@ impl ContextFault {
         }
     }
 
-    /// Records a fault, or that there was another. Whether it is the first.
+    /// Records a fault, or, where one is recorded already, that there was another. Returns whether it is the first.
     pub(super) fn record(&mut self, cause: Cause, stream: u32, access: &Access) -> bool {
         if self.is_outstanding() {
             self.status |= fsr::MULTI.mask() as u32;

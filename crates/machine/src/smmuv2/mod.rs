@@ -1,4 +1,4 @@
-//! A register-level SMMUv2 (Arm IHI 0062) as an MMU-500 is one, Non-secure programming interface.
+//! A register-level SMMUv2 (Arm IHI 0062), modelled on the MMU-500: its Non-secure programming interface.
 
 mod context;
 mod fault;
@@ -32,7 +32,7 @@ pub enum SmmuV2Line {
     Context(u8),
 }
 
-/// What an instance did since it was made.
+/// What an instance has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SmmuV2Counters {
     /// Register accesses, 32 or 64 bits.
@@ -43,7 +43,7 @@ pub struct SmmuV2Counters {
     pub syncs: u64,
     /// Faults recorded.
     pub faults: u64,
-    /// Faults that found one recorded before them, or an outstanding one that made them wait.
+    /// Faults that were not recorded because an earlier one was, or that an outstanding one made wait.
     pub faults_lost: u64,
     /// Interrupts raised (or that would have been, where they get lost).
     pub interrupts: u64,
@@ -63,12 +63,12 @@ struct Wait {
     covers: Vec<Scope>,
 }
 
-/// All that changes.
+/// All the state that changes.
 #[derive(Debug)]
 struct State {
     file: RegisterFile,
     tlb: Translations,
-    /// Streams that are kept as passing untranslated.
+    /// Streams of which the TLB remembers that they pass untranslated.
     passing: BTreeSet<u32>,
     /// Maintenance that was issued and is not yet in effect.
     owed: Vec<(Issuer, Scope)>,
@@ -86,10 +86,10 @@ struct State {
 ///
 /// It keeps every translation that it ever fetched until maintenance that covers it was *waited for* ([`Policy::consumption`] is [`Late`](Consumption::Late)): an operation without
 /// its sync has no effect, and a bank's sync covers the bank's own operations only. Tags are ASID and VMID, not banks: a bank that is used again with the same tags finds what the
-/// last user left. After reset clients pass, groups lead to bypass and a bank that is not enabled passes addresses unchanged, so an order of stores that is wrong shows. A stream that
+/// last user left. After reset clients pass, groups lead to bypass and a bank that is not enabled passes addresses unchanged, so that stores in the wrong order show. A stream that
 /// matches two groups faults, and is a [`Violation::MatchConflict`]. What belongs to Secure software reads as zero and ignores writes.
 ///
-/// Of [`Faults`] it knows stuck registers, a unit that is gone, syncs that never complete and lost interrupts; what belongs to queues has no effect.
+/// Of the [`Faults`] it takes stuck registers, a unit that is gone, syncs that never complete and lost interrupts. Those of queues have no effect.
 pub struct SmmuV2 {
     index: u32,
     profile: SmmuV2Profile,
@@ -153,7 +153,7 @@ impl SmmuV2 {
         }
     }
 
-    /// What it did so far.
+    /// What it has done so far.
     pub fn counters(&self) -> SmmuV2Counters {
         self.lock().counters
     }
@@ -167,7 +167,7 @@ impl SmmuV2 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what became due while the lock was held.
+    /// Sends the interrupts that became due while the lock was held.
     fn raise(&self, lines: Vec<SmmuV2Line>) {
         if lines.is_empty() {
             return;

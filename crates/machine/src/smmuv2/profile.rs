@@ -1,4 +1,4 @@
-//! Which SMMUv2 it is: what the identification registers say, and what integrations did to it.
+//! Which SMMUv2 it is: what the identification registers say, and which quirks its integration has.
 
 use portcullis_spec::smmuv2::global0::{idr0, idr1, idr2, idr7};
 use portcullis_spec::smmuv2::{BlockShape, address_size};
@@ -22,7 +22,7 @@ pub struct SmmuV2Profile {
     pub extended_ids: bool,
     /// Context banks, 1..=128.
     pub banks: u8,
-    /// The first of them, which can do stage 2 only.
+    /// How many of them, from the first on, can do stage 2 only.
     pub stage2_banks: u8,
     /// Context interrupts.
     pub interrupts: u8,
@@ -52,11 +52,11 @@ pub struct SmmuV2Profile {
     pub revision: (u8, u8),
     /// The interconnect carries accesses of 64 bits. Where it does not (Marvell Armada AP806), one is lost and recorded as a violation.
     pub wide_access: bool,
-    /// As an MMU-500 with `sACR.SMTNMB_TLBEN` or `S2CRB_TLBEN`: that a stream passes untranslated is kept in the TLB until everything is invalidated.
+    /// Like an MMU-500 with `sACR.SMTNMB_TLBEN` or `S2CRB_TLBEN`: the TLB remembers that a stream passes untranslated until everything is invalidated.
     pub caches_bypass: bool,
-    /// As some of Qualcomm's firmware, which traps accesses to `S2CR`: writing "fault" does nothing, and writing "bypass" makes it "fault".
+    /// Like some of Qualcomm's firmware, which traps accesses to `S2CR`: writing "fault" does nothing, and writing "bypass" makes it "fault".
     pub fakes_s2cr: bool,
-    /// The last banks, which a hypervisor keeps: they read as zero and ignore writes.
+    /// How many banks, the last ones, a hypervisor keeps for itself: they read as zero and ignore writes.
     pub kept_banks: u8,
 }
 
@@ -93,7 +93,7 @@ impl SmmuV2Profile {
         }
     }
 
-    /// The least: stream indexing, four groups, two banks of which one does stage 2 only, AArch32 tables, 32-bit addresses, no coherency.
+    /// The smallest unit: stream indexing, four groups, two banks of which one does stage 2 only, AArch32 tables, 32-bit addresses, no coherency.
     pub fn minimal() -> Self {
         Self {
             stream_matching: false,

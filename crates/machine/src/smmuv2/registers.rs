@@ -106,7 +106,7 @@ fn nth(register: Register, offset: usize, count: usize) -> Option<usize> {
 }
 
 impl RegisterFile {
-    /// As after reset: clients pass, groups match nothing but lead to bypass, banks do nothing. (Most of it is UNKNOWN after reset; this is what hurts most.)
+    /// As after reset: clients pass, groups match nothing but lead to bypass, banks do nothing. (Most of this is UNKNOWN after reset; these are the values that hurt most.)
     pub(super) fn reset(profile: &SmmuV2Profile) -> Self {
         let bypass = s2cr::TYPE.of(s2cr_type::BYPASS) as u32;
         Self {

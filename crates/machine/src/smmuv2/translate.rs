@@ -146,7 +146,7 @@ impl SmmuV2 {
         }
     }
 
-    /// Fetches what nobody asked for: the pages before and after. Faults leave no trace.
+    /// Fetches speculatively: the pages before and after. Faults leave no trace.
     fn speculate(&self, state: &mut State, id: u32, access: &Access, size: u64) {
         for address in [access.address.wrapping_sub(size), access.address.wrapping_add(size)] {
             let access = Access { address, kind: AccessKind::Read, ..*access };

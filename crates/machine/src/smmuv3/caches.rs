@@ -1,4 +1,4 @@
-//! What the unit remembers: configuration entries and translations. Nothing leaves but by a command that covers it.
+//! What the unit remembers: configuration entries and translations. Nothing leaves except by a command that covers it.
 
 use crate::vmsa::{Leaf, TableEntry, Tag, Translations};
 use std::collections::BTreeMap;

@@ -49,7 +49,7 @@ impl SmmuV3 {
         }
     }
 
-    /// Takes one command, or reports why it cannot; whether another look makes sense.
+    /// Takes one command, or reports why it cannot. Returns whether another look makes sense.
     pub(super) fn consume_one(&self) -> bool {
         if !self.lock().may_consume() {
             return false;

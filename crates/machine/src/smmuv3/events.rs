@@ -25,7 +25,7 @@ pub(super) enum Delivery {
 /// Why a transaction was refused, in the document's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Without a record: the configuration says abort, or that faults are not recorded.
+    /// Refused without a record: the configuration says abort, or that faults are not recorded.
     Silent,
     /// A configuration error or another event that carries no address.
     Configuration(u64),
@@ -140,7 +140,7 @@ impl State {
         }
     }
 
-    /// Makes a global error active and says so.
+    /// Makes a global error active and raises its interrupt.
     pub(super) fn raise(&mut self, error: u64) {
         if self.registers.raise(error) {
             self.announce_error();

@@ -42,7 +42,7 @@ pub enum InterruptLine {
     GlobalError = 3,
 }
 
-/// What an instance did since it was made.
+/// What an instance has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Register accesses, 32 or 64 bits.
@@ -65,7 +65,7 @@ pub struct Counters {
 
 type InterruptSink = Arc<dyn Fn(InterruptLine) + Send + Sync>;
 
-/// All that changes, behind one lock that is never held during a hook, an interrupt or a fetch of several words.
+/// All the state that changes, behind one lock that is never held during a hook, an interrupt or a fetch of several words.
 #[derive(Debug)]
 struct State {
     registers: RegisterFile,
@@ -91,11 +91,11 @@ struct State {
 /// One SMMUv3 on the machine's bus.
 ///
 /// It keeps every configuration entry and translation that it ever fetched until a command covers exactly that entry
-/// ([`TlbPolicy`](crate::TlbPolicy)), and is as late, as literal and as piecemeal as its [`Policy`] says.
+/// ([`TlbPolicy`](crate::TlbPolicy)). How late it consumes commands, and in which pieces it reads entries, is up to its [`Policy`].
 ///
-/// The same scenarios run on it and on QEMU's model; `docs/qemu-differences.md` lists where the two part and what the document says. Beyond what scenarios can
-/// compare it is stricter in three points: a range TLBI whose start its level hint forbids (UNPREDICTABLE, §4.4.1.1) drops nothing, a write to a register that an enable bit
-/// guards (§6.3) is ignored, and both are recorded as violations; an unprivileged access to a page with AP\[1\] clear is refused.
+/// The same scenarios run on it and on QEMU's model; `docs/qemu-differences.md` lists where the two differ and what the document says. It is stricter in three
+/// points that the scenarios cannot compare. A range TLBI whose start does not fit its level hint (UNPREDICTABLE, §4.4.1.1) invalidates nothing, a write to a register that an enable bit
+/// guards (§6.3) is ignored, and both are recorded as violations. An unprivileged access to a page with AP\[1\] clear is refused.
 pub struct SmmuV3 {
     index: u32,
     profile: Profile,
@@ -178,7 +178,7 @@ impl SmmuV3 {
         self.deliver(deliveries);
     }
 
-    /// What it did so far.
+    /// What it has done so far.
     pub fn counters(&self) -> Counters {
         self.lock().counters
     }
@@ -202,7 +202,7 @@ impl SmmuV3 {
         self.policy.consumption == Consumption::Eager
     }
 
-    /// Sends what became due while the lock was held.
+    /// Sends the interrupts that became due while the lock was held.
     fn deliver(&self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
             match delivery {

@@ -57,7 +57,7 @@ pub struct Profile {
     /// `IIDR`: who made it and which revision it is.
     pub iidr: u32,
     /// Arm erratum 2812531 (MMU-700): between two invalidation commands of different kinds there must be a CMD_SYNC, otherwise the second one has no
-    /// effect, and [`Violation::UnsyncedCommands`](crate::Violation::UnsyncedCommands) is recorded. What real hardware does to whom is not public; this is what can be told from outside.
+    /// effect, and [`Violation::UnsyncedCommands`](crate::Violation::UnsyncedCommands) is recorded. What real hardware does in that case is not public.
     pub sync_between_kinds: bool,
     /// Minor architecture revision: 3.x.
     pub revision: u8,
@@ -107,7 +107,7 @@ impl Profile {
         Self { stage2: false, vmid16: false, xnx: false, global_abort: false, ..Self::qemu10() }
     }
 
-    /// The least that the architecture asks for, and tiny queues: stage 1, 8-bit tags, linear table for 8-bit ids, 4 KiB granule, 32-bit output, no coherency, no ranges.
+    /// The minimum that the architecture asks for, with tiny queues: stage 1, 8-bit tags, linear table for 8-bit ids, 4 KiB granule, 32-bit output, no coherency, no ranges.
     pub fn minimal() -> Self {
         Self {
             stage1: true,
@@ -156,7 +156,7 @@ impl Profile {
         Self { coherent: false, ..Self::qemu10() }
     }
 
-    /// A server's: 52-bit addresses, substreams, messages, two-level context descriptor tables.
+    /// An SMMU as in a server: 52-bit addresses, substreams, messages, two-level context descriptor tables.
     pub fn server() -> Self {
         Self {
             sid_bits: 32,

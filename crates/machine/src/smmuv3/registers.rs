@@ -87,7 +87,7 @@ pub(super) struct RegisterFile {
     eventq_cons: u32,
     pub(super) gerror_message: Message,
     pub(super) eventq_message: Message,
-    /// Looks until what was written is in effect.
+    /// How many looks it takes until what was written is in effect.
     delay: u32,
 }
 
@@ -357,7 +357,7 @@ impl RegisterFile {
         Effect { guarded: false, changes_translation }
     }
 
-    /// Software looked at `bytes` at `offset`; whether that made a pending write take effect for transactions.
+    /// Software read `bytes` bytes at `offset`. Returns whether that made a pending write take effect for transactions.
     pub(super) fn looked_at(&mut self, offset: usize, bytes: usize) -> bool {
         let acks = [spec::CR0ACK.offset, spec::IRQ_CTRLACK.offset, spec::GBPA.offset];
         acks.iter().any(|at| (offset..offset + bytes).contains(at)) && self.time_passes()
@@ -384,7 +384,7 @@ impl RegisterFile {
         changed
     }
 
-    /// Makes a global error active; whether it was not before.
+    /// Makes a global error active. Returns whether it was not before.
     pub(super) fn raise(&mut self, error: u64) -> bool {
         let fresh = !self.is_active(error);
         if fresh {

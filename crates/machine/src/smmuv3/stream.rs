@@ -13,7 +13,7 @@ use portcullis_spec::smmuv3::{l1std, strtab_base_cfg, strtab_fmt};
 /// What an entry makes of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Route {
-    /// Refused without a word.
+    /// Refused, and no event is recorded.
     Abort,
     /// To the same address.
     Bypass,

@@ -69,7 +69,7 @@ pub(super) struct Transit<'a> {
 }
 
 impl SmmuV3 {
-    /// Takes a transaction; `land` makes the access where it is let through, in one piece with the last look at the caches.
+    /// Takes a transaction; `land` makes the access where it is let through, atomically with the last look at the caches.
     pub(super) fn transact(
         &self,
         stream: StreamId,
@@ -91,7 +91,7 @@ impl SmmuV3 {
                 && outcome.as_ref().is_ok_and(|target| transit.disagrees(target));
             let mut state = self.lock();
             if state.epoch != epoch {
-                // Something was invalidated under it: it starts again, as the architecture has it either before or after.
+                // Something was invalidated meanwhile: it starts again. The architecture permits the order before as well as after.
                 continue;
             }
             self.keep(&mut state, &mut transit);
@@ -122,7 +122,7 @@ impl SmmuV3 {
         }
     }
 
-    /// Fetches what nobody asked for: the pages before and after, and the configuration of the neighbouring stream (§3.14, §3.21.3). Faults leave no trace.
+    /// Fetches speculatively: the pages before and after, and the configuration of the neighbouring stream (§3.14, §3.21.3). Faults leave no trace.
     fn speculate(&self, stream: StreamId, access: &Access, size: u64) {
         let neighbour = StreamId::new(stream.raw() ^ 1);
         let address = access.address;

@@ -1,4 +1,4 @@
-//! Translations and table descriptors that a unit remembers. Nothing leaves but by a command that covers it.
+//! Translations and table descriptors that a unit remembers. Nothing leaves except by a command that covers it.
 
 use super::walk::{Permissions, TableEntry};
 use std::collections::BTreeMap;

@@ -152,7 +152,7 @@ pub(crate) enum WalkFault {
     AccessFlag,
 }
 
-/// Who walks: reads descriptors and keeps what it comes past.
+/// The unit that walks: it reads the descriptors, and may keep those that it passes.
 pub(crate) trait Walker {
     /// Why a descriptor cannot be read, and why a walk ends without a page.
     type Refusal;
