@@ -52,9 +52,14 @@ pub struct BaseInfo {
     pub summary: &'static str,
     /// The version whose code it has, where it is that version with backports: what applies there, applies here.
     pub kin: Option<BaseId>,
+    /// The first and the last kernel.org release with its code. Where the last one is open, `u32::MAX` stands in its place.
+    pub releases: Option<(Release, Release)>,
     /// A row of `lab compare`.
     pub compared: bool,
 }
+
+/// A release: major, minor and stable number.
+pub type Release = (u32, u32, u32);
 
 const fn mainline(
     id: BaseId,
@@ -62,7 +67,7 @@ const fn mainline(
     aliases: &'static [&'static str],
     summary: &'static str,
 ) -> BaseInfo {
-    BaseInfo { id, name, aliases, summary, kin: None, compared: true }
+    BaseInfo { id, name, aliases, summary, kin: None, releases: None, compared: true }
 }
 
 const fn branch(
@@ -72,8 +77,18 @@ const fn branch(
     kin: BaseId,
     summary: &'static str,
 ) -> BaseInfo {
-    BaseInfo { id, name, aliases, summary, kin: Some(kin), compared: false }
+    BaseInfo { id, name, aliases, summary, kin: Some(kin), releases: None, compared: false }
 }
+
+impl BaseInfo {
+    /// The code of the releases from `first` to `last`.
+    const fn released(self, first: Release, last: Release) -> Self {
+        Self { releases: Some((first, last)), ..self }
+    }
+}
+
+/// The last stable release of a branch that still gets some.
+const OPEN: u32 = u32::MAX;
 
 /// The base versions, oldest first. `docs/linux-versions.md` justifies each branch commit by commit.
 pub const BASES: &[BaseInfo] = &[
@@ -97,7 +112,8 @@ pub const BASES: &[BaseInfo] = &[
         "v6.1.y",
         &["v6.1", "v6.1.192"],
         "6.1 stable (6.1.192): probe lock, 229e6ee43d2a; the group test is still unlocked",
-    ),
+    )
+    .released((6, 1, 120), (6, 1, OPEN)),
     branch(
         BaseId::ANDROID14_6_1,
         "android14-6.1",
@@ -110,28 +126,34 @@ pub const BASES: &[BaseInfo] = &[
         "v6.6",
         &["v6.6.5"],
         "the kernel of the report: the walk defers the domain, the client returns early",
-    ),
+    )
+    .released((6, 6, 0), (6, 6, 89)),
     branch(
         BaseId::V6_6_Y,
         "v6.6.y",
         &["v6.6.90", "android15-6.6"],
         BaseId::V6_6,
         "6.6 stable from 6.6.90 on: the backport of b46064a18810 with its two checks, 229e6ee43d2a",
-    ),
+    )
+    .released((6, 6, 90), (6, 6, OPEN)),
     mainline(
         BaseId::V6_12,
         "v6.12",
         &["v6.12.0"],
         "dev->dma_iommu, set together with the default domain; lookup by driver list",
-    ),
+    )
+    .released((6, 12, 0), (6, 12, 3)),
     branch(
         BaseId::V6_12_Y,
         "v6.12.y",
         &["v6.12.117", "android16-6.12"],
         BaseId::V6_12,
         "6.12 stable (6.12.117): b46064a18810; still the lookup by driver list, the bit field, no ready flag",
-    ),
-    mainline(BaseId::V6_13_RC5, "v6.13-rc5", &["v6.13"], "6.12 with 229e6ee43d2a"),
+    )
+    .released((6, 12, 26), (6, 12, OPEN)),
+    // 6.12.4 got 229e6ee43d2a, too: the same commits.
+    mainline(BaseId::V6_13_RC5, "v6.13-rc5", &["v6.13"], "6.12 with 229e6ee43d2a")
+        .released((6, 12, 4), (6, 12, 25)),
     mainline(
         BaseId::V6_14,
         "v6.14",
@@ -157,14 +179,28 @@ pub const BASES: &[BaseInfo] = &[
         &["v6.15.1", "v6.15.y", "v6.16.3", "v6.16.y", "v6.17", "v6.18", "v6.18.y"],
         BaseId::V6_15_RC1,
         "6.15 with the re-check after the dropped lock and the ready flag",
-    ),
+    )
+    .released((6, 16, 0), (7, 1, OPEN)),
     mainline(
         BaseId::V7_3_RC7,
         "v7.3-rc7",
         &["v7.3", "v7.3.4", "v7.3.y", "v7.2", "v7.2.13", "v7.2.y"],
         "re-check after the dropped lock, ready flag, atomic bits",
-    ),
+    )
+    .released((7, 2, 0), (OPEN, OPEN, OPEN)),
 ];
+
+/// The ids of [`BASES`].
+const ALL: &[BaseId] = &{
+    let mut all = [BaseId::V5_15; BASES.len()];
+    let mut row = 0;
+    while row < all.len() {
+        assert!(BASES[row].id as usize == row, "the table is in the order of the ids");
+        all[row] = BASES[row].id;
+        row += 1;
+    }
+    all
+};
 
 impl BaseId {
     /// The row of [`BASES`].
@@ -189,6 +225,21 @@ impl BaseId {
             .iter()
             .find(|base| fits(base.name) || base.aliases.iter().any(|alias| fits(alias)))
             .map(|base| base.id)
+    }
+
+    /// The base with the code of a kernel.org release, where one is known. A stable branch gets its backports one by one: of its releases only the newest that
+    /// `docs/linux-versions.md` names has exactly the commits of the base, and the releases before may lack the latest of them.
+    #[must_use]
+    pub fn of_release(release: Release) -> Option<Self> {
+        let has = |base: &&BaseInfo| {
+            base.releases.is_some_and(|(first, last)| (first..=last).contains(&release))
+        };
+        BASES.iter().find(has).map(|base| base.id)
+    }
+
+    /// This base and those below it in [`BASES`], as far as the table goes.
+    pub(crate) const fn and_later(self) -> &'static [Self] {
+        ALL.split_at(self as usize).1
     }
 
     /// Whether `bases`, a list of versions, speaks of this one: it is in it, or has the code of one that is.

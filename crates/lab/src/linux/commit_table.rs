@@ -6,44 +6,16 @@ use super::base::BaseId::{
 };
 use super::commit::{Commit, CommitInfo};
 
-const FROM_6_1_0: &[BaseId] = &[
-    V6_1_0,
-    V6_1_Y,
-    ANDROID14_6_1,
-    V6_6,
-    V6_6_Y,
-    V6_12,
-    V6_12_Y,
-    V6_13_RC5,
-    V6_14,
-    V6_15_RC1,
-    V6_15,
-    V6_16,
-    V7_3_RC7,
-];
-const FROM_6_1_Y: &[BaseId] = &[
-    V6_1_Y,
-    ANDROID14_6_1,
-    V6_6,
-    V6_6_Y,
-    V6_12,
-    V6_12_Y,
-    V6_13_RC5,
-    V6_14,
-    V6_15_RC1,
-    V6_15,
-    V6_16,
-    V7_3_RC7,
-];
-const FROM_6_6: &[BaseId] =
-    &[V6_6, V6_6_Y, V6_12, V6_12_Y, V6_13_RC5, V6_14, V6_15_RC1, V6_15, V6_16, V7_3_RC7];
-const FROM_6_12: &[BaseId] = &[V6_12, V6_12_Y, V6_13_RC5, V6_14, V6_15_RC1, V6_15, V6_16, V7_3_RC7];
-const FROM_6_14: &[BaseId] = &[V6_14, V6_15_RC1, V6_15, V6_16, V7_3_RC7];
-const FROM_6_15: &[BaseId] = &[V6_15_RC1, V6_15, V6_16, V7_3_RC7];
+const FROM_6_1_0: &[BaseId] = V6_1_0.and_later();
+const FROM_6_1_Y: &[BaseId] = V6_1_Y.and_later();
+const FROM_6_6: &[BaseId] = V6_6.and_later();
+const FROM_6_12: &[BaseId] = V6_12.and_later();
+const FROM_6_14: &[BaseId] = V6_14.and_later();
+const FROM_6_15: &[BaseId] = V6_15_RC1.and_later();
 const FROM_6_15_AND_6_12_Y: &[BaseId] = &[V6_12_Y, V6_15_RC1, V6_15, V6_16, V7_3_RC7];
-const FROM_6_15_FINAL: &[BaseId] = &[V6_15, V6_16, V7_3_RC7];
-const FROM_6_16: &[BaseId] = &[V6_16, V7_3_RC7];
-const ONLY_7_3: &[BaseId] = &[V7_3_RC7];
+const FROM_6_15_FINAL: &[BaseId] = V6_15.and_later();
+const FROM_6_16: &[BaseId] = V6_16.and_later();
+const ONLY_7_3: &[BaseId] = V7_3_RC7.and_later();
 const UP_TO_6_13: &[BaseId] = &[V6_1_0, V6_1_Y, V6_6, V6_12, V6_13_RC5];
 const UP_TO_6_14: &[BaseId] = &[V6_1_0, V6_1_Y, V6_6, V6_12, V6_13_RC5, V6_14];
 const SIX_12_TO_14: &[BaseId] = &[V6_12, V6_13_RC5, V6_14];

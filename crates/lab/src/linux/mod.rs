@@ -50,7 +50,7 @@ mod protocol;
 mod report_json;
 mod world;
 
-pub use base::{BASES, BaseId, BaseInfo};
+pub use base::{BASES, BaseId, BaseInfo, Release};
 pub use check::{Budget, CheckError, Explored, Report, Verdict, ViolationReport, check, replay};
 pub use closers::{Advice, Change, Closers, advise, closers, neighbours};
 pub use commit::{Commit, CommitInfo, CommitSet};
