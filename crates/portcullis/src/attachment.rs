@@ -42,8 +42,8 @@ impl<P: Platform> Attachment<P> {
         self.joined.iter().any(|joined| joined.id == member)
     }
 
-    /// Makes a domain of `kind` behind `instances` and leads all of `members` to it. Complete when it returns `Ok`, undone when it returns `Err`; what of that
-    /// was not confirmed is on record at the IOMMUs' nodes.
+    /// Makes a domain of `kind` behind `instances` and leads all of `members` to it. Complete when this returns `Ok`, undone when it returns `Err`; if hardware
+    /// did not confirm that, it is on record at the IOMMUs' nodes.
     #[doc(alias = "iommu_setup_default_domain")]
     pub(crate) fn set_up(
         kind: DomainType,
@@ -67,17 +67,17 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
-    /// Leads the streams of all members to the domain, who were said to be led there: makes good on [`Safeguard::AttachBeforeShowing`].
+    /// Leads the streams of all members to the domain, which was shown already: [`Safeguard::AttachBeforeShowing`] is left out.
     pub(crate) fn join_late(&mut self) -> Result<(), Box<SetUpError>> {
         let members = core::mem::take(&mut self.joined);
         members.iter().try_for_each(|member| self.join(member))
     }
 
-    /// Whether the domain is all that `member` needs: one in use can neither be shown to another IOMMU nor take back addresses.
+    /// Whether the domain has all that `member` needs. One in use can neither be bound at another IOMMU nor take back addresses.
     ///
     /// # Errors
     ///
-    /// What the member needs that the domain was made without.
+    /// What `member` needs and the domain lacks.
     pub(crate) fn admits(&self, member: &Member) -> Result<(), BlockedReason> {
         let behind = |node| self.instances.iter().any(|instance| instance.node == node);
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
@@ -112,7 +112,7 @@ impl<P: Platform> Attachment<P> {
             return Ok(());
         }
         instance.ops.claim(&streams)?;
-        // What is claimed is confirmed to be blocked.
+        // A claim that succeeded confirms that the streams are blocked.
         instance.quarantine.trust(&streams);
         instance.ops.attach(&streams, None, self.target(index)).inspect_err(|_| {
             let _on_record = self.leave_at(index..index + 1, member);
@@ -127,7 +127,7 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
-    /// Takes a member's streams away at some instances: at all of them, whatever one of them answers. Releasing counts claims, so a stream that another member shares
+    /// Takes a member's streams away at each of these instances, whatever one of them answers. Claims are counted, so a stream that another member shares
     /// keeps leading to the domain.
     fn leave_at(
         &self,
@@ -167,7 +167,7 @@ impl<P: Platform> Attachment<P> {
     ///
     /// # Errors
     ///
-    /// When an instance did not confirm it: all is given up all the same, and what hardware may still use is kept at that instance's node.
+    /// When an instance did not confirm it. Everything is given up all the same, and what hardware may still use is kept at that instance's node.
     pub(crate) fn detach(mut self) -> Result<(), Unconfirmed> {
         let mut confirmed = Ok(());
         while let Some(member) = self.joined.pop() {
@@ -244,7 +244,7 @@ fn make_domain<P: Platform>(
     Ok(domain)
 }
 
-/// Domains have no number of their own: their first member's serves, which does not depend on the order of events.
+/// Domains have no number of their own. That of the first member serves, because it does not depend on the order of events.
 fn label_of(members: &[Member]) -> u64 {
     members.first().map_or(u64::MAX, |member| member.id.0)
 }

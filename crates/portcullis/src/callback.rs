@@ -1,6 +1,6 @@
 //! Calls into a device's driver, and what is left to do when one panics.
 //!
-//! The core has no way to catch a panic. Where panics unwind, the stack drops a guard on its way that ends the bind; without unwinding nothing of this happens.
+//! The core has no way to catch a panic. Where panics unwind, a guard on the stack is dropped, and ends the bind. Where they do not, none of this happens.
 
 use crate::description::DmaPath;
 use crate::device::{Bound, Device};
@@ -15,10 +15,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use portcullis_platform::Platform;
 
-/// Ends a bind unless it is defused: its driver is panicking.
+/// Ends a bind when it is dropped, because the driver is panicking. Defused when the callback has returned.
 struct Panicking<'a, P: Platform> {
     device: &'a Device<P>,
-    /// `None` once it has been ended in order.
+    /// `None` once it has ended in the regular way.
     lease: Option<&'a Lease<P>>,
     callback: Callback,
 }
@@ -50,7 +50,7 @@ impl<P: Platform> Drop for Panicking<'_, P> {
     }
 }
 
-/// Voids the handles of a bind, and takes the device from those that use its group.
+/// Voids the handles of a bind, and takes the bind from the owners of the device's group.
 pub(crate) fn end_lease<P: Platform>(
     device: &Device<P>,
     lease: &Lease<P>,
@@ -66,7 +66,7 @@ pub(crate) fn end_lease<P: Platform>(
     end
 }
 
-/// Says how a lease ended although whoever ends it panics (an IOMMU's driver, say): nothing is confirmed. Without this an unmap would wait for the answer for ever.
+/// Says how a lease ended even if the thread that ends it panics (in an IOMMU's driver, say): not confirmed. Without this an unmap would wait for the answer for ever.
 struct Ending<'a, P: Platform> {
     device: &'a Device<P>,
     lease: &'a Lease<P>,
@@ -110,7 +110,7 @@ pub(crate) fn remove<P: Platform>(
     let mut panicking = Panicking::guard(device, &lease, Callback::Remove);
     device.call(platform, || driver.remove());
     panicking.lease = None;
-    // Before the driver is dropped: what it still owns comes back by one invalidation, not by one each.
+    // Before the driver is dropped, so that one invalidation covers all that it still has mapped.
     let ended = end_lease(device, &lease);
     device.call(platform, || drop(driver));
     panicking.defuse();
@@ -123,7 +123,7 @@ impl<P: Platform> Device<P> {
         let Some(mut state) = self.state.try_lock() else {
             return self.status.count_missed_fault();
         };
-        // Taken out, so that a driver that panics is not found again.
+        // Taken out, so that nobody finds a driver that has panicked.
         let Some(mut bound) = state.bound.take() else { return };
         let panicking = Panicking::guard(self, &bound.lease, Callback::OnFault);
         self.call(platform, || bound.driver.on_fault(fault));

@@ -1,4 +1,4 @@
-//! Doing what became ready.
+//! Doing the deferred work.
 
 use crate::device::DeviceNode;
 use crate::subsystem::Subsystem;
@@ -12,7 +12,7 @@ use portcullis_platform::{Platform, RawEvent};
 const AT_ONCE: usize = 32;
 
 impl<P: Platform> Subsystem<P> {
-    /// Does all the work that is queued now, and what it brings about; returns how many items that were. Any number of threads may do this at once. Within a
+    /// Does all the work that is queued, and the work that follows from it. Returns how many items it did. Any number of threads may do this at once. Within a
     /// callback of a driver, the retry of its own device is left for later.
     #[doc(alias = "deferred_probe_work_func")]
     pub fn run_deferred(&self) -> usize {

@@ -1,4 +1,4 @@
-//! What the machine's description says of a device: the core's input, whatever it was lowered from.
+//! What the machine's description says of a device. This is the core's input, whatever format it was read from.
 
 use crate::stream::StreamSpec;
 use alloc::string::String;
@@ -111,7 +111,7 @@ impl fmt::Display for ReservedKind {
     }
 }
 
-/// A range of a device's address space that is spoken for.
+/// A reserved range of a device's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(alias = "iommu_resv_region")]
 pub struct ReservedRegion {
@@ -145,7 +145,7 @@ pub struct DeviceDescription {
     /// Width in bits of the addresses it can emit (1..=64), before a driver narrows it.
     #[doc(alias = "dma_mask")]
     pub address_bits: u8,
-    /// Ranges of its address space that are spoken for.
+    /// The reserved ranges of its address space.
     pub reserved: Vec<ReservedRegion>,
     /// The physical addresses to which it may write message-signalled interrupts (Arm: `GITS_TRANSLATER` of its ITS, `MSI_SETSPI_NS` of its GICv2m frame). Its driver
     /// asks [`DmaHandle::doorbell`](crate::DmaHandle::doorbell) where the device must write.

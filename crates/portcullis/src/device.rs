@@ -37,7 +37,7 @@ pub(crate) struct DeviceState<P: Platform> {
     pub(crate) driver: Option<Arc<dyn Driver<P>>>,
     /// The list of waiters in which the device stands, or stood before it was woken.
     pub(crate) standing: Option<DeviceStanding<P>>,
-    /// The nodes whose arrival, by number, has brought an attempt at once already; each node once.
+    /// The nodes whose arrival has caused an immediate retry already, with the number of that arrival; each node once.
     pub(crate) retried_for: Vec<(FwNode, u64)>,
 }
 
@@ -102,7 +102,7 @@ impl<P: Platform> Device<P> {
         &self.description.path
     }
 
-    /// How far it has come. While its driver is being probed or removed: where it stood before.
+    /// How far it has come. While its driver is being probed or removed, this is the stage before that.
     pub fn stage(&self) -> DeviceStage {
         self.status.stage()
     }

@@ -26,7 +26,7 @@ use portcullis_platform::Platform;
 /// [`Failed`](crate::DeviceStage::Failed) with [`FailedReason::Panicked`](crate::FailedReason::Panicked). Other devices are not affected. The panic goes on to whoever called the core.
 #[doc(alias = "device_driver")]
 pub trait Driver<P: Platform>: Send + Sync {
-    /// A word for reports.
+    /// Its name in reports.
     fn name(&self) -> &str;
 
     /// Takes `device` over. `dma` is its final way to memory; it stays valid until [`BoundDriver::remove`] returns.

@@ -149,7 +149,7 @@ impl fmt::Display for Unconfirmed {
 impl core::error::Error for Unconfirmed {}
 
 impl Unconfirmed {
-    /// What it means for a mapping at `range`.
+    /// The same as the error of a mapping at `range`.
     pub(crate) fn of(self, range: IovaRange) -> DmaError {
         let Self { node, error } = self;
         DmaError::Quarantined { iova: range.start(), len: range.len(), node, error }

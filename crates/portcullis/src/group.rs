@@ -40,7 +40,7 @@ pub(crate) struct GroupState<P: Platform, D> {
     pub(crate) members: SmallVec<[Member; 1]>,
     /// The nodes of all members, each once.
     pub(crate) nodes: SmallVec<[Arc<GroupNode<P, D>>; 1]>,
-    /// Set last, when every member's streams lead to the domain: there is no half of it to be seen.
+    /// Set last, when every member's streams lead to the domain, so that nobody sees half of it.
     pub(crate) attached: Option<Attachment<P>>,
     pub(crate) owner: Owner,
     /// Set once, when the group became part of another.
@@ -123,7 +123,7 @@ impl<P: Platform, D> IommuGroup<P, D> {
             };
             passed.push(core::mem::replace(&mut group, next));
         };
-        // The next one finds the end of a long chain at once. The last one passed points there already.
+        // So the next look finds the end of a long chain at once. The last group that was passed points there already.
         for old in passed.iter().rev().skip(1) {
             old.state.lock().merged_into = Some(Arc::clone(&group));
         }
@@ -140,7 +140,7 @@ impl<P: Platform, D> IommuGroup<P, D> {
         self.with(|group, _| Arc::clone(group))
     }
 
-    /// Takes a member in, whose streams are at `nodes`. Whether an attached domain suits it is decided when it is used.
+    /// Adds a member whose streams are at `nodes`. Whether an attached domain suits it is decided when it is used.
     pub(crate) fn add_member(self: &Arc<Self>, member: Member, nodes: &[Arc<GroupNode<P, D>>]) {
         self.with(|root, state| {
             state.members.push(member);
@@ -155,7 +155,7 @@ impl<P: Platform, D> IommuGroup<P, D> {
         }
     }
 
-    /// Makes `groups`, of which there is at least one, into the first of them.
+    /// Merges `groups`, of which there is at least one, into the first of them.
     ///
     /// # Errors
     ///
@@ -214,7 +214,7 @@ impl<P: Platform, D> IommuGroup<P, D> {
 }
 
 impl<P: Platform, D> Drop for IommuGroup<P, D> {
-    /// A long chain of merged groups goes one by one, not by one stack frame each.
+    /// Drops a long chain of merged groups in a loop: recursion would take a stack frame for each.
     fn drop(&mut self) {
         let mut next = self.state.get_mut().merged_into.take();
         while let Some(mut group) = next.and_then(Arc::into_inner) {
@@ -279,7 +279,7 @@ impl<P: Platform, D> GroupState<P, D> {
         Ok(domain)
     }
 
-    /// Lets a member in whose group is in use: it takes the domain as it is, or stays blocked.
+    /// Leads a late member to the domain of a group that is in use: it takes the domain as it is, or stays blocked.
     fn join_late(&mut self, member: DeviceId, kind: DomainType) -> Result<(), NotAttached> {
         let late = self.members.iter().find(|other| other.id == member);
         let late = late.ok_or(BlockedReason::NoGroup)?;
@@ -337,7 +337,7 @@ impl<P: Platform, D> GroupState<P, D> {
         self.attached.take().map_or(Ok(()), Attachment::detach)
     }
 
-    /// As [`Self::detach`], for who leaves it to the record at the node what was not confirmed.
+    /// As [`Self::detach`], for a caller that needs no answer: what was not confirmed is on record at the node.
     pub(crate) fn abandon(&mut self) {
         let _on_record = self.detach();
     }
@@ -356,8 +356,8 @@ impl<P: Platform, D> GroupState<P, D> {
         }
     }
 
-    /// Blocks the streams of a member whose driver did not leave it in order. Where nobody else uses the domain, that goes as a whole. What is not confirmed
-    /// stays on record at the node.
+    /// Blocks the streams of a member whose driver panicked. Where nobody else uses the domain, all of it is given up. What is not confirmed
+    /// is on record at the node.
     pub(crate) fn shut_out(&mut self, id: DeviceId) {
         if self.owner == Owner::Kernel(0) {
             self.abandon();
@@ -403,7 +403,7 @@ impl<P: Platform, D> GroupState<P, D> {
         self.nodes.iter().find_map(doubt).map_or(Ok(()), Err)
     }
 
-    /// Undoes one claim; whether that was the last. `None` when `token` has none.
+    /// Undoes one claim, and returns whether that was the last. `None` when `token` has none.
     #[doc(alias = "iommu_group_release_dma_owner")]
     pub(crate) fn release_external(&mut self, token: u64) -> Option<bool> {
         match &mut self.owner {

@@ -1,7 +1,7 @@
 //! The core's safeguards by name, so that a test can leave one out and show that its checks notice.
 //!
-//! Which ones are left out is the platform's to say ([`Platform::omits`]). A product's platform keeps the default, "none", and the compiler then removes
-//! every question together with what would follow.
+//! The platform says which ones are left out ([`Platform::omits`]). A product's platform keeps the default, "none", and the compiler then removes
+//! every question together with the code behind it.
 
 use core::fmt;
 use portcullis_platform::Platform;

@@ -16,12 +16,12 @@ pub(crate) struct IommuDevice<P: Platform> {
     pub(crate) ops: ReadyInstance,
     /// What the node's IOMMUs did not confirm, this one and earlier ones.
     pub(crate) quarantine: Arc<Quarantine<P>>,
-    /// What interrupts enter by.
+    /// Where interrupts enter.
     pub(crate) port: Arc<Port<P>>,
 }
 
 impl<P: Platform> IommuDevice<P> {
-    /// What an answer that confirms nothing means for who asked.
+    /// What the caller is told when `error` leaves something unconfirmed.
     pub(crate) fn unconfirmed(&self, error: OpsError) -> Unconfirmed {
         Unconfirmed { node: self.node, error }
     }

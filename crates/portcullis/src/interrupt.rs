@@ -1,4 +1,4 @@
-//! The way of an interrupt to its IOMMU, past every lock that a thread may hold for long.
+//! How an interrupt reaches its IOMMU without a lock that a thread may hold for long.
 
 use crate::instance::IommuDevice;
 use crate::ops::{Fault, Serviced};
@@ -42,7 +42,7 @@ impl<P: Platform> InterruptHandle<P> {
         })
     }
 
-    /// [`IommuOps::service`](crate::IommuOps::service), for who has a place of his own for faults. No driver is told of what is taken here.
+    /// [`IommuOps::service`](crate::IommuOps::service), for a caller that keeps faults itself. No driver is told of the faults that are taken here.
     pub fn service(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
         self.reach(|instance| instance.ops.service(budget, sink))
     }

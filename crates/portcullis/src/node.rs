@@ -1,4 +1,4 @@
-//! The registry of IOMMU instances (and other suppliers), one slot a firmware node, with who waits for it.
+//! The registry of IOMMU instances (and other suppliers): one slot for each firmware node, and the devices that wait for it.
 //!
 //! What a node knows of devices and groups is only that they can be woken or set up, so their types (`D`, `G`) are parameters.
 
@@ -19,16 +19,16 @@ use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 /// What stands at a node, as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Nobody has registered yet: who needs it waits.
+    /// Nothing is registered yet; whoever needs it waits.
     Absent,
     /// An IOMMU serves.
     Registered {
-        /// Its driver's word.
+        /// The name of its driver.
         driver: &'static str,
     },
     /// A supplier that is not an IOMMU has been announced.
     Announced,
-    /// It will not come, for this reason: who needs it is blocked. A later registration lifts that.
+    /// Nothing will be registered, for this reason; whoever needs it is blocked, unless something is registered after all.
     Failed(String),
 }
 
@@ -42,7 +42,7 @@ pub enum Blocking {
     Unknown,
 }
 
-/// Why nothing will be registered at a node. Made from words alone it says of the devices behind it that their fate is [`Unknown`](Blocking::Unknown).
+/// Why nothing will be registered at a node. Made from a string alone, it claims nothing about the devices behind the node: [`Unknown`](Blocking::Unknown).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFailure {
     /// In the words of whoever found out.
@@ -74,7 +74,7 @@ impl core::error::Error for NodeFailure {}
 pub(crate) enum SlotState<P: Platform> {
     Absent,
     Registered(Arc<IommuDevice<P>>),
-    /// Being unregistered: whoever comes now waits as for an absent one.
+    /// Being unregistered: whoever comes now waits as if it were absent.
     Closing(Arc<IommuDevice<P>>),
     Announced,
     Failed(String),
@@ -102,7 +102,7 @@ pub(crate) struct Slot<P: Platform, D, G> {
 }
 
 impl<P: Platform, D, G> Slot<P, D, G> {
-    /// Remembers a group; those that are gone make room, so that plugging in and out does not add up.
+    /// Remembers a group. Entries of groups that are gone are reused, so that plugging in and out does not make the list grow.
     pub(crate) fn note_group(&mut self, group: Weak<G>) {
         let groups = Arc::make_mut(&mut self.groups);
         if groups.len() == groups.capacity() {
@@ -111,7 +111,7 @@ impl<P: Platform, D, G> Slot<P, D, G> {
         groups.push(group);
     }
 
-    /// Those that wait; they wait no longer.
+    /// Takes everybody off the list of waiters.
     pub(crate) fn wake(&mut self) -> Vec<Weak<D>> {
         if omitted::<P>(Safeguard::WokenLeave) {
             return self.waiters.leave_behind();
@@ -251,7 +251,7 @@ impl<P: Platform, D, G> Node<P, D, G> {
         }
     }
 
-    /// What happens to the accesses of a device that nothing here was told to let through.
+    /// What happens to the accesses of a device that the IOMMU here was not told to let through.
     pub(crate) fn blocking(&self) -> Blocking {
         let slot = self.slot.lock();
         if slot.instance().is_some() { Blocking::Confirmed } else { slot.blocking }

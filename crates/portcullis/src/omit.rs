@@ -10,7 +10,7 @@ use portcullis_platform::Platform;
 
 type Found<P> = Result<Arc<Domain<P>>, NotAttached>;
 
-/// The group's domain by a wrong way; `None` where no safeguard of that way is left out.
+/// The group's domain, made in a way that is wrong on purpose; `None` where no such safeguard is left out.
 pub(crate) fn domain<P: Platform, D>(
     group: &Arc<IommuGroup<P, D>>,
     default: DomainType,

@@ -38,7 +38,7 @@ impl fmt::Display for OwnerError {
 impl core::error::Error for OwnerError {}
 
 impl<P: Platform> Subsystem<P> {
-    /// Gives the group of `device` to an owner outside the kernel, known by `token`: its streams are blocked until released. Counted: each claim needs a release.
+    /// Gives the group of `device` to an owner outside the kernel, known by `token`: its streams are blocked until it is released. Claims are counted: each needs its release.
     ///
     /// # Errors
     ///

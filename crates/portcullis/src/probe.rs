@@ -118,7 +118,7 @@ impl<P: Platform> Subsystem<P> {
     ///
     /// # Errors
     ///
-    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`], [`BindError::WithinCallback`]. [`BindError::Unconfirmed`] when the driver is gone and hardware did not confirm
+    /// [`BindError::NotBound`] when there was nothing to take away, [`BindError::Gone`], [`BindError::WithinCallback`]. [`BindError::Unconfirmed`] when the driver is gone, but hardware did not confirm
     /// that its device reaches nothing any more: the memory behind its mappings must not be used again.
     #[doc(alias = "device_release_driver")]
     pub fn unbind(&self, device: &Arc<Device<P>>) -> Result<(), BindError> {
@@ -140,7 +140,7 @@ impl<P: Platform> Subsystem<P> {
         let mut state = self.lock(device)?;
         let unbound = self.unbind_locked(device, &mut state);
         device.status.show(DeviceStage::Gone);
-        // Blocked first, forgotten then: whoever brings one of its streams meanwhile joins the same group, and takes the group's lock in turn.
+        // It is blocked first and forgotten afterwards: a device that is added in between and shares a stream joins the same group, and takes the group's lock in turn.
         let left = device
             .group()
             .map_or(Ok(()), |group| group.with(|_, group| group.remove_member(device.id())));

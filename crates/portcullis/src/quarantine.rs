@@ -29,7 +29,7 @@ impl LeftSpace {
 
 /// What is unconfirmed at one node.
 pub(crate) struct Quarantine<P: Platform> {
-    /// Whether there is anything. No seam for it: about one stream or space it is written and read under the same group lock.
+    /// Whether there is anything. Not visible to the explorer: what concerns one stream or space is written and read under the same group lock.
     any: AtomicBool,
     left: Lock<P, Left>,
 }

@@ -1,4 +1,4 @@
-//! What is spoken for in a group's addresses: its members' regions and those of the hardware, merged.
+//! The reserved regions of a group's address space: its members' and the hardware's, merged.
 
 use crate::description::{ReservedKind, ReservedRegion};
 use crate::reason::SetUpError;
@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use portcullis_addr::{Iova, IovaRange};
 
-/// `regions` in order of address, those of one kind that overlap as one.
+/// `regions` in order of address, with those of one kind merged where they overlap.
 ///
 /// # Errors
 ///

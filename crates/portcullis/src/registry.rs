@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use portcullis_platform::Platform;
 
-/// Why an instance was not taken; it is given back unharmed.
+/// Why an instance was not registered. It is given back as it was.
 #[derive(Debug)]
 pub struct RegisterError {
     /// The node that has an instance already.
@@ -35,7 +35,7 @@ impl fmt::Display for RegisterError {
 
 impl core::error::Error for RegisterError {}
 
-/// Why an instance is still there.
+/// Why an unregistration failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnregisterError {
     /// A device behind it is in use.
@@ -109,7 +109,7 @@ impl<P: Platform> Subsystem<P> {
             slot.arrivals += 1;
             slot.wake()
         };
-        // It was brought up: whatever an earlier one did not confirm is gone by that.
+        // Its bring-up has settled whatever an earlier one did not confirm.
         node.quarantine.settle(latest);
         self.wake(&node, waiters);
         Ok(())
@@ -120,7 +120,7 @@ impl<P: Platform> Subsystem<P> {
         self.settle(node, SlotState::Announced, None);
     }
 
-    /// Says that nothing will be registered at `node`, and why. Who needs it is blocked with that reason; a later registration lifts it.
+    /// Says that nothing will be registered at `node`, and why. Whoever needs it is blocked with that reason, unless something is registered there after all.
     pub fn fail_node(&self, node: FwNode, failure: impl Into<NodeFailure>) {
         let NodeFailure { words, blocking } = failure.into();
         self.settle(node, SlotState::Failed(words), Some(blocking));
@@ -146,7 +146,7 @@ impl<P: Platform> Subsystem<P> {
         self.known_node(node).map_or(NodeState::Absent, |node| node.state())
     }
 
-    /// The way of interrupt handlers to the IOMMU at `node`: fetch it once, when the IOMMU has been registered. `None` where none is.
+    /// The handle by which interrupts reach the IOMMU at `node`: fetch it once, when the IOMMU has been registered. `None` where none is.
     pub fn interrupt_handle(&self, node: FwNode) -> Option<InterruptHandle<P>> {
         let node = self.known_node(node)?;
         let slot = node.slot.lock();
@@ -221,7 +221,7 @@ impl<P: Platform> Subsystem<P> {
 /// An instance on its way out, and the groups behind it.
 type Closing<P> = (Arc<IommuDevice<P>>, Vec<Arc<Group<P>>>);
 
-/// From here on nobody new attaches; who is attaching now holds its group's lock.
+/// From here on nobody new attaches; whoever is attaching now holds its group's lock.
 fn close<P: Platform>(node: &DeviceNode<P>) -> Result<Closing<P>, UnregisterError> {
     let mut slot = node.slot.lock();
     let SlotState::Registered(instance) = &slot.state else {

@@ -37,7 +37,7 @@ pub struct DeviceReport {
     pub missed_faults: u64,
 }
 
-/// How much of everything there is. A failed operation leaves all of these as before it.
+/// How many devices, groups and so on there are. A failed operation leaves all of these as before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Devices of the machine.
@@ -67,7 +67,7 @@ impl<P: Platform> Subsystem<P> {
         devices.iter().map(|device| self.report(device, &mut numbers)).collect()
     }
 
-    /// How much of everything there is. Takes every lock in turn, so the numbers fit together only while nothing happens.
+    /// How many devices, groups and so on there are. Takes every lock in turn, so the numbers agree with each other only while nothing happens.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { queued: self.work().len(), ..Counts::default() };
         let (devices, nodes) = {

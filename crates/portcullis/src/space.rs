@@ -40,7 +40,7 @@ pub(crate) struct Domain<P: Platform> {
     large_leaf: u64,
     /// What each instance in front of the group calls it.
     spaces: Spaces<P>,
-    /// What is spoken for, merged.
+    /// The reserved regions, merged.
     reserved: Vec<ReservedRegion>,
     /// Tells its lock from others in reports.
     label: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Domain<P: Platform> {
 }
 
 impl<P: Platform> Domain<P> {
-    /// One of `kind`, translated by `space` where there is one. Its lock is labelled `label`.
+    /// A domain of `kind`, translated by `space` where there is one. Its lock is labelled `label`.
     pub(crate) fn new(
         kind: DomainType,
         space: Option<Arc<dyn AddressSpace>>,
@@ -77,12 +77,12 @@ impl<P: Platform> Domain<P> {
         self.reserved.iter().any(keeps)
     }
 
-    /// What is left of it when hardware may still use it.
+    /// What must be kept of it while hardware may still use it.
     pub(crate) fn left(&self) -> Option<LeftSpace> {
         Some(LeftSpace::new(Arc::clone(self.space.as_ref()?), self.quarantined()))
     }
 
-    /// Says, without keeping it, whether the table or channel is still there: it is as long as anything may use it, hardware included.
+    /// A reference that does not keep the table or channel, which exists for as long as anything may use it, hardware included.
     pub(crate) fn downgrade(&self) -> Option<Weak<dyn AddressSpace>> {
         self.space.as_ref().map(Arc::downgrade)
     }
@@ -177,7 +177,7 @@ impl<P: Platform> Domain<P> {
         phys: PhysAddr,
         prot: Prot,
     ) -> Result<(), DmaError> {
-        // A leaf that large fits only where both addresses leave the same rest.
+        // A leaf of that size fits only where both addresses have the same offset in it.
         let large = self.large_leaf;
         let apart = (range.start().raw() ^ phys.raw()) & large.wrapping_sub(1);
         if range.len() >= large && large != 0 && apart == 0 {
@@ -307,7 +307,7 @@ impl<P: Platform> Domain<P> {
         Ok(())
     }
 
-    /// Takes out what may be mapped at `range`, or gone from the table already and never confirmed.
+    /// Removes what may be mapped at `range`. It may be gone from the table already, but never confirmed.
     fn take_out(
         &self,
         space: &dyn AddressSpace,

@@ -15,7 +15,7 @@ struct Entry<G, D> {
     group: G,
     /// Whose it is; never empty.
     devices: SmallVec<[D; 1]>,
-    /// Everything that overlaps it and was there before is in the same group. Who came later has seen to that itself.
+    /// Whether everything that overlaps it and was there before is in the same group. What comes later joins that group by itself.
     settled: bool,
 }
 
@@ -52,8 +52,8 @@ impl<G, D> Class<G, D> {
     }
 }
 
-/// Streams by what overlaps what, each with its group (`G`) and the devices (`D`) that emit it: whoever forms groups asks it, the core while devices
-/// come and go, a reader of descriptions beforehand.
+/// An index that finds overlapping streams, each with its group (`G`) and the devices (`D`) that emit it. Groups are formed by it: by the core while devices
+/// come and go, and by a reader of descriptions in advance.
 #[derive(Debug)]
 pub struct StreamIndex<G, D = DeviceId> {
     nodes: HashMap<FwNode, Vec<Class<G, D>>>,
@@ -66,7 +66,7 @@ impl<G: Clone, D: Copy + Ord> Default for StreamIndex<G, D> {
 }
 
 impl<G: Clone, D: Copy + Ord> StreamIndex<G, D> {
-    /// One without streams.
+    /// An empty index.
     pub fn new() -> Self {
         Self { nodes: HashMap::new() }
     }
@@ -75,7 +75,7 @@ impl<G: Clone, D: Copy + Ord> StreamIndex<G, D> {
         self.nodes.get(&node).map_or(&[], Vec::as_slice)
     }
 
-    /// Gives `each` the group of every stream that overlaps `stream`. One that covers it and is settled answers for all.
+    /// Gives `each` the group of every stream that overlaps `stream`. A settled entry that covers it answers for all.
     pub fn groups(&self, stream: &FwStream, mut each: impl FnMut(&G)) {
         let (classes, spec) = (self.classes(stream.iommu), stream.spec());
         let covering = classes.iter().find_map(|class| {

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
-/// What is left to choose where the description leaves a choice.
+/// What the caller decides where the description leaves a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The domain of a group none of whose devices needs a particular one.
@@ -47,7 +47,7 @@ impl<P: Platform> Subsystem<P> {
         self.policy
     }
 
-    /// Takes a device in. It joins the group of the devices that it cannot be told apart from; if that would join groups that are in use, it stays blocked. Where its IOMMU
+    /// Adds a device. It joins the group of the devices that it cannot be told apart from; if that would join groups that are in use, it stays blocked. Where its IOMMU
     /// serves already, its group's domain is queued, for whoever calls [`run_deferred`](Self::run_deferred).
     ///
     /// Waits for hardware only where the device joins a group of which a domain is being set up or given up right now; nobody else waits with it.
@@ -72,7 +72,7 @@ impl<P: Platform> Subsystem<P> {
         Ok(device)
     }
 
-    /// The node, made if nobody has named it yet.
+    /// The node, created if nobody has named it yet.
     pub(crate) fn node(&self, id: FwNode) -> Arc<DeviceNode<P>> {
         self.topology.lock().node(id)
     }

@@ -1,4 +1,4 @@
-//! Which devices, nodes and groups there are: changed only by adding and removing.
+//! Which devices, nodes and groups there are. Only adding and removing devices changes that.
 //!
 //! Nothing here waits: no group's lock is taken while the topology is locked, because somebody may hold one for as long as hardware takes to answer. So a device is
 //! taken in by three steps: [`Topology::plug`] notes its streams, [`Plug::join`] brings its groups together, [`Topology::finish`] shows it.
@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 use portcullis_addr::StreamId;
 use portcullis_platform::Platform;
 
-/// Why a device was not taken in.
+/// Why a device was not added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddDeviceError {
     /// [`DmaPath::Translated`] without a stream: it would be behind nothing.
@@ -79,7 +79,7 @@ impl<P: Platform> Topology<P> {
         }
     }
 
-    /// The node, made if nobody has named it yet.
+    /// The node, created if nobody has named it yet.
     pub(crate) fn node(&mut self, id: FwNode) -> Arc<DeviceNode<P>> {
         Arc::clone(self.nodes.entry(id).or_insert_with(|| Arc::new(Node::new(id))))
     }
@@ -101,7 +101,7 @@ impl<P: Platform> Topology<P> {
         self.devices.get(&id)
     }
 
-    /// Gives a device its number and notes its streams, so that whoever brings one of them from now on meets it.
+    /// Gives a device its number and notes its streams, so that whoever adds one with the same streams from now on finds it.
     pub(crate) fn plug(&mut self, description: DeviceDescription) -> Plug<P> {
         let id = DeviceId(self.devices_made);
         self.devices_made += 1;
@@ -160,7 +160,7 @@ impl<P: Platform> Topology<P> {
 }
 
 impl<P: Platform> Plug<P> {
-    /// Makes one group of those that the device's streams belong to, and its home there.
+    /// Merges the groups that the device's streams belong to, and adds the device to the result.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Who waits at a node: each once, in order of arrival, and out again in constant time.
+//! Who waits at a node: each once, in order of arrival, and removed in constant time.
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -51,14 +51,14 @@ impl<D> WaitList<D> {
         }
     }
 
-    /// Everybody, who is then no longer here.
+    /// Takes everybody off the list.
     pub(crate) fn take(&mut self) -> Vec<Weak<D>> {
         self.round += 1;
         self.free.clear();
         core::mem::take(&mut self.seats).into_iter().flatten().collect()
     }
 
-    /// Everybody, who stays although nobody can take them out any more: what [`Safeguard::WokenLeave`](crate::Safeguard::WokenLeave) prevents.
+    /// Returns everybody and leaves them on the list, where nobody can remove them any more: what [`Safeguard::WokenLeave`](crate::Safeguard::WokenLeave) prevents.
     pub(crate) fn leave_behind(&mut self) -> Vec<Weak<D>> {
         self.round += 1;
         self.seats.iter().flatten().cloned().collect()

@@ -30,7 +30,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// A protocol with nothing in it.
+    /// An empty protocol.
     #[must_use]
     pub fn new() -> Self {
         let spec = Spec {
@@ -47,7 +47,7 @@ impl Builder {
         builder
     }
 
-    /// A shared field of `bits` bits (1 to 64), at first 0. How it is protected is learnt by the search.
+    /// Adds a shared field of `bits` bits (1 to 64), which is 0 at the start. The search learns how it is protected.
     ///
     /// # Panics
     /// If `bits` is out of range, or there are more than 65535 fields.
@@ -105,23 +105,23 @@ impl Builder {
         spec.init = value;
     }
 
-    /// `field` is used only under `mutex`; the search reports an access that is not as a fault of the model.
+    /// Declares that `field` is used only under `mutex`; the search reports any other access as a fault of the model.
     pub fn protected_by(&mut self, field: Field, mutex: Mutex) {
         self.spec.fields[usize::from(field.0)].guard = Guard::Lock(mutex.0);
     }
 
-    /// `field` is used without a lock on purpose: no access of it is ever part of a longer block.
+    /// Declares that `field` is used without a lock on purpose: no access to it is ever part of a longer block.
     pub fn racy(&mut self, field: Field) {
         self.spec.fields[usize::from(field.0)].guard = Guard::Racy;
     }
 
-    /// Words for the values of `field` from 0 on, for traces.
+    /// The names of the values of `field` from 0 on, for traces.
     pub fn value_names(&mut self, field: Field, names: &[&str]) {
         self.spec.fields[usize::from(field.0)].values =
             names.iter().map(|&n| n.to_owned()).collect();
     }
 
-    /// A mutex or spinlock, free at first.
+    /// Adds a mutex or spinlock, which is free at the start.
     ///
     /// # Panics
     /// If there are more than 48.
@@ -132,7 +132,7 @@ impl Builder {
         Mutex(number as u8)
     }
 
-    /// A thread that runs from the start. `body` must be deterministic and without effects of its own.
+    /// Adds a thread that runs from the start. `body` must be deterministic and without effects of its own.
     ///
     /// # Panics
     /// If there are more than 16 threads.
@@ -144,7 +144,7 @@ impl Builder {
         self.push_thread(ThreadSpec { name: name.into(), dormant: false, body: Box::new(body) })
     }
 
-    /// A thread that another one starts ([`Thread::start`]).
+    /// Adds a thread that another one starts ([`Thread::start`]).
     ///
     /// # Panics
     /// If there are more than 16 threads.
@@ -215,12 +215,12 @@ impl Builder {
         self.property(name, PropertyKind::Eventually, Some(Box::new(goal)))
     }
 
-    /// Changes one line of the protocol: for tests that ask whether its verdicts hang on it.
+    /// Changes one line of the protocol, for tests that ask whether its verdicts depend on it.
     pub fn mutate(&mut self, mutation: Mutation) {
         self.spec.mutation = Some(mutation);
     }
 
-    /// The protocol. `world` names it in schedules: a short word without white space, after its kind and a colon
+    /// Finishes the protocol. `world` names it in schedules: a short word without white space, after its kind and a colon
     /// (see [`crate::schedule`]).
     ///
     /// # Panics
@@ -234,7 +234,7 @@ impl Builder {
     }
 }
 
-/// The built-in property that a mutex is given back by who holds it.
+/// The built-in property that only its holder gives a mutex back.
 pub(crate) const LOCK_MISUSE: PropertyId = PropertyId(0);
 /// The built-in property that nothing is used after it was freed.
 pub(crate) const USE_AFTER_FREE: PropertyId = PropertyId(1);

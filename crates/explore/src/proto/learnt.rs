@@ -22,7 +22,7 @@ struct Facts {
     /// Locks held at every write.
     writes: Cell<Locks>,
     written: Cell<bool>,
-    /// How properties read it: for each way the mutexes that must be free, or they do not look.
+    /// How properties read it: for each kind of read, the mutexes without which being free they do not look.
     observed: RefCell<Vec<Locks>>,
 }
 
@@ -89,8 +89,8 @@ impl Learnt {
         !facts.is_observed(held) && facts.reads.get() & new != 0
     }
 
-    /// A property reads `field`, unless one of the mutexes `guards` is taken: every write is visible to it
-    /// that is done without them.
+    /// A property reads `field`, unless one of the mutexes `guards` is taken: it sees every write that is done
+    /// without them.
     pub(crate) fn observe(&self, field: usize, guards: Locks) {
         let facts = &self.fields[field];
         let mut observed = facts.observed.borrow_mut();
@@ -112,7 +112,7 @@ impl Learnt {
         self.fields[field].is_observed(held)
     }
 
-    /// Somebody looks whether `mutex` is taken without waiting for it.
+    /// Somebody looks at whether `mutex` is taken, without waiting for it.
     pub(crate) fn watch(&self, mutex: u32) {
         let old = self.watched.get();
         if old >> mutex & 1 == 0 {

@@ -233,7 +233,7 @@ impl<'p, const W: usize> Machine<'p, W> {
 
     /// What the properties say of `state`, and whether they looked at nothing but fields and locks.
     fn judge(&self, state: &Packed<W>, at_end: bool) -> (PropertySet, bool) {
-        // What holds at an end is asked of a state that no step changes any more: nothing becomes visible by it.
+        // Goals are judged only in states that no step changes any more, so they make no write visible.
         let held = at_end.then_some(u64::MAX);
         let access = Access::new(self.spec, &self.layout, &self.facts.learnt, held);
         let hits = self.spec.hits(&View { words: &state.0, access: &access }, at_end);

@@ -75,7 +75,7 @@ impl<'a> Access<'a> {
     }
 }
 
-/// The shared state, to be looked at.
+/// The shared state, for looking at it.
 pub struct View<'a> {
     pub(crate) words: &'a [u64],
     pub(crate) access: &'a Access<'a>,
@@ -144,7 +144,7 @@ impl View<'_> {
     }
 }
 
-/// The shared state, to be changed in one step.
+/// The shared state, for changing it in one step.
 pub struct Shared<'a> {
     pub(crate) words: &'a mut [u64],
     pub(crate) access: &'a Access<'a>,
@@ -186,7 +186,7 @@ impl Shared<'_> {
         slot.set(self.words, value);
     }
 
-    /// Stores a value in an object that begins to be; `fresh` if nobody can have known its place before.
+    /// Stores a value in a new object; `fresh` if nobody can have known its place before.
     pub(crate) fn init(&mut self, field: Field, value: u64, fresh: bool) {
         self.access.both.set(false);
         if fresh {

@@ -87,9 +87,9 @@ pub struct Mutation {
 /// What a [`Mutation`] does to a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It is left out: a write, an update or a wait does not happen, a choice is its first. A lock is left out with its unlock in the same function.
+    /// It is left out: a write, an update or a wait does not happen, and a choice gives 0. A lock is left out together with its unlock in the same function.
     LeftOut,
-    /// What it reads is taken for the opposite: 0 for anything else, and 1 for 0.
+    /// What it reads is inverted: 0 becomes 1, and anything else becomes 0.
     Inverted,
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Pending {
     pub(crate) ordinal: u16,
 }
 
-/// An action and the number of its object, as far as a place in the code is told by them.
+/// An action and the number of its object: what a place in the code is known by.
 type Place = (Action, u16);
 
 /// One thread of a protocol, running.
@@ -72,7 +72,7 @@ pub struct Thread<'a> {
     /// The steps taken in the calls under way, and where those of the innermost named one begin.
     taken: Vec<Place>,
     call: usize,
-    /// The ordinal of the next step, where it was said.
+    /// The ordinal of the next step, where the protocol gave it.
     ordinal: Option<u16>,
     pending: Option<Pending>,
     dead: bool,
@@ -170,7 +170,7 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// How often this call has been at such a place before.
+    /// How often this call has taken such a step before.
     fn ordinal_of(&self, place: Place) -> u16 {
         self.taken[self.call..].iter().filter(|taken| **taken == place).count() as u16
     }
@@ -437,7 +437,7 @@ impl<'a> Thread<'a> {
 
     // ---- Everything else that is a step ----
 
-    /// One of `n` outcomes, as the environment likes: one step. Gives 0 to `n - 1`.
+    /// One of `n` outcomes, which the environment chooses: one step. Returns 0 to `n - 1`.
     ///
     /// # Errors
     /// [`Pause`], to be passed on.

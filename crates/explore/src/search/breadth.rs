@@ -236,7 +236,7 @@ impl<'m, M: Model> Breadth<'m, M> {
         }
     }
 
-    /// For a reduced search that found something: the same finds by fewest steps, if they are near enough.
+    /// For a reduced search that found something: the same violations by the fewest steps, if an unreduced search meets them within its budget.
     fn shorten(
         &mut self,
         world: &str,

@@ -31,12 +31,12 @@ pub enum Strategy {
         /// Run blocks of steps that commute as one ([`crate::reduction`] says why that is sound).
         reduce: bool,
     },
-    /// Every schedule in which a running thread is interrupted at most so often.
+    /// Every schedule with a bounded number of preemptions.
     Bounded {
         /// The number of preemptions: switches away from a thread that could have gone on.
         preemptions: u8,
     },
-    /// Random schedules: each step takes any thread that can move, evenly.
+    /// Random schedules: each step is taken by any thread that can move, all with the same probability.
     Random {
         /// How many schedules.
         runs: u64,
@@ -56,13 +56,13 @@ pub enum Strategy {
     },
 }
 
-/// What a search may use, and whom it tells.
+/// What a search may cost, and who is told of its progress.
 pub struct Control<'a> {
     /// When it becomes true, the search ends soon and reports what it has covered.
     pub stop: Option<&'a AtomicBool>,
     /// Called about every 100 ms, and at the end.
     pub progress: Option<&'a mut dyn FnMut(&Progress)>,
-    /// Ends the search after so many states.
+    /// Ends the search after that many states.
     pub max_states: Option<u64>,
     /// Ends the search at the first violation.
     pub stop_at_first: bool,

@@ -14,7 +14,7 @@ pub enum Mode {
     Full,
     /// All schedules, with commuting steps run as one.
     Reduced,
-    /// All schedules with at most so many preemptions.
+    /// All schedules with at most that many preemptions.
     Bounded(u8),
     /// Random schedules.
     Random,
@@ -128,7 +128,7 @@ impl Outcome {
     }
 }
 
-/// How far a search is.
+/// How far a search has come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// What is being done.
@@ -168,7 +168,7 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// The properties hit so far, each with where: `W` is whatever leads back to the place.
+/// The properties hit so far, each with the place of its first hit; `W` is whatever leads back there.
 pub(crate) struct Finds<W> {
     pub(crate) properties: Vec<Property>,
     pub(crate) at: Vec<(usize, W)>,

@@ -25,7 +25,7 @@ impl Rng {
         z ^ z >> 31
     }
 
-    /// Evenly below `n`, which is not 0.
+    /// A number below `n`, which is not 0, all with the same probability.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
@@ -36,7 +36,7 @@ trait Chooser {
     fn begin(&mut self, threads: usize, rng: &mut Rng);
     /// One of `ready`, which is not empty.
     fn pick(&mut self, ready: &[usize], at: usize, rng: &mut Rng) -> usize;
-    /// A run ended after so many steps.
+    /// A run has ended after that many steps.
     fn ended(&mut self, steps: usize);
 }
 

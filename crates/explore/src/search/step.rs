@@ -52,7 +52,7 @@ pub enum Operation {
     Update,
     /// Waits for a condition, which [`Label::why`] tells.
     Wait,
-    /// One of so many outcomes, as the environment likes.
+    /// One of that many outcomes, which the environment chooses.
     Choose(u16),
     /// Starts the thread of this name.
     Start(String),

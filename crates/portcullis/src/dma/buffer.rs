@@ -46,7 +46,7 @@ impl<P: Platform> DmaBuffer<P> {
 impl<P: Platform> Drop for DmaBuffer<P> {
     fn drop(&mut self) {
         if let Some(mapping) = self.mapping.take() {
-            // What is not confirmed stays in quarantine, the address space's books say so, and dropping it leaks the pages.
+            // What is not confirmed stays in quarantine, where the address space counts it; dropping it leaks the pages.
             drop(self.handle.unmap(mapping));
         }
     }

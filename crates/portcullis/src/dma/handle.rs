@@ -13,7 +13,7 @@ use portcullis_platform::{Coherency, DmaMemory, Platform};
 
 /// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
 ///
-/// Clones share everything. Once a driver has mapped a little, mapping and unmapping ranges of up to 2 MiB take no lock of the core and no memory but tables.
+/// Clones share everything. After a driver's first few mappings, mapping and unmapping up to 2 MiB takes no lock of the core and allocates nothing but tables.
 pub struct DmaHandle<P: Platform> {
     lease: Arc<Lease<P>>,
 }
@@ -33,7 +33,7 @@ impl<P: Platform> DmaHandle<P> {
         self.lease.platform()
     }
 
-    /// The smallest piece that can be mapped on its own, in bytes; what shares a page with a mapping is reachable too. 1 without translation.
+    /// The size of the pages that are mapped, in bytes; 1 without translation. Whatever shares such a page with a mapped buffer is reachable too.
     pub fn granule(&self) -> u64 {
         self.lease.granule()
     }
@@ -43,8 +43,8 @@ impl<P: Platform> DmaHandle<P> {
         self.lease.live()
     }
 
-    /// Narrows (or widens again) the addresses that the device is given to `bits`, for mappings made from now on, and returns the width that holds: never more than
-    /// [`DeviceDescription::address_bits`](crate::DeviceDescription::address_bits), which is what the way to memory can carry.
+    /// Narrows (or widens again) the addresses that the device is given to `bits`, for mappings made from now on, and returns the width that now applies: never more than
+    /// [`DeviceDescription::address_bits`](crate::DeviceDescription::address_bits), which is what the path to memory can carry.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// # Errors
     ///
-    /// [`MapFailure::Refused`]: nothing is mapped, and the buffer comes back in it. [`MapFailure::Quarantined`]: the memory must not be reused, and cannot be.
+    /// [`MapFailure::Refused`]: nothing is mapped, and the buffer comes back in it. [`MapFailure::Quarantined`]: the device may reach the buffer, which is locked up in the error for that reason.
     #[doc(alias = "dma_map_single")]
     pub fn map<B: Lendable, D: DmaDirection>(
         &self,
@@ -91,13 +91,13 @@ impl<P: Platform> DmaHandle<P> {
     /// Takes the memory away from the device and returns it, once hardware confirmed that nothing reaches it any more. For a device that does not snoop the CPU's caches,
     /// what it wrote is made visible to the CPU.
     ///
-    /// Also after the driver was unbound: what it left mapped was removed then, and here it comes back. An unbind that is under way is waited for.
+    /// This works after the driver was unbound, too: the unbind has removed the mapping, and here the buffer comes back. If an unbind is under way, this waits for its end.
     ///
     /// Without translation ([`Reach::Direct`], [`Reach::Identity`]) nothing keeps the device from memory: the buffer comes back on trust in the driver, which must have quiesced the device.
     ///
     /// # Errors
     ///
-    /// [`UnmapFailure::Quarantined`]: the memory must not be reused, and cannot be. [`UnmapFailure::Foreign`]: the mapping is of another handle.
+    /// [`UnmapFailure::Quarantined`]: the device may still reach the buffer, which is locked up in the error for that reason. [`UnmapFailure::Foreign`]: the mapping was made through another driver's handle.
     #[doc(alias = "dma_unmap_single")]
     pub fn unmap<B: Lendable, D: DmaDirection>(
         &self,
@@ -134,7 +134,7 @@ impl<P: Platform> DmaHandle<P> {
         }
     }
 
-    /// Lets the CPU look at what the device wrote, while the buffer stays mapped. The device must not write until the view is dropped.
+    /// Lets the CPU read what the device wrote, while the buffer stays mapped. The device must not write until the view is dropped.
     ///
     /// Only where the device writes at all:
     ///

@@ -25,14 +25,14 @@ pub enum Reach {
     Identity,
     /// The description names no IOMMU for the device.
     Direct,
-    /// Nothing is reached.
+    /// The device reaches nothing.
     Blocked,
     /// Nobody knows: the IOMMU in front of the device does not serve, and is not known to refuse its accesses, or did not confirm that it does. The one sure
     /// remedy is to keep the device from doing DMA, e.g. by clearing its bus mastering. Never the reach of a bound device.
     Unknown,
 }
 
-/// What a device was given.
+/// What a device was lent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     /// As the device emits it.
@@ -159,7 +159,7 @@ impl<P: Platform> Lease<P> {
         self.coherent
     }
 
-    /// Limits the addresses given from now on to `bits`, and to what the description allows; says what came of it.
+    /// Limits the addresses given from now on to `bits`, and to what the description allows; returns the width that now applies.
     pub(super) fn limit_to(&self, bits: u8) -> u8 {
         let bits = bits.min(self.most_bits);
         self.bits.store(bits, Ordering::Relaxed);
@@ -173,11 +173,11 @@ impl<P: Platform> Lease<P> {
         holding.map_or(0, |(access, holding)| access.space.live(holding))
     }
 
-    /// Gives the device `phys`.
+    /// Maps `phys` for the device.
     ///
     /// # Errors
     ///
-    /// [`DmaError::Quarantined`]: the device may have it or not. Otherwise it has nothing.
+    /// [`DmaError::Quarantined`]: the device may reach it or not. With any other error it does not.
     pub(super) fn map(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
         self.lead(phys, if self.coherent { prot | Prot::CACHE } else { prot })
     }
@@ -230,7 +230,7 @@ impl<P: Platform> Lease<P> {
         Ok(Grant { address, pages, lease: self.id })
     }
 
-    /// Takes away what was given, confirmed. After the lease has ended that is done already, or in quarantine; while it is ending, waits for which.
+    /// Unmaps what was lent, and returns once that is confirmed. After the lease has ended that is done already, or in quarantine; while it is ending, this waits for the outcome.
     pub(super) fn unmap(&self, grant: &Grant) -> Result<(), DmaError> {
         self.finish(grant, Domain::unmap)
     }
@@ -240,7 +240,7 @@ impl<P: Platform> Lease<P> {
         self.finish(grant, Domain::confirm)
     }
 
-    /// What the device may have got by a map that ended in quarantine.
+    /// What the device may reach after a map that ended in quarantine.
     pub(super) fn in_quarantine(&self, iova: Iova, len: u64) -> Grant {
         Grant { address: iova.raw(), pages: IovaRange::new(iova, len).ok(), lease: self.id }
     }
@@ -277,7 +277,7 @@ impl<P: Platform> Lease<P> {
 
     /// Voids every handle of this bind: waits until nobody is inside an operation, then removes what is left mapped. What is not confirmed is in quarantine.
     ///
-    /// Who unmaps from now on waits until [`end`](Self::end) says how it ended.
+    /// Whoever unmaps from now on waits until [`end`](Self::end) says how it ended.
     pub(crate) fn close(&self) -> Result<(), Unconfirmed> {
         let clear = |access: &Option<Access<P>>| {
             // A lease that never mapped has nothing.

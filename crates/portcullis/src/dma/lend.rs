@@ -15,9 +15,9 @@ use portcullis_platform::{DmaMemory, DmaPages};
 /// From the call of `map` on, until the value comes back, or for ever if it does not:
 ///
 /// - [`range`](Self::range) is the same at each call, also after the value was moved.
-/// - The memory is there, is RAM (or a device's memory that other devices may write), and belongs to the value: nothing but the value's own drop ends that, and nothing else reads or writes it
-///   as a Rust object. A value that is leaked keeps it. So a borrow with a lifetime will not do, hence `'static`.
-/// - Whatever a device writes there is a valid content for whoever reads it through the value.
+/// - The memory is there, is RAM (or a device's memory that other devices may write), and belongs to the value: only the value's own drop ends that, and nothing else reads or writes it
+///   as a Rust object. A value that is leaked keeps its memory. A borrow with a lifetime cannot promise that, hence `'static`.
+/// - Any bytes that a device writes there are valid for whoever reads them through the value.
 ///
 /// ```compile_fail,E0478
 /// # use portcullis_addr::PhysRange;
@@ -65,7 +65,7 @@ impl RawMemory {
     /// # Safety
     ///
     /// From now until the value is dropped, or for ever if it is not (a mapping that is never unmapped, a quarantine that never ends), the memory at `range` must be what
-    /// [`Lendable`] demands: there, nobody's Rust object, not freed, not given to anybody who cannot bear that a device changes it.
+    /// [`Lendable`] demands: present, no part of a Rust object, not freed, and not given to anybody who relies on its content while a device may change it.
     pub const unsafe fn new(range: PhysRange) -> Self {
         Self(range)
     }

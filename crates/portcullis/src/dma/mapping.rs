@@ -53,7 +53,7 @@ impl<B: Lendable, D: DmaDirection> DmaMapping<B, D> {
         &self.grant
     }
 
-    /// The buffer, for who knows that looking is right now.
+    /// The buffer, for a caller that knows that it may look at it now.
     pub(super) fn buffer(&self) -> &B {
         &self.buffer
     }
@@ -108,7 +108,7 @@ impl<B> Quarantined<B> {
 
 /// Why a map did not map.
 pub enum MapFailure<B> {
-    /// Nothing was mapped: here is what was to be lent.
+    /// Nothing was mapped, and the buffer comes back.
     Refused {
         /// The buffer.
         buffer: B,
@@ -147,7 +147,7 @@ impl<B, D> UnmapFailure<B, D> {
     }
 }
 
-/// An error is told by its reason; the buffer in it need not be printable.
+/// Errors print their reason, so the buffer in them need not be printable.
 macro_rules! told_by_reason {
     ($name:ident<$($parameter:ident),+>) => {
         impl<$($parameter),+> fmt::Debug for $name<$($parameter),+> {

@@ -128,7 +128,7 @@ pub struct Capabilities {
     /// Whether hardware may cache "not present", so that a *map* must be followed by an invalidation (VT-d: `CAP.CM`).
     #[doc(alias = "caching mode")]
     pub map_needs_sync: bool,
-    /// Whether a range costs one command instead of one a leaf.
+    /// Whether invalidating a range takes one command instead of one for each leaf.
     pub range_invalidation: bool,
     /// Where interrupts of the devices go.
     pub msi: MsiDoorbell,
@@ -137,7 +137,7 @@ pub struct Capabilities {
 /// Why hardware keeps a range of a device's addresses to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HardwareRegionKind {
-    /// Never translated as a mapping would say (virtio-iommu: `VIRTIO_IOMMU_RESV_MEM_T_RESERVED`).
+    /// No mapping has an effect there (virtio-iommu: `VIRTIO_IOMMU_RESV_MEM_T_RESERVED`).
     Reserved,
     /// A doorbell of message-signalled interrupts (virtio-iommu: `VIRTIO_IOMMU_RESV_MEM_T_MSI`).
     Msi,

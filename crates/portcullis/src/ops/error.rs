@@ -77,7 +77,7 @@ pub enum Breakage {
     CommandRefused,
     /// Its command queue stopped and does not go on.
     QueueStopped,
-    /// A register points to something that was never given to it.
+    /// One of its index registers names commands that were never submitted.
     BadIndex,
     /// It answered a request with an error.
     RequestFailed,
@@ -153,7 +153,7 @@ pub enum OpsError {
         /// The raw status it came with; 0 where there is none.
         status: u64,
     },
-    /// An earlier wait was in vain, so nothing was tried: the unit is taken for dead until it confirms something again. As for `Timeout`, nothing is confirmed.
+    /// An earlier wait was in vain, so nothing was tried: the unit counts as dead until it confirms something again. As for `Timeout`, nothing is confirmed.
     Dead,
 }
 

@@ -1,4 +1,4 @@
-//! What hardware tells of its own accord: refused accesses, and errors of its own.
+//! What hardware reports unasked: refused accesses, and errors of its own.
 
 use crate::description::FwNode;
 use crate::stream::Pasid;

@@ -40,7 +40,7 @@ pub struct Ticket(pub [u64; 3]);
 /// - No lock that [`service`](Self::service) takes is held over a wait, an allocation, or a call of the core.
 #[doc(alias = "iommu_ops")]
 pub trait IommuOps: Send + Sync + fmt::Debug {
-    /// A word for reports, e.g. `"smmuv3"`.
+    /// Its name in reports, such as `"smmuv3"`.
     fn driver_name(&self) -> &'static str;
 
     /// What the instance can do.
@@ -72,7 +72,7 @@ pub trait IommuOps: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Makes the streams known, so that they can be attached: they are blocked. Claiming a stream again counts: it is released when each claim was.
+    /// Makes the streams known, so that they can be attached: they are blocked. Claims are counted: a stream is released with the last of them.
     ///
     /// # Errors
     ///

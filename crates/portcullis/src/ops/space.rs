@@ -11,8 +11,8 @@ use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable};
 /// All methods may be called from several threads at once on disjoint ranges, also before the space was bound or attached anywhere: one that is a channel
 /// keeps what was mapped until then and sends it when it is attached.
 ///
-/// Contents are the core's: an instance that was told of a space reads where its table is, and neither maps, unmaps nor looks up in it, because the core frees tables when it knows that
-/// it does none of that itself.
+/// Only the core changes and reads the contents. An instance that was told of a space reads where its table is, and never maps, unmaps or looks up anything in it: the core frees tables
+/// when it knows that none of its own threads is doing so.
 ///
 /// What a call leaves owing goes into the gather: the core [submits](super::IommuOps::submit) it to every instance that translates by the space. Mapping owes
 /// something only where hardware may hold "not present", or an older root.
@@ -29,7 +29,7 @@ pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
     /// The table that hardware walks; `None` where there is none.
     fn table(&self) -> Option<&dyn PageTable>;
 
-    /// Lets `[iova, iova + len)` lead to `phys`. Whole granules.
+    /// Maps `[iova, iova + len)` to `phys`. All three are multiples of the granule.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
         gather: &mut IotlbGather,
     ) -> Result<(), SpaceError>;
 
-    /// Takes `[iova, iova + len)` out; hardware may use it until what `gather` owes was waited for.
+    /// Unmaps `[iova, iova + len)`. Hardware may use it until what `gather` owes was waited for.
     ///
     /// # Errors
     ///

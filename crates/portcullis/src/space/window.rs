@@ -1,7 +1,7 @@
 //! The addresses of one space: which are handed out, to which lease, and which are in quarantine.
 //!
 //! Each lease has a [`Holding`]: what it takes from the space's tree of addresses, and, once it has taken a few ranges, slabs of its own in front of the tree. Slabs hand out and take back
-//! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. For ranges from the tree the books say it.
+//! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. Ranges from the tree are noted with their lease.
 
 use crate::description::ReservedRegion;
 use crate::error::{DmaError, WindowError};
@@ -15,11 +15,11 @@ use portcullis_addr::{Iova, IovaRange, PageSize};
 use portcullis_iova::{AllocateError, IovaAllocator, IovaRequest, IovaSlabs};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
 
-/// One bind of one driver, unlike every other one ever.
+/// One bind of one driver. No two have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LeaseId(u64);
 
-/// How many leases there have been. Their addresses would not do as names: memory is reused.
+/// The number of the next lease. The address of a lease would not do as its name, because memory is reused.
 static LEASES: AtomicU64 = AtomicU64::new(1);
 
 impl LeaseId {
@@ -29,7 +29,7 @@ impl LeaseId {
     }
 }
 
-/// So many ranges a lease takes from the tree before it gets slabs: a driver with a few rings needs none, and their memory, 5 KiB and up, would be wasted on it.
+/// How many ranges a lease takes from the tree before it gets slabs: a driver with a few rings needs none, and their memory, 5 KiB and up, would be wasted on it.
 const FIRST_IN_TREE: u32 = 16;
 
 /// What one lease has of a space's addresses.
