@@ -13,8 +13,8 @@
 //!
 //! - A range of `n` pages is aligned to the next power of two of `n` while a whole block of that size and alignment is free (the block's tail stays
 //!   free), else to the largest power of two that divides `n`; and to the request's own alignment always.
-//! - The highest fitting address is taken. By default addresses below 4 GiB are tried first, because many devices and some bridges are better at
-//!   32 bits than they say; [`Placement::Anywhere`] opts out.
+//! - The highest fitting address is taken. By default addresses below 4 GiB are tried first, because many devices and some bridges handle only
+//!   32 bits well, whatever they claim; [`Placement::Anywhere`] opts out.
 //! - A length that is a power of two costs one descent or two. Any other length that finds no naturally aligned hole is looked for once more, hole
 //!   by hole among those that hold a block of at least a quarter of it.
 //!

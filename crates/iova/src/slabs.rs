@@ -103,7 +103,7 @@ impl<P: Platform> IovaSlabs<P> {
         }
     }
 
-    /// Takes a free range from a slab; `None` where the request is one for the tree, or no slab and no chunk is left for it. For callers that keep books of what they have from
+    /// Takes a free range from a slab; `None` where the request is one for the tree, or no slab and no chunk is left for it. For callers that keep a record of what they took from
     /// the tree.
     #[inline]
     pub fn allocate_in_slab<T: BorrowMut<IovaAllocator>>(
@@ -127,7 +127,7 @@ impl<P: Platform> IovaSlabs<P> {
     ///
     /// # Errors
     ///
-    /// [`FreeError`]; nothing has changed. Of two threads that give the same range back one is told so.
+    /// [`FreeError`]; nothing has changed. If two threads give the same range back, one of them gets the error.
     pub fn free<T: BorrowMut<IovaAllocator>>(
         &self,
         tree: &Lock<P, T>,

@@ -71,8 +71,8 @@ pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
         0
     }
 
-    /// Names the thread of execution that calls: the same number at each of its calls, unlike that of every other thread that has not ended, and not 0. On a kernel the address of the
-    /// current task, say. The core tells by it that a driver's callback calls back about its own device, which would wait for itself.
+    /// A number for the calling thread of execution: the same at each of its calls, different from that of every other thread that has not ended, and not 0. On a kernel this may be the
+    /// address of the current task. By it the core notices a callback of a driver that asks for what would wait for the callback itself.
     fn thread(&self) -> usize;
 
     /// Whether the code above leaves out the protective step of that name: for tests that show that a check notices. Asked on hot paths, and removed by the compiler where

@@ -33,7 +33,7 @@ impl fmt::Display for LockLabel {
 
 /// A long lock: one thread of execution holds it at a time, possibly for long. It is held across a driver's probe and across waits for hardware, so its waiters
 /// should sleep, and an interrupt handler must never take it (that is what [`RawIrqLock`](crate::RawIrqLock) is for). The convention is that of the `lock_api`
-/// crate's `RawMutex`, plus a label at birth. Linux's counterpart is `struct mutex`.
+/// crate's `RawMutex`, plus a label when it is made. Linux's counterpart is `struct mutex`.
 ///
 /// # Safety
 ///
@@ -64,10 +64,10 @@ pub trait RawEvent: Send + Sync + 'static {
     /// Returns once [`generation`](Self::generation) differs from `seen`. Never called from an interrupt handler.
     fn wait(&self, seen: u64);
     /// As [`wait`](Self::wait), but returns after about `bound` nanoseconds too; says whether the generation differs. This is the timer of whoever has something to do later, such as an
-    /// invalidation that was put off: it waits for new work for at most so long.
+    /// invalidation that was put off: it waits for new work for at most that long.
     fn wait_at_most(&self, seen: u64, bound: Nanos) -> bool;
-    /// As [`wait`](Self::wait), but may return early, and does after a tenth of a millisecond. For a condition that becomes true by a plain store, after which whoever stored looks whether somebody waits: without a
-    /// barrier between the two it may overlook that. Where accesses happen in program order, as in the schedule explorer, nothing is overlooked and this is `wait`.
+    /// As [`wait`](Self::wait), but may return early, and returns after a tenth of a millisecond at the latest. For conditions that a plain store makes true: the thread that has stored looks whether
+    /// anybody waits, and without a barrier in between it may overlook a waiter. Where accesses happen in program order, as in the schedule explorer, nothing is overlooked and this is `wait`.
     fn wait_briefly(&self, seen: u64) {
         self.wait_at_most(seen, 100_000);
     }

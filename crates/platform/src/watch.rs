@@ -1,4 +1,4 @@
-//! Memory with somebody who looks on.
+//! Memory with an observer.
 #![expect(unsafe_code, reason = "DmaMemory's obligations are passed through")]
 
 use crate::{AllocError, Coherency, DmaMemory, PageLayout};
@@ -39,17 +39,17 @@ pub struct WatchedMemory<M, W> {
 }
 
 impl<M, W> WatchedMemory<M, W> {
-    /// `memory`, with `watch` looking on.
+    /// `memory`, observed by `watch`.
     pub const fn new(memory: Arc<M>, watch: W) -> Self {
         Self { memory, watch }
     }
 
-    /// The memory itself, past the watch.
+    /// The memory itself, without the observer.
     pub const fn inner(&self) -> &Arc<M> {
         &self.memory
     }
 
-    /// Who looks on.
+    /// The observer.
     pub const fn watch(&self) -> &W {
         &self.watch
     }

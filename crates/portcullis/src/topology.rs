@@ -1,7 +1,7 @@
 //! Which devices, nodes and groups there are. Only adding and removing devices changes that.
 //!
 //! Nothing here waits: no group's lock is taken while the topology is locked, because somebody may hold one for as long as hardware takes to answer. So a device is
-//! taken in by three steps: [`Topology::plug`] notes its streams, [`Plug::join`] brings its groups together, [`Topology::finish`] shows it.
+//! added in three steps: [`Topology::plug`] notes its streams, [`Plug::join`] brings its groups together, [`Topology::finish`] shows it.
 
 use crate::description::{DeviceDescription, DmaPath, FwNode, FwStream};
 use crate::device::{Device, DeviceNode, Group};

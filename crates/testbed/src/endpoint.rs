@@ -2,14 +2,14 @@
 
 use portcullis_addr::PhysAddr;
 
-/// A device that can be told to do DMA: either it copies at command, or it comes with a driver of its own.
+/// A device that can be told to do DMA: either it copies on command, or it comes with a driver of its own.
 pub trait Endpoint: Send + Sync {
     /// Its ways to memory: one for each stream of its description, in that order; 1 for a device behind no IOMMU.
     fn ports(&self) -> usize {
         1
     }
 
-    /// The driver of a device that cannot copy at command.
+    /// The driver of a device that cannot copy on command.
     fn own_driver(&self) -> Option<&dyn OwnDriver> {
         None
     }
