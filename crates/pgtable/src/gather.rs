@@ -11,7 +11,8 @@ pub struct FlushRange {
     pub last: Iova,
     /// What one entry covered that was removed: the stride of the invalidation. A leaf of several entries may be cached entry by entry.
     pub leaf: PageSize,
-    /// Whether a table page was removed too, so that walk caches must be told (Arm: no `LEAF` hint).
+    /// Whether a table page was removed too, so that walk caches must be told (Arm: no `LEAF` hint). Set as well where leaves of several sizes are in the range, of which `leaf` is the
+    /// smallest: no hint about levels may go with the invalidation then either.
     pub tables_freed: bool,
 }
 
@@ -41,8 +42,8 @@ impl IotlbGather {
         self.range.is_none() && !self.everything && self.tables.is_empty()
     }
 
-    /// Adds `[start, last]` of leaves of size `leaf`. A range that does not adjoin the one already gathered, or has another leaf size, widens the
-    /// debt to the whole address space rather than losing part of it.
+    /// Adds `[start, last]` of leaves of size `leaf`. A range that adjoins the one already gathered makes it longer, so that a run of addresses that was mapped piece by piece is one
+    /// range. One that does not widens the debt to the whole address space rather than losing part of it.
     #[inline]
     pub fn add(&mut self, range: FlushRange) {
         if self.range.is_none() {
@@ -54,10 +55,11 @@ impl IotlbGather {
 
     fn merge(&mut self, range: FlushRange) {
         match &mut self.range {
-            Some(old) if old.leaf == range.leaf && adjoins(old, &range) => {
+            Some(old) if adjoins(old, &range) => {
                 old.start = old.start.min(range.start);
                 old.last = old.last.max(range.last);
-                old.tables_freed |= range.tables_freed;
+                old.tables_freed |= range.tables_freed || old.leaf != range.leaf;
+                old.leaf = old.leaf.min(range.leaf);
             }
             _ => self.everything = true,
         }
@@ -160,10 +162,18 @@ mod tests {
         gather.add(range(0x6000, 0x6fff, PageSize::SIZE_4K));
         assert!(gather.is_everything(), "a gap is not forgotten");
         assert_eq!(gather.range(), None);
+    }
+
+    #[test]
+    fn neighbours_of_two_leaf_sizes_are_one_range_without_hints() {
         let mut gather = IotlbGather::new();
-        gather.add(range(0, 0xfff, PageSize::SIZE_4K));
-        gather.add(range(0x1000, 0x20_0fff, PageSize::SIZE_2M));
-        assert!(gather.is_everything(), "one stride cannot cover two leaf sizes");
+        gather.add(range(0x20_0000, 0x3f_ffff, PageSize::SIZE_2M));
+        gather.add(range(0x40_0000, 0x40_0fff, PageSize::SIZE_4K));
+        gather.add(range(0x1f_f000, 0x1f_ffff, PageSize::SIZE_4K));
+        let all = range(0x1f_f000, 0x40_0fff, PageSize::SIZE_4K);
+        assert_eq!(gather.range(), Some(FlushRange { tables_freed: true, ..all }));
+        gather.add(range(0x40_2000, 0x40_2fff, PageSize::SIZE_4K));
+        assert!(gather.is_everything(), "a gap is not forgotten");
     }
 
     #[test]

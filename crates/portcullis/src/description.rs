@@ -145,6 +145,9 @@ pub struct DeviceDescription {
     /// Width in bits of the addresses it can emit (1..=64), before a driver narrows it.
     #[doc(alias = "dma_mask")]
     pub address_bits: u8,
+    /// Whether it may be malicious: plugged in from outside, say (`ExternalFacingPort`, `external-facing`). Such a device is lent whole pages only, and never by lazy invalidation.
+    #[doc(alias = "pci_dev->untrusted")]
+    pub untrusted: bool,
     /// The reserved ranges of its address space.
     pub reserved: Vec<ReservedRegion>,
     /// The physical addresses to which it may write message-signalled interrupts (Arm: `GITS_TRANSLATER` of its ITS, `MSI_SETSPI_NS` of its GICv2m frame). Its driver
@@ -173,6 +176,7 @@ impl DeviceDescription {
             dma,
             coherent: true,
             address_bits: 64,
+            untrusted: false,
             reserved: Vec::new(),
             doorbells: Vec::new(),
             required_domain: None,

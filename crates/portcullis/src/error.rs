@@ -2,6 +2,7 @@
 
 use crate::description::FwNode;
 use crate::ops::OpsError;
+use crate::segments::SegmentLimits;
 use core::fmt;
 use portcullis_addr::{Iova, IovaRange, PhysAddr};
 use portcullis_iova::AllocateError;
@@ -53,6 +54,21 @@ pub enum DmaError {
     UnknownDoorbell(PhysAddr),
     /// The device's address width must be in 1..=64.
     AddressBits(u8),
+    /// A segment's limits must be 1 to 2^48 bytes and a boundary that is a power of two.
+    SegmentLimits(SegmentLimits),
+    /// The buffer is longer than a segment of the device, or must cross what none may cross. Map it as a list of one.
+    SegmentTooLong {
+        /// Bytes.
+        len: u64,
+        /// What the driver has said of its device.
+        limits: SegmentLimits,
+    },
+    /// The device is not trusted, and the pages of the buffer of that many bytes at this address hold memory that is not the buffer's. Lend it by way of a [`Bounce`](crate::Bounce).
+    PartialPages(PhysAddr, u64),
+    /// Memory of another PCI function, which this one is not lent.
+    PeerMemory(PhysAddr),
+    /// The buffers of a list are not of one kind.
+    MixedKinds,
     /// No memory for a buffer.
     NoMemory(AllocError),
     /// The IOMMU at the node refused the request.
@@ -84,6 +100,22 @@ impl fmt::Display for DmaError {
                 write!(f, "{doorbell} is no interrupt doorbell of the device")
             }
             Self::AddressBits(bits) => write!(f, "{bits} address bits; must be 1 to 64"),
+            Self::SegmentLimits(SegmentLimits { most_bytes, boundary }) => write!(
+                f,
+                "segments of {most_bytes:#x} bytes with boundary {boundary:#x}; must be 1 to 2^48, and a power of two"
+            ),
+            Self::SegmentTooLong { len, limits: SegmentLimits { most_bytes, boundary } } => write!(
+                f,
+                "{len:#x} bytes are no single segment of the device (at most {most_bytes:#x} bytes, boundary {boundary:#x}): map a list"
+            ),
+            Self::PartialPages(start, len) => write!(
+                f,
+                "{len:#x} bytes at {start} share pages with other memory, and the device is not trusted: use a bounce buffer"
+            ),
+            Self::PeerMemory(start) => {
+                write!(f, "{start} is another PCI function's memory, which is not mapped")
+            }
+            Self::MixedKinds => f.write_str("a list of no buffers, or of more than one kind"),
             Self::NoMemory(error) => write!(f, "{error}"),
             Self::Refused(node, error) => write!(f, "IOMMU at {node}: {error}"),
         }

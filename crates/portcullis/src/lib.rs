@@ -28,13 +28,14 @@
 //!
 //! # Not supported
 //!
-//! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; bounce buffers (a mapping that is not a whole
-//! number of pages exposes the rest of its first and last page to the device).
+//! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; transfers between PCI functions. A mapping
+//! that is not a whole number of pages exposes the rest of its first and last page to the device, unless the description says that the device is not trusted: such a mapping is
+//! refused then, and the driver uses a [`Bounce`].
 //!
 //! # Dependency rule
 //!
 //! Uses `addr`, `platform`, `pgtable`, `iova`, a hash map, small vectors, a place that is filled once, and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
-//! `revocable` and `dma::lend`, and in one line each of `space` and `ops`.
+//! `revocable`, `dma::lend` and `dma::bounce`, and in one line each of `space` and `ops`.
 #![no_std]
 
 extern crate alloc;
@@ -66,6 +67,7 @@ mod regions;
 mod registry;
 mod report;
 mod revocable;
+mod segments;
 mod space;
 mod status;
 mod stream;
@@ -80,8 +82,9 @@ pub use description::{
 };
 pub use device::Device;
 pub use dma::{
-    Both, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaHandle, DmaMapping,
-    FromDevice, Lendable, MapFailure, Quarantined, RawMemory, Reach, ToDevice, UnmapFailure,
+    Both, Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection,
+    DmaHandle, DmaMapping, FromDevice, Lendable, Lent, MapFailure, MemoryKind, NoBounce,
+    Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
 };
 pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};
@@ -101,6 +104,7 @@ pub use rate::RateLimit;
 pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
 pub use registry::{ReconfirmError, RegisterError, UnregisterError};
 pub use report::{Counts, DeviceReport};
+pub use segments::SegmentLimits;
 pub use status::DeviceStage;
 pub use stream::{Pasid, StreamSpec};
 pub use stream_index::StreamIndex;

@@ -14,7 +14,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use once_cell::race::OnceBox;
-use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, Prot};
+use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_iova::IovaRequest;
 use portcullis_pgtable::{IotlbGather, UnmapError};
 use portcullis_platform::Platform;
@@ -22,6 +22,9 @@ use smallvec::SmallVec;
 use window::Window;
 
 pub(crate) use window::{Holding, LeaseId};
+
+/// How many pieces of a list are given to a table at a time.
+const PIECES: usize = 32;
 
 /// How many instances are asked to invalidate before the first of them is waited for.
 const AT_ONCE: usize = 8;
@@ -139,7 +142,7 @@ impl<P: Platform> Domain<P> {
         }
     }
 
-    /// Finds room for `len` bytes at or below `limit` and maps it to `phys` for the lease of `holding`. All are whole pages.
+    /// Finds room for `request` and maps it to `phys` for the lease of `holding`. All are whole pages.
     ///
     /// # Errors
     ///
@@ -149,14 +152,42 @@ impl<P: Platform> Domain<P> {
         &self,
         platform: &P,
         holding: &Holding<P>,
-        (phys, len): (PhysAddr, u64),
-        limit: Iova,
+        phys: PhysAddr,
+        request: IovaRequest,
         prot: Prot,
     ) -> Result<IovaRange, DmaError> {
+        self.place(platform, holding, request, |space, range| self.map_at(space, range, phys, prot))
+    }
+
+    /// As [`map`](Self::map) for `pieces` of memory one behind the other, which are as long together as `request` says.
+    pub(crate) fn map_list(
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
+        request: IovaRequest,
+        pieces: impl Iterator<Item = PhysRange>,
+        prot: Prot,
+    ) -> Result<IovaRange, DmaError> {
+        self.place(platform, holding, request, |space, range| {
+            if range.len() >= self.large_leaf && self.large_leaf != 0 {
+                self.make_room(space, range)?;
+            }
+            self.lead_list(space, range, pieces, prot)
+        })
+    }
+
+    /// Finds room for `request` and has `map` map it; addresses that were not used are given back.
+    #[inline]
+    fn place(
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
+        request: IovaRequest,
+        map: impl FnOnce(&dyn AddressSpace, IovaRange) -> Result<(), DmaError>,
+    ) -> Result<IovaRange, DmaError> {
         let (space, window) = self.parts()?;
-        let request = IovaRequest::new(len).up_to(limit);
         let range = window.allocate(platform, holding, request).map_err(DmaError::Iova)?;
-        match self.map_at(space, range, phys, prot) {
+        match map(space, range) {
             Ok(()) => Ok(range),
             Err(error @ (DmaError::Quarantined { .. } | DmaError::Unconfirmed(_))) => {
                 window.quarantine(range);
@@ -214,6 +245,48 @@ impl<P: Platform> Domain<P> {
             return Ok(());
         }
         self.confirm_map(space, range, gather)
+    }
+
+    /// Maps the pieces, [`PIECES`] at a time.
+    fn lead_list(
+        &self,
+        space: &dyn AddressSpace,
+        range: IovaRange,
+        mut pieces: impl Iterator<Item = PhysRange>,
+        prot: Prot,
+    ) -> Result<(), DmaError> {
+        let (mut gather, mut done) = (IotlbGather::new(), 0);
+        loop {
+            let some: SmallVec<[PhysRange; PIECES]> = pieces.by_ref().take(PIECES).collect();
+            if some.is_empty() {
+                break;
+            }
+            let at = Iova::new(range.start().raw() + done);
+            if let Err(error) = space.map_segments(at, &some, prot, &mut gather) {
+                return Err(self.undo(space, range, done, self.refused(error, range)));
+            }
+            done += some.iter().map(PhysRange::len).sum::<u64>();
+        }
+        debug_assert_eq!(done, range.len(), "the pieces are as long as was asked for");
+        if gather.is_empty() { Ok(()) } else { self.confirm_map(space, range, gather) }
+    }
+
+    /// Takes the first `done` bytes of `range` out again because of `error`; what to say of all.
+    #[cold]
+    fn undo(
+        &self,
+        space: &dyn AddressSpace,
+        range: IovaRange,
+        done: u64,
+        error: DmaError,
+    ) -> DmaError {
+        let Ok(mapped) = IovaRange::new(range.start(), done) else { return error };
+        let mut gather = IotlbGather::new();
+        let taken = self.take_out(space, mapped, &mut gather);
+        match taken.and(self.settle(space, &mut gather)) {
+            Ok(()) => error,
+            Err(unconfirmed) => unconfirmed.of(range),
+        }
     }
 
     /// Pays what a map owes.

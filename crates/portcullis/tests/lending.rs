@@ -293,6 +293,24 @@ fn caches_are_cared_for_where_the_device_does_not_snoop() {
     let why = "a dirty line would be written over what the device wrote";
     assert_eq!(world.memory.taken(), [publish, refresh], "{why}");
 
+    let two = BufferList::new(vec![world.pages(), world.pages()]).expect("not empty");
+    let at = |n: usize| two.buffers()[n].address();
+    let publish = [Care::Publish(at(0), PAGE), Care::Publish(at(1), PAGE)];
+    let refresh = [Care::Refresh(at(0), PAGE), Care::Refresh(at(1), PAGE)];
+    let mut mapping = world.dma.map_list(two, Both).expect("mapped");
+    assert_eq!(world.memory.taken(), publish, "each buffer of a list");
+    drop(world.dma.sync_for_cpu(&mut mapping).expect("its own"));
+    assert_eq!(world.memory.taken(), [refresh, publish].concat());
+    world.dma.unmap(mapping).expect("confirmed");
+    assert_eq!(world.memory.taken(), refresh);
+
+    let fifo = PhysRange::new(PhysAddr::new(0x900_0000), 4).expect("a register");
+    // SAFETY: there is no device that could reach anything.
+    let fifo = unsafe { RawMemory::registers(fifo) };
+    let mapping = world.dma.map(fifo, ToDevice).expect("mapped");
+    world.dma.unmap(mapping).expect("confirmed");
+    assert_eq!(world.memory.taken(), [], "no cache holds registers");
+
     let world = World::new(true);
     let mut mapping = world.dma.map(world.pages(), Both).expect("mapped");
     drop(world.dma.sync_for_cpu(&mut mapping).expect("its own"));

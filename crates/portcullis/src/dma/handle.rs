@@ -2,14 +2,16 @@
 
 use super::direction::prot;
 use super::{
-    CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaMapping, Lease, Lendable,
-    MapFailure, Quarantined, Reach, UnmapFailure,
+    Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaMapping,
+    Lease, Lendable, Lent, Loan, MapFailure, MemoryKind, NoBounce, Quarantined, Reach,
+    UnmapFailure,
 };
 use crate::error::DmaError;
+use crate::segments::SegmentLimits;
 use alloc::sync::Arc;
 use core::fmt;
-use portcullis_addr::{Iova, PhysAddr, PhysRange};
-use portcullis_platform::{Coherency, DmaMemory, Platform};
+use portcullis_addr::{Iova, PhysAddr};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout, Platform};
 
 /// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
 ///
@@ -57,6 +59,17 @@ impl<P: Platform> DmaHandle<P> {
         Ok(self.lease.limit_to(bits))
     }
 
+    /// Says what the device can bear in one segment, for mappings made from now on. A list's segments are cut accordingly; a single buffer that does not fit into one segment is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::SegmentLimits`] for a length of 0 or above 2^48, or a boundary that is no power of two.
+    #[doc(alias = "dma_set_max_seg_size")]
+    #[doc(alias = "dma_set_seg_boundary")]
+    pub fn set_segment_limits(&self, limits: SegmentLimits) -> Result<(), DmaError> {
+        self.lease.limit_segments(limits)
+    }
+
     /// Lends `buffer` to the device until the mapping is unmapped. For a device that does not snoop the CPU's caches, what the CPU wrote is made visible to it first.
     ///
     /// A range of physical addresses is no buffer; see [`RawMemory`](crate::RawMemory) for that:
@@ -76,15 +89,42 @@ impl<P: Platform> DmaHandle<P> {
         buffer: B,
         _direction: D,
     ) -> Result<DmaMapping<B, D>, MapFailure<B>> {
-        let range = buffer.range();
-        self.publish(range);
-        match self.lease.map(range, prot::<D>()) {
+        self.publish(&buffer);
+        match self.lease.map(&Loan::of(&buffer), prot::<D>()) {
             Ok(grant) => Ok(DmaMapping::new(buffer, grant)),
-            Err(error @ DmaError::Quarantined { iova, len, .. }) => {
+            Err(error) => Err(self.not_mapped(buffer, error)),
+        }
+    }
+
+    /// Lends all of `list` to the device, at one run of addresses where it is translated, until the mapping is unmapped; [`segments`](DmaMapping::segments) is what the device is told. The
+    /// buffers are of one [`MemoryKind`](crate::MemoryKind). However many there are, unmapping them is one invalidation.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map); all are mapped or none. [`DmaError::MixedKinds`].
+    #[doc(alias = "dma_map_sg")]
+    #[doc(alias = "dma_map_sgtable")]
+    pub fn map_list<B: Lendable, D: DmaDirection>(
+        &self,
+        list: BufferList<B>,
+        _direction: D,
+    ) -> Result<DmaMapping<BufferList<B>, D>, MapFailure<BufferList<B>>> {
+        self.publish(&list);
+        let limits = self.lease.segment_limits();
+        match self.lease.map_list(list.buffers().iter().map(Loan::of), prot::<D>()) {
+            Ok(grant) => Ok(DmaMapping::new(list.mapped_with(limits, self.granule()), grant)),
+            Err(error) => Err(self.not_mapped(list, error)),
+        }
+    }
+
+    #[cold]
+    fn not_mapped<B>(&self, buffer: B, error: DmaError) -> MapFailure<B> {
+        match error {
+            DmaError::Quarantined { iova, len, .. } => {
                 let grant = self.lease.in_quarantine(iova, len);
-                Err(MapFailure::Quarantined(Quarantined::new(buffer, grant, error)))
+                MapFailure::Quarantined(Quarantined::new(buffer, grant, error))
             }
-            Err(error) => Err(MapFailure::Refused { buffer, error }),
+            _ => MapFailure::Refused { buffer, error },
         }
     }
 
@@ -99,14 +139,15 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// [`UnmapFailure::Quarantined`]: the device may still reach the buffer, which is locked up in the error for that reason. [`UnmapFailure::Foreign`]: the mapping was made through another driver's handle.
     #[doc(alias = "dma_unmap_single")]
-    pub fn unmap<B: Lendable, D: DmaDirection>(
+    #[doc(alias = "dma_unmap_sg")]
+    pub fn unmap<B: Lent, D: DmaDirection>(
         &self,
         mapping: DmaMapping<B, D>,
     ) -> Result<B, UnmapFailure<B, D>> {
         match self.lease.unmap(mapping.grant()) {
             Ok(()) => {
                 if D::DEVICE_WRITES {
-                    self.refresh(mapping.buffer().range());
+                    self.refresh(mapping.buffer());
                 }
                 Ok(mapping.end())
             }
@@ -123,11 +164,11 @@ impl<P: Platform> DmaHandle<P> {
     /// # Errors
     ///
     /// The buffer is still in quarantine, with the latest reason.
-    pub fn recover<B: Lendable>(&self, held: Quarantined<B>) -> Result<B, Quarantined<B>> {
+    pub fn recover<B: Lent>(&self, held: Quarantined<B>) -> Result<B, Quarantined<B>> {
         match self.lease.confirm(held.grant()) {
             Ok(()) => {
                 let buffer = held.end();
-                self.refresh(buffer.range());
+                self.refresh(&buffer);
                 Ok(buffer)
             }
             Err(error) => Err(held.because(error)),
@@ -149,12 +190,12 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// [`DmaError::ForeignMapping`].
     #[doc(alias = "dma_sync_single_for_cpu")]
-    pub fn sync_for_cpu<'a, B: Lendable, D: DeviceWrites>(
+    pub fn sync_for_cpu<'a, B: Lent, D: DeviceWrites>(
         &'a self,
         mapping: &'a mut DmaMapping<B, D>,
     ) -> Result<CpuView<'a, B, P>, DmaError> {
         self.lease.check(mapping.grant())?;
-        self.refresh(mapping.buffer().range());
+        self.refresh(mapping.buffer());
         Ok(CpuView::new(mapping.buffer(), self))
     }
 
@@ -173,12 +214,32 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// [`DmaError::ForeignMapping`].
     #[doc(alias = "dma_sync_single_for_device")]
-    pub fn update<'a, B: Lendable, D: DeviceReads>(
+    pub fn update<'a, B: Lent, D: DeviceReads>(
         &'a self,
         mapping: &'a mut DmaMapping<B, D>,
     ) -> Result<CpuView<'a, B, P>, DmaError> {
         self.lease.check(mapping.grant())?;
         Ok(CpuView::new(mapping.buffer(), self))
+    }
+
+    /// `bytes` in pages of their own, to be lent to the device: for bytes that share their pages with others, and are to be seen alone.
+    ///
+    /// # Errors
+    ///
+    /// [`NoBounce`], with the bytes.
+    pub fn bounce<T: AsRef<[u8]> + AsMut<[u8]> + 'static>(
+        &self,
+        bytes: T,
+    ) -> Result<Bounce<T, P::Memory>, NoBounce<T>> {
+        let granule = usize::try_from(self.granule().max(4096)).unwrap_or(usize::MAX);
+        let len = bytes.as_ref().len();
+        let page = PageLayout::new(granule, granule).expect("a power of two, and not 0");
+        let layout = Bounce::<T, P::Memory>::layout(len, granule);
+        let pages = layout.ok_or(AllocError { layout: page });
+        match pages.and_then(|layout| DmaPages::new(self.platform().memory(), layout)) {
+            Ok(pages) => Ok(Bounce::new(pages, bytes)),
+            Err(error) => Err(NoBounce { bytes, error }),
+        }
     }
 
     /// Where the device must write for the interrupt doorbell at the physical address `doorbell`, which its description names: what the driver of the interrupt controller
@@ -208,22 +269,32 @@ impl<P: Platform> DmaHandle<P> {
     }
 
     /// Brings what the CPU wrote to where the device sees it. Also before the device writes: a dirty line that is evicted later would overwrite that.
-    pub(super) fn publish(&self, range: PhysRange) {
+    #[inline]
+    pub(super) fn publish<B: Lent>(&self, buffer: &B) {
         if !self.lease.coherent() {
-            self.platform().memory().publish(range.start(), bytes(range), Coherency::NonCoherent);
+            let memory = self.platform().memory();
+            cached(buffer, |start, len| memory.publish(start, len, Coherency::NonCoherent));
         }
     }
 
     /// Lets the CPU see what the device wrote.
-    fn refresh(&self, range: PhysRange) {
+    #[inline]
+    fn refresh<B: Lent>(&self, buffer: &B) {
         if !self.lease.coherent() {
-            self.platform().memory().refresh(range.start(), bytes(range), Coherency::NonCoherent);
+            let memory = self.platform().memory();
+            cached(buffer, |start, len| memory.refresh(start, len, Coherency::NonCoherent));
         }
     }
 }
 
-fn bytes(range: PhysRange) -> usize {
-    usize::try_from(range.len()).unwrap_or(usize::MAX)
+/// Calls `act` with what caches may hold of `buffer`.
+fn cached<B: Lent>(buffer: &B, act: impl Fn(PhysAddr, usize)) {
+    buffer.each(|loan| {
+        if loan.kind == MemoryKind::Ram {
+            let len = usize::try_from(loan.range.len()).unwrap_or(usize::MAX);
+            act(loan.range.start(), len);
+        }
+    });
 }
 
 impl<P: Platform> Clone for DmaHandle<P> {

@@ -1,19 +1,22 @@
 //! One bind's right to map, shared by all clones of its handle.
 
+use super::lend::{Loan, MemoryKind};
+use super::list::whole_pages;
 use crate::description::{DeviceDescription, DomainType};
 use crate::error::{DmaError, Unconfirmed};
 use crate::hooks::{Safeguard, omitted};
 use crate::member::DeviceId;
 use crate::ops::AddressSpace;
 use crate::revocable::Revocable;
+use crate::segments::SegmentLimits;
 use crate::space::{Domain, Holding, LeaseId};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
-use portcullis_iova::AllocateError;
+use portcullis_iova::{AllocateError, IovaRequest};
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
 
 /// How a device's addresses become bus addresses. Final while a driver is bound.
@@ -41,6 +44,13 @@ pub(super) struct Grant {
     pages: Option<IovaRange>,
     /// The lease under which it was given.
     lease: LeaseId,
+}
+
+impl Grant {
+    /// The first address of its pages; `None` where nothing is translated.
+    pub(super) fn first_page(&self) -> Option<u64> {
+        self.pages.map(|pages| pages.start().raw())
+    }
 }
 
 /// Where a device may write interrupts.
@@ -107,6 +117,10 @@ pub(crate) struct Lease<P: Platform> {
     most_bits: u8,
     /// The width that the driver has asked for.
     bits: AtomicU8,
+    /// What it has said of segments; see [`SegmentLimits::pack`].
+    limits: AtomicU64,
+    /// Whether the device is lent whole pages only.
+    untrusted: bool,
     /// What the description names.
     doorbells: Doorbells<P>,
     /// The address space; `None` for a device without an IOMMU.
@@ -136,6 +150,8 @@ impl<P: Platform> Lease<P> {
             coherent: description.coherent,
             most_bits: description.address_bits,
             bits: AtomicU8::new(description.address_bits),
+            limits: AtomicU64::new(0),
+            untrusted: description.untrusted,
             doorbells: doorbells::<P>(description, index),
             space: Revocable::new(index, access),
             end: Mutex::new(LockLabel::new("lease", index), None),
@@ -173,13 +189,115 @@ impl<P: Platform> Lease<P> {
         holding.map_or(0, |(access, holding)| access.space.live(holding))
     }
 
-    /// Maps `phys` for the device.
+    /// Limits the segments of mappings made from now on.
+    pub(super) fn limit_segments(&self, limits: SegmentLimits) -> Result<(), DmaError> {
+        let word = limits.pack().ok_or(DmaError::SegmentLimits(limits))?;
+        self.limits.store(word, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// See [`SegmentLimits::pack`].
+    pub(super) fn segment_limits(&self) -> u64 {
+        self.limits.load(Ordering::Relaxed)
+    }
+
+    /// Maps the memory of `loan` for the device.
     ///
     /// # Errors
     ///
     /// [`DmaError::Quarantined`]: the device may reach it or not. With any other error it does not.
-    pub(super) fn map(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
-        self.lead(phys, if self.coherent { prot | Prot::CACHE } else { prot })
+    #[inline]
+    pub(super) fn map(&self, loan: &Loan, prot: Prot) -> Result<Grant, DmaError> {
+        let prot = self.admit(loan, prot)?;
+        self.lead(loan.range, prot)
+    }
+
+    /// Maps the memory of all of `loans`, of one kind, at one run of addresses.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map).
+    pub(super) fn map_list(
+        &self,
+        loans: impl Iterator<Item = Loan> + Clone,
+        prot: Prot,
+    ) -> Result<Grant, DmaError> {
+        let Some(first) = loans.clone().next() else { return Err(DmaError::MixedKinds) };
+        for loan in loans.clone() {
+            self.admit(&loan, prot)?;
+            if loan.kind != first.kind {
+                return Err(DmaError::MixedKinds);
+            }
+        }
+        let prot = self.admit(&first, prot)?;
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        match (&*access, self.reach) {
+            (_, Reach::Blocked) => Err(DmaError::Blocked),
+            (Some(access), Reach::Translated) => {
+                let pages = |loan: Loan| pages_around(loan.range, self.granule);
+                let mut pieces = loans.clone().map(pages);
+                let sum = pieces.try_fold(0u64, |sum, piece| sum.checked_add(piece?.1));
+                let request = self.request(sum.ok_or_else(|| self.no_space(u64::MAX))?);
+                let pieces = loans.filter_map(|loan| {
+                    let (start, len) = pages_around(loan.range, self.granule)?;
+                    PhysRange::new(start, len).ok()
+                });
+                let holding = access.holding(self.id)?;
+                let pages =
+                    access.space.map_list(&self.platform, holding, request, pieces, prot)?;
+                Ok(Grant { address: pages.start().raw(), pages: Some(pages), lease: self.id })
+            }
+            _ => {
+                let mut loans = loans;
+                let all = loans.try_for_each(|loan| self.reaches(loan.range).map(drop));
+                let address = first.range.start().raw();
+                all.map(|()| Grant { address, pages: None, lease: self.id })
+            }
+        }
+    }
+
+    /// What a device may do with `loan`, for whom `prot` says what the driver wants.
+    #[inline]
+    fn admit(&self, loan: &Loan, prot: Prot) -> Result<Prot, DmaError> {
+        if self.untrusted && self.reach == Reach::Translated && !self.is_whole(loan) {
+            return Err(DmaError::PartialPages(loan.range.start(), loan.range.len()));
+        }
+        match loan.kind {
+            MemoryKind::Ram if self.coherent => Ok(prot | Prot::CACHE),
+            MemoryKind::Ram => Ok(prot),
+            MemoryKind::Registers => Ok(prot | Prot::MMIO),
+            MemoryKind::Peer => Err(DmaError::PeerMemory(loan.range.start())),
+        }
+    }
+
+    /// Whether whole pages belong to the buffer.
+    #[cold]
+    fn is_whole(&self, loan: &Loan) -> bool {
+        pages_around(loan.range, self.granule)
+            .and_then(|(start, len)| PhysRange::new(start, len).ok())
+            .is_some_and(|pages| loan.around.covers(&pages))
+    }
+
+    fn limit(&self) -> Iova {
+        let bits = self.bits.load(Ordering::Relaxed);
+        Iova::new(u64::MAX >> (64 - u32::from(bits)))
+    }
+
+    fn request(&self, len: u64) -> IovaRequest {
+        IovaRequest::new(len).up_to(self.limit())
+    }
+
+    fn no_space(&self, len: u64) -> DmaError {
+        DmaError::Iova(AllocateError::NoSpace { len, limit: self.limit() })
+    }
+
+    /// The device address of `phys` without translation.
+    fn reaches(&self, phys: PhysRange) -> Result<u64, DmaError> {
+        if phys.last().raw() > self.limit().raw() {
+            let bits = self.bits.load(Ordering::Relaxed);
+            return Err(DmaError::OutOfReach { last: phys.last(), bits });
+        }
+        Ok(phys.start().raw())
     }
 
     /// Where the device must write for the doorbell at `doorbell`, which it can from now on until the lease ends.
@@ -205,29 +323,47 @@ impl<P: Platform> Lease<P> {
         Ok(*known.address.insert(Iova::new(address)))
     }
 
+    #[inline]
     fn lead(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
         let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        let bits = self.bits.load(Ordering::Relaxed);
-        let limit = u64::MAX >> (64 - u32::from(bits));
+        let limits = self.limits.load(Ordering::Relaxed);
+        if limits != 0 {
+            self.fits_segment(phys, SegmentLimits::unpack(limits))?;
+        }
         let (address, pages) = match (&*access, self.reach) {
             (_, Reach::Blocked) => return Err(DmaError::Blocked),
             (Some(access), Reach::Translated) => {
-                let start = phys.start().align_down(self.granule);
-                let offset = phys.start().offset_in(self.granule);
-                let limit = Iova::new(limit);
-                let len = whole_pages(offset, phys.len(), self.granule);
-                let no_space = || DmaError::Iova(AllocateError::NoSpace { len: phys.len(), limit });
-                let len = len.ok_or_else(no_space)?;
+                let (start, len) =
+                    pages_around(phys, self.granule).ok_or_else(|| self.no_space(phys.len()))?;
+                let mut request = self.request(len);
+                if limits != 0 {
+                    // Aligned to its size, it crosses no boundary that is as long as it is.
+                    request = request.aligned_to(len.next_power_of_two());
+                }
                 let holding = access.holding(self.id)?;
-                let pages = access.space.map(&self.platform, holding, (start, len), limit, prot)?;
-                (pages.start().raw() + offset, Some(pages))
+                let pages = access.space.map(&self.platform, holding, start, request, prot)?;
+                (pages.start().raw() + phys.start().offset_in(self.granule), Some(pages))
             }
-            _ if phys.last().raw() > limit => {
-                return Err(DmaError::OutOfReach { last: phys.last(), bits });
-            }
-            _ => (phys.start().raw(), None),
+            _ => (self.reaches(phys)?, None),
         };
         Ok(Grant { address, pages, lease: self.id })
+    }
+
+    /// Whether a mapping of `phys` as a whole can keep to `limits`.
+    #[cold]
+    fn fits_segment(&self, phys: PhysRange, limits: SegmentLimits) -> Result<(), DmaError> {
+        // What is below a page is the same on both sides.
+        let fits = if self.reach == Reach::Translated && limits.boundary > self.granule {
+            pages_around(phys, self.granule)
+                .and_then(|(_, len)| len.checked_next_power_of_two())
+                .is_some_and(|len| len <= limits.boundary)
+        } else {
+            (phys.start().raw() ^ phys.last().raw()) < limits.boundary
+        };
+        if fits && phys.len() <= limits.most_bytes {
+            return Ok(());
+        }
+        Err(DmaError::SegmentTooLong { len: phys.len(), limits })
     }
 
     /// Unmaps what was lent, and returns once that is confirmed. After the lease has ended that is done already, or in quarantine; while it is ending, this waits for the outcome.
@@ -300,10 +436,11 @@ impl<P: Platform> Lease<P> {
     }
 }
 
-/// The bytes of the pages of `granule` bytes, a power of two, that `len` bytes at `offset` touch.
+/// The first byte and the bytes of the pages of `granule` bytes that `range` touches.
 #[inline]
-fn whole_pages(offset: u64, len: u64, granule: u64) -> Option<u64> {
-    Some(offset.checked_add(len)?.checked_add(granule - 1)? & !(granule - 1))
+fn pages_around(range: PhysRange, granule: u64) -> Option<(PhysAddr, u64)> {
+    let offset = range.start().offset_in(granule);
+    Some((range.start().align_down(granule), whole_pages(offset, range.len(), granule)?))
 }
 
 fn doorbells<P: Platform>(description: &DeviceDescription, index: u64) -> Doorbells<P> {

@@ -7,15 +7,15 @@ use portcullis_platform::{DmaMemory, DmaPages};
 
 /// Memory that its owner can lend to a device: [`DmaHandle::map`](crate::DmaHandle::map) takes it and [`DmaHandle::unmap`](crate::DmaHandle::unmap) gives it back.
 ///
-/// One buffer is one physically contiguous range. A list of them (scatter-gather) is several values that are mapped to one run of addresses; a bounce buffer is a value that owns
+/// One buffer is one physically contiguous range. Several of them are mapped together as a [`BufferList`](crate::BufferList); a [`Bounce`](crate::Bounce) is a value that owns
 /// the caller's bytes and pages of its own, and copies between them before and after; memory that CPU and device share is a [`DmaBuffer`](crate::DmaBuffer).
 ///
 /// # Safety
 ///
 /// From the call of `map` on, until the value comes back, or for ever if it does not:
 ///
-/// - [`range`](Self::range) is the same at each call, also after the value was moved.
-/// - The memory is there, is RAM (or a device's memory that other devices may write), and belongs to the value: only the value's own drop ends that, and nothing else reads or writes it
+/// - [`range`](Self::range), [`around`](Self::around) and [`kind`](Self::kind) are the same at each call, also after the value was moved.
+/// - The memory is there, is what `kind` says, and belongs to the value: only the value's own drop ends that, and nothing else reads or writes it
 ///   as a Rust object. A value that is leaked keeps its memory. A borrow with a lifetime cannot promise that, hence `'static`.
 /// - Any bytes that a device writes there are valid for whoever reads them through the value.
 ///
@@ -31,6 +31,60 @@ use portcullis_platform::{DmaMemory, DmaPages};
 pub unsafe trait Lendable: 'static {
     /// The memory's physical addresses. Pages that it shares with other memory are reachable for the device as a whole, see [`DmaHandle::granule`](crate::DmaHandle::granule).
     fn range(&self) -> PhysRange;
+
+    /// The memory around it that belongs to the value too, itself included. A device that is not trusted is lent a buffer only where whole pages of the IOMMU do.
+    fn around(&self) -> PhysRange {
+        self.range()
+    }
+
+    /// What stands at these addresses.
+    fn kind(&self) -> MemoryKind {
+        MemoryKind::Ram
+    }
+}
+
+/// What stands at a range of physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// Memory that the CPUs' caches may hold.
+    Ram,
+    /// Registers or a FIFO of a device, which no cache holds (`dma_map_resource`).
+    #[doc(alias = "dma_map_resource")]
+    Registers,
+    /// Memory of another PCI function. Whether a transfer between two functions passes through the IOMMU, or through a switch that knows nothing of it, depends on the switches between them and
+    /// their access control; the core does not know these and refuses it.
+    #[doc(alias = "P2PDMA")]
+    Peer,
+}
+
+/// What [`DmaHandle::map`](crate::DmaHandle::map) and [`DmaHandle::map_list`](crate::DmaHandle::map_list) lend: one buffer, or a list of them.
+pub trait Lent: 'static {
+    /// Calls `act` with the memory of each buffer.
+    #[doc(hidden)]
+    fn each(&self, act: impl FnMut(Loan));
+}
+
+impl<B: Lendable> Lent for B {
+    #[inline]
+    fn each(&self, mut act: impl FnMut(Loan)) {
+        act(Loan::of(self));
+    }
+}
+
+/// A buffer's memory, as far as the core must know it.
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct Loan {
+    pub(super) range: PhysRange,
+    pub(super) around: PhysRange,
+    pub(super) kind: MemoryKind,
+}
+
+impl Loan {
+    #[inline]
+    pub(super) fn of<B: Lendable>(buffer: &B) -> Self {
+        Self { range: buffer.range(), around: buffer.around(), kind: buffer.kind() }
+    }
 }
 
 // SAFETY: the pages belong to the value from `DmaMemory::allocate` to its drop, wherever it is moved; they are reached as atomic words, for which every content is valid.
@@ -45,6 +99,14 @@ unsafe impl<T: Lendable + ?Sized> Lendable for Box<T> {
     fn range(&self) -> PhysRange {
         (**self).range()
     }
+
+    fn around(&self) -> PhysRange {
+        (**self).around()
+    }
+
+    fn kind(&self) -> MemoryKind {
+        (**self).kind()
+    }
 }
 
 /// Memory known by its physical address only.
@@ -57,7 +119,10 @@ unsafe impl<T: Lendable + ?Sized> Lendable for Box<T> {
 /// let memory = portcullis::RawMemory::new(everything);
 /// ```
 #[derive(Debug)]
-pub struct RawMemory(PhysRange);
+pub struct RawMemory {
+    range: PhysRange,
+    kind: MemoryKind,
+}
 
 impl RawMemory {
     /// The memory at `range`.
@@ -67,13 +132,26 @@ impl RawMemory {
     /// From now until the value is dropped, or for ever if it is not (a mapping that is never unmapped, a quarantine that never ends), the memory at `range` must be what
     /// [`Lendable`] demands: present, no part of a Rust object, not freed, and not given to anybody who relies on its content while a device may change it.
     pub const unsafe fn new(range: PhysRange) -> Self {
-        Self(range)
+        Self { range, kind: MemoryKind::Ram }
+    }
+
+    /// Registers of a device, such as a FIFO that a DMA engine fills, at `range`. They are mapped uncached, and no cache is cared for.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new): whoever has the value may have another device read and write these registers. What shares a page with them becomes reachable as well.
+    pub const unsafe fn registers(range: PhysRange) -> Self {
+        Self { range, kind: MemoryKind::Registers }
     }
 }
 
-// SAFETY: the caller of `RawMemory::new` has promised it.
+// SAFETY: the caller of the function that made it has promised it.
 unsafe impl Lendable for RawMemory {
     fn range(&self) -> PhysRange {
-        self.0
+        self.range
+    }
+
+    fn kind(&self) -> MemoryKind {
+        self.kind
     }
 }

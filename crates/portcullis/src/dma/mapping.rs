@@ -33,10 +33,6 @@ pub struct DmaMapping<B, D> {
 }
 
 impl<B: Lendable, D: DmaDirection> DmaMapping<B, D> {
-    pub(super) fn new(buffer: B, grant: Grant) -> Self {
-        Self { buffer: ManuallyDrop::new(buffer), grant, direction: PhantomData }
-    }
-
     /// What the driver writes into its device: an [`Iova`](portcullis_addr::Iova) or, without translation, a physical address.
     #[doc(alias = "dma_addr_t")]
     pub fn device_address(&self) -> u64 {
@@ -47,6 +43,12 @@ impl<B: Lendable, D: DmaDirection> DmaMapping<B, D> {
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub fn len(&self) -> u64 {
         self.buffer.range().len()
+    }
+}
+
+impl<B, D> DmaMapping<B, D> {
+    pub(super) fn new(buffer: B, grant: Grant) -> Self {
+        Self { buffer: ManuallyDrop::new(buffer), grant, direction: PhantomData }
     }
 
     pub(super) fn grant(&self) -> &Grant {

@@ -1,6 +1,6 @@
 //! The CPU's look at a buffer that is lent.
 
-use super::{DmaHandle, Lendable};
+use super::{DmaHandle, Lent};
 use core::fmt;
 use core::ops::Deref;
 use portcullis_platform::Platform;
@@ -16,18 +16,18 @@ use portcullis_platform::Platform;
 /// # }
 /// ```
 #[must_use = "the device gets the buffer back when the view is dropped"]
-pub struct CpuView<'a, B: Lendable, P: Platform> {
+pub struct CpuView<'a, B: Lent, P: Platform> {
     buffer: &'a B,
     handle: &'a DmaHandle<P>,
 }
 
-impl<'a, B: Lendable, P: Platform> CpuView<'a, B, P> {
+impl<'a, B: Lent, P: Platform> CpuView<'a, B, P> {
     pub(super) fn new(buffer: &'a B, handle: &'a DmaHandle<P>) -> Self {
         Self { buffer, handle }
     }
 }
 
-impl<B: Lendable, P: Platform> Deref for CpuView<'_, B, P> {
+impl<B: Lent, P: Platform> Deref for CpuView<'_, B, P> {
     type Target = B;
 
     fn deref(&self) -> &B {
@@ -35,14 +35,14 @@ impl<B: Lendable, P: Platform> Deref for CpuView<'_, B, P> {
     }
 }
 
-impl<B: Lendable, P: Platform> Drop for CpuView<'_, B, P> {
+impl<B: Lent, P: Platform> Drop for CpuView<'_, B, P> {
     fn drop(&mut self) {
-        self.handle.publish(self.buffer.range());
+        self.handle.publish(self.buffer);
     }
 }
 
-impl<B: Lendable, P: Platform> fmt::Debug for CpuView<'_, B, P> {
+impl<B: Lent, P: Platform> fmt::Debug for CpuView<'_, B, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CpuView").field(&self.buffer.range()).finish()
+        f.debug_struct("CpuView").finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 use super::SpaceError;
 use core::any::Any;
 use core::fmt;
-use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable};
 
 /// One I/O address space: a table that hardware walks, or a channel of requests to the instance that made it.
@@ -42,6 +42,33 @@ pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
         prot: Prot,
         gather: &mut IotlbGather,
     ) -> Result<(), SpaceError>;
+
+    /// As [`map`](Self::map) for several physical ranges one behind the other: all of them or none, except where undoing it is not confirmed.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`].
+    fn map_segments(
+        &self,
+        iova: Iova,
+        segments: &[PhysRange],
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError> {
+        let mut done = 0;
+        for segment in segments {
+            let at = Iova::new(iova.raw().wrapping_add(done));
+            let mapped = self.map(at, segment.start(), segment.len(), prot, gather);
+            if let Err(error) = mapped {
+                if done != 0 {
+                    self.unmap(iova, done, gather)?;
+                }
+                return Err(error);
+            }
+            done += segment.len();
+        }
+        Ok(())
+    }
 
     /// Unmaps `[iova, iova + len)`. Hardware may use it until what `gather` owes was waited for.
     ///
@@ -105,6 +132,17 @@ impl<T: PageTable> TableSpace<T> {
     }
 }
 
+impl<T: PageTable> TableSpace<T> {
+    /// Notes that hardware may hold "not present" for what was mapped.
+    #[cold]
+    fn owe(&self, iova: Iova, len: u64, gather: &mut IotlbGather) {
+        if let Some(last) = iova.checked_add(len.saturating_sub(1)) {
+            let leaf = self.table.config().granule;
+            gather.add(FlushRange { start: iova, last, leaf, tables_freed: false });
+        }
+    }
+}
+
 impl<T: PageTable + 'static> AddressSpace for TableSpace<T> {
     #[inline]
     fn granule(&self) -> PageSize {
@@ -133,11 +171,22 @@ impl<T: PageTable + 'static> AddressSpace for TableSpace<T> {
         gather: &mut IotlbGather,
     ) -> Result<(), SpaceError> {
         self.table.map(iova, phys, len, prot)?;
-        if self.map_needs_sync
-            && let Some(last) = iova.checked_add(len.saturating_sub(1))
-        {
-            let leaf = self.granule();
-            gather.add(FlushRange { start: iova, last, leaf, tables_freed: false });
+        if self.map_needs_sync {
+            self.owe(iova, len, gather);
+        }
+        Ok(())
+    }
+
+    fn map_segments(
+        &self,
+        iova: Iova,
+        segments: &[PhysRange],
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError> {
+        self.table.map_segments(iova, segments, prot)?;
+        if self.map_needs_sync {
+            self.owe(iova, segments.iter().map(PhysRange::len).sum(), gather);
         }
         Ok(())
     }

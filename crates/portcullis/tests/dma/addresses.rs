@@ -131,3 +131,53 @@ fn addresses_that_slabs_do_not_use_serve_other_requests() {
     }
     assert_eq!(fill(large).len(), 1023, "the chunks of the small ones went back");
 }
+
+/// Memory of a kind.
+struct Of(Piece, MemoryKind);
+
+// SAFETY: no device of these tests moves data.
+#[expect(unsafe_code, reason = "lends addresses without memory")]
+unsafe impl Lendable for Of {
+    fn range(&self) -> portcullis_addr::PhysRange {
+        self.0.range()
+    }
+    fn kind(&self) -> MemoryKind {
+        self.1
+    }
+}
+
+#[test]
+fn memory_of_another_function_is_refused_and_a_list_is_of_one_kind() {
+    let Bound { handle, .. } = bound();
+    let error = handle.map(Of(page(0), MemoryKind::Peer), Both).map(drop).expect_err("refused");
+    assert_eq!(error.error(), DmaError::PeerMemory(page(0).range().start()));
+    let mixed = vec![Of(page(0), MemoryKind::Ram), Of(page(1), MemoryKind::Registers)];
+    let mixed = BufferList::new(mixed).expect("not empty");
+    let error = handle.map_list(mixed, Both).map(drop).expect_err("refused").error();
+    assert_eq!(error, DmaError::MixedKinds);
+    let peers = vec![Of(page(0), MemoryKind::Ram), Of(page(1), MemoryKind::Peer)];
+    let peers = BufferList::new(peers).expect("not empty");
+    let error = handle.map_list(peers, Both).map(drop).expect_err("refused").error();
+    assert!(matches!(error, DmaError::PeerMemory(_)), "{error}");
+    assert!(BufferList::<Piece>::new(Vec::new()).is_none());
+    assert_eq!(handle.live_mappings(), 0);
+}
+
+/// Without translation a list's segments are where its memory is.
+#[test]
+fn a_list_of_a_direct_device_is_where_its_memory_is() {
+    let sub = subsystem();
+    let mut direct = DeviceDescription::new("/rtc", DmaPath::Direct);
+    direct.address_bits = 32;
+    let direct = sub.add_device(direct).expect("added");
+    let handle = bind(&sub, &direct);
+    let list = |last: u64| {
+        BufferList::new(vec![Piece(0x1000, 0x800), Piece(0x1800, 0x1000), Piece(last, 0x10)])
+    };
+    let mapping = handle.map_list(list(0x9000).expect("three"), Both).expect("in reach");
+    let segments: Vec<_> = mapping.segments().map(|s| (s.address, s.len)).collect();
+    assert_eq!(segments, [(0x1000, 0x1800), (0x9000, 0x10)]);
+    assert_eq!(handle.unmap(mapping).expect("nothing to do").buffers().len(), 3);
+    let far = handle.map_list(list(0x1_0000_0000).expect("three"), Both).map(drop);
+    assert!(matches!(far.expect_err("too far").error(), DmaError::OutOfReach { bits: 32, .. }));
+}

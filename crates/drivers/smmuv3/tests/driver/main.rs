@@ -2,6 +2,7 @@
 
 mod basic;
 mod broken;
+mod data_path;
 mod meddler;
 mod planted;
 mod threads;

@@ -1,0 +1,303 @@
+//! The core's DMA interface on a driver and a unit: what the device reaches, by its own accesses, and what that costs in commands.
+
+use crate::meddler::Rule;
+use crate::world::{Board, PAGE, Platform, STREAM};
+use portcullis::{
+    Both, BoundDriver, BufferList, DeviceDescription, DmaError, DmaHandle, DmaMapping, DmaPath,
+    Driver, FromDevice, FwNode, FwSpec, FwStream, Lendable, MapFailure, ProbeContext, ProbeError,
+    Segment, SegmentLimits, Subsystem, ToDevice,
+};
+use portcullis_addr::{Iova, PhysAddr, PhysRange};
+use portcullis_machine::{DmaRequest, Expectation, PhysicalMemory, Policy, Profile};
+use portcullis_platform::{DmaPages, PageLayout};
+use portcullis_smmuv3::Options;
+use std::sync::{Arc, Mutex};
+
+const NODE: FwNode = FwNode(1);
+/// Arm IHI 0070, 4.1.1: command opcodes.
+const TLBI_NH_VA: u64 = 0x12;
+const SYNC: u64 = 0x46;
+
+#[derive(Default)]
+struct Keeper(Mutex<Option<DmaHandle<Platform>>>);
+
+struct Nothing;
+
+impl BoundDriver for Nothing {}
+
+impl Driver<Platform> for Keeper {
+    fn name(&self) -> &str {
+        "keeper"
+    }
+    fn probe(
+        &self,
+        _: &ProbeContext<'_>,
+        dma: DmaHandle<Platform>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        *self.0.lock().expect("test") = Some(dma);
+        Ok(Box::new(Nothing))
+    }
+}
+
+/// A part of pages that belong to it: not whole pages.
+struct Part {
+    pages: DmaPages<PhysicalMemory>,
+    offset: u64,
+    len: u64,
+}
+
+// SAFETY: a part of pages that are atomic words and belong to the value until its drop.
+#[expect(unsafe_code, reason = "Lendable is an unsafe trait")]
+unsafe impl Lendable for Part {
+    fn range(&self) -> PhysRange {
+        let start = PhysAddr::new(self.pages.address().raw() + self.offset);
+        PhysRange::new(start, self.len).expect("inside")
+    }
+}
+
+struct Path {
+    board: Board,
+    _core: Subsystem<Platform>,
+    dma: DmaHandle<Platform>,
+    commands: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Path {
+    fn new(describe: impl FnOnce(&mut DeviceDescription)) -> Self {
+        let commands = Arc::<Mutex<Vec<u64>>>::default();
+        let seen = Arc::clone(&commands);
+        let rule: Rule = Arc::new(move |words| seen.lock().expect("test").push(words[0] & 0xff));
+        let mut board = Board::new(Profile::server(), Policy::default());
+        board.rule = Some(rule);
+        let smmu = board.bring_up(Options::default()).expect("the unit comes up");
+        assert!(smmu.features().range_invalidation, "or the counts below are others");
+        let platform = Arc::new(Platform::new(&board.machine));
+        let core = Subsystem::new(platform, portcullis::Policy::default());
+        let spec = FwSpec { streams: vec![FwStream::new(NODE, STREAM)] };
+        let mut description = DeviceDescription::new("/client", DmaPath::Translated(spec));
+        describe(&mut description);
+        let device = core.add_device(description).expect("sound");
+        core.register(NODE, Box::new(smmu)).expect("the first");
+        let driver = Arc::new(Keeper::default());
+        core.bind(&device, driver.clone()).expect("tried");
+        board.device.expect(Expectation::Translated);
+        let dma = driver.0.lock().expect("test").take().expect("bound");
+        Self { board, _core: core, dma, commands }
+    }
+
+    fn part(&self, pages: u64, offset: u64, len: u64) -> Part {
+        let layout = PageLayout::new((pages * PAGE) as usize, PAGE as usize).expect("pages");
+        let pages = DmaPages::new(self.board.machine.memory(), layout).expect("memory");
+        assert!(offset + len <= pages.len() as u64);
+        Part { pages, offset, len }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let request = DmaRequest::write(Iova::new(address), bytes);
+        self.board.machine.dma(self.board.device.id(), request).is_completed()
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+        let request = DmaRequest::read(Iova::new(address), bytes);
+        self.board.machine.dma(self.board.device.id(), request).is_completed()
+    }
+
+    /// What the CPU finds in memory.
+    fn contents(&self, range: PhysRange) -> Vec<u8> {
+        let mut bytes = vec![0; range.len() as usize];
+        assert!(self.board.machine.memory().read_bytes(range.start(), &mut bytes));
+        bytes
+    }
+
+    fn sent(&self) -> Vec<u64> {
+        std::mem::take(&mut self.commands.lock().expect("test"))
+    }
+}
+
+/// Pages, offset and length of the buffers of a list: whole pages that follow each other, parts of pages, one that is longer than a table.
+const LIST: [(u64, u64, u64); 8] = [
+    (1, 0, PAGE),
+    (2, 0, 2 * PAGE),
+    (1, 0, 100),
+    (1, 512, 1000),
+    (3, 4000, 2 * PAGE),
+    (1, 0, PAGE),
+    (600, 0, 600 * PAGE),
+    (1, 4095, 1),
+];
+
+fn map_list(path: &Path) -> DmaMapping<BufferList<Part>, Both> {
+    let buffers = LIST.iter().map(|(pages, offset, len)| path.part(*pages, *offset, *len));
+    let list = BufferList::new(buffers.collect()).expect("not empty");
+    path.dma.map_list(list, Both).expect("mapped")
+}
+
+/// The device writes one byte after the other through the segments; each buffer must hold the next ones.
+fn fill(path: &Path, segments: &[Segment]) {
+    let mut next = 0u32;
+    for segment in segments {
+        let bytes: Vec<u8> = (0..segment.len)
+            .map(|_| {
+                next += 1;
+                (next % 251) as u8
+            })
+            .collect();
+        for (at, some) in bytes.chunks(2048).enumerate() {
+            assert!(path.write(segment.address + at as u64 * 2048, some), "{segment:x?}");
+        }
+    }
+}
+
+#[test]
+fn a_list_is_one_run_of_addresses_and_each_buffer_gets_its_bytes() {
+    let limits = [
+        SegmentLimits::NONE,
+        SegmentLimits { most_bytes: 0x1_0000, boundary: 1 << 32 },
+        SegmentLimits { most_bytes: 3000, boundary: PAGE },
+        SegmentLimits { most_bytes: 1 << 20, boundary: 512 },
+    ];
+    for limits in limits {
+        let path = Path::new(|_| ());
+        path.dma.set_segment_limits(limits).expect("sound");
+        let mapping = map_list(&path);
+        let segments: Vec<Segment> = mapping.segments().collect();
+        let wanted: u64 = LIST.iter().map(|(_, _, len)| len).sum();
+        assert_eq!(segments.iter().map(|segment| segment.len).sum::<u64>(), wanted);
+        for segment in &segments {
+            let last = segment.address + segment.len - 1;
+            assert!((1..=limits.most_bytes).contains(&segment.len), "{segment:x?}");
+            assert_eq!(segment.address / limits.boundary, last / limits.boundary, "{segment:x?}");
+        }
+        if limits == SegmentLimits::NONE {
+            // By hand: 1 + 2 pages and 100 bytes follow each other; then each of 1000 bytes, 2 pages at 4000, and 1 + 600 pages; the byte at 4095.
+            let by_hand = [3 * PAGE + 100, 1000, 2 * PAGE, 601 * PAGE, 1];
+            assert_eq!(segments.iter().map(|segment| segment.len).collect::<Vec<_>>(), by_hand);
+        }
+        fill(&path, &segments);
+        path.sent();
+        let list = path.dma.unmap(mapping).expect("confirmed");
+        let mut next = 0u32;
+        for part in list.buffers() {
+            let bytes = path.contents(part.range());
+            let right = (0..bytes.len()).map(|_| {
+                next += 1;
+                (next % 251) as u8
+            });
+            assert!(bytes.iter().copied().eq(right), "the buffer of {} bytes", bytes.len());
+            // What shares its pages is not written.
+            let around = PhysRange::new(part.pages.address(), part.pages.len() as u64);
+            let outside = path.contents(around.expect("pages")).iter().filter(|b| **b != 0).count();
+            assert!(outside <= bytes.len());
+        }
+        assert!(!path.write(segments[0].address, b"late"), "nothing is mapped any more");
+        // 612 pages, one run: range commands for 612 = 0b1001100100 pages, at most one a five bits, and one sync.
+        let sent = path.sent();
+        assert_eq!(sent, [TLBI_NH_VA, TLBI_NH_VA, SYNC], "one invalidation for all of the list");
+        path.board.assert_clean();
+    }
+}
+
+#[test]
+fn an_unmap_of_64_or_512_pages_is_one_range_command_and_a_sync() {
+    let path = Path::new(|_| ());
+    for pages in [1, 32, 64, 512] {
+        let mapping = path.dma.map(path.part(pages, 0, pages * PAGE), Both).expect("mapped");
+        let address = mapping.device_address();
+        assert!(path.write(address + (pages - 1) * PAGE, b"last"), "so that it is cached");
+        path.sent();
+        path.dma.unmap(mapping).expect("confirmed");
+        assert_eq!(path.sent(), [TLBI_NH_VA, SYNC], "{pages} pages");
+        assert!(!path.write(address + (pages - 1) * PAGE, b"late"));
+    }
+    path.board.assert_clean();
+}
+
+#[test]
+fn a_list_that_does_not_fit_is_refused_whole() {
+    let path = Path::new(|_| ());
+    assert_eq!(path.dma.set_address_bits(24), Ok(24));
+    let buffers = (0..5).map(|_| path.part(1024, 0, 1024 * PAGE)).collect();
+    let list = BufferList::new(buffers).expect("not empty");
+    let refused = path.dma.map_list(list, Both).expect_err("20 MiB below 16 MiB");
+    let MapFailure::Refused { buffer, error: DmaError::Iova(_) } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(buffer.into_buffers().len(), 5);
+    assert_eq!(path.dma.live_mappings(), 0);
+    // No memory for the second table of a list: the first pieces are taken out again, confirmed.
+    assert_eq!(path.dma.set_address_bits(64), Ok(64));
+    let buffers: Vec<_> = (0..80).map(|_| path.part(16, 0, 16 * PAGE)).collect();
+    path.board.machine.memory().fail_allocation(4, true);
+    let list = BufferList::new(buffers).expect("not empty");
+    let refused = path.dma.map_list(list, Both).expect_err("no memory");
+    path.board.machine.memory().stop_failing();
+    assert!(refused.error().is_out_of_memory(), "{refused}");
+    assert_eq!(path.dma.live_mappings(), 0);
+    path.board.assert_clean();
+}
+
+#[test]
+fn a_single_buffer_keeps_to_the_segment_limits_or_is_refused() {
+    let path = Path::new(|_| ());
+    let limits = SegmentLimits { most_bytes: 4 * PAGE, boundary: 4 * PAGE };
+    path.dma.set_segment_limits(limits).expect("sound");
+    for (pages, offset, len) in [(4, 0, 4 * PAGE), (3, 100, 2 * PAGE), (1, 7, 9)] {
+        let mapping = path.dma.map(path.part(pages, offset, len), Both).expect("mapped");
+        let first = mapping.device_address();
+        assert_eq!(first / limits.boundary, (first + len - 1) / limits.boundary);
+    }
+    for (pages, offset, len) in [(5, 0, 4 * PAGE + 1), (5, 100, 4 * PAGE)] {
+        let refused = path.dma.map(path.part(pages, offset, len), Both).map(drop);
+        let error = refused.expect_err("no single segment").error();
+        assert_eq!(error, DmaError::SegmentTooLong { len, limits });
+    }
+    let nonsense = SegmentLimits { most_bytes: 0, boundary: 3 };
+    let refused = path.dma.set_segment_limits(nonsense);
+    assert_eq!(refused, Err(DmaError::SegmentLimits(nonsense)));
+}
+
+#[test]
+fn a_device_that_is_not_trusted_sees_no_more_than_it_is_lent() {
+    let path = Path::new(|description| description.untrusted = true);
+    for (pages, offset, len) in [(1, 0, 100), (1, 8, PAGE - 8), (2, 4000, 200)] {
+        let refused = path.dma.map(path.part(pages, offset, len), ToDevice).map(drop);
+        let error = refused.expect_err("its page holds more").error();
+        assert!(matches!(error, DmaError::PartialPages(_, l) if l == len), "{error}");
+    }
+    drop(path.dma.map(path.part(2, 0, 2 * PAGE), ToDevice).expect("whole pages"));
+
+    let secret = vec![0x5a; 100];
+    let bounce = path.dma.bounce(secret.clone()).expect("memory");
+    let mapping = path.dma.map(bounce, Both).expect("mapped");
+    let mut seen = vec![0xff; PAGE as usize];
+    assert!(path.read(mapping.device_address(), &mut seen));
+    assert_eq!(seen[..100], secret);
+    assert!(seen[100..].iter().all(|byte| *byte == 0), "the rest of the page is nobody's");
+    assert!(path.write(mapping.device_address() + 3, &[1, 2, 3]));
+    let bytes = path.dma.unmap(mapping).expect("confirmed").into_bytes();
+    let mut right = secret.clone();
+    right[3..6].copy_from_slice(&[1, 2, 3]);
+    assert_eq!(bytes, right);
+    path.board.assert_clean();
+}
+
+/// What the device does not write comes back as it was, not as whatever stood in the page (CVE-2022-0854).
+#[test]
+fn bytes_that_a_device_did_not_write_come_back_as_they_were() {
+    let path = Path::new(|_| ());
+    for len in [1usize, 7, 8, 9, 4095, 4096, 4097, 10_000] {
+        let before: Vec<u8> = (0..len).map(|n| (n * 7 + 1) as u8).collect();
+        let bounce = path.dma.bounce(before.clone()).expect("memory");
+        let mapping = path.dma.map(bounce, FromDevice).expect("mapped");
+        let last = len as u64 - 1;
+        assert!(path.write(mapping.device_address() + last, &[0xee]));
+        let bytes = path.dma.unmap(mapping).expect("confirmed").into_bytes();
+        assert_eq!(bytes[..len - 1], before[..len - 1]);
+        assert_eq!(bytes[len - 1], 0xee);
+    }
+    let bounce = path.dma.bounce(vec![0; 20]).expect("memory");
+    bounce.store(5, &[1, 2, 3, 4, 5]);
+    let mut back = [0; 7];
+    bounce.load(4, &mut back);
+    assert_eq!(back, [0, 1, 2, 3, 4, 5, 0]);
+}
