@@ -139,6 +139,15 @@ fn two_threads_map_and_unmap_through_one_handle() {
 }
 
 #[test]
+fn a_buffer_that_was_unmapped_lazily_comes_back_after_a_flush() {
+    revoking("lazy", &["a handle was used", "the device used a mapping"]);
+    revoking(
+        "lazy-rebind",
+        &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
+    );
+}
+
+#[test]
 fn the_command_queue_stands_still_while_the_client_is_unbound() {
     revoking("unanswered", &["an unbind was not confirmed", "bound at once"]);
 }

@@ -100,6 +100,11 @@ fn one_address_given_to_two_threads() {
 }
 
 #[test]
+fn a_lazy_frame_reused_early() {
+    found(Safeguard::WaitForFlush, "lazy", "P4");
+}
+
+#[test]
 fn success_without_confirmation() {
     found(Safeguard::SayUnconfirmed, "unanswered", "P2");
 }

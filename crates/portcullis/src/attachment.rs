@@ -83,6 +83,9 @@ impl<P: Platform> Attachment<P> {
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
             return Err(BlockedReason::GroupLacksIommu(stream.iommu));
         }
+        if member.description.untrusted && self.domain.kind() == DomainType::DmaLazy {
+            return Err(BlockedReason::GroupIsLazy);
+        }
         let mut ground = Ground::default();
         let surveyed = ground.survey(&self.instances, core::slice::from_ref(member));
         let regions = surveyed.and_then(|()| regions::merge(ground.regions));
@@ -123,7 +126,9 @@ impl<P: Platform> Attachment<P> {
         match self.domain.kind() {
             DomainType::Blocked => StreamTarget::Blocked,
             DomainType::Identity => StreamTarget::Identity,
-            DomainType::Dma => StreamTarget::Space(self.domain.spaces()[index].1),
+            DomainType::Dma | DomainType::DmaLazy => {
+                StreamTarget::Space(self.domain.spaces()[index].1)
+            }
         }
     }
 
@@ -218,11 +223,13 @@ fn make_domain<P: Platform>(
     {
         return Err(Box::new(SetUpError::NoCommonGround(NotShared::Identity)));
     }
+    let untrusted = members.iter().any(|member| member.description.untrusted);
+    let kind = if untrusted && kind.translates() { DomainType::Dma } else { kind };
     let mut ground = Ground::default();
     ground.survey(instances, members)?;
     let reserved = regions::merge(core::mem::take(&mut ground.regions))?;
     let (space, spaces) = match (kind, instances.first()) {
-        (DomainType::Dma, Some(first)) => {
+        (DomainType::Dma | DomainType::DmaLazy, Some(first)) => {
             let request = ground.request(instances.len() == 1)?;
             let space = first.ops.create_space(&request);
             let space = space.map_err(|error| SetUpError::Ops(first.node, error))?;

@@ -79,6 +79,18 @@ pub enum DomainType {
     /// Translated; an unmap is finished when hardware has confirmed the invalidation.
     #[doc(alias = "strict")]
     Dma,
+    /// As [`Dma`](Self::Dma), and its drivers may leave invalidations to later ([`DmaHandle::unmap_later`](crate::DmaHandle::unmap_later)), so that many mappings share one. A group with a device that is
+    /// not trusted gets a [`Dma`](Self::Dma) domain instead.
+    #[doc(alias = "IOMMU_DOMAIN_DMA_FQ")]
+    #[doc(alias = "lazy")]
+    DmaLazy,
+}
+
+impl DomainType {
+    /// Whether addresses are translated by tables.
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Dma | Self::DmaLazy)
+    }
 }
 
 impl fmt::Display for DomainType {
@@ -87,6 +99,7 @@ impl fmt::Display for DomainType {
             Self::Blocked => "blocked",
             Self::Identity => "identity",
             Self::Dma => "dma",
+            Self::DmaLazy => "dma-lazy",
         })
     }
 }

@@ -8,6 +8,7 @@ mod lease;
 mod lend;
 mod list;
 mod mapping;
+mod parked;
 mod view;
 
 pub use bounce::{Bounce, NoBounce};
@@ -20,4 +21,5 @@ use lend::Loan;
 pub use lend::{Lendable, Lent, MemoryKind, RawMemory};
 pub use list::{BufferList, Segment};
 pub use mapping::{DmaMapping, MapFailure, Quarantined, UnmapFailure};
+pub use parked::{NotRedeemed, Parked};
 pub use view::CpuView;

@@ -48,6 +48,8 @@ pub enum DmaError {
     },
     /// Nothing was mapped: the IOMMU did not confirm that it forgot an older table in the way of this mapping's large pages. The addresses stay taken.
     Unconfirmed(Unconfirmed),
+    /// The IOMMU did not confirm that it forgot what was unmapped lazily: all of it stays parked.
+    NotFlushed(Unconfirmed),
     /// The mapping was made through another handle.
     ForeignMapping,
     /// The description does not name this doorbell for the device.
@@ -94,6 +96,9 @@ impl fmt::Display for DmaError {
             ),
             Self::Unconfirmed(Unconfirmed { node, error }) => {
                 write!(f, "nothing was mapped: the IOMMU at {node} did not confirm ({error})")
+            }
+            Self::NotFlushed(Unconfirmed { node, error }) => {
+                write!(f, "nothing was flushed: the IOMMU at {node} did not confirm ({error})")
             }
             Self::ForeignMapping => f.write_str("the mapping belongs to another device's handle"),
             Self::UnknownDoorbell(doorbell) => {

@@ -66,6 +66,8 @@ safeguards! {
     WakeOnRelease = "wake-on-release",
     /// A range of addresses is taken out of a slab by one atomic instruction. Left out, two threads can be given the same one.
     TakeInOneStep = "take-in-one-step",
+    /// A buffer whose mapping hardware may still hold comes back after an invalidation. Left out, a lazy unmap gives frames to others while the device reaches them.
+    WaitForFlush = "wait-for-flush",
 }
 
 impl fmt::Display for Safeguard {

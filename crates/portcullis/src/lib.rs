@@ -28,7 +28,7 @@
 //!
 //! # Not supported
 //!
-//! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; lazy invalidation; transfers between PCI functions. A mapping
+//! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; transfers between PCI functions. A mapping
 //! that is not a whole number of pages exposes the rest of its first and last page to the device, unless the description says that the device is not trusted: such a mapping is
 //! refused then, and the driver uses a [`Bounce`].
 //!
@@ -84,7 +84,7 @@ pub use device::Device;
 pub use dma::{
     Both, Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection,
     DmaHandle, DmaMapping, FromDevice, Lendable, Lent, MapFailure, MemoryKind, NoBounce,
-    Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
+    NotRedeemed, Parked, Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
 };
 pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};

@@ -101,6 +101,8 @@ pub enum BlockedReason {
     GroupLacksIommu(FwNode),
     /// Its group is in use without this region, which it needs.
     GroupLacksRegion(ReservedRegion),
+    /// It is not trusted, and its group is in use with lazy invalidation.
+    GroupIsLazy,
     /// Its group's domain could not be set up.
     SetUp(SetUpError),
 }
@@ -138,6 +140,9 @@ impl fmt::Display for BlockedReason {
             Self::GroupLacksRegion(region) => {
                 let range = region.range;
                 write!(f, "its group is in use without its reserved {range}: unbind it first")
+            }
+            Self::GroupIsLazy => {
+                f.write_str("it is not trusted, and its group is in use with lazy invalidation: unbind it first")
             }
             Self::SetUp(error) => write!(f, "its IOMMU could not be set up: {error}"),
         }

@@ -150,7 +150,7 @@ impl<P: Platform> Subsystem<P> {
 
 fn reach_of(domain: Option<DomainType>) -> Option<Reach> {
     Some(match domain? {
-        DomainType::Dma => Reach::Translated,
+        DomainType::Dma | DomainType::DmaLazy => Reach::Translated,
         DomainType::Identity => Reach::Identity,
         DomainType::Blocked => Reach::Blocked,
     })

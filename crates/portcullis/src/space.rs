@@ -1,5 +1,6 @@
 //! One I/O address space: its table, its addresses, and what is in quarantine.
 
+mod lazy;
 mod window;
 
 use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
@@ -13,6 +14,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use lazy::Outcome;
 use once_cell::race::OnceBox;
 use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_iova::IovaRequest;
@@ -363,6 +365,91 @@ impl<P: Platform> Domain<P> {
             Err(_) => {}
         }
         removed
+    }
+
+    /// As [`unmap`](Self::unmap), but where the domain is lazy hardware may hold the mapping until a flush: the epoch that must be over then.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub(crate) fn unmap_later(
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
+        range: IovaRange,
+    ) -> Result<Option<u64>, DmaError> {
+        let (space, window) = self.parts()?;
+        let lazy = self.kind == DomainType::DmaLazy;
+        let Some(queue) = lazy.then(|| holding.queue_for(platform)).flatten() else {
+            return self.unmap(holding, range).map(|()| None);
+        };
+        // What it owes, the flush pays with everything else; an unmap never takes tables out.
+        let mut owed = IotlbGather::new();
+        if let Err(error) = space.unmap(range.start(), range.len(), &mut owed) {
+            let error = self.refused(error, range);
+            if matches!(error, DmaError::Quarantined { .. }) {
+                window.quarantine(range);
+            }
+            return Err(error);
+        }
+        match queue.park(platform, range) {
+            Outcome::Parked(epoch) => Ok(Some(epoch)),
+            Outcome::Due(epoch) => {
+                // Who redeems is told again what is not confirmed.
+                let _parked_as_before = self.end_epoch(holding, epoch);
+                Ok(Some(epoch))
+            }
+            Outcome::Full => match self.end_epoch(holding, queue.latest()) {
+                Ok(()) => {
+                    window.give_back(holding, range);
+                    Ok(None)
+                }
+                Err(unconfirmed) => {
+                    window.quarantine(range);
+                    Err(unconfirmed.of(range))
+                }
+            },
+        }
+    }
+
+    /// Returns once hardware has forgotten what was parked in `epoch`.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::Quarantined`]: it did not confirm, and `range` is parked as before.
+    pub(crate) fn await_flush(
+        &self,
+        holding: &Holding<P>,
+        range: IovaRange,
+        epoch: u64,
+    ) -> Result<(), DmaError> {
+        match holding.queue() {
+            Some(queue) if !queue.is_over(epoch) => {
+                self.end_epoch(holding, epoch).map_err(|unconfirmed| unconfirmed.of(range))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has hardware forget all that the lease of `holding` has parked.
+    pub(crate) fn flush_parked(&self, holding: &Holding<P>) -> Result<(), DmaError> {
+        match holding.queue().filter(|queue| queue.count() != 0) {
+            Some(queue) => self.end_epoch(holding, queue.latest()).map_err(DmaError::NotFlushed),
+            None => Ok(()),
+        }
+    }
+
+    /// Has every instance forget the whole space, and frees what the lease of `holding` had parked up to `epoch`.
+    fn end_epoch(&self, holding: &Holding<P>, epoch: u64) -> Result<(), Unconfirmed> {
+        let (Ok((space, window)), Some(queue)) = (self.parts(), holding.queue()) else {
+            return Ok(());
+        };
+        let invalidate = || {
+            let mut everything = IotlbGather::new();
+            everything.add_everything();
+            self.settle(space, &mut everything)
+        };
+        queue.flush(epoch, invalidate, |range| window.give_back(holding, range))
     }
 
     /// Asks once more for the confirmation that an unmap of `range` did not get.

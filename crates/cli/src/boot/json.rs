@@ -133,6 +133,7 @@ fn device(row: &ClientRow) -> Device<'_> {
             DomainType::Blocked => "blocked",
             DomainType::Identity => "identity",
             DomainType::Dma => "dma",
+            DomainType::DmaLazy => "dma-lazy",
         }),
         dma: row.path_word(),
         state,

@@ -10,8 +10,8 @@ impl World {
     pub fn build(&self, w: &mut portcullis_threads::World) {
         let stage = Arc::new(Stage::new(self));
         (0..self.iommus - self.absent).for_each(|index| self.add_iommu(index, &stage, w));
-        if self.warm {
-            stage.warm_up(0);
+        if let Some(buffers) = self.warm {
+            stage.warm_up(0, buffers);
         }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.driverless {
@@ -70,6 +70,7 @@ impl World {
                 Event::Unplug(index) => return stage.unplug(index),
                 Event::Bind(index) => return stage.bind(index),
                 Event::Use(index) => return stage.use_handle(index),
+                Event::UseLazily(index) => return stage.use_handle_lazily(index),
                 // What follows leaves deferred work behind: a refused unregistration puts its groups back in the queue, for instance.
                 Event::Unregister(index) => drop(stage.unregister(index)),
                 Event::Rebind(index) => stage.rebind(index),

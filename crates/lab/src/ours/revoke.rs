@@ -1,17 +1,19 @@
 //! What takes something away while somebody uses it, and what must be true at that moment.
 
 use crate::ours::client::Lent;
+use crate::ours::platform::{LabMemory, LabPlatform};
 use crate::ours::stage::{Stage, node};
-use portcullis::{BindError, Both, DmaError, MapFailure, OwnerError};
+use portcullis::{BindError, Both, DmaError, DmaHandle, DmaMapping, MapFailure, OwnerError};
 use portcullis_machine::Faults;
 use portcullis_platform::{DmaPages, PageLayout, Platform};
 use portcullis_testbed::Testbed;
 use portcullis_threads::{reached, violation};
 
+type Handle = DmaHandle<LabPlatform>;
+type Page = DmaPages<LabMemory>;
+
 /// Whoever claims groups from outside the kernel.
 const OUTSIDE: u64 = 1;
-/// More pages than the core takes from an address space's tree before it makes slabs.
-const WARM: usize = 32;
 
 impl Stage {
     /// Takes client `index`'s driver away and binds another one. In between the device must not reach what the first one lent it.
@@ -40,37 +42,67 @@ impl Stage {
         }
     }
 
-    /// Binds client `index` and maps so much through its handle, once, that from now on its addresses come from slabs.
-    pub(crate) fn warm_up(&self, index: usize) {
+    /// Binds client `index` and has it map so many buffers, one after the other.
+    pub(crate) fn warm_up(&self, index: usize, buffers: usize) {
         self.bind(index);
         let Some(handle) = self.clients[index].endpoint.kept_handle() else { return };
-        for _ in 0..WARM {
+        for _ in 0..buffers {
             drop(handle.allocate(4096).expect("memory is left"));
         }
     }
 
     /// Maps a page through the handle that client `index`'s driver gave away, and unmaps it again: afterwards the device must not reach it.
     pub(crate) fn use_handle(&self, index: usize) {
-        let endpoint = &self.clients[index].endpoint;
-        let Some(handle) = endpoint.kept_handle() else { return reached("no handle to use") };
-        let layout = PageLayout::new(4096, 4096).expect("a page");
-        let pages = DmaPages::new(self.bed.platform().memory(), layout).expect("memory is left");
-        let frame = pages.address();
-        let mapping = match handle.map(pages, Both) {
-            Ok(mapping) => mapping,
-            Err(MapFailure::Refused { error: DmaError::Revoked, .. }) => {
-                return reached("a handle was refused because its driver is gone");
-            }
-            Err(failure) => return violation("P7", format!("map: {failure:?}")),
-        };
-        let lent = Lent { address: mapping.device_address(), frame };
+        let Some((handle, mapping, lent)) = self.map_a_page(index) else { return };
         match handle.unmap(mapping) {
-            Ok(_pages) if endpoint.still_reaches(lent) => {
+            Ok(_pages) if self.clients[index].endpoint.still_reaches(lent) => {
                 violation("P3", format!("client {index} reaches memory that was unmapped"));
             }
             Ok(_pages) => reached("a handle was used"),
             Err(failure) => violation("P8", format!("unmap: {failure:?}")),
         }
+    }
+
+    /// The same with a lazy unmap, after the device has used the mapping, so that hardware has it cached: from the moment at which the buffer comes back the device must not reach it.
+    pub(crate) fn use_handle_lazily(&self, index: usize) {
+        let endpoint = &self.clients[index].endpoint;
+        let Some((handle, mapping, lent)) = self.map_a_page(index) else { return };
+        if endpoint.still_reaches(lent) {
+            reached("the device used a mapping");
+        }
+        let parked = match handle.unmap_later(mapping) {
+            Ok(parked) => parked,
+            Err(failure) => return violation("P8", format!("lazy unmap: {failure:?}")),
+        };
+        match handle.redeem(parked) {
+            Ok(_pages) if endpoint.still_reaches(lent) => {
+                violation("P4", format!("client {index} reaches memory that came back"));
+            }
+            Ok(_pages) => reached("a handle was used"),
+            Err(failure) => violation("P8", format!("redeem: {failure:?}")),
+        }
+    }
+
+    /// Maps a page through the handle that client `index`'s driver gave away; nothing where there is none, or it is void.
+    fn map_a_page(&self, index: usize) -> Option<(Handle, DmaMapping<Page, Both>, Lent)> {
+        let Some(handle) = self.clients[index].endpoint.kept_handle() else {
+            reached("no handle to use");
+            return None;
+        };
+        let layout = PageLayout::new(4096, 4096).expect("a page");
+        let pages = DmaPages::new(self.bed.platform().memory(), layout).expect("memory is left");
+        let frame = pages.address();
+        match handle.map(pages, Both) {
+            Ok(mapping) => {
+                let lent = Lent { address: mapping.device_address(), frame };
+                return Some((handle, mapping, lent));
+            }
+            Err(MapFailure::Refused { error: DmaError::Revoked, .. }) => {
+                reached("a handle was refused because its driver is gone");
+            }
+            Err(failure) => violation("P7", format!("map: {failure:?}")),
+        }
+        None
     }
 
     /// Claims the group of client `index` for an owner outside the kernel and lets it go again.

@@ -3,10 +3,10 @@
 use crate::ours::client::{Endpoint, Prober};
 use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
-use crate::ours::world::{Grain, World};
+use crate::ours::world::{Event, Grain, World};
 use portcullis::{
-    BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, FwNode, FwSpec, FwStream,
-    NodeFailure, ReadyInstance, Subsystem, UnregisterError,
+    BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, DomainType, FwNode, FwSpec,
+    FwStream, NodeFailure, ReadyInstance, Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_machine::{Machine, Policy, Profile, TimeSource, TlbPolicy};
@@ -67,8 +67,12 @@ impl Stage {
         let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
         let tables = world.grain >= Grain::Tables;
         let platform = LabPlatform::new(&machine, world.allocations_fail, tables);
-        let platform = Arc::new(if world.warm { platform.on_one_cpu() } else { platform });
-        let sub = Subsystem::new(Arc::clone(&platform), portcullis::Policy::default());
+        let platform =
+            Arc::new(if world.warm.is_some() { platform.on_one_cpu() } else { platform });
+        let lazy = world.events.iter().any(|event| matches!(event, Event::UseLazily(_)));
+        let default_domain = if lazy { DomainType::DmaLazy } else { DomainType::Dma };
+        let policy = portcullis::Policy { default_domain };
+        let sub = Subsystem::new(Arc::clone(&platform), policy);
         let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);
         let clients = described.into_iter().map(|description| {

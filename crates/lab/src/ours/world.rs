@@ -24,6 +24,8 @@ pub enum Event {
     Rebind(usize),
     /// Somebody who keeps a handle of that client's driver maps memory through it and unmaps it again.
     Use(usize),
+    /// As `Use`, with a lazy unmap. The domain is lazy in a world where this happens.
+    UseLazily(usize),
     /// An owner outside the kernel claims the group of that client and lets it go again.
     Claim(usize),
     /// The client with that number is bound, and unbound while the command queues in front of it stand still; then they go on.
@@ -66,8 +68,8 @@ pub struct World {
     pub absent: usize,
     /// How often each IOMMU is taken out and registered again, and each client unbound and bound again.
     pub rounds: usize,
-    /// Whether client 0 is bound before the threads start, and its handle was used until its addresses come from slabs. The threads share one CPU then, and so these slabs.
-    pub warm: bool,
+    /// How many buffers client 0, bound before the threads start, had then: from 16 on its addresses come from slabs. The threads share one CPU, and so these slabs. `None` where threads bind it.
+    pub warm: Option<usize>,
 }
 
 fn client(iommus: &[usize], stream: u32) -> Client {
@@ -89,7 +91,7 @@ impl World {
             grain: Grain::Registers,
             absent: 0,
             rounds: 0,
-            warm: false,
+            warm: None,
         }
     }
 
@@ -246,26 +248,27 @@ impl World {
         ]
     }
 
-    /// One driver whose addresses come from slabs, in which all threads meet.
+    /// One driver that is bound when the threads begin, whose addresses come from slabs in some of these worlds.
     pub fn warm() -> Vec<Self> {
-        let one = |key: &str, name, events: Vec<Event>| Self {
+        let one = |key: &str, buffers, name, events: [Event; 2]| Self {
             key: key.into(),
             grain: Grain::Locks,
-            events,
-            warm: true,
+            events: events.into(),
+            warm: Some(buffers),
             ..Self::new(name, 1, vec![Client { driverless: true, ..client(&[0], 0x10) }])
         };
+        let (using, rebind) = (Event::Use(0), Event::Rebind(0));
+        let lazily = Event::UseLazily(0);
+        let handle = "a handle is used while its driver is unbound, addresses coming from slabs";
+        let users = "two threads map and unmap through the handle of one driver";
+        let lazy = "two threads map and unmap lazily through the handle of one driver";
+        let lazy_handle =
+            "a handle is used lazily while its driver is unbound and the next one bound";
         vec![
-            one(
-                "handle-slabs",
-                "a handle is used while its driver is unbound, addresses coming from slabs",
-                vec![Event::Use(0), Event::Rebind(0)],
-            ),
-            one(
-                "two-users",
-                "two threads map and unmap through the handle of one driver",
-                vec![Event::Use(0), Event::Use(0)],
-            ),
+            one("handle-slabs", 32, handle, [using, rebind]),
+            one("two-users", 32, users, [using, using]),
+            one("lazy", 0, lazy, [lazily, lazily]),
+            one("lazy-rebind", 0, lazy_handle, [lazily, rebind]),
         ]
     }
 

@@ -25,6 +25,10 @@ impl<P: Platform> DmaHandle<P> {
         Self { lease }
     }
 
+    pub(super) fn lease(&self) -> &Lease<P> {
+        &self.lease
+    }
+
     /// How the device reaches memory. Does not change while the driver is bound.
     pub fn reach(&self) -> Reach {
         self.lease.reach()
@@ -279,7 +283,7 @@ impl<P: Platform> DmaHandle<P> {
 
     /// Lets the CPU see what the device wrote.
     #[inline]
-    fn refresh<B: Lent>(&self, buffer: &B) {
+    pub(super) fn refresh<B: Lent>(&self, buffer: &B) {
         if !self.lease.coherent() {
             let memory = self.platform().memory();
             cached(buffer, |start, len| memory.refresh(start, len, Coherency::NonCoherent));

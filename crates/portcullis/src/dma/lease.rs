@@ -381,6 +381,28 @@ impl<P: Platform> Lease<P> {
         Grant { address: iova.raw(), pages: IovaRange::new(iova, len).ok(), lease: self.id }
     }
 
+    /// As [`unmap`](Self::unmap), but leaves the confirmation to a later flush; the epoch that must be over, or `None` where it is confirmed already.
+    pub(super) fn unmap_later(&self, grant: &Grant) -> Result<Option<u64>, DmaError> {
+        let mut parked = None;
+        self.finish(grant, |space, holding, pages| {
+            parked = space.unmap_later(&self.platform, holding, pages)?;
+            Ok(())
+        })?;
+        Ok(parked)
+    }
+
+    /// Returns once hardware has forgotten what was parked for `grant` in `epoch`.
+    pub(super) fn await_flush(&self, grant: &Grant, epoch: u64) -> Result<(), DmaError> {
+        self.finish(grant, |space, holding, pages| space.await_flush(holding, pages, epoch))
+    }
+
+    /// Has hardware forget everything that is parked.
+    pub(super) fn flush(&self) -> Result<(), DmaError> {
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let access = access.as_ref().and_then(|access| Some((access, access.holding.get()?)));
+        access.map_or(Ok(()), |(access, holding)| access.space.flush_parked(holding))
+    }
+
     /// Whether `grant` was given under this lease.
     pub(super) fn check(&self, grant: &Grant) -> Result<(), DmaError> {
         if grant.lease == self.id { Ok(()) } else { Err(DmaError::ForeignMapping) }
@@ -452,7 +474,7 @@ fn doorbells<P: Platform>(description: &DeviceDescription, index: u64) -> Doorbe
 fn reach_of<P: Platform>(space: Option<&Domain<P>>) -> Reach {
     match space.map(Domain::kind) {
         None => Reach::Direct,
-        Some(DomainType::Dma) => Reach::Translated,
+        Some(DomainType::Dma | DomainType::DmaLazy) => Reach::Translated,
         Some(DomainType::Identity) => Reach::Identity,
         Some(DomainType::Blocked) => Reach::Blocked,
     }

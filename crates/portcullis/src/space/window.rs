@@ -3,6 +3,7 @@
 //! Each lease has a [`Holding`]: what it takes from the space's tree of addresses, and, once it has taken a few ranges, slabs of its own in front of the tree. Slabs hand out and take back
 //! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. Ranges from the tree are noted with their lease.
 
+use super::lazy::FlushQueue;
 use crate::description::ReservedRegion;
 use crate::error::{DmaError, WindowError};
 use alloc::sync::Arc;
@@ -37,9 +38,27 @@ pub(crate) struct Holding<P: Platform> {
     lease: LeaseId,
     /// Filled once, by whoever fills it first. No step of the explorer: who looks finds nothing and asks the tree, or all of it.
     slabs: OnceBox<IovaSlabs<P>>,
+    /// What was unmapped and waits for a flush; made by the first that is.
+    queue: OnceBox<FlushQueue<P>>,
 }
 
 impl<P: Platform> Holding<P> {
+    /// Where ranges wait for a flush; `None` without the memory for it.
+    pub(super) fn queue_for(&self, platform: &P) -> Option<&FlushQueue<P>> {
+        let make = || FlushQueue::new(platform).map(alloc::boxed::Box::new).ok_or(());
+        self.queue.get_or_try_init(make).ok()
+    }
+
+    /// The same, if anything ever waited.
+    pub(super) fn queue(&self) -> Option<&FlushQueue<P>> {
+        self.queue.get()
+    }
+
+    /// Ranges that wait.
+    fn parked(&self) -> usize {
+        self.queue().map_or(0, FlushQueue::count)
+    }
+
     /// The ranges that its slabs have handed out.
     fn in_slabs(&self) -> impl Iterator<Item = IovaRange> + '_ {
         self.slabs.get().into_iter().flat_map(IovaSlabs::live)
@@ -145,7 +164,7 @@ impl<P: Platform> Window<P> {
         if let Some((holding, _)) = known {
             return Arc::clone(holding);
         }
-        let holding = Arc::new(Holding { lease, slabs: OnceBox::new() });
+        let holding = Arc::new(Holding { lease, slabs: OnceBox::new(), queue: OnceBox::new() });
         books.holdings.push((Arc::clone(&holding), 0));
         holding
     }
@@ -251,14 +270,17 @@ impl<P: Platform> Window<P> {
     pub(super) fn mapped_by(&self, holding: &Holding<P>) -> usize {
         let ranges = self.of(holding);
         let books = self.books.lock();
-        ranges.iter().filter(|range| !books.quarantine.contains_key(&range.start())).count()
+        let held = |range: &&IovaRange| !books.quarantine.contains_key(&range.start());
+        ranges.iter().filter(held).count().saturating_sub(holding.parked())
     }
 
     /// Mappings in force.
     pub(super) fn mapped(&self) -> usize {
         let books = self.books.lock();
-        let in_slabs = books.holdings.iter().map(|(holding, _)| holding.in_slabs().count());
-        books.direct.len() + in_slabs.sum::<usize>() - books.quarantine.len()
+        let holdings = || books.holdings.iter().map(|(holding, _)| holding);
+        let out: usize = holdings().map(|holding| holding.in_slabs().count()).sum();
+        let parked: usize = holdings().map(|holding| holding.parked()).sum();
+        (books.direct.len() + out).saturating_sub(books.quarantine.len() + parked)
     }
 
     /// Bytes in quarantine.

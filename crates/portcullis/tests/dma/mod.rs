@@ -1,6 +1,7 @@
 //! DMA handles: what is lent to a device, when it comes back, and what a handle can do after its driver is gone.
 
 mod addresses;
+mod lazy;
 
 use super::support::*;
 use portcullis::*;

@@ -32,6 +32,13 @@ pub fn notices(safeguard: Safeguard, test: fn()) -> bool {
     noticed
 }
 
+impl Host {
+    /// The host on that platform.
+    pub fn over(platform: HostPlatform<NoMemory>) -> Self {
+        Self(platform)
+    }
+}
+
 impl Platform for Host {
     type Lock = HostLock;
     type IrqLock = HostIrqLock;

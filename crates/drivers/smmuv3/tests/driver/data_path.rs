@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 const NODE: FwNode = FwNode(1);
 /// Arm IHI 0070, 4.1.1: command opcodes.
 const TLBI_NH_VA: u64 = 0x12;
+const TLBI_NH_ASID: u64 = 0x11;
 const SYNC: u64 = 0x46;
 
 #[derive(Default)]
@@ -64,6 +65,10 @@ struct Path {
 
 impl Path {
     fn new(describe: impl FnOnce(&mut DeviceDescription)) -> Self {
+        Self::with(portcullis::Policy::default(), describe)
+    }
+
+    fn with(policy: portcullis::Policy, describe: impl FnOnce(&mut DeviceDescription)) -> Self {
         let commands = Arc::<Mutex<Vec<u64>>>::default();
         let seen = Arc::clone(&commands);
         let rule: Rule = Arc::new(move |words| seen.lock().expect("test").push(words[0] & 0xff));
@@ -72,7 +77,7 @@ impl Path {
         let smmu = board.bring_up(Options::default()).expect("the unit comes up");
         assert!(smmu.features().range_invalidation, "or the counts below are others");
         let platform = Arc::new(Platform::new(&board.machine));
-        let core = Subsystem::new(platform, portcullis::Policy::default());
+        let core = Subsystem::new(platform, policy);
         let spec = FwSpec { streams: vec![FwStream::new(NODE, STREAM)] };
         let mut description = DeviceDescription::new("/client", DmaPath::Translated(spec));
         describe(&mut description);
@@ -300,4 +305,33 @@ fn bytes_that_a_device_did_not_write_come_back_as_they_were() {
     let mut back = [0; 7];
     bounce.load(4, &mut back);
     assert_eq!(back, [0, 1, 2, 3, 4, 5, 0]);
+}
+
+/// On a unit that never forgets by itself: a buffer comes back when its device reaches it no more, and sixty-four share one invalidation.
+#[test]
+fn lazily_unmapped_buffers_come_back_when_the_device_reaches_them_no_more() {
+    let lazy = portcullis::Policy { default_domain: portcullis::DomainType::DmaLazy };
+    let path = Path::with(lazy, |_| ());
+    for _ in 0..3 {
+        let mappings: Vec<_> =
+            (0..64).map(|_| path.dma.map(path.part(1, 0, PAGE), Both).expect("mapped")).collect();
+        let addresses: Vec<_> = mappings.iter().map(DmaMapping::device_address).collect();
+        for address in &addresses {
+            assert!(path.write(*address, b"before"), "so that it is cached");
+        }
+        path.sent();
+        let parked: Vec<_> = mappings
+            .into_iter()
+            .map(|mapping| path.dma.unmap_later(mapping).expect("unmapped"))
+            .collect();
+        assert_eq!(path.sent(), [], "no command");
+        let parts: Vec<Part> =
+            parked.into_iter().map(|parked| path.dma.redeem(parked).expect("confirmed")).collect();
+        assert_eq!(path.sent(), [TLBI_NH_ASID, SYNC]);
+        for (address, part) in addresses.iter().zip(&parts) {
+            assert!(!path.write(*address, b"after"));
+            assert_eq!(path.contents(part.range())[..6], *b"before");
+        }
+    }
+    path.board.assert_clean();
 }
