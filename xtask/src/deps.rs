@@ -38,6 +38,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
     ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
+    (
+        "portcullis-bench",
+        &[
+            "portcullis-addr",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis-iova",
+            "portcullis",
+            "portcullis-smmuv3",
+        ],
+    ),
     ("portcullis-explore", &[]),
     ("portcullis-threads", &["portcullis-addr", "portcullis-explore", "portcullis-platform"]),
     ("portcullis-replay", &["portcullis-explore", "portcullis-lab", "portcullis-qemu"]),

@@ -3,10 +3,12 @@
 //! - `test`: installs QEMU where it may, then runs every test.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
+//! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `install-qemu`: only the installation.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
 
 mod budgets;
+mod counts;
 mod deps;
 mod modules;
 mod no_std;
@@ -28,11 +30,12 @@ fn main() -> ExitCode {
         Some("modules") => modules::check(),
         Some("no-std") => no_std::check(),
         Some("budgets") => budgets::check(),
+        Some("counts") => counts::check(&arguments[1..]),
         Some("install-qemu") => qemu::install(),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|budgets|install-qemu|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|install-qemu|sanitize"
             );
             return ExitCode::from(2);
         }

@@ -37,6 +37,17 @@ fn is_installed() -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Installs one of the distribution's own packages, which may not need more than that.
+pub(crate) fn install_package(name: &str) -> Outcome {
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(format!("{name} is not there, and neither is apt-get"));
+    }
+    let mut install = apt(&["install", "-y", "-q", "--no-install-recommends", name]);
+    run(&mut apt(&["update", "-q"]))
+        .and_then(|()| run(&mut install))
+        .map_err(|error| format!("could not install it ({error}); as root: apt-get install {name}"))
+}
+
 fn apt(arguments: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");

@@ -1,14 +1,19 @@
 //! aarch64-paging as a second author: for the same mappings its leaf descriptors and ours are the same bits at the same places.
 
-use crate::pool;
 use crate::tables::ArmPages;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, RootTable, VaRange};
+use portcullis_bench::pool;
 use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
 use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, PageTable, TableParams};
 use portcullis_platform::DmaMemory;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+fn memory() -> Arc<pool::FastMemory> {
+    // SAFETY: the tables and their reader use addresses of tables only.
+    Arc::new(unsafe { pool::FastMemory::new() })
+}
 
 /// First address and level of a leaf, and its descriptor.
 type Leaves = BTreeMap<(u64, usize), u64>;
@@ -31,7 +36,7 @@ fn ours(memory: &pool::FastMemory, table: u64, level: usize, base: u64, found: &
 
 #[test]
 fn the_same_bits_as_aarch64_paging() {
-    let memory = Arc::new(pool::FastMemory::<true>::new());
+    let memory = memory();
     let params = TableParams {
         granule: PageSize::SIZE_4K,
         input_bits: 48,
@@ -95,8 +100,8 @@ fn x86_64_reads_our_tables() {
     use x86_64::structures::paging::mapper::{MappedFrame, Translate, TranslateResult};
     use x86_64::structures::paging::{OffsetPageTable, PageTable as X86Table, PageTableFlags};
 
-    let memory = Arc::new(pool::FastMemory::<true>::new());
-    let params = TableParams { input_bits: 47, output_bits: 52, ..crate::tables::PARAMS };
+    let memory = memory();
+    let params = TableParams { input_bits: 47, output_bits: 52, ..portcullis_bench::tables::PARAMS };
     let table = IoPageTable::<X86_64, _>::new(&memory, params).expect("supported");
     let (mib, gib) = (1u64 << 20, 1u64 << 30);
     let cases = [

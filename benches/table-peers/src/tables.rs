@@ -1,7 +1,6 @@
 //! The contestants. Every one is called out of line: ours through the `PageTable` trait object that a domain holds, the others through functions
 //! that are not inlined.
 
-use crate::pool;
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{
     Constraints, El1And0, MemoryRegion, PageTable as ArmTable, RootTable, Translation, VaRange,
@@ -9,85 +8,15 @@ use aarch64_paging::paging::{
 use memory_addr::{PhysAddr as MaPhys, VirtAddr as MaVirt};
 use page_table_multiarch::x86_64::X64PageTable;
 use page_table_multiarch::{MappingFlags, PageSize as MaSize, PagingHandler};
-use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
-use portcullis_pgtable::{ArmLpaeStage1, Format, IoPageTable, IotlbGather, PageTable, TableParams};
+use portcullis_bench::pool;
+use portcullis_bench::tables::Table;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageTable as X86Table, PageTableFlags,
     PhysFrame, Size2MiB, Size4KiB, Translate,
 };
 
-pub trait Table {
-    fn name(&self) -> &'static str;
-    fn map(&mut self, iova: u64, phys: u64, len: u64);
-    fn unmap(&mut self, iova: u64, len: u64);
-    /// Where `iova` leads; 0 for nowhere.
-    fn phys(&mut self, iova: u64) -> u64;
-}
-
-const READ_WRITE: Prot = Prot::READ.union(Prot::WRITE).union(Prot::CACHE);
 const BLOCK: u64 = 2 << 20;
-
-/// Ours, as a domain calls it: a gather for each unmap.
-pub struct Ours(Arc<dyn PageTable>, &'static str);
-
-/// What all of ours are made with.
-pub const PARAMS: TableParams = TableParams {
-    granule: PageSize::SIZE_4K,
-    input_bits: 48,
-    output_bits: 48,
-    leaf_sizes: PageSizes::from_bitmap(0x4020_1000),
-    force_snoop: false,
-    coherent: true,
-};
-
-impl Ours {
-    /// In a memory that stores runs 16 bytes at a time.
-    pub fn new() -> Self {
-        Self::of::<ArmLpaeStage1, true>("portcullis", PARAMS)
-    }
-
-    /// In a memory that stores every word alone.
-    pub fn word_by_word() -> Self {
-        Self::of::<ArmLpaeStage1, false>("by words", PARAMS)
-    }
-
-    /// Another format.
-    pub fn of<F: Format, const WIDE: bool>(name: &'static str, params: TableParams) -> Self {
-        let memory = Arc::new(pool::FastMemory::<WIDE>::new());
-        let table = IoPageTable::<F, _>::new(&memory, params);
-        Self(std::hint::black_box(Arc::new(table.expect("supported"))), name)
-    }
-
-    /// The same table, for another thread.
-    pub fn share(&self) -> Self {
-        Self(Arc::clone(&self.0), self.1)
-    }
-}
-
-impl Table for Ours {
-    fn name(&self) -> &'static str {
-        self.1
-    }
-
-    #[inline(always)]
-    fn map(&mut self, iova: u64, phys: u64, len: u64) {
-        self.0.map(Iova::new(iova), PhysAddr::new(phys), len, READ_WRITE).expect("free");
-    }
-
-    #[inline(always)]
-    fn unmap(&mut self, iova: u64, len: u64) {
-        let mut gather = IotlbGather::new();
-        self.0.unmap(Iova::new(iova), len, &mut gather).expect("mapped");
-        std::hint::black_box(&gather);
-    }
-
-    #[inline(always)]
-    fn phys(&mut self, iova: u64) -> u64 {
-        self.0.look_up(Iova::new(iova)).map_or(0, |phys| phys.raw())
-    }
-}
 
 pub struct ArmPages(pub usize);
 

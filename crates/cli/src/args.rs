@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use portcullis_bench::report::Effort;
 use portcullis_cli::bench::probe::ProbeBench;
 use portcullis_cli::boot::Order;
 use portcullis_cli::lab::LabArgs;
@@ -148,8 +149,33 @@ pub(crate) struct BenchArgs {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
+    /// Page tables: map, unmap and look-up beside the floor, and two threads on one table.
+    Map(EffortArgs),
+    /// Addresses: what an allocation and its release cost, under fragmentation too.
+    Iova(EffortArgs),
+    /// The whole of map and unmap, strict, through the core and the SMMUv3 driver.
+    Dma(EffortArgs),
+    /// The SMMUv3 command queue: invalidations, one thread and two.
+    Queue(EffortArgs),
     /// Probing: cost a device, deferrals, speed-up with two threads.
     Probe(ProbeArgs),
+}
+
+/// Options of the benchmarks of the data path.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EffortArgs {
+    /// Rounds of which the best counts.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Largest number of calls of a workload.
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
+    calls: u32,
+}
+
+impl From<EffortArgs> for Effort {
+    fn from(args: EffortArgs) -> Self {
+        Self { rounds: args.rounds as usize, most_calls: args.calls as usize }
+    }
 }
 
 /// Options of `bench probe`.

@@ -4,6 +4,7 @@ mod args;
 
 use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
+use portcullis_bench::report;
 use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, Answer, LabArgs};
@@ -30,11 +31,16 @@ fn main() -> ExitCode {
         Command::Show(args) => run_show(&args),
         Command::Lab(args) => run_lab(&args),
         Command::Replay(args) => replay::run(&args).and_then(answered),
-        Command::Bench(args) => match args.what {
-            BenchCommand::Probe(args) => {
-                print(&probe::run(&args.into())).map(|()| ExitCode::SUCCESS)
-            }
-        },
+        Command::Bench(args) => {
+            let text = match args.what {
+                BenchCommand::Map(args) => report::map(args.into()),
+                BenchCommand::Iova(args) => report::iova(args.into()),
+                BenchCommand::Dma(args) => report::dma(args.into()),
+                BenchCommand::Queue(args) => report::queue(args.into()),
+                BenchCommand::Probe(args) => probe::run(&args.into()),
+            };
+            print(&text).map(|()| ExitCode::SUCCESS)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);

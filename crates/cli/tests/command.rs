@@ -75,9 +75,28 @@ fn a_wrong_command_line_is_status_2() {
         &["boot", "--on", "qemu", "--repeat", "2"],
         &["bench"],
         &["bench", "probe", "--rounds", "0"],
+        &["bench", "map", "--calls", "0"],
         &["bench", "probe", "--clients", "0"],
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn each_benchmark_measures_its_rows_and_says_how_busy_the_machine_was() {
+    for (what, rows) in [
+        ("map", &["A 4 KiB", "F 512 pages", "H 256 pages", "alternate pages", "peers in"][..]),
+        ("iova", &["slabs", "the tree in a lock", "two threads"]),
+        ("dma", &["    1 ", "  512 ", "two threads"]),
+        ("queue", &["    1 ", "  512 ", "two threads"]),
+    ] {
+        let output = run(&["bench", what, "--rounds", "1", "--calls", "64"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        for row in rows.iter().chain(&["load: "]) {
+            assert!(shown.contains(row), "{what} without {row}:\n{shown}");
+        }
+        assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
 }
 

@@ -6,6 +6,7 @@ use portcullis::{
     Policy, ProbeContext, ProbeError, Subsystem,
 };
 use portcullis_addr::StreamId;
+use portcullis_bench::clock::Load;
 use portcullis_platform::host::{HostPlatform, NoMemory};
 use portcullis_testbed::Random;
 use std::fmt::Write as _;
@@ -137,11 +138,13 @@ impl Run {
 
 /// Measures and returns the tables as text.
 pub fn run(bench: &ProbeBench) -> String {
+    let load = Load::begin();
     let mut out = scale_table(bench);
     out.push('\n');
     out += &second_thread(bench);
     out.push('\n');
     out += &speed_up_table(bench);
+    let _ = writeln!(out, "\n{load}");
     out
 }
 

@@ -1,8 +1,13 @@
 //! One pool of zeroed pages for every contestant, and the fast [`DmaMemory`] on top of it: physical memory as a kernel with a linear map has it.
+#![expect(
+    unsafe_code,
+    reason = "a linear map without a check is what is measured, and runs of words are stored wide"
+)]
 
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::alloc::{Layout, alloc_zeroed};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock};
 
@@ -10,20 +15,46 @@ use std::sync::{Mutex, OnceLock};
 const BYTES: usize = 256 << 20;
 const PAGE: usize = 4096;
 /// The physical address of the pool's first byte; low, so that no process has its memory below it.
-pub const BASE: usize = 0x20_0000;
+const BASE: usize = 0x20_0000;
 
-/// Makes the pool of `bytes` instead of the full size. Before its first use.
+/// Size and boundary of a page.
+const ONE_PAGE: (usize, usize) = (PAGE, PAGE);
+
+static SIZE: AtomicUsize = AtomicUsize::new(BYTES);
+
+/// Makes the pool of `bytes` instead of 256 MiB. Has no effect after the pool's first use.
 pub fn small(bytes: usize) {
     SIZE.store(bytes, Ordering::Relaxed);
 }
-
-static SIZE: AtomicUsize = AtomicUsize::new(BYTES);
 
 struct Pool {
     bytes: usize,
     /// The pool's first byte.
     memory: usize,
-    pages: Mutex<(usize, Vec<usize>)>,
+    free: Mutex<Free>,
+}
+
+/// What nobody has, as distances from the pool's first byte.
+struct Free {
+    /// Everything from here on.
+    rest: usize,
+    pages: Vec<usize>,
+    /// Other blocks, by size and boundary.
+    blocks: BTreeMap<(usize, usize), Vec<usize>>,
+}
+
+impl Free {
+    /// The next block of `size` bytes on a boundary of `align` bytes.
+    fn take(&mut self, size: usize, align: usize, bytes: usize) -> Option<usize> {
+        let key = (size, align);
+        let list = if key == ONE_PAGE { Some(&mut self.pages) } else { self.blocks.get_mut(&key) };
+        if let Some(at) = list.and_then(Vec::pop) {
+            return Some(at);
+        }
+        let at = self.rest.next_multiple_of(align);
+        self.rest = at.checked_add(size).filter(|end| *end <= bytes)?;
+        Some(at)
+    }
 }
 
 fn pool() -> &'static Pool {
@@ -39,35 +70,44 @@ fn pool() -> &'static Pool {
             // SAFETY: the page lies inside the allocation above.
             unsafe { (page as *mut u64).write_volatile(0) };
         }
-        Pool { bytes, memory, pages: Mutex::new((0, Vec::new())) }
+        let free = Free { rest: 0, pages: Vec::new(), blocks: BTreeMap::new() };
+        Pool { bytes, memory, free: Mutex::new(free) }
     })
 }
 
-/// The address at which the CPU sees physical address 0: subtracting [`BASE`] is done once.
+/// What must be added to a physical address of the pool to make it a pointer.
 pub fn offset() -> usize {
     pool().memory.wrapping_sub(BASE)
 }
 
 /// A zeroed page, by physical address.
 pub fn take() -> Option<usize> {
+    take_block(ONE_PAGE)
+}
+
+fn take_block((size, align): (usize, usize)) -> Option<usize> {
     let pool = pool();
-    let mut pages = pool.pages.lock().expect("pool");
-    let at = match pages.1.pop() {
-        Some(at) => at,
-        None if pages.0 < pool.bytes => {
-            pages.0 += PAGE;
-            pages.0 - PAGE
-        }
-        None => return None,
-    };
-    // SAFETY: the page lies inside the pool and belongs to nobody.
-    unsafe { std::ptr::write_bytes((pool.memory + at) as *mut u8, 0, PAGE) };
+    let at = pool.free.lock().expect("no panic inside").take(size, align, pool.bytes)?;
+    // SAFETY: the block lies inside the pool and belongs to nobody.
+    unsafe { std::ptr::write_bytes((pool.memory + at) as *mut u8, 0, size) };
     Some(BASE + at)
 }
 
 /// Gives a page back.
 pub fn give(phys: usize) {
-    pool().pages.lock().expect("pool").1.push(phys - BASE);
+    pool().free.lock().expect("no panic inside").pages.push(phys - BASE);
+}
+
+fn give_block(phys: usize, block: (usize, usize)) {
+    if block == ONE_PAGE {
+        return give(phys);
+    }
+    pool().free.lock().expect("no panic inside").blocks.entry(block).or_default().push(phys - BASE);
+}
+
+/// Size and boundary of the block that serves a layout: whole pages.
+fn block(layout: PageLayout) -> (usize, usize) {
+    (layout.size().next_multiple_of(PAGE), layout.align().max(PAGE))
 }
 
 /// The pool as the product's memory. `WIDE`: runs of words by stores and loads of 16 bytes, which this CPU does in one piece or as two whole words; else word by
@@ -78,7 +118,12 @@ pub struct FastMemory<const WIDE: bool = true> {
 }
 
 impl<const WIDE: bool> FastMemory<WIDE> {
-    pub fn new() -> Self {
+    /// The whole pool.
+    ///
+    /// # Safety
+    ///
+    /// Whoever is given it calls its methods with addresses of memory only that [`DmaMemory::allocate`] of it has returned. There is no check, as there is none in a kernel with a linear map.
+    pub unsafe fn new() -> Self {
         Self { offset: offset() }
     }
 
@@ -87,20 +132,25 @@ impl<const WIDE: bool> FastMemory<WIDE> {
     }
 
     fn word(&self, address: PhysAddr) -> &AtomicU64 {
-        // SAFETY: table code only uses addresses of pages that it has from `allocate`, which lie inside the pool for ever.
+        // SAFETY: the maker of this value has promised that the address lies in a block from `allocate`; these lie inside the pool, which is never freed.
         unsafe { AtomicU64::from_ptr(self.pointer(address)) }
     }
 }
 
-// SAFETY: as `word` says; this program has no other caller than the table code that is measured.
+// SAFETY: as `word` says, whose promise stands for the check that the trait asks for; blocks are handed out once.
 unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     fn allocate(&self, layout: PageLayout) -> Result<PhysAddr, AllocError> {
-        assert!(layout.size() <= PAGE, "the workloads use 4 KiB tables only");
-        take().map(|page| PhysAddr::new(page as u64)).ok_or(AllocError { layout })
+        let taken = take_block(block(layout));
+        let address = taken.map(|at| PhysAddr::new(at as u64)).ok_or(AllocError { layout })?;
+        if layout.fits(address) {
+            return Ok(address);
+        }
+        self.free(address, layout);
+        Err(AllocError { layout })
     }
 
-    fn free(&self, address: PhysAddr, _layout: PageLayout) {
-        give(address.raw() as usize);
+    fn free(&self, address: PhysAddr, layout: PageLayout) {
+        give_block(address.raw() as usize, block(layout));
     }
 
     fn load64(&self, address: PhysAddr) -> u64 {
@@ -112,9 +162,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     }
 
     fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
-        self.word(address)
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
+        self.word(address).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
 
     /// Hardware snoops: what Linux's `dma_wmb` is on this CPU.
@@ -127,6 +175,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     }
 
     fn is_zero(&self, address: PhysAddr, words: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::any(self.pointer(address), words) == 0 };
@@ -135,6 +184,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     }
 
     fn all_set(&self, address: PhysAddr, words: usize, mask: u64) -> bool {
+        #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::all(self.pointer(address), words) & mask == mask };
@@ -144,6 +194,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     }
 
     fn fill(&self, address: PhysAddr, words: usize, first: u64, step: u64) {
+        #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::fill(self.pointer(address), words, first, step) };
@@ -156,8 +207,15 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     }
 }
 
+/// The memory for the code of this package.
+pub(crate) fn memory<const WIDE: bool>() -> FastMemory<WIDE> {
+    // SAFETY: page tables, the floor, and the core with its drivers are given it, which use addresses that they have from `allocate` only.
+    unsafe { FastMemory::new() }
+}
+
 /// Runs of words, 16 bytes at a time. On x86-64 with AVX an aligned access of 16 bytes is atomic (Intel SDM volume 3A, 9.1.1; AMD has said the same), and without it
 /// each half is.
+#[cfg(target_arch = "x86_64")]
 mod wide {
     use std::arch::x86_64::{
         __m128i, _mm_add_epi64, _mm_and_si128, _mm_cvtsi128_si64, _mm_load_si128, _mm_or_si128,

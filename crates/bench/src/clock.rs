@@ -1,0 +1,72 @@
+//! How long work takes, and how busy the machine is meanwhile.
+#![expect(unsafe_code, reason = "the time of one thread is a system call")]
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Nanoseconds of this thread's processor time: what other programs on the machine take does not count, what they do to the caches does.
+pub fn cpu_time() -> f64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer leads to a timespec of ours.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    assert_eq!(result, 0, "the clock exists");
+    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
+}
+
+/// Nanoseconds of processor time for each of `calls` calls that `work` makes.
+pub fn time(calls: usize, work: impl FnOnce()) -> f64 {
+    let start = cpu_time();
+    work();
+    (cpu_time() - start) / calls as f64
+}
+
+/// Wall time, in nanoseconds, from the first start to the last end of `work` on as many threads as there are `parts`, which begin together.
+pub fn wall_time<T: Send>(parts: Vec<T>, work: impl Fn(T) + Sync) -> f64 {
+    let start = std::sync::Barrier::new(parts.len());
+    let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
+        let run = |part: T| {
+            let (start, work) = (&start, &work);
+            scope.spawn(move || {
+                start.wait();
+                let from = Instant::now();
+                work(part);
+                (from, Instant::now())
+            })
+        };
+        let threads: Vec<_> = parts.into_iter().map(run).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let from = spans.iter().map(|span| span.0).min();
+    let to = spans.iter().map(|span| span.1).max();
+    to.zip(from).map_or(0.0, |(to, from)| (to - from).as_nanos() as f64)
+}
+
+/// How busy the machine was during a measurement, for whoever reads the figures. Begin before, print after.
+#[derive(Debug)]
+pub struct Load {
+    start: Instant,
+    cpu: f64,
+}
+
+impl Load {
+    /// From now on.
+    pub fn begin() -> Self {
+        Self { start: Instant::now(), cpu: cpu_time() }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wall = self.start.elapsed().max(Duration::from_nanos(1)).as_nanos() as f64;
+        let had = 100.0 * (cpu_time() - self.cpu) / wall;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        write!(f, "load: {processors} processors")?;
+        if let Ok(text) = std::fs::read_to_string("/proc/loadavg") {
+            let mut words = text.split(' ');
+            let minute = words.next().unwrap_or("?");
+            let runnable = words.nth(2).unwrap_or("?");
+            write!(f, ", load average {minute}, runnable/all threads {runnable}")?;
+        }
+        write!(f, "; this thread had a processor for {had:.0} % of the time")
+    }
+}

@@ -1,0 +1,164 @@
+//! The whole way of a buffer: `map`, then `unmap`, strict, through the core and the SMMUv3 driver, on registers that act at once.
+
+use crate::clock::{time, wall_time};
+use crate::floor::{Floor, FloorTable};
+use crate::instant::{BoundDevice, Host};
+use crate::pool::memory;
+use portcullis::{Both, DmaHandle, DmaMapping};
+use portcullis_platform::host::HostLock;
+use portcullis_platform::{DmaPages, LockLabel, Mutex, PageLayout, Platform};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+type Buffer = DmaPages<<Host as Platform>::Memory>;
+
+/// The sizes of the table, in pages.
+pub const SIZES: [usize; 5] = [1, 8, 32, 64, 512];
+/// Mappings in flight, and the most bytes of them.
+const IN_FLIGHT: usize = 256;
+const MOST_BYTES: usize = 32 << 20;
+
+/// A device with some mappings in flight, the oldest of which goes with each new one.
+#[derive(Debug)]
+pub struct Ring {
+    handle: DmaHandle<Host>,
+    spare: Vec<Buffer>,
+    live: VecDeque<DmaMapping<Buffer, Both>>,
+}
+
+impl Ring {
+    /// `pages` pages a mapping, 256 mappings in flight or as many as are 32 MiB. No buffer lies where a larger leaf would fit.
+    ///
+    /// # Panics
+    ///
+    /// If the pool is used up, or nothing can be mapped.
+    pub fn new(device: &BoundDevice, pages: usize) -> Self {
+        let count = IN_FLIGHT.min(MOST_BYTES / (pages * 4096));
+        let spare = (0..=count).map(|_| buffer(device.handle.platform().memory(), pages)).collect();
+        let mut ring = Self { handle: device.handle.clone(), spare, live: VecDeque::new() };
+        (0..count).for_each(|_| ring.map());
+        ring
+    }
+
+    #[inline(always)]
+    fn map(&mut self) {
+        let buffer = self.spare.pop().expect("one more than are in flight");
+        self.live.push_back(self.handle.map(buffer, Both).expect("room"));
+    }
+
+    #[inline(always)]
+    fn unmap(&mut self) {
+        let mapping = self.live.pop_front().expect("some are in flight");
+        self.spare.push(self.handle.unmap(mapping).expect("confirmed"));
+    }
+
+    /// Maps one and unmaps the oldest, `pairs` times; nanoseconds a pair.
+    pub fn pairs(&mut self, pairs: usize) -> f64 {
+        time(pairs, || {
+            for _ in 0..pairs {
+                self.map();
+                self.unmap();
+            }
+        })
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        while !self.live.is_empty() {
+            self.unmap();
+        }
+    }
+}
+
+fn buffer(memory: &Arc<<Host as Platform>::Memory>, pages: usize) -> Buffer {
+    let layout = PageLayout::new(pages * 4096, 4096).expect("whole pages");
+    let buffer = DmaPages::new(memory, layout).expect("the pool is large enough");
+    if pages < 512 || !buffer.address().is_aligned(2 << 20) {
+        return buffer;
+    }
+    // A page between them moves the next one off the boundary, and this one goes back behind it.
+    let page = DmaPages::new(memory, PageLayout::new(4096, 4096).expect("a page"));
+    let other = DmaPages::new(memory, layout).expect("the pool is large enough");
+    drop((page, buffer));
+    other
+}
+
+/// Two threads with a ring each on one device: wall nanoseconds a pair in total, one thread alone and both at once, best of `rounds`.
+pub fn two_threads(pages: usize, rounds: usize) -> (f64, f64) {
+    const PAIRS: usize = 4096;
+    let device = BoundDevice::new(true);
+    let mut rings = [Ring::new(&device, pages), Ring::new(&device, pages)];
+    let work = |ring: &mut Ring| _ = ring.pairs(PAIRS);
+    let (mut alone, mut together) = (f64::MAX, f64::MAX);
+    for _ in 0..rounds {
+        alone = alone.min(wall_time(vec![&mut rings[0]], work) / PAIRS as f64);
+        let both = wall_time(rings.iter_mut().collect(), work);
+        together = together.min(both / (2 * PAIRS) as f64);
+    }
+    (alone, together)
+}
+
+/// What no path can beat: an address from a private stack, the [floor](crate::floor) of a map and an unmap, and under a lock two commands, an order and a register write.
+pub struct PathFloor {
+    table: FloorTable,
+    addresses: VecDeque<u64>,
+    ring: Mutex<u64, HostLock>,
+    words: Box<[AtomicU64]>,
+    doorbell: AtomicU64,
+}
+
+impl std::fmt::Debug for PathFloor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PathFloor")
+    }
+}
+
+impl Default for PathFloor {
+    fn default() -> Self {
+        let words = (0..512).map(|_| AtomicU64::new(0)).collect();
+        let (table, ring) =
+            (FloorTable::new(memory()), Mutex::new(LockLabel::new("floor queue", 0), 0));
+        Self { table, addresses: VecDeque::new(), ring, words, doorbell: AtomicU64::new(0) }
+    }
+}
+
+impl PathFloor {
+    /// As [`Ring::pairs`].
+    pub fn pairs(&mut self, pages: usize, pairs: usize) -> f64 {
+        let len = pages as u64 * 4096;
+        let live = IN_FLIGHT.min(MOST_BYTES / (pages * 4096)) as u64;
+        // A leaf table for each range, as the address allocator does it from 512 pages on.
+        let stride = len.next_power_of_two();
+        self.addresses = (0..live + 1).map(|slot| slot * stride).collect();
+        let phys = 0x1_0000_1000;
+        let spare = self.addresses.pop_back().expect("one more than are in flight");
+        self.addresses.iter().for_each(|iova| self.table.map(*iova, phys, len));
+        let mut next = spare;
+        let found = time(pairs, || {
+            for _ in 0..pairs {
+                self.table.map(next, phys, len);
+                self.addresses.push_back(next);
+                next = self.addresses.pop_front().expect("some are in flight");
+                self.table.unmap(next, len);
+                self.commands(next);
+            }
+        });
+        self.addresses.iter().for_each(|iova| self.table.unmap(*iova, len));
+        found
+    }
+
+    /// An invalidation and a sync, consumed at once.
+    #[inline(always)]
+    fn commands(&self, iova: u64) {
+        let mut produced = self.ring.lock();
+        let at = *produced as usize & 511;
+        for (word, value) in self.words[at & !3..].iter().zip([0x12, iova, 0x46, 0]) {
+            word.store(value, Ordering::Relaxed);
+        }
+        *produced += 4;
+        fence(Ordering::Release);
+        self.doorbell.store(*produced, Ordering::Release);
+    }
+}
