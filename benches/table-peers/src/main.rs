@@ -73,9 +73,7 @@ fn iova_row<S: Space>(name: &str, make: fn() -> S) {
     for number in 1..=5 {
         print!("{:>9.1}", best(&|space| mixed(number, space, 100_000)));
     }
-    let (mean, worst) = (0..3)
-        .map(|_| fragmented(make()))
-        .fold((f64::MAX, f64::MAX), |best, new| (best.0.min(new.0), best.1.min(new.1)));
+    let (mean, worst) = fragmented(make, ROUNDS);
     println!("{mean:>11.0} / {worst:.0}");
 }
 

@@ -113,9 +113,7 @@ fn space_row<S: Space>(out: &mut String, name: &str, make: fn() -> S, pair: f64,
     let low = times.iter().copied().fold(f64::MAX, f64::min) / pair;
     let high = times.iter().copied().fold(0.0, f64::max) / pair;
     let _ = write!(out, "     {low:4.1} to {high:4.1}");
-    let (mean, worst) = (0..effort.rounds.min(3))
-        .map(|_| spaces::fragmented(make()))
-        .fold((f64::MAX, f64::MAX), |best, new| (best.0.min(new.0), best.1.min(new.1)));
+    let (mean, worst) = spaces::fragmented(make, effort.rounds);
     let _ = writeln!(out, "{mean:11.0} / {worst:.0}");
 }
 

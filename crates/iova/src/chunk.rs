@@ -166,26 +166,31 @@ impl<A: RawAtomic> Chunk<A> {
                 return None;
             }
             let bit = free.trailing_zeros();
-            let old = if P::omits("take-in-one-step") {
-                let old = word.load(Ordering::Acquire);
-                word.store(old & !(1 << bit), Ordering::Release);
-                old
+            let rest = free & (free - 1);
+            let taken = if P::omits("take-in-one-step") {
+                word.store(rest, Ordering::Release);
+                Ok(())
             } else {
-                word.fetch_and(!(1 << bit), Ordering::Acquire)
+                // What was looked at is what is exchanged, so one look is enough.
+                word.compare_exchange(free, rest, Ordering::Acquire, Ordering::Relaxed)
             };
-            if old >> bit & 1 == 1 {
+            match taken {
+                Err(found) => free = found,
                 // A bit in a detached chunk was set by somebody who gave back twice just when the chunk went.
-                if !self.is_attached() {
-                    return None;
-                }
-                let range = (slab << self.ranges_log2) + bit as usize;
-                if class.has_lengths() {
-                    self.lengths[range].store(pages, Ordering::Relaxed);
-                }
-                return Some((range as u64) << class.0);
+                Ok(()) if !self.is_attached() => return None,
+                Ok(()) => return Some(self.hand_out(class, slab, bit, pages)),
             }
-            free = old & !(1 << bit);
         }
+    }
+
+    /// The first page of the range that was taken at `bit` of `slab`.
+    #[inline(always)]
+    fn hand_out(&self, class: Class, slab: usize, bit: u32, pages: u64) -> u64 {
+        let range = (slab << self.ranges_log2) + bit as usize;
+        if class.has_lengths() {
+            self.lengths[range].store(pages, Ordering::Relaxed);
+        }
+        (range as u64) << class.0
     }
 
     /// Gives the range that begins with `page` back, if it is out and has `pages` pages (`None`: no number of pages that it could have). Says which slab is worth offering

@@ -49,11 +49,14 @@ impl IotlbGather {
         if self.range.is_none() {
             self.range = Some(range);
         } else {
-            self.merge(range);
+            // In pieces, so that the range need not stand in memory.
+            self.merge(range.start, range.last, range.leaf, range.tables_freed);
         }
     }
 
-    fn merge(&mut self, range: FlushRange) {
+    #[inline(never)]
+    fn merge(&mut self, start: Iova, last: Iova, leaf: PageSize, tables_freed: bool) {
+        let range = FlushRange { start, last, leaf, tables_freed };
         match &mut self.range {
             Some(old) if adjoins(old, &range) => {
                 old.start = old.start.min(range.start);

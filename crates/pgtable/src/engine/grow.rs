@@ -19,7 +19,13 @@ pub(super) fn pack(root: PhysAddr, leaf_shift: u32, levels: u8) -> u64 {
 }
 
 /// The bits of a packed top that hold the tree's shape; roots are aligned to 4 KiB at least.
-const SHAPE: u64 = 0xf;
+pub(super) const SHAPE: u64 = 0xf;
+
+/// The root's address and the shape of a packed top.
+#[inline(always)]
+pub(super) fn unpack(packed: u64) -> (u64, u8) {
+    (packed & !SHAPE, (packed & SHAPE) as u8)
+}
 
 /// A number for a granule and a number of levels: 1 to 6 with 4 KiB, 7 to 10 with 16 KiB (1 to 4 levels), 10 to 12 with 64 KiB (1 to 3; a tree of one level of
 /// 64 KiB is too narrow for any format).
@@ -44,8 +50,13 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// The root's address and the tree's [`shape`].
     #[inline(always)]
     pub(super) fn root_and_shape(&self) -> (u64, u8) {
-        let packed = self.top.load(Ordering::Acquire);
-        (packed & !SHAPE, (packed & SHAPE) as u8)
+        unpack(self.packed_top())
+    }
+
+    /// Both in one word, as [`pack`] makes it.
+    #[inline(always)]
+    pub(super) fn packed_top(&self) -> u64 {
+        self.top.load(Ordering::Acquire)
     }
 
     pub(super) fn top(&self) -> Top {

@@ -2,7 +2,7 @@
 
 use super::IoPageTable;
 use super::pages::FreeChain;
-use super::walk::{Slot, entry_at};
+use super::walk::{COMMON_PAGE, Slot, entry_at};
 use crate::{Format, Level, MapError};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
@@ -76,14 +76,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         prot: Prot,
     ) -> Result<(), MapError> {
         let (iova, phys) = (iova.raw(), phys.raw());
-        if len == self.page() && self.map_one::<0, true>(iova, phys, self.below_page, prot) {
+        if len == COMMON_PAGE && self.map_one::<0, true>(iova, phys, COMMON_PAGE - 1, prot) {
             return Ok(());
         }
-        self.map_more(Span { iova, phys, len }, prot)
+        // In the order of this call's own arguments, so that they stay where they are.
+        self.map_more(iova, phys, len, prot)
     }
 
     /// Maps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes, where its entry is free in a table that exists and has reached hardware; the
-    /// errors are for the long way.
+    /// errors are for the long way. `COMMON`: see [`slot`](Self::slot).
     #[inline(always)]
     fn map_one<const DOWN: u8, const COMMON: bool>(
         &self,
@@ -92,7 +93,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         below: u64,
         prot: Prot,
     ) -> bool {
-        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
+        let bits = self.leaf_bits[usize::from(prot.bits()) & 63];
         // Both limits are the last bytes of pages of any size that the table has.
         let aligned = (iova | phys) & below == 0;
         if bits == 0 || !aligned || iova > self.reach() || phys > self.last_output {
@@ -110,14 +111,13 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
 
     /// More pages than one, or one that [`map_one`](Self::map_one) did not map.
     #[inline(never)]
-    fn map_more(&self, span: Span, prot: Prot) -> Result<(), MapError> {
-        let Span { iova, phys, len } = span;
+    fn map_more(&self, iova: u64, phys: u64, len: u64, prot: Prot) -> Result<(), MapError> {
         if (len == self.block && self.map_one::<1, false>(iova, phys, len - 1, prot))
             || (len == self.page() && self.map_one::<0, false>(iova, phys, len - 1, prot))
         {
             return Ok(());
         }
-        let bits = self.leaf_bits[usize::from(prot.bits() & 63)];
+        let bits = self.leaf_bits[usize::from(prot.bits()) & 63];
         // Many calls are for smallest pages of one table that exists: one check of the arguments, one walk, no survey.
         if bits != 0
             && self.is_mappable(iova, phys, len)
@@ -126,7 +126,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         {
             return Ok(());
         }
-        self.map_anything(span, prot)
+        self.map_anything(Span { iova, phys, len }, prot)
     }
 
     /// Whether the arguments are whole pages inside both ranges.

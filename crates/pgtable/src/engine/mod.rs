@@ -10,7 +10,7 @@ mod unmap;
 mod walk;
 
 use crate::{
-    Flushed, Format, Geometry, IotlbGather, MapError, PageTable, ProtectError, TableConfig,
+    Flushed, Format, Geometry, IotlbGather, Level, MapError, PageTable, ProtectError, TableConfig,
     TableError, TableParams, UnmapError,
 };
 use alloc::sync::Arc;
@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use pages::TakenOutPages;
 use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_platform::{Coherency, DmaMemory, PageLayout};
-use walk::Slot;
+use walk::{COMMON_PAGE, Slot};
 
 /// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, also those that still wait for an invalidation: no hardware may
 /// walk it any more.
@@ -112,6 +112,25 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         let slot = self.descend::<false>(iova.raw(), 0);
         self.format.is_leaf(slot.entry, slot.level).then_some(slot)
+    }
+
+    /// Where `iova` leads, if that is a smallest page of a tree of the shape that most have.
+    #[inline(always)]
+    fn look_up_page(&self, iova: Iova) -> Option<PhysAddr> {
+        if iova.raw() > self.reach() {
+            return None;
+        }
+        let level = Level { number: 0, shift: 12 };
+        let entry = self.memory.load64(self.slot::<0, true>(iova.raw())?);
+        let page =
+            self.format.is_leaf(entry, level) && self.format.leaf_size(entry, level) == level.shift;
+        let address = || self.format.leaf_address(entry, level) | iova.raw() & (COMMON_PAGE - 1);
+        page.then(|| PhysAddr::new(address()))
+    }
+
+    #[inline(never)]
+    fn look_up_anything(&self, iova: Iova) -> Option<PhysAddr> {
+        self.find(iova).map(|slot| self.led_to(slot, iova))
     }
 
     /// Where `iova` leads by the leaf at `slot`, which covers it.
@@ -219,7 +238,10 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn look_up(&self, iova: Iova) -> Option<PhysAddr> {
-        self.find(iova).map(|slot| self.led_to(slot, iova))
+        match self.look_up_page(iova) {
+            None => self.look_up_anything(iova),
+            found => found,
+        }
     }
 
     fn table_pages(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Unmapping: look at the whole range, then clear. Never allocates.
 
 use super::IoPageTable;
-use super::walk::Slot;
+use super::walk::{COMMON_PAGE, Slot};
 use crate::geometry::leaf_size;
 use crate::{FlushRange, Format, IotlbGather, UnmapError};
 use portcullis_addr::{Iova, PageSize};
@@ -35,13 +35,13 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         len: u64,
         gather: &mut IotlbGather,
     ) -> Result<(), UnmapError> {
-        if len == self.page() && self.unmap_one::<0, true>(iova.raw(), self.below_page, gather) {
+        if len == COMMON_PAGE && self.unmap_one::<0, true>(iova.raw(), COMMON_PAGE - 1, gather) {
             return Ok(());
         }
         self.unmap_more(iova, len, gather)
     }
 
-    /// Unmaps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes; the errors are for the long way.
+    /// Unmaps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes; the errors are for the long way. `COMMON`: see [`slot`](Self::slot).
     #[inline(always)]
     fn unmap_one<const DOWN: u8, const COMMON: bool>(
         &self,
@@ -61,7 +61,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         self.memory.store64(address, 0);
         self.publish(address, 8);
-        let leaf = if DOWN == 0 { self.params.granule } else { leaf_size(level.shift) };
+        let leaf = match (DOWN, COMMON) {
+            (0, true) => PageSize::SIZE_4K,
+            (0, false) => self.params.granule,
+            _ => leaf_size(level.shift),
+        };
         owe(gather, Span { first: iova, last: iova + below }, leaf, false);
         true
     }

@@ -14,6 +14,9 @@ pub(super) struct Slot {
     pub(super) level: Level,
 }
 
+/// The pages of trees of the shape that most have: 4 KiB, four levels.
+pub(super) const COMMON_PAGE: u64 = 4096;
+
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// The entry that decides about `iova`, but none below level number `deepest`. `SETTLE`: publish table entries on the way whose publication by
     /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.
@@ -76,16 +79,22 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// of the shape that most have, which is the shortest code.
     #[inline(always)]
     pub(super) fn slot<const DOWN: u8, const COMMON: bool>(&self, iova: u64) -> Option<PhysAddr> {
-        let (root, shape) = self.root_and_shape();
-        if shape == grow::shape(12, 4) {
+        let packed = self.packed_top();
+        // One operation takes the shape off and shows whether it was the common one.
+        let root = packed.wrapping_sub(u64::from(grow::shape(12, 4)));
+        if root & grow::SHAPE == 0 {
             return self.straight::<12, 4, DOWN>(root, iova);
         }
+        if COMMON {
+            return None;
+        }
+        let (root, shape) = grow::unpack(packed);
         const { assert!(grow::shape(12, 3) == 3 && grow::shape(14, 3) == 9 && grow::shape(16, 3) == 12) };
         match shape {
-            3 if !COMMON => self.straight::<12, 3, DOWN>(root, iova),
-            5 if !COMMON => self.straight::<12, 5, DOWN>(root, iova),
-            9 if !COMMON => self.straight::<14, 3, DOWN>(root, iova),
-            12 if !COMMON => self.straight::<16, 3, DOWN>(root, iova),
+            3 => self.straight::<12, 3, DOWN>(root, iova),
+            5 => self.straight::<12, 5, DOWN>(root, iova),
+            9 => self.straight::<14, 3, DOWN>(root, iova),
+            12 => self.straight::<16, 3, DOWN>(root, iova),
             _ => None,
         }
     }
