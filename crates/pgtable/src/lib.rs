@@ -19,7 +19,7 @@
 //! the parameters allow their size.
 //!
 //! Not supported: the upper half of the address space (`TTBR1`, negative x86-64 and RISC-V addresses); hardware-managed access and dirty flags; Svpbmt; splitting a block on a partial unmap or protection change (refused with
-//! [`UnmapError::SplitsLeaf`]).
+//! [`UnmapError::SplitsLeaf`]; [`PageTable::unmap_whole_leaves`] removes the whole block and says so).
 //!
 //! Dependency rule: uses `addr`, `platform` and `spec`. Knows no driver, no device, no register. `no_std` + `alloc`; no `unsafe` block, one `unsafe` method ([`PageTable::free_retired`]).
 #![no_std]

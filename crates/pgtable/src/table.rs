@@ -336,6 +336,35 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     /// [`UnmapError`]; the table is as before the call.
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError>;
 
+    /// As [`unmap`](Self::unmap), but a leaf that the range cuts goes as a whole, and the range that was removed is returned: at most one leaf more at each end. For callers that
+    /// unmap what others mapped and learn from the answer how much went (VFIO, iommufd). Leaves are never split: the entries that stay would have to be written while hardware may hold the old ones.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmapError`], never [`UnmapError::SplitsLeaf`] unless somebody else changes the range meanwhile; the table is as before the call.
+    #[doc(alias = "iommu_unmap")]
+    fn unmap_whole_leaves(
+        &self,
+        iova: Iova,
+        len: u64,
+        gather: &mut IotlbGather,
+    ) -> Result<IovaRange, UnmapError> {
+        let outside = UnmapError::OutOfRange { iova, len };
+        let mut range = IovaRange::new(iova, len).map_err(|_| outside)?;
+        // Once for each end, and once that succeeds.
+        for _ in 0..2 {
+            let Err(error) = self.unmap(range.start(), range.len(), gather) else {
+                return Ok(range);
+            };
+            let UnmapError::SplitsLeaf { leaf, size } = error else { return Err(error) };
+            let start = range.start().min(leaf);
+            let last = range.last().raw().max(leaf.raw() + (size.bytes() - 1));
+            let len = (last - start.raw()).checked_add(1).ok_or(outside)?;
+            range = IovaRange::new(start, len).map_err(|_| outside)?;
+        }
+        self.unmap(range.start(), range.len(), gather).map(|()| range)
+    }
+
     /// Allows what `prot` says in `[iova, iova + len)`, which is mapped, and leads where it led; adds to `gather` what hardware may still hold: until that is
     /// flushed, it may go by the old protection. Each entry changes in one store, so an access meets the old protection or the new one and never a fault
     /// in between. (In a leaf of several entries these differ for a moment, which hardware bears where only permissions do: it goes by either.)

@@ -44,6 +44,46 @@ fn all_formats_are_tested() {
     assert!(shapes.len() >= 62, "{}", shapes.len());
 }
 
+/// `test_init` and `test_entry_possible_sizes`: the smallest page is there, and each size takes fewer entries of its level than a table has.
+#[test]
+fn sizes_fit_their_tables() {
+    on_all(|shape, _, table| {
+        let sizes = sizes_of(table);
+        assert_eq!(sizes.first(), Some(&shape.page()));
+        let page = shape.page().ilog2();
+        for size in sizes {
+            let level_shift = page + (size.ilog2() - page) / (page - 3) * (page - 3);
+            assert!(size >> level_shift < shape.page() / 8, "{size:#x}");
+        }
+    });
+}
+
+/// `test_table_ptr`, for one format: at every level an entry that leads to a table says so, and where; it is no leaf; whether it has reached hardware is a bit of its own; and 0 is nothing.
+pub(crate) fn table_entries<F: Format>(params: portcullis_pgtable::TableParams) {
+    let (format, geometry) = F::new(&params).expect("supported");
+    let (page, bits) = (u32::from(params.granule.log2()), u32::from(params.output_bits));
+    let highest = (u64::MAX >> (64 - bits)) & !(params.granule.bytes() - 1);
+    for number in 1..geometry.levels() {
+        let shift = page + u32::from(number) * (page - 3);
+        let level = portcullis_pgtable::Level { number, shift };
+        assert!(!format.is_table(0, level) && !format.is_leaf(0, level));
+        for address in [params.granule.bytes(), highest, 0x5a_a55a_a55a_a55a & highest] {
+            let entry = format.table(PhysAddr::new(address), level);
+            assert!(format.is_table(entry, level) && !format.is_leaf(entry, level), "{level:?}");
+            assert_eq!(format.table_address(entry), address, "{level:?}");
+            assert!(entry & F::SOFTWARE_BIT == 0 && !format.is_settled(entry, level));
+            let settled = entry | F::SOFTWARE_BIT;
+            assert!(format.is_settled(settled, level));
+            assert_eq!(format.table_address(settled), address, "the bit is no address bit");
+        }
+    }
+}
+
+#[test]
+fn table_entries_lead_where_they_say() {
+    all().iter().for_each(|shape| (shape.check_table_entries)(shape.params));
+}
+
 /// `test_table_radix`: the levels decode every address bit once.
 #[test]
 fn each_input_bit_is_decoded_once() {
@@ -202,6 +242,50 @@ fn an_unmap_that_cuts_a_leaf_is_refused_whole() {
         assert!(gather.is_empty(), "a refused unmap owes nothing");
         assert_eq!(walker::all_leaves(memory, table.config()), before);
         unmap(table, large, 2 * large + page);
+    });
+}
+
+/// `test_unmap_split` as KUnit has it: unmapping a page at the head, in the middle or at the end of a large leaf removes the whole leaf and reports it; a neighbour is untouched. Every size, also of several
+/// entries, and both ends at once.
+#[test]
+fn a_leaf_that_is_cut_goes_whole_and_is_reported_whole() {
+    on_all(|shape, memory, table| {
+        let page = shape.page();
+        let fits = |size: &u64| *size - 1 <= last(&shape) / 8 && *size <= highest(&shape, 1) / 4;
+        for size in sizes_of(table).into_iter().filter(fits) {
+            let first = 4 * size;
+            let whole = |iova: u64, len: u64, removed: (u64, u64)| {
+                map(table, first, 2 * size, 2 * size - page);
+                map(table, first + 2 * size - page, page, page);
+                let mut gather = IotlbGather::new();
+                let range = table.unmap_whole_leaves(Iova::new(iova), len, &mut gather);
+                let range = range.expect("mapped");
+                assert_eq!((range.start().raw(), range.last().raw()), removed, "{size:#x}");
+                let owed = gather.range();
+                assert!(
+                    gather.is_everything()
+                        || owed.is_some_and(|owed| {
+                            owed.start.raw() <= removed.0 && owed.last.raw() >= removed.1
+                        })
+                );
+                table.retire(gather.confirm());
+                let left = walker::all_leaves(memory, table.config());
+                let bytes: u64 = left.iter().map(|leaf| leaf.size).sum();
+                assert_eq!(bytes, 2 * size - (removed.1 - removed.0 + 1), "{left:x?}");
+                left.iter().for_each(|leaf| unmap(table, leaf.iova, leaf.size));
+                super::debts::reclaim_all(table);
+            };
+            let all = (first, first + size - 1);
+            whole(first, page, all);
+            whole(
+                (first + size / 2) & !(page - 1),
+                page,
+                if size == page { (first, first + page - 1) } else { all },
+            );
+            whole(first + size - page, page, all);
+            // From the middle of the leaf to the end of what is mapped behind it.
+            whole(first + size - page, size + page, (first, first + 2 * size - 1));
+        }
     });
 }
 

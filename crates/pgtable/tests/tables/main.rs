@@ -3,6 +3,7 @@
 mod cases;
 mod contiguous;
 mod debts;
+mod explored;
 mod failure;
 mod formats;
 mod grid;

@@ -225,15 +225,16 @@ impl Run {
     }
 }
 
-/// 10^4 operations a format at least; PORTCULLIS_LONG=N makes it N operations a shape.
+/// 10^4 operations a format; PORTCULLIS_LONG=N makes it N operations a format, its shapes together. The seeds change with N, so that a long run is another run.
 #[test]
 fn every_shape_against_the_flat_model() {
     let long = std::env::var("PORTCULLIS_LONG").ok().and_then(|steps| steps.parse().ok());
+    let operations: usize = long.unwrap_or(10_000);
     let memory = TestMemory::new();
     let shapes = all();
-    for (seed, shape) in (0x5eed_0001..).zip(&shapes) {
+    for (seed, shape) in (0x5eed_0001 + operations as u64..).zip(&shapes) {
         let alike = shapes.iter().filter(|other| other.name == shape.name).count();
-        let steps = long.unwrap_or(10_000 / alike + 1);
+        let steps = operations / alike + 1;
         println!("{} {:?} seed {seed:#x}, {steps} steps", shape.name, shape.params);
         let mut run = Run::new(&memory, shape, seed);
         run.drive(steps);

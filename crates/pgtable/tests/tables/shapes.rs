@@ -18,6 +18,8 @@ pub(crate) struct Shape {
     pub(crate) params: TableParams,
     pub(crate) software: u64,
     make: Make,
+    /// Looks at the entries that lead to tables, without a table.
+    pub(crate) check_table_entries: fn(TableParams),
 }
 
 impl Shape {
@@ -52,7 +54,8 @@ fn shape<F: Format>(name: &'static str, granule: PageSize, input: u8, output: u8
     let make: Make = |memory, params| {
         Arc::new(IoPageTable::<F, _>::new(memory, params).expect("every shape is supported"))
     };
-    Shape { name, params, software: F::SOFTWARE_BIT, make }
+    let check_table_entries = super::formats::table_entries::<F>;
+    Shape { name, params, software: F::SOFTWARE_BIT, make, check_table_entries }
 }
 
 /// All of them, with every leaf size and, where there are leaves of several entries, once more without these.
