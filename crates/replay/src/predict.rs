@@ -137,4 +137,69 @@ mod tests {
             );
         }
     }
+
+    /// The text between two `mark`s, each.
+    fn marked(text: &str, mark: char) -> Vec<&str> {
+        text.split(mark).skip(1).step_by(2).collect()
+    }
+
+    /// What docs/affected.md says in the column of `boards` of a kernel of this version; each claim that does not hold, in words.
+    fn wrong_claims(cell: &str, version: (u32, u32, u32), boards: &[&str]) -> Vec<String> {
+        let outcome = |schedule: &str, board: &str| outcome_of(version, board, schedule);
+        let Some((before, claim)) = cell.split_once("**affected**: ") else {
+            let said = cell.trim_start_matches([' ', '|']).split([' ', ':']).next().unwrap_or("");
+            let found = outcome("seed", boards[0]);
+            let wrong = (!found.starts_with(said)).then(|| format!("{version:?}: {found}"));
+            return wrong.into_iter().collect();
+        };
+        let mut wrong = Vec::new();
+        let ends = marked(claim, '*');
+        let schedules = marked(claim, '`').into_iter().filter_map(|text| text.split(' ').next_back());
+        let found: Vec<String> = schedules
+            .flat_map(|name| boards.iter().map(move |board| outcome(name, board)))
+            .collect();
+        let seen = |end: &&str| found.iter().any(|outcome| outcome.contains(*end));
+        if ends.is_empty() || found.is_empty() || !ends.iter().all(seen) {
+            wrong.push(format!("{version:?}: {ends:?}, and the outcomes are {found:?}"));
+        }
+        let other = found.iter().find(|outcome| !outcome.starts_with("occurred: "));
+        wrong.extend(other.map(|outcome| format!("{version:?}: {outcome}")));
+        if before.contains("the three above") {
+            let harmful = |name: &&str| outcome(name, boards[0]).starts_with("occurred");
+            let harmful = ["unbound", "seed", "early"].into_iter().find(harmful);
+            wrong.extend(harmful.map(|name| format!("{version:?}: {name} is neither")));
+        }
+        wrong
+    }
+
+    #[test]
+    fn the_page_of_affected_kernels_says_what_the_lab_predicts() {
+        let page = include_str!("../../../docs/affected.md");
+        let rows = page.lines().filter(|line| line.starts_with("| ")).skip(2);
+        let mut checked = 0;
+        for row in rows {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [_, _, report, own, confirmed, _] = cells[..] else { panic!("{row}") };
+            let numbers: Vec<u32> = confirmed.split('.').filter_map(|n| n.parse().ok()).collect();
+            let [major, minor, stable] = numbers[..] else { panic!("{confirmed}") };
+            let version = (major, minor, stable);
+            let mut wrong = wrong_claims(report, version, &["nvme-two"]);
+            wrong.extend(wrong_claims(own, version, &["nvme", "virtio-mmio"]));
+            assert_eq!(wrong, Vec::<String>::new(), "{row}");
+            checked += 1;
+        }
+        assert!(checked >= 4, "{checked} rows");
+    }
+
+    #[test]
+    fn a_wrong_claim_is_noticed() {
+        for (cell, boards) in [
+            ("**affected**: *no-iommu* (`--board nvme-two --schedule seed`)", ["nvme-two"]),
+            ("prevented by b46064a18810", ["nvme-two"]),
+            ("**affected**: *no-iommu* (`unbound`, `control`)", ["nvme"]),
+            ("the three above prevented or harmless; **affected**: *no-iommu* (`seed`)", ["nvme"]),
+        ] {
+            assert_ne!(wrong_claims(cell, (6, 1, 192), &boards), Vec::<String>::new(), "{cell}");
+        }
+    }
 }

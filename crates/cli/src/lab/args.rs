@@ -1,5 +1,6 @@
 //! The command line of the lab.
 
+use super::confirm::ConfirmArgs;
 use clap::{Args, Subcommand};
 use portcullis_lab::linux::{Behind, Bus, Driver, Event, Firmware, Grouping, World};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::str::FromStr;
   portcullis lab check v6.6 --apply b46064a18810 --clients 2 --group mixed --html race.html
   portcullis lab tree ~/src/linux                      which of the known fixes is in my tree?
   portcullis lab check --tree ~/src/linux              is my tree affected?
+  portcullis lab check v6.1.y --iommus 1 --bus pci --confirm     does a stock kernel do it?
   portcullis lab compare                               every version in every small world
   portcullis lab replay linux2:v6.6/...                one schedule again, step by step
   portcullis lab ours                                  the same treatment for the core that this program ships
@@ -89,9 +91,12 @@ pub struct CheckArgs {
     /// What random schedules depend on.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Draw a ladder for every violated property, not only for the worst.
+    /// Draw a ladder for every violated property, not only for the worst; with --confirm, force each.
     #[arg(long)]
     pub all: bool,
+    /// Whether a real kernel does it.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
     /// Draw every step.
     #[arg(long)]
     pub full: bool,
@@ -177,6 +182,9 @@ impl WorldArgs {
 /// Options of `lab compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
+    /// Whether real kernels do it: a row for the protocol of each, and a word in the cells that a board can carry.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

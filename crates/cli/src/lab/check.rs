@@ -1,5 +1,6 @@
 //! `lab check`.
 
+use super::confirm::{Bench, Confirmation};
 use super::progress::{Background, Ticker, short};
 use super::render::Cure;
 use super::{Answer, CheckArgs, interrupt, render, write_page};
@@ -7,6 +8,7 @@ use portcullis_explore::search::{Mode, Progress, Strategy};
 use portcullis_lab::linux::{self, Budget, Commit, Protocol, Report, Verdict, World};
 use portcullis_lab::picture::html;
 use portcullis_lab::tree;
+use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Sets of commits that are looked at in the worlds beside.
@@ -20,6 +22,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
     let (heading, protocols) = protocols(args)?;
     let mut answer = Answer { text: heading, held: true };
     let mut found = Vec::new();
+    let bench = Bench::set_up(&args.confirm)?;
     for (assumed, protocol) in protocols {
         let (report, cure) = explore(args, &protocol, &world)?;
         answer.held &= report.verdict != Verdict::Violated;
@@ -28,21 +31,46 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
             let view = render::View::of_stdout(args.full);
             answer.text += &render::report(&report, cure.as_ref(), args.all, view);
         }
-        found.push((report, cure));
+        let confirmed = bench.as_ref().map(|bench| bench.confirm(&report, args.all));
+        for (name, confirmation) in confirmed.iter().flatten().filter(|_| !args.json) {
+            let view = render::View::of_stdout(args.full);
+            let words = format!("{name}: {}", confirmation.words());
+            answer.text += &view.say(confirmation.word(), &words);
+        }
+        found.push(Found { report, cure, confirmed });
     }
-    if let (Some(path), [(report, cure), ..]) = (&args.html, &found[..]) {
+    if let (Some(path), [Found { report, cure, .. }, ..]) = (&args.html, &found[..]) {
         write_page(path, &html::report(report, cure.as_ref().map(|cure| &cure.closers)))?;
     }
     if args.json {
         answer.text = match &found[..] {
-            [(report, _)] => report.to_json() + "\n",
+            [one] => one.to_json()? + "\n",
             many => {
-                let all: Vec<String> = many.iter().map(|(report, _)| report.to_json()).collect();
-                format!("[{}]\n", all.join(",\n"))
+                let all: Result<Vec<String>, String> = many.iter().map(Found::to_json).collect();
+                format!("[{}]\n", all?.join(",\n"))
             }
         };
     }
     Ok(answer)
+}
+
+/// What was found for one protocol.
+struct Found {
+    report: Report,
+    cure: Option<Cure>,
+    /// With `--confirm`: properties, and what became of each on a kernel.
+    confirmed: Option<Vec<(&'static str, Confirmation)>>,
+}
+
+impl Found {
+    fn to_json(&self) -> Result<String, String> {
+        let text = self.report.to_json();
+        let Some(confirmed) = &self.confirmed else { return Ok(text) };
+        let mut value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let all = confirmed.iter().map(|(property, confirmation)| confirmation.as_json(property));
+        value["confirmed"] = all.collect();
+        Ok(format!("{value:#}"))
+    }
 }
 
 /// What to say before, and the protocols to explore, each with what is assumed for it.

@@ -1,10 +1,13 @@
 //! `lab compare`.
 
-use super::progress::Ticker;
+use super::confirm::{Bench, Confirmation};
+use super::progress::{Background, Ticker};
 use super::render::View;
 use super::{Answer, CompareArgs, interrupt, write_page};
 use crate::style::{Style, table};
-use portcullis_lab::linux::{Cell, Matrix, PROPERTIES, Verdict, compare, comparison_worlds};
+use portcullis_lab::linux::{
+    Cell, Matrix, PROPERTIES, Protocol, Verdict, compare, compared_bases, comparison_worlds,
+};
 use portcullis_lab::picture::text::paragraph;
 use portcullis_lab::picture::{html, words};
 use serde_json::{Value, json};
@@ -12,6 +15,7 @@ use std::sync::Mutex;
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     let stop = interrupt::flag();
+    let bench = Bench::set_up(&args.confirm)?;
     let ticker = Mutex::new(Ticker::new());
     let began = std::time::Instant::now();
     let progress = |done: usize, total: usize| {
@@ -20,30 +24,56 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
                 .say(|| format!("{done} of {total} cells, {:.0} s", began.elapsed().as_secs_f64()));
         }
     };
-    let matrix = compare(None, comparison_worlds(), Some(&stop), &progress)
+    let matrix = compare(bench.as_ref().map(rows), comparison_worlds(), Some(&stop), &progress)
         .map_err(|error| error.to_string())?;
     drop(ticker);
+    let confirmed = bench.as_ref().map(|bench| confirm(bench, &matrix));
     if let Some(path) = &args.html {
         write_page(path, &html::matrix(&matrix))?;
     }
     let view = View::of_stdout(false);
     let text = match args.json {
-        true => format!("{:#}\n", as_json(&matrix)?),
-        false => as_text(&matrix, view, began.elapsed().as_secs_f64()),
+        true => format!("{:#}\n", as_json(&matrix, confirmed.as_ref())?),
+        false => as_text(&matrix, confirmed.as_ref(), view, began.elapsed().as_secs_f64()),
     };
     Ok(Answer { text, held: true })
 }
 
-fn as_json(matrix: &Matrix) -> Result<Value, String> {
-    let cell = |(cell, (name, _)): (&Cell, &(String, _))| -> Result<Value, String> {
+/// What became of each violated cell, by row and column.
+type Confirmed = Vec<Vec<Option<(&'static str, Confirmation)>>>;
+
+/// The versions that are always compared, and those of the kernels at hand.
+fn rows(bench: &Bench) -> Vec<Protocol> {
+    let mut rows: Vec<Protocol> = compared_bases().map(|base| Protocol::of(base.id)).collect();
+    for protocol in bench.protocols() {
+        if !rows.iter().any(|row| row.has_the_commits_of(&protocol)) {
+            rows.push(protocol);
+        }
+    }
+    rows
+}
+
+fn confirm(bench: &Bench, matrix: &Matrix) -> Confirmed {
+    let _ticker = Background::new("forcing what was found on the kernels at hand");
+    let cell = |cell: &Cell| bench.confirm(&cell.report, false).pop();
+    matrix.rows.iter().map(|row| row.iter().map(cell).collect()).collect()
+}
+
+fn as_json(matrix: &Matrix, confirmed: Option<&Confirmed>) -> Result<Value, String> {
+    let cell = |(row, column, cell): (usize, usize, &Cell)| -> Result<Value, String> {
+        let name = &matrix.worlds[column].0;
         let mut value: Value =
             serde_json::from_str(&cell.report.to_json()).map_err(|error| error.to_string())?;
         value["column"] = json!(name);
+        if let Some((property, found)) = confirmed.and_then(|all| all[row][column].as_ref()) {
+            value["confirmed"] = found.as_json(property);
+        }
         Ok(value)
     };
-    let rows = matrix.protocols.iter().zip(&matrix.rows).map(|(protocol, cells)| {
-        let cells: Result<Vec<Value>, String> =
-            cells.iter().zip(&matrix.worlds).map(cell).collect();
+    let rows = matrix.protocols.iter().zip(&matrix.rows).enumerate();
+    let rows = rows.map(|(row, (protocol, cells))| {
+        let cells = cells.iter().enumerate().map(|(column, found)| cell((row, column, found)));
+        let cells: Result<Vec<Value>, String> = cells.collect();
         Ok(json!({"protocol": protocol.to_string(), "cells": cells?}))
     });
     let rows: Result<Vec<Value>, String> = rows.collect();
@@ -51,13 +81,18 @@ fn as_json(matrix: &Matrix) -> Result<Value, String> {
     Ok(json!({"columns": columns, "rows": rows?}))
 }
 
-fn as_text(matrix: &Matrix, view: View, seconds: f64) -> String {
+fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: f64) -> String {
     let style = view.style;
     let mut rows = vec![vec![style.head("world")]];
     rows[0].extend(matrix.protocols.iter().map(|protocol| style.head(&protocol.to_string())));
     for (column, (name, _)) in matrix.worlds.iter().enumerate() {
-        let cells: Vec<Vec<String>> =
-            matrix.rows.iter().map(|cells| lines(&cells[column], style)).collect();
+        let cells: Vec<Vec<String>> = (0..matrix.rows.len())
+            .map(|row| {
+                let confirmed = confirmed.and_then(|all| all[row][column].as_ref());
+                let word = confirmed.map(|(_, found)| style.quiet(found.word()));
+                lines(&matrix.rows[row][column], style).into_iter().chain(word).collect()
+            })
+            .collect();
         let height = cells.iter().map(Vec::len).max().unwrap_or(1);
         for line in 0..height {
             let first = if line == 0 { name.clone() } else { String::new() };
@@ -67,6 +102,9 @@ fn as_text(matrix: &Matrix, view: View, seconds: f64) -> String {
     }
     let mut out = table(&rows);
     out += &legend(matrix, view);
+    if let Some(confirmed) = confirmed {
+        out += &runs(matrix, confirmed, view);
+    }
     let cells = matrix.rows.iter().flatten();
     let (total, exhaustive) =
         (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
@@ -86,6 +124,29 @@ fn lines(cell: &Cell, style: Style) -> Vec<String> {
             })
             .collect(),
     }
+}
+
+/// The runs that were made, and why others were not.
+fn runs(matrix: &Matrix, confirmed: &Confirmed, view: View) -> String {
+    let line = |lead: &str, text: &str| paragraph(&format!("  {lead:<17}"), text, view.width());
+    let mut out = format!("\n{}\n", view.style.strong("On kernels at hand"));
+    let mut not_tried = Vec::new();
+    for (protocol, row) in matrix.protocols.iter().zip(confirmed) {
+        for (found, (world, _)) in row.iter().zip(&matrix.worlds) {
+            match found {
+                Some((_, Confirmation::NotTried { words })) => not_tried.push(words.clone()),
+                Some((property, found)) => {
+                    let words = format!("{protocol}, {world}, {property}: {}", found.words());
+                    out += &line(found.word(), &words);
+                }
+                None => {}
+            }
+        }
+    }
+    not_tried.sort();
+    not_tried.dedup();
+    not_tried.iter().for_each(|words| out += &line("not tried", words));
+    out
 }
 
 fn legend(matrix: &Matrix, view: View) -> String {

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod compare;
+mod confirm;
 mod interrupt;
 mod list;
 mod ours;
@@ -15,6 +16,7 @@ pub use args::{
     CheckArgs, CompareArgs, LabArgs, LabCommand, ListArgs, OursArgs, OursWorld, ReplayArgs,
     TreeArgs, WorldArgs,
 };
+pub use confirm::ConfirmArgs;
 
 use std::path::Path;
 

@@ -73,7 +73,7 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
     if args.list {
         return Ok(Answer { text: list(style), held: true });
     }
-    let mut sources = Sources { cache: Cache::of_user().map_err(said)?, mirror: None };
+    let mut sources = Sources::of_user()?;
     if args.survey {
         let held = survey::run(&mut sources, &args.fetch, args.repeat)?;
         return Ok(Answer { text: String::new(), held });
@@ -108,14 +108,24 @@ fn said(error: portcullis_replay::Error) -> String {
 }
 
 /// Where kernels come from.
-struct Sources {
+pub(crate) struct Sources {
     cache: Cache,
     mirror: Option<Mirror>,
 }
 
 impl Sources {
+    /// The user's cache, and the system's mirror once something is asked of it.
+    pub(crate) fn of_user() -> Result<Self, String> {
+        Ok(Self { cache: Cache::of_user().map_err(said)?, mirror: None })
+    }
+
+    /// The kernels that are in the cache.
+    pub(crate) fn cached(&self) -> Result<Vec<Kernel>, String> {
+        self.cache.kernels().map_err(said)
+    }
+
     /// A kernel from files, or of a version from the mirror.
-    fn kernel(
+    pub(crate) fn kernel(
         &mut self,
         files: &[PathBuf],
         modules: Option<&Path>,
@@ -138,11 +148,14 @@ impl Sources {
         self.mirror.as_ref().ok_or_else(|| "no mirror".into())
     }
 
-    fn busybox(&mut self, file: Option<&Path>) -> Result<Vec<u8>, String> {
+    pub(crate) fn busybox(&mut self, file: Option<&Path>) -> Result<Vec<u8>, String> {
         if let Some(file) = file {
             return std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
         }
-        let package = self.mirror()?.busybox().map_err(said)?;
+        let package = match self.cache.package(Mirror::BUSYBOX).map_err(said)? {
+            Some(package) => package,
+            None => self.mirror()?.busybox().map_err(said)?,
+        };
         let mut found = Vec::new();
         let take = |_: &str, bytes| {
             found = bytes;

@@ -200,6 +200,12 @@ impl Protocol {
         self.commits.has(commit)
     }
 
+    /// Whether both carry the same commits, whichever base they are told from.
+    #[must_use]
+    pub fn has_the_commits_of(&self, other: &Self) -> bool {
+        self.commits == other.commits
+    }
+
     /// The base version.
     #[must_use]
     pub fn base(&self) -> BaseId {

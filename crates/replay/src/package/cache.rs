@@ -1,6 +1,6 @@
 //! Where unpacked kernels are kept between runs.
 
-use super::Deb;
+use super::{Deb, Kernel};
 use crate::error::{Error, io_at};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,36 @@ impl Cache {
         Ok(path)
     }
 
+    /// Where downloaded packages are kept.
+    pub(crate) fn packages(&self) -> Result<PathBuf, Error> {
+        self.folder("packages")
+    }
+
+    /// The file of a package that was downloaded before; the one whose name comes last where there are several.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder of packages cannot be made.
+    pub fn package(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        let prefix = format!("{name}_");
+        let fits = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        };
+        Ok(inside(&self.packages()?).filter(fits).max())
+    }
+
+    /// Every kernel that was unpacked before, in the order of their folders' names. One that cannot be read is left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder of kernels cannot be made.
+    pub fn kernels(&self) -> Result<Vec<Kernel>, Error> {
+        let mut folders: Vec<PathBuf> = inside(&self.folder("kernels")?).collect();
+        folders.sort();
+        let open = |folder: PathBuf| {
+            Kernel::open(&[folder.join(IMAGE)], Some(&folder.join(MODULES)), self).ok()
+        };
+        Ok(folders.into_iter().filter_map(open).collect())
+    }
+
     /// The folder with image and modules of these packages, unpacked unless that was done before.
     pub(crate) fn unpacked(&self, packages: &[PathBuf]) -> Result<PathBuf, Error> {
         let folder = self.folder("kernels")?.join(folder_name(packages)?);
@@ -109,6 +139,11 @@ impl Cache {
         std::fs::write(&path, raw).map_err(io_at(&path))?;
         Ok(path)
     }
+}
+
+/// What is in a folder.
+fn inside(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// The packages' file names and sizes: another build of the same name has another folder.
@@ -175,6 +210,13 @@ mod tests {
         let again = cache.unpacked(&packages).expect("the packages are whole");
         assert_eq!(std::fs::read(again.join(IMAGE)).ok(), Some(b"kept".to_vec()));
         let error = cache.unpacked(&[modules]).expect_err("no image in it");
+        assert_eq!(cache.kernels().expect("a folder").len(), 0, "`kept` is no kernel");
+        assert_eq!(cache.package("modules").expect("a folder"), None);
+        for name in ["busybox_1.deb", "busybox_2.deb", "busybox-static_1.deb"] {
+            std::fs::write(cache.packages().expect("a folder").join(name), b"").expect("ours");
+        }
+        let found = cache.package("busybox").expect("a folder").expect("it is there");
+        assert_eq!(found.file_name().and_then(|name| name.to_str()), Some("busybox_2.deb"));
         assert!(
             error.to_string().ends_with("0 kernel images in these packages, one is needed"),
             "{error}"

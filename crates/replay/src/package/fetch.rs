@@ -42,6 +42,9 @@ struct Candidate {
 }
 
 impl Mirror {
+    /// The package with the guest's busybox.
+    pub const BUSYBOX: &str = "busybox-static";
+
     /// Prepares private lists of the mirrors in the system's apt sources, for arm64 packages; fetched when they are older than a day.
     ///
     /// # Errors
@@ -106,7 +109,7 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::kernel`].
     pub fn busybox(&self) -> Result<PathBuf, Error> {
-        self.download("busybox-static")
+        self.download(Self::BUSYBOX)
     }
 
     fn candidates(&self) -> Result<Vec<Candidate>, Error> {
@@ -128,20 +131,12 @@ impl Mirror {
     }
 
     fn download(&self, package: &str) -> Result<PathBuf, Error> {
-        let folder = self.cache.folder("packages")?;
-        let found = |folder: &Path| {
-            let prefix = format!("{package}_");
-            let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-            let fits = |path: &PathBuf| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-            };
-            files.filter(fits).max()
-        };
-        if let Some(path) = found(&folder) {
+        if let Some(path) = self.cache.package(package)? {
             return Ok(path);
         }
-        self.run("apt-get", &["download", "-q", package], Some(&folder))?;
-        found(&folder)
+        self.run("apt-get", &["download", "-q", package], Some(&self.cache.packages()?))?;
+        self.cache
+            .package(package)?
             .ok_or_else(|| Error::Fetch(format!("apt-get download {package} left no file")))
     }
 
