@@ -154,7 +154,8 @@ mod tests {
         };
         let mut wrong = Vec::new();
         let ends = marked(claim, '*');
-        let schedules = marked(claim, '`').into_iter().filter_map(|text| text.split(' ').next_back());
+        let schedules =
+            marked(claim, '`').into_iter().filter_map(|text| text.split(' ').next_back());
         let found: Vec<String> = schedules
             .flat_map(|name| boards.iter().map(move |board| outcome(name, board)))
             .collect();

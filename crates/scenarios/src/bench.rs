@@ -66,7 +66,7 @@ impl Client {
         })
     }
 
-    /// The same, as a hardware driver is told.
+    /// The same, as a hardware driver takes it.
     pub const fn spec(self) -> StreamSpec {
         StreamSpec::exact(self.stream())
     }

@@ -255,11 +255,11 @@ fn differences(version: Version) -> impl Iterator<Item = &'static Difference> {
     })
 }
 
-/// Ends the test when a scenario was not told although it should have been; otherwise says so in a visible line.
+/// Fails the test when a scenario was not run although it had to be; otherwise says so in a visible line.
 ///
 /// # Panics
 ///
-/// When it was not told and the environment requires all programs from outside to do their part.
+/// When it was not run and the environment requires every external program.
 pub fn assert_told(told: bool, scenario: &Scenario, version: Version) {
     if told {
         return;

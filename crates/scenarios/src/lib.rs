@@ -1,4 +1,4 @@
-//! Stories about an SMMUv3, each told on the software machine and on QEMU's emulation, and compared.
+//! Scenarios about an SMMUv3, each run on the software machine and on QEMU's emulation, and compared.
 //!
 //! A [`Scenario`] is written once over [`bench::Bench`]: it sets an SMMU up, by hand ([`raw`]) or with the real driver ([`driver`]), lets devices read and write
 //! memory, and notes for each access what the specification (Arm IHI 0070) says beside what was seen: bytes landed or blocked; the event's

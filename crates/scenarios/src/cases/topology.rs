@@ -1,4 +1,4 @@
-//! Several devices: who is told from whom.
+//! Several devices, and which of them the SMMU can tell apart.
 
 use super::*;
 use crate::raw::Leaf;
