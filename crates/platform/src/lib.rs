@@ -22,6 +22,7 @@ pub mod host;
 #[cfg(feature = "std")]
 mod host_memory;
 mod irq;
+mod lending;
 mod memory;
 mod registers;
 mod sync;
@@ -33,6 +34,7 @@ pub use atomic::RawAtomic;
 pub use clock::{Clock, Nanos, Timeout, wait_for};
 pub use cpu::PerCpu;
 pub use irq::{IrqMutex, RawIrqLock};
+pub use lending::{LendingBook, LendingWatch, Misuse};
 pub use memory::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout};
 pub use registers::Registers;
 pub use sync::{LockLabel, Mutex, MutexGuard, RawEvent, RawLock};
@@ -74,6 +76,12 @@ pub trait Platform: fmt::Debug + Send + Sync + Sized + 'static {
     /// A number for the calling thread of execution: the same at each of its calls, different from that of every other thread that has not ended, and not 0. On a kernel this may be the
     /// address of the current task. By it the core notices a callback of a driver that asks for what would wait for the callback itself.
     fn thread(&self) -> usize;
+
+    /// Who is told of memory that is lent to devices; nobody, unless somebody debugs. Asked at each map and unmap, and removed by the compiler where the answer is this default.
+    #[inline]
+    fn lending(&self) -> Option<&dyn LendingWatch> {
+        None
+    }
 
     /// Whether the code above leaves out the protective step of that name: for tests that show that a check notices. Asked on hot paths, and removed by the compiler where
     /// the answer is this default, `false`.

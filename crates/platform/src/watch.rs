@@ -13,6 +13,10 @@ pub trait MemoryWatch: Send + Sync + 'static {
         let _ = layout;
         true
     }
+    /// Memory of `layout` at `address` is given back.
+    fn frees(&self, address: PhysAddr, layout: PageLayout) {
+        let _ = (address, layout);
+    }
     /// `address` is read.
     fn loads(&self, address: PhysAddr) {
         let _ = address;
@@ -72,6 +76,7 @@ unsafe impl<M: DmaMemory, W: MemoryWatch> DmaMemory for WatchedMemory<M, W> {
     }
 
     fn free(&self, address: PhysAddr, layout: PageLayout) {
+        self.watch.frees(address, layout);
         self.memory.free(address, layout);
     }
 

@@ -1,6 +1,7 @@
 //! The handle itself.
 
 use super::direction::prot;
+use super::lease::Grant;
 use super::{
     Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaMapping,
     Lease, Lendable, Lent, Loan, MapFailure, MemoryKind, NoBounce, Quarantined, Reach,
@@ -95,8 +96,11 @@ impl<P: Platform> DmaHandle<P> {
     ) -> Result<DmaMapping<B, D>, MapFailure<B>> {
         self.publish(&buffer);
         match self.lease.map(&Loan::of(&buffer), prot::<D>()) {
-            Ok(grant) => Ok(DmaMapping::new(buffer, grant)),
-            Err(error) => Err(self.not_mapped(buffer, error)),
+            Ok(grant) => {
+                self.note_lent::<_, D>(&buffer, &grant);
+                Ok(DmaMapping::new(buffer, grant))
+            }
+            Err(error) => Err(self.not_mapped::<_, D>(buffer, error)),
         }
     }
 
@@ -116,16 +120,20 @@ impl<P: Platform> DmaHandle<P> {
         self.publish(&list);
         let limits = self.lease.segment_limits();
         match self.lease.map_list(list.buffers().iter().map(Loan::of), prot::<D>()) {
-            Ok(grant) => Ok(DmaMapping::new(list.mapped_with(limits, self.granule()), grant)),
-            Err(error) => Err(self.not_mapped(list, error)),
+            Ok(grant) => {
+                self.note_lent::<_, D>(&list, &grant);
+                Ok(DmaMapping::new(list.mapped_with(limits, self.granule()), grant))
+            }
+            Err(error) => Err(self.not_mapped::<_, D>(list, error)),
         }
     }
 
     #[cold]
-    fn not_mapped<B>(&self, buffer: B, error: DmaError) -> MapFailure<B> {
+    fn not_mapped<B: Lent, D: DmaDirection>(&self, buffer: B, error: DmaError) -> MapFailure<B> {
         match error {
             DmaError::Quarantined { iova, len, .. } => {
                 let grant = self.lease.in_quarantine(iova, len);
+                self.note_lent::<_, D>(&buffer, &grant);
                 MapFailure::Quarantined(Quarantined::new(buffer, grant, error))
             }
             _ => MapFailure::Refused { buffer, error },
@@ -153,6 +161,7 @@ impl<P: Platform> DmaHandle<P> {
                 if D::DEVICE_WRITES {
                     self.refresh(mapping.buffer());
                 }
+                self.note_returned(mapping.buffer());
                 Ok(mapping.end())
             }
             Err(DmaError::ForeignMapping) => Err(UnmapFailure::Foreign(mapping)),
@@ -173,6 +182,7 @@ impl<P: Platform> DmaHandle<P> {
             Ok(()) => {
                 let buffer = held.end();
                 self.refresh(&buffer);
+                self.note_returned(&buffer);
                 Ok(buffer)
             }
             Err(error) => Err(held.because(error)),
@@ -287,6 +297,26 @@ impl<P: Platform> DmaHandle<P> {
         if !self.lease.coherent() {
             let memory = self.platform().memory();
             cached(buffer, |start, len| memory.refresh(start, len, Coherency::NonCoherent));
+        }
+    }
+}
+
+impl<P: Platform> DmaHandle<P> {
+    /// Tells whoever debugs that the device has `buffer`.
+    #[inline]
+    fn note_lent<B: Lent, D: DmaDirection>(&self, buffer: &B, grant: &Grant) {
+        if let Some(watch) = self.platform().lending() {
+            cached(buffer, |start, len| {
+                watch.lends(start, len as u64, grant.address, D::DEVICE_WRITES);
+            });
+        }
+    }
+
+    /// Tells whoever debugs that the device does not have it any more.
+    #[inline]
+    pub(super) fn note_returned<B: Lent>(&self, buffer: &B) {
+        if let Some(watch) = self.platform().lending() {
+            cached(buffer, |start, len| watch.returns(start, len as u64));
         }
     }
 }

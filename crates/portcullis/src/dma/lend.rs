@@ -28,6 +28,28 @@ use portcullis_platform::{DmaMemory, DmaPages};
 ///     }
 /// }
 /// ```
+///
+/// Memory that a device must not be lent does not have it: a stack, a heap, a kernel's text are no `Lendable`, whoever asks.
+///
+/// ```compile_fail,E0277
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(dma: DmaHandle<P>) {
+/// let on_the_stack = [0u8; 64];
+/// let mapping = dma.map(on_the_stack, FromDevice);
+/// # }
+/// ```
+/// ```compile_fail,E0277
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(dma: DmaHandle<P>) {
+/// let mapping = dma.map(vec![0u8; 4096], FromDevice); // not contiguous in physical memory
+/// # }
+/// ```
+/// ```compile_fail,E0277
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(dma: DmaHandle<P>) {
+/// let mapping = dma.map("read-only data", ToDevice);
+/// # }
+/// ```
 pub unsafe trait Lendable: 'static {
     /// The memory's physical addresses. Pages that it shares with other memory are reachable for the device as a whole, see [`DmaHandle::granule`](crate::DmaHandle::granule).
     fn range(&self) -> PhysRange;

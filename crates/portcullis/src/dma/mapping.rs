@@ -25,6 +25,28 @@ use core::mem::ManuallyDrop;
 /// pages.store64(0, 1); // the device has it
 /// # }
 /// ```
+/// Nobody makes one but a map that succeeded, and whether it did must be looked at:
+///
+/// ```compile_fail,E0451
+/// # use portcullis::*;
+/// # fn f<B: Lendable>(buffer: B) -> DmaMapping<B, Both> {
+/// DmaMapping { buffer, grant: todo!(), direction: todo!() } // never mapped
+/// # }
+/// ```
+/// ```compile_fail
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(dma: DmaHandle<P>, pages: portcullis_platform::DmaPages<P::Memory>) {
+/// #![deny(unused_must_use)]
+/// dma.map(pages, ToDevice); // not checked
+/// # }
+/// ```
+/// ```compile_fail,E0308
+/// # use portcullis::*;
+/// fn receive<B: Lendable>(mapping: DmaMapping<B, FromDevice>) {}
+/// fn send<B: Lendable>(mapping: DmaMapping<B, ToDevice>) {
+///     receive(mapping) // another direction
+/// }
+/// ```
 #[must_use = "the device keeps reaching the memory until the mapping is unmapped"]
 pub struct DmaMapping<B, D> {
     buffer: ManuallyDrop<B>,

@@ -105,6 +105,7 @@ impl<P: Platform> DmaHandle<P> {
         if D::DEVICE_WRITES {
             self.refresh(&buffer);
         }
+        self.note_returned(&buffer);
         Ok(buffer)
     }
 
