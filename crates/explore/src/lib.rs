@@ -39,10 +39,10 @@
 //!
 //! `Strategy::Exhaustive` covers every interleaving of steps, sequentially consistent. Without reduction each
 //! violated property comes with a schedule of fewest steps. With reduction (see [`reduction`]) it finds the
-//! same violations and the same end states in fewer states; its counterexamples are then made shortest by an
-//! unreduced search that ends as soon as it has found them again, within [`search::Control::shortest_within`]
-//! states, and [`search::Violation::shortest`] says whether that worked. States are remembered as 64-bit
-//! fingerprints: two states with the same one would hide what only the second leads to. The chance of that is
+//! same violations and the same end states in fewer states; its counterexamples are then made shortest by a second
+//! search among blocks, in the order of steps and only up to the length that is known, within
+//! [`search::Control::shortest_within`] states, and [`search::Violation::shortest`] says whether that worked. States
+//! are remembered as 64-bit fingerprints: two states with the same one would hide what only the second leads to. The chance of that is
 //! [`search::Outcome::collision_probability`], about 1e-6 at six million states.
 //!
 //! # Costs
@@ -57,7 +57,8 @@
 //! - Weak memory: every step is sequentially consistent.
 //! - Liveness on cycles: a system that goes round for ever without reaching its goal is not reported;
 //!   `eventually` is judged in states in which nothing can move.
-//! - Symmetry between equal threads.
+//! - Symmetry between equal threads in protocols: a model written by hand says which states are equal
+//!   ([`search::Model::canonical`]), a protocol cannot.
 //! - More than one processor for one search. A protocol is not `Sync`; explore several worlds side by side.
 //! - More than 16 threads, 48 mutexes, 63 properties or 2048 bits of state in a protocol; recursive and
 //!   reader-writer locks.

@@ -2,6 +2,8 @@
 
 use std::hash::{Hash, Hasher};
 
+use super::learnt::Locks;
+
 /// A packed state: `W` words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Packed<const W: usize>(pub(crate) [u64; W]);
@@ -76,12 +78,15 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The bits of fields and locks in each word.
-    pub(crate) fn shared_bits<const W: usize>(&self) -> [u64; W] {
+    /// The bits of these fields and mutexes in each word.
+    pub(crate) fn bits_of<const W: usize>(
+        &self,
+        (fields, locks): (impl Iterator<Item = usize>, Locks),
+    ) -> [u64; W] {
         let mut bits = [0; W];
-        for slot in self.fields.iter().chain(&self.locks) {
-            slot.set(&mut bits, u64::MAX);
-        }
+        fields.for_each(|field| self.fields[field].set(&mut bits, u64::MAX));
+        let locks = self.locks.iter().enumerate().filter(|(i, _)| locks >> i & 1 == 1);
+        locks.for_each(|(_, slot)| slot.set(&mut bits, u64::MAX));
         bits
     }
 }

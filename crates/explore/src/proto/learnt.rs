@@ -34,6 +34,10 @@ pub(crate) struct Learnt {
     below: Vec<Cell<Locks>>,
     /// Mutexes whose state somebody looks at without taking them.
     watched: Cell<Locks>,
+    /// Mutexes that properties ask about in order to look no further while they are taken.
+    guards: Cell<Locks>,
+    /// Counts what properties have come to look at.
+    version: Cell<u32>,
     changed: Cell<bool>,
 }
 
@@ -49,6 +53,8 @@ impl Learnt {
             fields: vec![facts; fields],
             below: vec![Cell::new(0); mutexes],
             watched: Cell::new(0),
+            guards: Cell::new(0),
+            version: Cell::new(0),
             changed: Cell::new(false),
         }
     }
@@ -101,6 +107,7 @@ impl Learnt {
                 observed.clear();
             }
             observed.push(guards);
+            self.version.set(self.version.get() + 1);
             if facts.written.get() {
                 self.changed.set(true);
             }
@@ -117,8 +124,30 @@ impl Learnt {
         let old = self.watched.get();
         if old >> mutex & 1 == 0 {
             self.watched.set(old | 1 << mutex);
+            self.version.set(self.version.get() + 1);
             self.changed.set(true);
         }
+    }
+
+    /// A property asks whether `mutex` is free, and looks no further while it is not.
+    pub(crate) fn guard(&self, mutex: u32) {
+        let old = self.guards.get();
+        if old >> mutex & 1 == 0 {
+            self.guards.set(old | 1 << mutex);
+            self.version.set(self.version.get() + 1);
+        }
+    }
+
+    /// Grows with what [`Learnt::looked_at`] says.
+    pub(crate) fn version(&self) -> u32 {
+        self.version.get()
+    }
+
+    /// The fields and mutexes that properties have looked at so far (and some mutexes that only steps have).
+    pub(crate) fn looked_at(&self) -> (impl Iterator<Item = usize>, Locks) {
+        let fields = self.fields.iter().enumerate();
+        let seen = fields.filter(|(_, facts)| !facts.observed.borrow().is_empty());
+        (seen.map(|(field, _)| field), self.watched.get() | self.guards.get())
     }
 
     /// Whether taking and giving back `mutex` is visible to others.

@@ -1,10 +1,10 @@
 //! A protocol as a model: table look-ups on a packed state.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::builder::LOCK_MISUSE;
 use super::layout::{Layout, Packed};
-use super::learnt::THREAD_BIT;
+use super::learnt::{Learnt, THREAD_BIT};
 use super::node::{DORMANT, Node};
 use super::shared::{Access, Shared, View};
 use super::spec::{Guard, PropertySpec, Spec};
@@ -27,9 +27,12 @@ pub(crate) struct Machine<'p, const W: usize> {
     judge: Option<Judge<W>>,
 }
 
-/// What the properties say of the shared part of a state, remembered: most steps do not change it.
+/// What the properties say of a state, remembered by the fields and locks that they have looked at so far: most steps
+/// change none of these.
 struct Judge<const W: usize> {
-    shared_bits: [u64; W],
+    /// The bits of what they have looked at, and the version of the facts that says so.
+    looked_at: Cell<([u64; W], Option<u32>)>,
+    last: Cell<Option<(Packed<W>, PropertySet)>>,
     verdicts: RefCell<Vec<Option<(Packed<W>, PropertySet)>>>,
 }
 
@@ -37,30 +40,60 @@ struct Judge<const W: usize> {
 const VERDICTS: usize = 1 << 12;
 
 impl<const W: usize> Judge<W> {
-    fn new(layout: &Layout) -> Self {
-        let verdicts = RefCell::new(vec![None; VERDICTS]);
-        Self { shared_bits: layout.shared_bits(), verdicts }
+    fn new() -> Self {
+        Self {
+            looked_at: Cell::new(([0; W], None)),
+            last: Cell::new(None),
+            verdicts: RefCell::new(vec![None; VERDICTS]),
+        }
+    }
+
+    /// What the properties look at in `state`.
+    fn part(&self, state: &Packed<W>, layout: &Layout, learnt: &Learnt) -> Packed<W> {
+        let (mut bits, version) = self.looked_at.get();
+        if version != Some(learnt.version()) {
+            bits = layout.bits_of(learnt.looked_at());
+            self.looked_at.set((bits, Some(learnt.version())));
+        }
+        Packed(std::array::from_fn(|i| state.0[i] & bits[i]))
     }
 
     /// The verdict on `state`, by `judge` if it is not known; `judge` also says whether it may be remembered.
+    ///
+    /// A verdict is remembered under what properties had looked at right after it was given. It holds for every state
+    /// that agrees there; that the others are looked for by more bits later on does no harm.
     fn verdict(
         &self,
         state: &Packed<W>,
+        layout: &Layout,
+        learnt: &Learnt,
         judge: impl FnOnce() -> (PropertySet, bool),
     ) -> PropertySet {
-        let shared = Packed(std::array::from_fn(|i| state.0[i] & self.shared_bits[i]));
-        let place = (fingerprint(&shared) >> 32) as usize % VERDICTS;
-        if let Some((known, hits)) = self.verdicts.borrow()[place]
-            && known == shared
+        let part = self.part(state, layout, learnt);
+        if let Some((known, hits)) = self.last.get()
+            && known == part
         {
+            return hits;
+        }
+        if let Some((known, hits)) = self.verdicts.borrow()[place(&part)]
+            && known == part
+        {
+            self.last.set(Some((part, hits)));
             return hits;
         }
         let (hits, lasting) = judge();
         if lasting {
-            self.verdicts.borrow_mut()[place] = Some((shared, hits));
+            let part = self.part(state, layout, learnt);
+            self.verdicts.borrow_mut()[place(&part)] = Some((part, hits));
+            self.last.set(Some((part, hits)));
         }
         hits
     }
+}
+
+/// Where the verdict on a state is remembered.
+fn place<const W: usize>(part: &Packed<W>) -> usize {
+    (fingerprint(part) >> 32) as usize % VERDICTS
 }
 
 /// What taking an operation gave.
@@ -82,7 +115,7 @@ impl<'p, const W: usize> Machine<'p, W> {
         let every_state = |kind| matches!(kind, PropertyKind::Always | PropertyKind::Sometimes);
         let judged = |p: &PropertySpec| p.predicate.is_some() && every_state(p.property.kind);
         let judged = protocol.spec.properties.iter().any(judged);
-        let judge = judged.then(|| Judge::new(&layout));
+        let judge = judged.then(Judge::new);
         Self {
             spec: &protocol.spec,
             facts: &protocol.facts,
@@ -358,7 +391,7 @@ impl<const W: usize> Model for Machine<'_, W> {
 
     fn hits(&self, state: &Packed<W>) -> PropertySet {
         let Some(judge) = &self.judge else { return PropertySet::EMPTY };
-        judge.verdict(state, || self.judge(state, false))
+        judge.verdict(state, &self.layout, &self.facts.learnt, || self.judge(state, false))
     }
 
     fn unmet(&self, state: &Packed<W>) -> PropertySet {
@@ -389,7 +422,7 @@ impl<const W: usize> Machine<'_, W> {
     /// The same machine; facts that it learns do not end the search.
     pub(crate) fn without_relearning(&self) -> Self {
         let layout = self.layout.clone();
-        let judge = self.judge.as_ref().map(|_| Judge::new(&layout));
+        let judge = self.judge.as_ref().map(|_| Judge::new());
         Self {
             spec: self.spec,
             facts: self.facts,

@@ -116,6 +116,7 @@ impl View<'_> {
         if self.access.held.is_some() {
             return (!self.is_locked(mutex)).then(|| look(self));
         }
+        self.access.learnt.guard(mutex.0.into());
         if self.access.layout.locks[usize::from(mutex.0)].get(self.words) != 0 {
             return None;
         }

@@ -32,6 +32,27 @@ pub(crate) struct Arrival<S> {
     pub(crate) state: S,
     /// Properties hit on the way.
     pub(crate) hits: PropertySet,
+    /// Steps of the block.
+    pub(crate) steps: u32,
+    /// The thread could have gone on: see [`Runner::with_cuts`].
+    pub(crate) cut: bool,
+}
+
+/// A property that a block hit, and how.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub(crate) property: usize,
+    /// The choices up to and with the step that hit it.
+    pub(crate) path: Vec<u16>,
+}
+
+/// What is known of a block where a walk through it begins.
+#[derive(Debug, Clone, Copy)]
+struct Begin {
+    phase: Phase,
+    /// The step before may be the last one that other threads need.
+    needed: bool,
+    hits: PropertySet,
 }
 
 /// What a [`Runner`] remembers of the path it takes.
@@ -55,6 +76,11 @@ pub(crate) struct Runner<S> {
     path: Vec<u16>,
     want: Want,
     wanted: Option<Vec<u16>>,
+    /// Whether blocks are cut, too.
+    pub(crate) cuts: bool,
+    /// Properties whose hits are to be kept in `seen`.
+    pub(crate) watched: PropertySet,
+    pub(crate) seen: Vec<Hit>,
 }
 
 impl<S: Clone> Runner<S> {
@@ -66,14 +92,24 @@ impl<S: Clone> Runner<S> {
             path: Vec::new(),
             want: Want::Nothing,
             wanted: None,
+            cuts: false,
+            watched: PropertySet::EMPTY,
+            seen: Vec::new(),
         }
+    }
+
+    /// A runner that also arrives inside a block: after its commit, and after each left mover behind that.
+    pub(crate) fn with_cuts() -> Self {
+        Self { cuts: true, ..Self::new() }
     }
 
     /// Fills `arrivals` with the ends of the blocks of `thread` that begin in `state`.
     pub(crate) fn run<M: Model<State = S>>(&mut self, model: &M, state: &S, thread: usize) {
         self.arrivals.clear();
+        self.seen.clear();
         self.path.clear();
-        self.walk(model, state.clone(), thread, Phase::Start, PropertySet::EMPTY);
+        let begin = Begin { phase: Phase::Start, needed: false, hits: PropertySet::EMPTY };
+        self.walk(model, state.clone(), thread, begin);
     }
 
     /// The choices of `thread` that lead from `state` to the arrival of this number.
@@ -111,14 +147,8 @@ impl<S: Clone> Runner<S> {
         self.wanted.take()
     }
 
-    fn walk<M: Model<State = S>>(
-        &mut self,
-        model: &M,
-        mut state: S,
-        thread: usize,
-        mut phase: Phase,
-        mut hits: PropertySet,
-    ) {
+    fn walk<M: Model<State = S>>(&mut self, model: &M, mut state: S, thread: usize, begin: Begin) {
+        let Begin { mut phase, mut needed, mut hits } = begin;
         let mut steps = self.spare.pop().unwrap_or_default();
         loop {
             steps.clear();
@@ -127,23 +157,30 @@ impl<S: Clone> Runner<S> {
                 self.fault = steps.fault.take();
                 break;
             }
-            let next = combined(&steps).and_then(|mover| phase.then(mover));
-            match next {
-                Some(next) if self.path.len() < LONGEST => phase = next,
+            let mover = combined(&steps);
+            match mover.and_then(|mover| phase.then(mover)) {
+                Some(next) if self.path.len() < LONGEST => {
+                    if needed && self.cuts {
+                        self.arrive(state.clone(), hits, true);
+                    }
+                    phase = next;
+                }
                 _ if phase == Phase::Start => break,
                 _ => {
-                    self.arrive(state, hits);
+                    self.arrive(state, hits, false);
                     break;
                 }
             }
+            needed = matches!(mover, Some(Mover::Left | Mover::Non));
             if steps.taken.len() > 1 {
-                self.branch(model, &mut steps, thread, phase, hits);
+                self.branch(model, &mut steps, thread, Begin { phase, needed, hits });
                 break;
             }
             let Some(only) = steps.taken.pop() else { break };
             self.path.push(0);
-            hits = hits.with(only.hits).with(model.hits(&only.state));
-            self.look_for_hit(hits);
+            let new = only.hits.with(model.hits(&only.state)).without(hits);
+            self.note(new);
+            hits = hits.with(new);
             state = only.state;
         }
         self.spare.push(steps);
@@ -154,32 +191,40 @@ impl<S: Clone> Runner<S> {
         model: &M,
         steps: &mut Steps<S>,
         thread: usize,
-        phase: Phase,
-        hits: PropertySet,
+        begin: Begin,
     ) {
         let length = self.path.len();
         for (choice, taken) in steps.taken.drain(..).enumerate() {
             self.path.push(choice as u16);
-            let hits = hits.with(taken.hits).with(model.hits(&taken.state));
-            self.look_for_hit(hits);
-            self.walk(model, taken.state, thread, phase, hits);
+            let new = taken.hits.with(model.hits(&taken.state)).without(begin.hits);
+            self.note(new);
+            let begin = Begin { hits: begin.hits.with(new), ..begin };
+            self.walk(model, taken.state, thread, begin);
             self.path.truncate(length);
         }
     }
 
-    fn arrive(&mut self, state: S, hits: PropertySet) {
+    fn arrive(&mut self, state: S, hits: PropertySet, cut: bool) {
         if self.want == Want::Arrival(self.arrivals.len()) {
             self.wanted = Some(self.path.clone());
         }
-        self.arrivals.push(Arrival { state, hits });
+        self.arrivals.push(Arrival { state, hits, steps: self.path.len() as u32, cut });
     }
 
-    fn look_for_hit(&mut self, hits: PropertySet) {
+    /// The step that `path` ends with was the first of the block to hit these.
+    fn note(&mut self, new: PropertySet) {
+        if new.is_empty() || (self.want == Want::Nothing && self.watched.is_empty()) {
+            return;
+        }
         if let Want::Hit(property) = self.want
             && self.wanted.is_none()
-            && hits.contains(property)
+            && new.contains(property)
         {
             self.wanted = Some(self.path.clone());
+        }
+        let watched = self.watched;
+        for property in new.iter().filter(|&i| watched.contains(i)) {
+            self.seen.push(Hit { property, path: self.path.clone() });
         }
     }
 }

@@ -103,7 +103,7 @@ pub(crate) fn search<M: Model>(
 ) -> Result<Outcome, Broken> {
     let bounded = Bounded::new(model, preemptions);
     let mode = Mode::Bounded(preemptions);
-    let mut breadth = Breadth::new(&bounded, mode, PropertySet::EMPTY);
+    let mut breadth = Breadth::new(&bounded, mode);
     let complete = breadth.run(world, control, &mut |_| {})?;
     Ok(breadth.into_outcome(world, complete))
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use super::block::Runner;
 use super::outcome::{Finds, Pulse};
 use super::queue::Queue;
+use super::shortest::{Best, Shortest};
 use super::table::{Table, fingerprint};
 use super::tree::Tree;
 use super::{
-    Broken, Control, Fault, Mode, Model, Outcome, Progress, PropertySet, Steps, ThreadStatus,
+    Broken, Control, Fault, Mode, Model, Outcome, Progress, PropertyKind, PropertySet, Steps,
+    ThreadStatus,
 };
 use crate::schedule::{Move, Schedule};
 
@@ -35,10 +37,10 @@ pub(crate) fn search<M: Model>(
     on_end: &mut dyn FnMut(&M::State),
 ) -> Result<Outcome, Broken> {
     let mode = if reduce { Mode::Reduced } else { Mode::Full };
-    let mut breadth = Breadth::new(model, mode, PropertySet::EMPTY);
+    let mut breadth = Breadth::new(model, mode);
     let complete = breadth.run(world, control, on_end)?;
     let shortest = if reduce { breadth.shorten(world, control)? } else { None };
-    Ok(breadth.outcome(world, complete, shortest))
+    Ok(breadth.outcome(world, complete, shortest.as_ref()))
 }
 
 pub(crate) struct Breadth<'m, M: Model> {
@@ -48,21 +50,47 @@ pub(crate) struct Breadth<'m, M: Model> {
     tree: Tree,
     queue: Queue<M::State>,
     finds: Finds<Place>,
-    /// End as soon as all of these are found (if it is not empty).
-    wanted: PropertySet,
     expanded: usize,
     transitions: u64,
     ends: u64,
     depth: u64,
     /// The number of the first state of the next level.
     level_end: usize,
+    batch: Batch<M::State>,
     steps: Steps<M::State>,
     runner: Runner<M::State>,
     pulse: Pulse,
 }
 
+/// States expanded together. Where their successors belong in the table is looked at for all of them at once, so that
+/// the processor waits for the memory of many together instead of each by itself. Nothing else depends on it:
+/// states are numbered as if each were expanded alone.
+struct Batch<S> {
+    /// The states, each with the number of its successors.
+    from: Vec<(S, u32)>,
+    /// The successors of all, in order.
+    found: Vec<Found<S>>,
+}
+
+/// A successor that has not been looked up yet.
+struct Found<S> {
+    state: S,
+    print: u64,
+    hits: PropertySet,
+    thread: usize,
+}
+
+/// States of a batch: enough that memory is busy, and few enough that they stay in the cache themselves.
+const BATCH: usize = 64;
+
+impl<S> Batch<S> {
+    fn new() -> Self {
+        Self { from: Vec::new(), found: Vec::new() }
+    }
+}
+
 impl<'m, M: Model> Breadth<'m, M> {
-    pub(crate) fn new(model: &'m M, mode: Mode, wanted: PropertySet) -> Self {
+    pub(crate) fn new(model: &'m M, mode: Mode) -> Self {
         let properties = model.properties();
         assert!(properties.len() <= PropertySet::MAX, "at most {} properties", PropertySet::MAX);
         Self {
@@ -72,12 +100,12 @@ impl<'m, M: Model> Breadth<'m, M> {
             tree: Tree::default(),
             queue: Queue::new(),
             finds: Finds::new(properties),
-            wanted,
             expanded: 0,
             transitions: 0,
             ends: 0,
             depth: 0,
             level_end: 1,
+            batch: Batch::new(),
             steps: Steps::new(),
             runner: Runner::new(),
             pulse: Pulse::new(),
@@ -114,29 +142,22 @@ impl<'m, M: Model> Breadth<'m, M> {
         control: &mut Control<'_>,
         on_end: &mut dyn FnMut(&M::State),
     ) -> Result<(), End> {
-        let initial = self.model.initial();
+        let initial = self.canonical(self.model.initial());
         self.table.insert(fingerprint(&initial));
         self.finds.note(self.model.hits(&initial), || Place::State(0));
         self.queue.push(initial);
-        while let Some(state) = self.queue.pop() {
-            if self.expanded.is_multiple_of(1024) && !self.may_go_on(control) {
+        let mut batch = std::mem::replace(&mut self.batch, Batch::new());
+        loop {
+            if !self.may_go_on(control) {
                 return Err(End::Stopped);
             }
-            if self.expanded == self.level_end {
-                self.depth += 1;
-                self.level_end = self.table.len();
+            self.fill(&mut batch)?;
+            if batch.from.is_empty() {
+                return Ok(());
             }
-            if self.expand(&state)? == 0 {
-                self.end(&state);
-                on_end(&state);
-            }
-            self.tree.close();
-            self.expanded += 1;
-            if self.enough(control) {
-                return Err(End::Stopped);
-            }
+            self.table.touch(batch.found.iter().map(|found| found.print));
+            self.arrive_all(&mut batch, control, on_end)?;
         }
-        Ok(())
     }
 
     fn may_go_on(&self, control: &mut Control<'_>) -> bool {
@@ -144,68 +165,77 @@ impl<'m, M: Model> Breadth<'m, M> {
         go_on && control.max_states.is_none_or(|max| (self.table.len() as u64) < max)
     }
 
-    fn enough(&self, control: &Control<'_>) -> bool {
-        control.stop_at_first && self.finds.violations() > 0
-            || !self.wanted.is_empty() && self.wanted.without(self.finds.seen).is_empty()
+    /// Takes states from the queue and expands them.
+    fn fill(&mut self, batch: &mut Batch<M::State>) -> Result<(), End> {
+        while batch.from.len() < BATCH
+            && let Some(state) = self.queue.pop()
+        {
+            let before = batch.found.len();
+            self.expand(&state, &mut batch.found)
+                .map_err(|fault| End::Fault(fault, self.expanded + batch.from.len()))?;
+            batch.from.push((state, (batch.found.len() - before) as u32));
+        }
+        Ok(())
     }
 
-    /// Adds the successors of `state`; returns how many there are, known ones included.
-    fn expand(&mut self, state: &M::State) -> Result<u32, End> {
-        let mut ordinal = 0;
-        for thread in 0..self.model.thread_count() {
-            if self.mode == Mode::Reduced {
-                self.expand_blocks(state, thread, &mut ordinal)?;
-            } else {
-                self.expand_steps(state, thread, &mut ordinal)?;
+    /// Takes in what a batch has led to.
+    fn arrive_all(
+        &mut self,
+        batch: &mut Batch<M::State>,
+        control: &Control<'_>,
+        on_end: &mut dyn FnMut(&M::State),
+    ) -> Result<(), End> {
+        let mut found = batch.found.drain(..);
+        for (state, successors) in batch.from.drain(..) {
+            if self.expanded == self.level_end {
+                self.depth += 1;
+                self.level_end = self.table.len();
+            }
+            for (ordinal, found) in (0..successors).zip(&mut found) {
+                self.arrive(found, ordinal);
+            }
+            if successors == 0 {
+                self.end(&state);
+                on_end(&state);
+            }
+            self.tree.close();
+            self.expanded += 1;
+            if control.stop_at_first && self.finds.violations() > 0 {
+                return Err(End::Stopped);
             }
         }
-        Ok(ordinal)
-    }
-
-    fn expand_steps(
-        &mut self,
-        state: &M::State,
-        thread: usize,
-        ordinal: &mut u32,
-    ) -> Result<(), End> {
-        let mut steps = std::mem::take(&mut self.steps);
-        steps.clear();
-        self.model.step(state, thread, &mut steps);
-        if let Some(fault) = steps.fault.take() {
-            return Err(End::Fault(fault, self.expanded));
-        }
-        for taken in steps.taken.drain(..) {
-            self.arrive(taken.state, taken.hits, thread, *ordinal);
-            *ordinal += 1;
-        }
-        self.steps = steps;
         Ok(())
     }
 
-    fn expand_blocks(
-        &mut self,
-        state: &M::State,
-        thread: usize,
-        ordinal: &mut u32,
-    ) -> Result<(), End> {
-        self.runner.run(self.model, state, thread);
-        if let Some(fault) = self.runner.fault.take() {
-            return Err(End::Fault(fault, self.expanded));
+    /// Adds the successors of `state` to `found`.
+    fn expand(&mut self, state: &M::State, found: &mut Vec<Found<M::State>>) -> Result<(), Fault> {
+        for thread in 0..self.model.thread_count() {
+            let (model, reduced) = (self.model, self.mode == Mode::Reduced);
+            let mut add = |state: M::State, hits| {
+                let state = if reduced { model.canonical(state) } else { state };
+                let print = fingerprint(&state);
+                found.push(Found { state, print, hits, thread });
+            };
+            if reduced {
+                self.runner.run(self.model, state, thread);
+                self.runner.fault.take().map_or(Ok(()), Err)?;
+                self.runner.arrivals.drain(..).for_each(|a| add(a.state, a.hits));
+            } else {
+                self.steps.clear();
+                self.model.step(state, thread, &mut self.steps);
+                self.steps.fault.take().map_or(Ok(()), Err)?;
+                self.steps.taken.drain(..).for_each(|t| add(t.state, t.hits));
+            }
         }
-        let mut arrivals = std::mem::take(&mut self.runner.arrivals);
-        for arrival in arrivals.drain(..) {
-            self.arrive(arrival.state, arrival.hits, thread, *ordinal);
-            *ordinal += 1;
-        }
-        self.runner.arrivals = arrivals;
         Ok(())
     }
 
-    fn arrive(&mut self, state: M::State, hits: PropertySet, thread: usize, ordinal: u32) {
+    /// The state being expanded leads to this one.
+    fn arrive(&mut self, Found { state, print, hits, thread }: Found<M::State>, ordinal: u32) {
         self.transitions += 1;
         let from = self.expanded;
         self.finds.note(hits, || Place::Edge { from, thread, ordinal });
-        if self.table.insert(fingerprint(&state)) {
+        if self.table.insert(print) {
             let number = self.tree.child(ordinal);
             self.finds.note(self.model.hits(&state), || Place::State(number));
             self.queue.push(state);
@@ -236,43 +266,48 @@ impl<'m, M: Model> Breadth<'m, M> {
         }
     }
 
-    /// For a reduced search that found something: the same violations by the fewest steps, if an unreduced search meets them within its budget.
+    /// For a reduced search: its violations again by fewest steps, where a search among blocks finds these within its budget.
     fn shorten(
         &mut self,
         world: &str,
-        control: &mut Control<'_>,
-    ) -> Result<Option<Breadth<'m, M>>, Broken> {
+        control: &Control<'_>,
+    ) -> Result<Option<Shortest<'m, M>>, Broken> {
         let stopped = control.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
-        if self.finds.seen.is_empty() || control.shortest_within == 0 || stopped {
+        if self.finds.violations() == 0 || control.shortest_within == 0 || stopped {
             return Ok(None);
         }
-        let mut second = Breadth::new(self.model, Mode::Full, self.finds.seen);
-        let mut limits = Control {
-            stop: control.stop,
-            progress: None,
-            max_states: Some(control.shortest_within),
-            stop_at_first: false,
-            shortest_within: 0,
-        };
-        second.run(world, &mut limits, &mut |_| {})?;
-        Ok(Some(second))
+        let violated = self.finds.at.iter().filter_map(|(property, place)| {
+            let at_end = match self.finds.property(*property).kind {
+                PropertyKind::Sometimes => return None,
+                PropertyKind::Always => false,
+                PropertyKind::Eventually | PropertyKind::Deadlock => true,
+            };
+            Some(Best::new(*property, self.moves(*property, *place), at_end))
+        });
+        let mut shortest = Shortest::new(self.model, violated.collect());
+        // The states seen are not asked for any more, and their memory is wanted.
+        self.table.release();
+        match shortest.run(control.shortest_within, control.stop) {
+            Ok(()) => Ok(Some(shortest)),
+            Err(fault) => Err(Broken { fault, schedule: Schedule::new(world, Vec::new()) }),
+        }
     }
 
     pub(crate) fn into_outcome(self, world: &str, complete: bool) -> Outcome {
         self.outcome(world, complete, None)
     }
 
-    fn outcome(&self, world: &str, complete: bool, shortest: Option<Breadth<'m, M>>) -> Outcome {
-        let (violations, reached) = self.finds.results(|property, place| {
-            let better = shortest.as_ref().and_then(|second| {
-                let (_, place) = second.finds.at.iter().find(|(i, _)| *i == property)?;
-                Some(second.moves(property, *place))
+    fn outcome(&self, world: &str, complete: bool, shortest: Option<&Shortest<'m, M>>) -> Outcome {
+        let (violations, reached) =
+            self.finds.results(|property, place| match shortest.and_then(|s| s.best(property)) {
+                Some(best) => (Schedule::new(world, best.moves.clone()), best.fewest),
+                None => {
+                    let moves = self.moves(property, *place);
+                    (Schedule::new(world, moves), self.mode != Mode::Reduced)
+                }
             });
-            let fewest = better.is_some() || self.mode != Mode::Reduced;
-            let moves = better.unwrap_or_else(|| self.moves(property, *place));
-            (Schedule::new(world, moves), fewest)
-        });
-        let own = |b: &Breadth<'m, M>| b.table.bytes() + b.tree.bytes() + b.queue.peak_bytes();
+        let search = self.table.bytes() + self.queue.peak_bytes();
+        let bytes = self.tree.bytes() + search.max(shortest.map_or(0, Shortest::bytes));
         Outcome {
             mode: self.mode,
             complete,
@@ -281,7 +316,7 @@ impl<'m, M: Model> Breadth<'m, M> {
             schedules: self.ends,
             depth: self.depth,
             seconds: self.pulse.seconds(),
-            bytes: own(self) + shortest.as_ref().map_or(0, own),
+            bytes,
             restarts: 0,
             violations,
             reached,
@@ -295,8 +330,13 @@ impl<'m, M: Model> Breadth<'m, M> {
                 let (mut moves, state) = self.walk(&self.tree.path(from));
                 if self.mode == Mode::Reduced {
                     let mut runner = Runner::new();
-                    let path = runner
-                        .path_to_hit(self.model, &state, thread, property)
+                    // Another thread than that of the search, where equal ones were exchanged on the way.
+                    let threads = std::iter::once(thread).chain(0..self.model.thread_count());
+                    let (thread, path) = threads
+                        .filter_map(|t| {
+                            Some((t, runner.path_to_hit(self.model, &state, t, property)?))
+                        })
+                        .next()
                         .expect("a block that hit a property hits it again");
                     moves.extend(path.iter().map(|&choice| step(thread, choice)));
                 } else {
@@ -311,13 +351,28 @@ impl<'m, M: Model> Breadth<'m, M> {
         self.walk(&self.tree.path(number)).0
     }
 
-    /// Follows ordinals from the initial state.
+    /// The state that stands for `state` in this search.
+    fn canonical(&self, state: M::State) -> M::State {
+        if self.mode == Mode::Reduced { self.model.canonical(state) } else { state }
+    }
+
+    /// Follows ordinals from the initial state, in states that really follow each other: where the search has
+    /// exchanged equal threads, the step is another one that leads to the same state but for that.
     fn walk(&self, path: &[u32]) -> (Vec<Move>, M::State) {
         let mut moves = Vec::new();
         let mut state = self.model.initial();
+        let mut searched = self.canonical(state.clone());
         let mut runner = Runner::new();
         for &ordinal in path {
-            let (part, next) = self.follow(&state, ordinal, &mut runner);
+            let (mut part, mut next) = self.follow(&searched, ordinal, &mut runner);
+            let same = state == searched;
+            searched = self.canonical(next.clone());
+            if !same {
+                (part, next) = (0..)
+                    .map(|other| self.follow(&state, other, &mut runner))
+                    .find(|(_, next)| self.canonical(next.clone()) == searched)
+                    .expect("equal threads have equal steps");
+            }
             moves.extend(part);
             state = next;
         }

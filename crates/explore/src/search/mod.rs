@@ -8,6 +8,7 @@ mod outcome;
 mod queue;
 mod replay;
 mod sample;
+mod shortest;
 mod step;
 mod table;
 mod tree;
@@ -67,7 +68,7 @@ pub struct Control<'a> {
     /// Ends the search at the first violation.
     pub stop_at_first: bool,
     /// How many states may be spent on making the counterexamples of a reduced search the shortest in steps
-    /// (by an unreduced breadth-first search that ends when all are found again).
+    /// (by a search in the order of steps, among blocks, up to the length that is known).
     pub shortest_within: u64,
 }
 

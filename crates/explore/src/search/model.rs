@@ -48,6 +48,15 @@ pub trait Model {
         PropertySet::EMPTY
     }
 
+    /// One state for all that differ from `state` only by which of several equal threads does what: a reduced search
+    /// remembers and expands that one alone.
+    ///
+    /// It must be `state` with its threads, and all that is theirs, exchanged in a way under which the model is the same:
+    /// the exchanged threads have the exchanged steps, and properties say the same. A wrong answer hides schedules.
+    fn canonical(&self, state: Self::State) -> Self::State {
+        state
+    }
+
     /// What a reader wants to know about the step of `thread` from `before` to `after`.
     fn report(&self, before: &Self::State, thread: usize, after: &Self::State) -> StepReport {
         let _ = (before, thread, after);

@@ -199,7 +199,7 @@ impl<W> Finds<W> {
         (self.seen.0 & self.bad).count_ones()
     }
 
-    fn property(&self, index: usize) -> Property {
+    pub(crate) fn property(&self, index: usize) -> Property {
         self.properties.get(index).cloned().unwrap_or_else(|| Property {
             name: "deadlock".to_owned(),
             kind: PropertyKind::Deadlock,

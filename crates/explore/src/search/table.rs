@@ -30,13 +30,24 @@ impl Table {
         self.len
     }
 
-    /// Bytes allocated.
+    /// The most bytes that it has had.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<u64>()
+        (self.homes + SLACK) * size_of::<u64>()
+    }
+
+    /// Gives the memory back; only the number of states stays known.
+    pub(crate) fn release(&mut self) {
+        self.slots = Vec::new();
     }
 
     fn home(&self, fingerprint: u64) -> usize {
         ((u128::from(fingerprint) * self.homes as u128) >> 64) as usize
+    }
+
+    /// Looks at the places of many fingerprints, so that they are in the cache when these are added.
+    pub(crate) fn touch(&self, prints: impl Iterator<Item = u64>) {
+        let seen = prints.fold(0, |seen, print| seen ^ self.slots[self.home(print)]);
+        std::hint::black_box(seen);
     }
 
     /// Adds a fingerprint; false if it was there.

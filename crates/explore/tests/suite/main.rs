@@ -7,3 +7,4 @@ mod modes;
 mod reduction;
 mod rules;
 mod seed_race;
+mod symmetry;

@@ -1,14 +1,18 @@
 //! The reduction loses nothing: for every small world of the comparison model, buggy and fixed, and for every
 //! change of a single line of it, the reduced search, the full search and a naive enumeration that shares no
-//! code with them find the same violations and the same end states.
+//! code with them find the same violations and the same end states; and the schedules that the reduced search ends with
+//! have as few steps as those of the full search.
 
 use crate::models::lines::{Findings, Lines, Mutation, common, enumerate, protocol};
-use portcullis_explore::search::{Control, Strategy};
+use portcullis_explore::search::{Control, Strategy, Violation};
 
-fn explored(lines: &Lines, reduce: bool) -> (Findings, u64) {
+/// The violated properties with the steps of their schedules.
+type Lengths = Vec<(String, usize)>;
+
+fn explored(lines: &Lines, reduce: bool) -> (Findings, u64, Lengths) {
     let mut findings = Findings::default();
-    let mut control = Control { shortest_within: 0, ..Control::default() };
-    let outcome = protocol(lines)
+    let (protocol, mut control) = (protocol(lines), Control::default());
+    let outcome = protocol
         .explore_with_ends(Strategy::Exhaustive { reduce }, &mut control, &mut |end| {
             findings.ends.insert(common(end));
         })
@@ -16,7 +20,16 @@ fn explored(lines: &Lines, reduce: bool) -> (Findings, u64) {
     assert!(outcome.exhaustive());
     findings.violated = outcome.violations.iter().map(|v| v.property.clone()).collect();
     findings.reached = outcome.reached[0].schedule.is_some();
-    (findings, outcome.states)
+    let length = |v: &Violation| {
+        assert!(v.shortest, "{}", v.property);
+        let trace = protocol.replay(&v.schedule).unwrap();
+        // Without a step, the state at the start violates it.
+        let at_last = trace.steps.last().is_none_or(|step| step.violated.contains(&v.property));
+        assert!(at_last || trace.violated_at_end.contains(&v.property), "{}", v.schedule);
+        (v.property.clone(), v.schedule.moves.len())
+    };
+    let lengths = outcome.violations.iter().map(length).collect();
+    (findings, outcome.states, lengths)
 }
 
 struct Tally {
@@ -28,16 +41,17 @@ struct Tally {
 
 fn compare(lines: &Lines, what: &str, tally: &mut Tally) {
     let naive = enumerate(lines);
-    let (full, _) = explored(lines, false);
+    let (full, ..) = explored(lines, false);
     assert_eq!(full, naive, "full search of {what}");
     compare_reduced(lines, what, tally);
 }
 
 /// The full search is the reference: worlds too large for the naive one.
 fn compare_reduced(lines: &Lines, what: &str, tally: &mut Tally) {
-    let (naive, states) = explored(lines, false);
-    let (reduced, fewer) = explored(lines, true);
+    let (naive, states, shortest) = explored(lines, false);
+    let (reduced, fewer, lengths) = explored(lines, true);
     assert_eq!(reduced, naive, "reduced search of {what}");
+    assert_eq!(lengths, shortest, "the shortest schedules of {what}");
     tally.compared += 1;
     tally.violated += u32::from(!naive.violated.is_empty());
     tally.states += states;

@@ -27,7 +27,7 @@ pub struct Budget<'a> {
     pub max_states: Option<u64>,
     /// Ends the search soon after it becomes true; what was covered is reported.
     pub stop: Option<&'a AtomicBool>,
-    /// Search again, without reduction, for the shortest schedule of each violation.
+    /// Search again for the shortest schedule of each violation.
     pub shortest: bool,
 }
 
@@ -54,7 +54,7 @@ impl Budget<'_> {
 }
 
 /// States that may be spent on the shortest schedules of a world.
-const SHORTEST_WITHIN: u64 = 20_000_000;
+const SHORTEST_WITHIN: u64 = 8_000_000;
 
 /// What a check found.
 #[derive(Clone, Debug)]

@@ -12,4 +12,5 @@ pub(crate) mod packed;
 pub(crate) mod protocol;
 pub(crate) mod seed66;
 pub(crate) mod seed66_stateright;
+pub(crate) mod set_walk;
 pub(crate) mod stateright;

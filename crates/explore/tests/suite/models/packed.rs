@@ -10,36 +10,45 @@ use portcullis_explore::search::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct State(u128);
 
-const PROBE_LOCK: u32 = 0;
-const PUBLISHED: u32 = 8;
-const GROUP_LOCK: u32 = 16;
-const GROUP: u32 = 24;
-const DOMAIN: u32 = 32;
-const DMA: u32 = 40;
-const DEFERRED: u32 = 48;
+pub(crate) const PROBE_LOCK: u32 = 0;
+pub(crate) const PUBLISHED: u32 = 8;
+pub(crate) const GROUP_LOCK: u32 = 16;
+pub(crate) const GROUP: u32 = 24;
+pub(crate) const DOMAIN: u32 = 32;
+pub(crate) const DMA: u32 = 40;
+pub(crate) const DEFERRED: u32 = 48;
 const CLIENT: u32 = 56;
 const REGISTRAR: u32 = 96;
 
 impl State {
-    fn bit(self, bit: u32) -> bool {
+    pub(crate) fn bit(self, bit: u32) -> bool {
         self.0 >> bit & 1 == 1
     }
 
-    fn with(self, bit: u32) -> Self {
+    pub(crate) fn with(self, bit: u32) -> Self {
         Self(self.0 | 1 << bit)
     }
 
-    fn without(self, bit: u32) -> Self {
+    pub(crate) fn without(self, bit: u32) -> Self {
         Self(self.0 & !(1 << bit))
     }
 
-    fn client(self, d: u32) -> u32 {
+    pub(crate) fn client(self, d: u32) -> u32 {
         (self.0 >> (CLIENT + 5 * d)) as u32 & 31
     }
 
-    fn at_client(self, d: u32, position: u32) -> Self {
+    pub(crate) fn at_client(self, d: u32, position: u32) -> Self {
         let shift = CLIENT + 5 * d;
         Self(self.0 & !(31 << shift) | u128::from(position) << shift)
+    }
+
+    /// Eight bits from `bit` on.
+    pub(crate) fn byte(self, bit: u32) -> u32 {
+        (self.0 >> bit) as u32 & 255
+    }
+
+    pub(crate) fn with_byte(self, bit: u32, value: u32) -> Self {
+        Self(self.0 & !(255 << bit) | u128::from(value) << bit)
     }
 
     fn registrar(self) -> u32 {
