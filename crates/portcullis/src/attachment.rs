@@ -281,7 +281,7 @@ struct Ground {
     formats: Option<Formats>,
     /// Whether one of them does not snoop the CPU's caches when it walks tables.
     incoherent_walk: bool,
-    /// What is spoken for in the addresses, by the devices' description and by hardware; not merged yet.
+    /// The reserved regions, of the devices' descriptions and of the hardware; not merged yet.
     regions: Vec<ReservedRegion>,
 }
 

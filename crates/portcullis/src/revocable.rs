@@ -92,7 +92,7 @@ impl<T, P: Platform> Revocable<T, P> {
         Some(Inside { value: value.expect("emptied only when nobody is inside"), _stay: stay })
     }
 
-    /// The slots, for who found none; `None` once the gate is closed.
+    /// The slots, for a caller that found none; `None` once the gate is closed.
     #[cold]
     fn first_use(&self, platform: &P) -> Option<&PerCpu<Slot<P::Atomic>>> {
         let closed = self.gate.fetch_or(USED, Ordering::SeqCst) & CLOSED != 0;

@@ -6,7 +6,7 @@ pub struct SegmentLimits {
     /// The most bytes of a segment, at most 2^48.
     #[doc(alias = "dma_set_max_seg_size")]
     pub most_bytes: u64,
-    /// A power of two: no segment crosses a multiple of so many bytes. 2^63 at most.
+    /// A power of two: no segment crosses a multiple of that many bytes. 2^63 at most.
     #[doc(alias = "dma_set_seg_boundary")]
     pub boundary: u64,
 }

@@ -19,7 +19,7 @@ use portcullis_platform::{
 pub(crate) const MOST_PARKED: usize = 256;
 /// How long a range is parked at most where the CPU goes on parking: 10 ms, as long as Linux's timer (`IOVA_DEFAULT_FQ_TIMEOUT`).
 pub(crate) const MOST_NANOS: Nanos = 10_000_000;
-/// The time is asked at each so many ranges.
+/// After how many ranges the clock is read again.
 const LOOK_AT_CLOCK: usize = 16;
 
 /// See the module.

@@ -113,7 +113,7 @@ impl<P: Platform> Books<P> {
         Ok(range)
     }
 
-    /// Whether `lease` has now taken so many ranges that slabs are worth their memory.
+    /// Whether `lease` has taken enough ranges by now for slabs to be worth their memory.
     fn is_busy(&mut self, lease: LeaseId) -> bool {
         let entry = self.holdings.iter_mut().find(|(holding, _)| holding.lease == lease);
         entry.is_some_and(|(_, taken)| {
