@@ -4,6 +4,7 @@
 // A crate that is only named in the manifest is not linked.
 use portcullis as _;
 use portcullis_addr as _;
+use portcullis_bare as _;
 use portcullis_firmware as _;
 use portcullis_iova as _;
 use portcullis_pgtable as _;

@@ -15,6 +15,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "portcullis",
         &["portcullis-addr", "portcullis-platform", "portcullis-pgtable", "portcullis-iova"],
     ),
+    ("portcullis-bare", &["portcullis-addr", "portcullis-platform"]),
+    ("portcullis-virtio", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
     (
         "portcullis-smmuv2",
@@ -68,6 +70,7 @@ const NEVER: &[(&str, &str)] =
 pub(crate) const NO_STD: &[&str] = &[
     "portcullis-addr",
     "portcullis-platform",
+    "portcullis-bare",
     "portcullis-spec",
     "portcullis-pgtable",
     "portcullis-iova",

@@ -1,15 +1,17 @@
 //! The project's chores: `cargo xtask <verb>`.
 //!
-//! - `test`: installs QEMU where it may, then runs every test.
+//! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernel.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
+//! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
 //! - `install-qemu`: only the installation.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
 
 mod budgets;
 mod counts;
 mod deps;
+mod image;
 mod modules;
 mod no_std;
 mod qemu;
@@ -31,11 +33,12 @@ fn main() -> ExitCode {
         Some("no-std") => no_std::check(),
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
+        Some("image") => image::check(),
         Some("install-qemu") => qemu::install(),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|install-qemu|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|install-qemu|sanitize"
             );
             return ExitCode::from(2);
         }
@@ -66,7 +69,8 @@ fn test(extra: &[String]) -> Outcome {
     let extra = extra.iter().map(String::as_str);
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
     arguments.extend(extra);
-    cargo(&arguments, &[])
+    cargo(&arguments, &[])?;
+    image::check()
 }
 
 /// Everything that must hold besides the tests.

@@ -8,8 +8,9 @@ use portcullis::{
 };
 use portcullis_addr::{PhysAddr, StreamId};
 use portcullis_qemu::{BusId, QemuPlatform, SmmuStages, Virt, VirtMachine};
-use portcullis_scenarios::virtio::{HalState, IommuHal, Kernel, QemuTransport};
+use portcullis_scenarios::virtio::QemuTransport;
 use portcullis_smmuv3::{Options, Smmu};
+use portcullis_virtio::{AccessPlatform, HalState, IommuHal, Kernel};
 use std::error::Error;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -58,8 +59,10 @@ impl Driver<QemuPlatform> for Rng {
         *STATE.lock().unwrap_or_else(PoisonError::into_inner) = state;
         let machine = MACHINE.get().expect("main sets it first");
         let transport = machine.virtio(BusId::ROOT.slot(4)).map_err(|error| failed(&error))?;
-        let mut rng = VirtIORng::<IommuHal<ThisKernel>, _>::new(QemuTransport::new(transport))
-            .map_err(|error| failed(&error))?;
+        let mut rng = VirtIORng::<IommuHal<ThisKernel>, _>::new(AccessPlatform::new(
+            QemuTransport::new(transport),
+        ))
+        .map_err(|error| failed(&error))?;
         let mut bytes = [0; 16];
         rng.request_entropy(&mut bytes).map_err(|error| failed(&error))?;
         println!("16 random bytes, through the IOMMU: {bytes:02x?}");

@@ -1,131 +1,115 @@
-//! The `virtio-drivers` crate behind the IOMMU: its `Hal` over the core's [`DmaHandle`], to be copied into a kernel.
-//!
-//! [`IommuHal`] is the adapter. A kernel writes a [`Kernel`] for it: three functions that it has anyway. [`QemuTransport`] stands for the kernel's way to the device's
-//! registers; a kernel on real hardware uses `virtio_drivers::transport::pci::PciTransport` in its place, wrapped so that it accepts
-//! `VIRTIO_F_ACCESS_PLATFORM` ([`QemuTransport`] shows how): the crate's drivers do not know that feature, and a device that offers it because it is behind
-//! an IOMMU refuses a driver that does not accept it (Virtual I/O Device 1.2, 6.1).
-//!
-//! How a kernel's driver probe uses it stands in full in `examples/virtio_rng.rs`. The handle belongs to one device: a kernel with several has one
-//! [`Kernel`] type per device, or looks the state up by what its CPU is working on.
-#![expect(unsafe_code, reason = "`Hal` is an unsafe trait")]
+//! A virtio transport over qtest, for the drivers of `virtio-drivers`.
 
-mod transport;
+use portcullis_addr::Iova;
+use portcullis_qemu::Width;
+use portcullis_qemu::endpoint::VirtioPci;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{Error, PhysAddr as DeviceAddress};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-pub use transport::QemuTransport;
-
-use portcullis::{DmaBuffer, DmaHandle};
-use portcullis_addr::PhysAddr;
-use portcullis_platform::{Coherency, DmaMemory, Platform};
-use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr as DeviceAddress};
-
-/// What the adapter needs of a kernel. `Hal` has functions without `self`, so the state of a device is found through the type.
-pub trait Kernel: 'static {
-    /// The kernel's platform.
-    type Platform: Platform;
-
-    /// The state of the device that is being driven.
-    fn state() -> Arc<HalState<Self::Platform>>;
-
-    /// Where the kernel sees the `len` bytes of RAM at `address`. Stays valid while the memory is allocated.
-    #[doc(alias = "phys_to_virt")]
-    fn pointer(address: PhysAddr, len: usize) -> NonNull<u8>;
-
-    /// Where the kernel sees `len` bytes of device registers. Only asked for by transports with mapped registers.
-    #[doc(alias = "ioremap")]
-    fn registers(address: PhysAddr, len: usize) -> NonNull<u8>;
-}
-
-/// One device's way to memory, and what is lent to it now.
-pub struct HalState<P: Platform> {
-    dma: DmaHandle<P>,
-    /// By the address that the device uses.
-    lent: Mutex<BTreeMap<u64, DmaBuffer<P>>>,
-}
-
-impl<P: Platform> HalState<P> {
-    /// The state of a device whose driver was given `dma`.
-    pub fn new(dma: DmaHandle<P>) -> Self {
-        Self { dma, lent: Mutex::new(BTreeMap::new()) }
-    }
-
-    /// How many pieces of memory the device can reach now.
-    pub fn lent(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, DmaBuffer<P>>> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lends `len` bytes. `None` when there is no memory or no address.
-    fn lend(&self, len: usize) -> Option<(DeviceAddress, PhysAddr)> {
-        let buffer = self.dma.allocate(len).ok()?;
-        let (device, cpu) = (buffer.device_address(), buffer.pages().address());
-        self.lock().insert(device, buffer);
-        Some((device, cpu))
-    }
-}
-
-impl<P: Platform> fmt::Debug for HalState<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HalState").field("dma", &self.dma).field("lent", &self.lent()).finish()
-    }
-}
-
-/// The adapter: memory that a virtio driver allocates or shares is reachable for its own device, at an I/O virtual address, for exactly as long as it is lent.
-///
-/// Buffers are copied through pages of their own. A request's buffer shares its pages with whatever lies beside it, and an IOMMU protects whole pages only.
+/// The registers of a modern virtio device on a QEMU machine. A device behind an IOMMU needs [`AccessPlatform`](portcullis_virtio::AccessPlatform) around it.
 #[derive(Debug)]
-pub struct IommuHal<K>(PhantomData<K>);
+pub struct QemuTransport(VirtioPci);
 
-// SAFETY: `dma_alloc` gives pointers from `Kernel::pointer` to zeroed pages that only the returned pair names until `dma_dealloc`; `mmio_phys_to_virt`
-// passes on the kernel's own mapping.
-unsafe impl<K: Kernel> Hal for IommuHal<K> {
-    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (DeviceAddress, NonNull<u8>) {
-        match K::state().lend(pages * PAGE_SIZE) {
-            Some((device, cpu)) => (device, K::pointer(cpu, pages * PAGE_SIZE)),
-            // What the trait wants for "no memory".
-            None => (0, NonNull::dangling()),
+impl QemuTransport {
+    /// The transport of that device.
+    pub fn new(device: VirtioPci) -> Self {
+        Self(device)
+    }
+}
+
+impl Transport for QemuTransport {
+    fn device_type(&self) -> DeviceType {
+        // A type that the crate does not know drives nothing.
+        DeviceType::try_from(u32::from(self.0.device_id())).unwrap_or(DeviceType::IOMMU)
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        self.0.device_features()
+    }
+
+    fn write_driver_features(&mut self, driver_features: u64) {
+        self.0.set_driver_features(driver_features);
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        self.0.max_queue_size(queue).into()
+    }
+
+    fn notify(&mut self, queue: u16) {
+        self.0.notify(queue);
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        DeviceStatus::from_bits_truncate(self.0.status().into())
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.0.set_status(status.bits() as u8);
+    }
+
+    // Legacy only.
+    fn set_guest_page_size(&mut self, _guest_page_size: u32) {}
+
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+
+    fn queue_set(
+        &mut self,
+        queue: u16,
+        size: u32,
+        descriptors: DeviceAddress,
+        driver_area: DeviceAddress,
+        device_area: DeviceAddress,
+    ) {
+        let [descriptors, driver, device] = [descriptors, driver_area, device_area].map(Iova::new);
+        self.0.set_queue(queue, size as u16, descriptors, driver, device);
+    }
+
+    // 4.1.4.3.2: a modern queue is disabled by a reset of the device only.
+    fn queue_unset(&mut self, _queue: u16) {
+        self.0.set_status(0);
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.0.is_queue_enabled(queue)
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        InterruptStatus::from_bits_truncate(self.0.take_interrupt_status().into())
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        self.0.config_generation().into()
+    }
+
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T, Error> {
+        let config = self.0.device_config().ok_or(Error::ConfigSpaceMissing)?;
+        let mut value = T::new_zeroed();
+        fits(config, offset, size_of::<T>())?;
+        for (index, byte) in value.as_mut_bytes().iter_mut().enumerate() {
+            *byte = config.read(Width::Byte, offset + index) as u8;
         }
+        Ok(value)
     }
 
-    unsafe fn dma_dealloc(device: DeviceAddress, _cpu: NonNull<u8>, _pages: usize) -> i32 {
-        // The drop unmaps it, waits for hardware's confirmation, and quarantines the page if that does not come.
-        if K::state().lock().remove(&device).is_some() { 0 } else { -1 }
-    }
-
-    unsafe fn mmio_phys_to_virt(address: DeviceAddress, len: usize) -> NonNull<u8> {
-        K::registers(PhysAddr::new(address), len)
-    }
-
-    /// # Panics
-    ///
-    /// When there is no memory: the trait has no way to say so.
-    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> DeviceAddress {
-        let lent = K::state().lend(buffer.len());
-        let (device, cpu) = lent.expect("memory for a virtio buffer: keep a reserve");
-        if direction != BufferDirection::DeviceToDriver {
-            let bounce = K::pointer(cpu, buffer.len());
-            // SAFETY: the caller gives a valid buffer that nobody writes now; the bounce page is ours and at least as long.
-            unsafe { bounce.copy_from_nonoverlapping(buffer.cast(), buffer.len()) };
+    fn write_config_space<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: usize,
+        value: T,
+    ) -> Result<(), Error> {
+        let config = self.0.device_config().ok_or(Error::ConfigSpaceMissing)?;
+        fits(config, offset, size_of::<T>())?;
+        for (index, byte) in value.as_bytes().iter().enumerate() {
+            config.write(Width::Byte, offset + index, (*byte).into());
         }
-        K::state().dma.platform().memory().publish(cpu, buffer.len(), Coherency::NonCoherent);
-        device
+        Ok(())
     }
+}
 
-    unsafe fn unshare(device: DeviceAddress, buffer: NonNull<[u8]>, direction: BufferDirection) {
-        let Some(lent) = K::state().lock().remove(&device) else { return };
-        if direction != BufferDirection::DriverToDevice {
-            let cpu = lent.pages().address();
-            lent.pages().memory().refresh(cpu, buffer.len(), Coherency::NonCoherent);
-            let bounce = K::pointer(cpu, buffer.len());
-            // SAFETY: the caller gives a valid buffer that nobody else uses now; the device has finished with the bounce page, which is at least as long.
-            unsafe { buffer.cast().copy_from_nonoverlapping(bounce, buffer.len()) };
-        }
-    }
+fn fits(config: &portcullis_qemu::Mmio, offset: usize, len: usize) -> Result<(), Error> {
+    use portcullis_platform::Registers;
+    let inside = offset.checked_add(len).is_some_and(|end| end <= config.len());
+    if inside { Ok(()) } else { Err(Error::ConfigSpaceTooSmall) }
 }

@@ -9,8 +9,9 @@ use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_qemu::endpoint::{self, Edu, Nvme, NvmeBuffers, NvmeIdentity};
 use portcullis_qemu::{BusId, QemuPlatform, Slot, SmmuStages, Virt, VirtMachine, disk_block};
 use portcullis_scenarios::for_driver_test;
-use portcullis_scenarios::virtio::{HalState, IommuHal, Kernel, QemuTransport};
+use portcullis_scenarios::virtio::QemuTransport;
 use portcullis_smmuv3::{Options, Smmu};
+use portcullis_virtio::{AccessPlatform, HalState, IommuHal, Kernel};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -268,6 +269,7 @@ fn virtio_drivers_run_behind_the_iommu() {
     let driver = Probing("virtio-rng", move |dma: DmaHandle<QemuPlatform>| {
         STATE.set(Some(Arc::new(HalState::new(dma))));
         let transport = QemuTransport::new(machine.virtio(rng_slot).map_err(failed)?);
+        let transport = AccessPlatform::new(transport);
         let mut rng = VirtIORng::<ThisHal, _>::new(transport).map_err(failed)?;
         for _ in 0..20 {
             let mut bytes = [0; 40];
@@ -290,6 +292,7 @@ fn virtio_drivers_run_behind_the_iommu() {
     let driver = Probing("virtio-blk", move |dma: DmaHandle<QemuPlatform>| {
         STATE.set(Some(Arc::new(HalState::new(dma))));
         let transport = QemuTransport::new(machine.virtio(disk_slot).map_err(failed)?);
+        let transport = AccessPlatform::new(transport);
         let mut disk = VirtIOBlk::<ThisHal, _>::new(transport).map_err(failed)?;
         assert_eq!(disk.capacity(), 2048);
         for lba in 0..40 {

@@ -1,0 +1,280 @@
+//! What is checked, in the order of a boot.
+
+use crate::console::check;
+use crate::drivers::edu::{Quick, Shared};
+use crate::drivers::rng;
+use crate::heap::{HEAP, POOL};
+use crate::interrupts::{self, DEAF, FAULTS, LINES, LOSSES, MESSAGES, QUIET};
+use crate::machine::{Known, Machine};
+use crate::seams::Image;
+use crate::{cpu, gic, its, say, state};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use portcullis::{BindOutcome, Both, DeviceStage, DmaHandle, Driver, ToDevice};
+use portcullis_bare::{BarePlatform, arch};
+use portcullis_platform::{DmaPages, PageLayout};
+use portcullis_smmuv3::{Options, Smmu};
+
+type Platforms = BarePlatform<Image>;
+type Handle = DmaHandle<Platforms>;
+
+/// An address that nobody maps. QEMU checks an access of more than four bytes there in pieces, each of which is refused.
+const NOWHERE: u64 = 0x123_4000;
+/// Enough to see both CPUs at it at once, a tenth of a second under emulation.
+const ROUNDS: u64 = 500;
+const CYCLES: usize = 30;
+/// 32 events: so few that an overflow is soon made.
+const EVENTS_LOG2: u8 = 5;
+
+pub fn run(mut machine: Machine) {
+    clients_come_first(&machine);
+    let started = cpu::start_second().is_ok()
+        && cpu::wait_until(|| state().second_up.load(Ordering::Acquire));
+    check("cpu1 is up", started);
+    for name in ["eventq", "gerror"] {
+        gic::enable(machine.smmu_line(name));
+    }
+    bring_up(&machine);
+    // Blocked now: only from here on may a device do DMA.
+    for at in machine.functions.clone() {
+        machine.bus.let_master(at);
+    }
+    register();
+    check(
+        "everybody who waited is bound",
+        cpu::wait_until(|| state().subsystem.counts().bound == 3),
+    );
+    refusals(&machine);
+    messages(&mut machine);
+    storm(&machine);
+    stress_both(&machine);
+    take_down(&machine);
+    cycles(&machine);
+    state().stop.store(true, Ordering::Release);
+    state().subsystem.wake_workers();
+    check("cpu1 ends", cpu::wait_until(|| state().second_down.load(Ordering::Acquire)));
+}
+
+fn bind(device: &Known, driver: Arc<dyn Driver<Platforms>>) -> bool {
+    let outcome = state().subsystem.bind(device, driver);
+    outcome == Ok(BindOutcome::Deferred(state().smmu))
+}
+
+fn clients_come_first(machine: &Machine) {
+    let (edu, device, _) = &machine.edus[0];
+    check("edu waits for its IOMMU", bind(device, Arc::new(Shared(Arc::clone(edu)))));
+    let (rng, device) = &machine.rng;
+    check("virtio-rng waits", bind(device, rng.clone()));
+    let (nvme, device) = &machine.nvme;
+    check("nvme waits", bind(device, nvme.clone()));
+}
+
+/// The instance between [`bring_up`] and [`register`].
+static INSTANCE: portcullis_platform::Mutex<
+    Option<portcullis::ReadyInstance>,
+    portcullis_bare::SpinLock<Image>,
+> = portcullis_platform::Mutex::from_raw(portcullis_bare::SpinLock::unlabelled(), None);
+
+fn bring_up(machine: &Machine) {
+    let platform = Arc::clone(state().subsystem.platform());
+    let options = Options {
+        event_queue_log2: EVENTS_LOG2,
+        coherent: Some(machine.smmu.coherent),
+        ..Options::default()
+    };
+    let started = arch::counter();
+    let instance = Smmu::bring_up(platform, machine.smmu_registers(), options)
+        .expect("an SMMUv3 that can be driven");
+    let took = cpu::micros(arch::counter() - started);
+    say!("     {}: up in {took} us, everything blocked", machine.smmu.path);
+    *INSTANCE.lock() = Some(Box::new(instance));
+}
+
+fn register() {
+    let instance = INSTANCE.lock().take().expect("brought up first");
+    state().subsystem.register(state().smmu, instance).expect("the first one");
+    interrupts::serve(state().subsystem.interrupt_handle(state().smmu));
+}
+
+/// Whether `access` is refused: exactly one fault is reported, by interrupt.
+fn is_refused(access: impl FnOnce() -> bool) -> bool {
+    let before = FAULTS.load(Ordering::Relaxed);
+    let ended = access();
+    ended && cpu::wait_until(|| FAULTS.load(Ordering::Relaxed) == before + 1)
+}
+
+fn page() -> DmaPages<portcullis_bare::LinearMemory<&'static crate::heap::Heap>> {
+    let layout = PageLayout::new(4096, 4096).expect("a page");
+    DmaPages::new(portcullis_platform::Platform::memory(&**state().subsystem.platform()), layout)
+        .expect("memory")
+}
+
+fn handle(machine: &Machine) -> Handle {
+    machine.edus[0].0.handle.lock().clone().expect("edu is bound")
+}
+
+fn refusals(machine: &Machine) {
+    let (edu, dma) = (machine.edus[0].0.edu, handle(machine));
+    check(
+        "an address that was never mapped is refused and reported",
+        is_refused(|| edu.write(NOWHERE, 4)),
+    );
+    let pages = page();
+    pages.store64(0, 0x5afe);
+    let mapping = dma.map(pages, ToDevice).expect("mapped");
+    let before = FAULTS.load(Ordering::Relaxed);
+    let address = mapping.device_address();
+    check(
+        "a mapped read goes through",
+        edu.read(address, 4) && FAULTS.load(Ordering::Relaxed) == before,
+    );
+    check(
+        "a write to what the device may only read is refused",
+        is_refused(|| edu.write(address, 4)),
+    );
+    let pages = dma.unmap(mapping).expect("confirmed");
+    check("that write did not land", pages.load64(0) == 0x5afe);
+    check("after the unmap the read is refused", is_refused(|| edu.read(address, 4)));
+    let idle = &machine.edus[1].0.edu;
+    check("a device without a driver is refused", is_refused(|| idle.write(NOWHERE, 4)));
+    check(
+        "the driver was told of its own faults",
+        machine.edus[0].0.told.load(Ordering::Relaxed) == 3,
+    );
+    check("all of that came by interrupt", LINES.load(Ordering::Relaxed) >= 4);
+}
+
+/// A message-signalled interrupt goes through the IOMMU too.
+fn messages(machine: &mut Machine) {
+    let at = machine.edus[0].2;
+    let doorbell = handle(machine).doorbell(machine.doorbell).expect("the description names it");
+    // QEMU's virt maps requester ids to the ITS unchanged.
+    let device = u32::from(at.bus) << 8 | u32::from(at.device) << 3 | u32::from(at.function);
+    machine.its.map(device);
+    check("edu takes an MSI address", machine.bus.enable_msi(at, doorbell.raw(), 0));
+    machine.edus[0].0.edu.raise();
+    let arrived = cpu::wait_until(|| MESSAGES.load(Ordering::Relaxed) == 1);
+    check("its MSI reaches the ITS through the IOMMU", arrived);
+    say!("     doorbell {} is iova {doorbell}, LPI {}", machine.doorbell, its::FIRST_LPI);
+}
+
+/// More faults than interrupts can tell one by one, and more than the queue holds.
+fn storm(machine: &Machine) {
+    let edu = machine.edus[0].0.edu;
+    QUIET.store(true, Ordering::Relaxed);
+    let before = FAULTS.load(Ordering::Relaxed);
+    let sent = (0..100).filter(|_| edu.write(NOWHERE, 4)).count() as u64;
+    let told = || FAULTS.load(Ordering::Relaxed) - before;
+    check("100 faults in a row all arrive", sent == 100 && cpu::wait_until(|| told() == 100));
+    DEAF.store(true, Ordering::Relaxed);
+    let sent = (0..2 << EVENTS_LOG2).filter(|_| edu.write(NOWHERE, 4)).count();
+    DEAF.store(false, Ordering::Relaxed);
+    interrupts::drain();
+    check(
+        "what the full queue lost is told",
+        sent == 2 << EVENTS_LOG2 && LOSSES.load(Ordering::Relaxed) > 0,
+    );
+    check("the queue's worth of faults came before it", told() >= 100 + (1 << EVENTS_LOG2) - 1);
+    check("after it a fault is reported again", is_refused(|| edu.write(NOWHERE, 4)));
+    QUIET.store(false, Ordering::Relaxed);
+}
+
+/// 0: nothing to do; 1: CPU 1 is to map and unmap; 2: it has.
+static STRESS: AtomicU64 = AtomicU64::new(0);
+static SHARED: portcullis_platform::Mutex<Option<Handle>, portcullis_bare::SpinLock<Image>> =
+    portcullis_platform::Mutex::from_raw(portcullis_bare::SpinLock::unlabelled(), None);
+
+/// Maps and unmaps 16 KiB again and again, and says what that took.
+fn stress(dma: &Handle) -> bool {
+    let layout = PageLayout::new(0x4000, 4096).expect("four pages");
+    let memory = portcullis_platform::Platform::memory(&**state().subsystem.platform());
+    let mut pages = DmaPages::new(memory, layout).expect("memory");
+    let started = arch::counter();
+    for _ in 0..ROUNDS {
+        let Ok(mapping) = dma.map(pages, Both) else { return false };
+        let Ok(back) = dma.unmap(mapping) else { return false };
+        pages = back;
+    }
+    let nanos = cpu::micros(arch::counter() - started) * 1000 / ROUNDS;
+    say!("     cpu{}: map and unmap of 16 KiB, {nanos} ns under emulation", cpu::number());
+    true
+}
+
+/// CPU 1's half.
+pub fn stress_if_asked() {
+    if STRESS.load(Ordering::Acquire) == 1 {
+        let dma = SHARED.lock().take();
+        let done = dma.is_some_and(|dma| stress(&dma));
+        check("cpu1 maps and unmaps beside cpu0", done);
+        STRESS.store(2, Ordering::Release);
+    }
+}
+
+fn stress_both(machine: &Machine) {
+    let dma = handle(machine);
+    *SHARED.lock() = Some(dma.clone());
+    let before = dma.live_mappings();
+    STRESS.store(1, Ordering::Release);
+    state().subsystem.wake_workers();
+    check("cpu0 maps and unmaps beside cpu1", stress(&dma));
+    check("cpu1 has ended", cpu::wait_until(|| STRESS.load(Ordering::Acquire) == 2));
+    check(
+        "nothing is left mapped or in quarantine",
+        dma.live_mappings() == before && state().subsystem.counts().quarantined == 0,
+    );
+}
+
+fn take_down(machine: &Machine) {
+    let core = &state().subsystem;
+    let kept = handle(machine);
+    let devices = [&machine.edus[0].1, &machine.rng.1, &machine.nvme.1];
+    check(
+        "every driver unbinds, confirmed",
+        devices.iter().all(|device| core.unbind(device).is_ok()),
+    );
+    check("a handle that outlived its driver is void", kept.map(page(), Both).is_err());
+    check("virtio lends nothing any more", rng::lent() == 0);
+    interrupts::serve(None);
+    check("the IOMMU is unregistered", core.unregister(state().smmu).is_ok());
+    rng::forget();
+    let counts = core.counts();
+    check("nothing is mapped or in quarantine", counts.mappings == 0 && counts.quarantined == 0);
+    // A revoked handle is still kept here, and in the driver.
+    let live = portcullis_platform::Platform::memory(&**core.platform()).live();
+    check("no page of hardware's is left", live == 0);
+    say!("     pool {} bytes (the ITS keeps its tables), heap {} bytes", POOL.used(), HEAP.used());
+    let before = FAULTS.load(Ordering::Relaxed);
+    let ended = machine.edus[0].0.edu.write(NOWHERE, 4);
+    check(
+        "a stopped SMMU refuses without a record",
+        ended && FAULTS.load(Ordering::Relaxed) == before,
+    );
+}
+
+/// Up and down again and again; no byte may be left.
+fn cycles(machine: &Machine) {
+    let core = &state().subsystem;
+    let device = &machine.edus[1].1;
+    let cycle = || {
+        let waits = bind(device, Arc::new(Quick));
+        bring_up_quietly(machine);
+        register();
+        let bound =
+            cpu::wait_until(|| device.stage() == DeviceStage::Bound && core.counts().queued == 0);
+        let unbound = core.unbind(device).is_ok();
+        interrupts::serve(None);
+        waits && bound && unbound && cpu::wait_until(|| core.unregister(state().smmu).is_ok())
+    };
+    check("down and up again", cycle());
+    let before = (HEAP.used(), POOL.used());
+    let good = (0..CYCLES).filter(|_| cycle()).count();
+    check("again and again", good == CYCLES);
+    check("no cycle leaves a byte", before == (HEAP.used(), POOL.used()));
+}
+
+fn bring_up_quietly(machine: &Machine) {
+    let platform = Arc::clone(state().subsystem.platform());
+    let instance = Smmu::bring_up(platform, machine.smmu_registers(), Options::default());
+    *INSTANCE.lock() = Some(Box::new(instance.expect("it came up before")));
+}
