@@ -60,6 +60,8 @@ safeguards! {
     SayUnconfirmed = "say-unconfirmed",
     /// A refused unregistration gives the groups that it detached their domains back.
     RestoreAfterRefusal = "restore-after-refusal",
+    /// Who began to wait while an unregistration was under way is tried again when that is refused.
+    WakeAfterRefusal = "wake-after-refusal",
     /// A device stands once in a list of waiters, and leaves it when it no longer waits.
     WaitOnce = "wait-once",
     /// A group that its outside owner lets go gets its domain, and its devices their retry.

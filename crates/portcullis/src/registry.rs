@@ -205,7 +205,11 @@ impl<P: Platform> Subsystem<P> {
                 };
                 if !omitted::<P>(Safeguard::RestoreAfterRefusal) {
                     detached.iter().for_each(|group| self.set_up_group(group));
-                    self.wake(&node, waiters);
+                    // Those that came meanwhile.
+                    self.work().push([Work::SetUpGroups(node)]);
+                }
+                if !omitted::<P>(Safeguard::WakeAfterRefusal) {
+                    self.work().push(waiters.into_iter().map(Work::Retry));
                 }
                 Err(UnregisterError::Busy { path })
             }
@@ -245,8 +249,7 @@ struct Refused<P: Platform> {
 fn block_unused<P: Platform>(groups: &[Arc<Group<P>>]) -> Result<(), Refused<P>> {
     let mut detached = Vec::new();
     // Looked at first, so that a refusal changes nothing; between the two looks a device can still be bound to a domain that is attached.
-    let look_first = !omitted::<P>(Safeguard::RestoreAfterRefusal);
-    if let Some(path) = groups.iter().filter(|_| look_first).find_map(|group| user(group)) {
+    if let Some(path) = groups.iter().find_map(user) {
         return Err(Refused { path, detached });
     }
     for group in groups {

@@ -150,7 +150,7 @@ fn quietly<R>(act: impl FnOnce() -> R) -> std::thread::Result<R> {
 }
 
 #[test]
-fn a_driver_that_panics_loses_its_device_and_nobody_else_does() {
+pub(crate) fn a_driver_that_panics_loses_its_device_and_nobody_else_does() {
     for at in [Callback::Probe, Callback::OnFault, Callback::Remove] {
         let (sub, [x, y], books) = machine();
         sub.bind(&y, Arc::new(Keeper::default())).expect("tried");

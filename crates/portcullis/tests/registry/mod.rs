@@ -129,6 +129,26 @@ fn a_driver_that_is_bound_during_the_unregistration_wins_and_the_others_get_thei
     assert!(matches!(books.target(1), Some(StreamTarget::Space(_))));
 }
 
+/// As above, and a device that needs the IOMMU comes meanwhile: it waits, because the node is closed, and the refusal must wake it.
+#[test]
+fn who_waits_for_an_iommu_that_was_to_go_is_tried_when_it_stays() {
+    let sub = Arc::new(subsystem());
+    let _idle = sub.add_device(behind("/idle", &[(A, 1)])).expect("added");
+    let late = sub.add_device(behind("/late", &[(A, 2)])).expect("added");
+    let books = register(&sub, A);
+    sub.run_deferred();
+    let newcomer = sub.add_device(behind("/newcomer", &[(A, 3)])).expect("added");
+    let (inside, waiting) = (Arc::clone(&sub), Arc::clone(&newcomer));
+    books.within(Call::Release, move || {
+        let bind = |device| inside.bind(device, Arc::new(Keeper::default()));
+        assert_eq!(bind(&waiting), Ok(BindOutcome::Deferred(A)));
+        assert_eq!(bind(&late), Ok(BindOutcome::Bound(Reach::Translated)));
+    });
+    assert_eq!(sub.unregister(A), Err(UnregisterError::Busy { path: "/late".into() }));
+    sub.run_deferred();
+    assert_eq!(newcomer.stage(), DeviceStage::Bound);
+}
+
 #[test]
 fn a_device_waits_once_however_often_it_is_tried() {
     let sub = subsystem();
@@ -184,17 +204,63 @@ fn nothing_else_waits_while_a_group_waits_for_its_iommu() {
     let (inside, seen) = (Arc::clone(&sub), Arc::clone(&reached));
     // On the same thread: a lock that is held around the call would show as a deadlock.
     hung.within(Call::Attach, move || {
-        inside.add_device(behind("/new", &[(B, 2)])).expect("added");
-        let books = register(&inside, B);
-        let outcome = inside.bind(&healthy, Arc::new(Keeper::default()));
-        assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
-        hung_faults(&inside, &books);
-        assert_eq!(inside.device_of(A, StreamId::new(1)).expect("there").path(), "/x");
-        let _handle = inside.interrupt_handle(A).expect("registered").collect();
+        the_rest_goes_on(&inside, &healthy);
         seen.fetch_add(1, Ordering::Relaxed);
     });
     sub.bind(&x, Arc::new(Keeper::default())).expect("tried");
     assert_eq!(reached.load(Ordering::Relaxed), 1);
+}
+
+/// The same while an owner outside claims the group of a unit that hangs: the claim waits until the group's streams are blocked.
+#[test]
+fn nothing_else_waits_while_a_claim_waits_for_its_iommu() {
+    let sub = Arc::new(subsystem());
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let healthy = sub.add_device(behind("/healthy", &[(B, 1)])).expect("added");
+    let hung = register(&sub, A);
+    sub.run_deferred();
+    let reached = Arc::new(AtomicUsize::new(0));
+    let (inside, seen) = (Arc::clone(&sub), Arc::clone(&reached));
+    hung.fall_silent();
+    hung.within(Call::Release, move || {
+        the_rest_goes_on(&inside, &healthy);
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    let unconfirmed = Unconfirmed { node: A, error: SILENT };
+    assert_eq!(sub.claim_group(&x, 9), Err(OwnerError::Unconfirmed(unconfirmed)));
+    assert_eq!(reached.load(Ordering::Relaxed), 1);
+}
+
+/// Everything that has nothing to do with the group of stream 1 at A, for which this thread waits.
+fn the_rest_goes_on(sub: &Sub, healthy: &Arc<Device<Host>>) {
+    sub.add_device(behind("/new", &[(B, 2)])).expect("added");
+    sub.add_device(behind("/other", &[(A, 2)])).expect("added");
+    let books = register(sub, B);
+    let outcome = sub.bind(healthy, Arc::new(Keeper::default()));
+    assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
+    hung_faults(sub, &books);
+    assert_eq!(sub.device_of(A, StreamId::new(1)).expect("there").path(), "/x");
+    let _handle = sub.interrupt_handle(A).expect("registered").collect();
+}
+
+/// However much is mapped, what waits for hardware is asked as often as for one mapping.
+#[test]
+fn an_unbind_asks_hardware_once_for_all_mappings() {
+    let waits = [1, 500].map(|mappings| {
+        let Bound { sub, x, books, handle } = bound();
+        let held: Vec<_> =
+            (0..mappings).map(|_| handle.map(page(), Both).expect("mapped")).collect();
+        books.fall_silent();
+        assert!(matches!(sub.unbind(&x), Err(BindError::Unconfirmed(_))));
+        let waits = books.refusals();
+        for mapping in held {
+            let refused = handle.unmap(mapping).expect_err("not confirmed");
+            assert!(matches!(refused, UnmapFailure::Quarantined(_)), "{refused}");
+        }
+        assert_eq!(books.refusals(), waits, "what was mapped is known to be in doubt");
+        waits
+    });
+    assert_eq!(waits, [3, 3], "the ranges, the stream, and the space");
 }
 
 fn hung_faults(sub: &Sub, books: &Books) {
@@ -337,15 +403,22 @@ fn plugging_in_and_out_adds_nothing_up() {
 #[test]
 fn a_safeguard_that_is_left_out_is_missed() {
     use crate::unconfirmed as said;
-    let pairs: [(Safeguard, fn()); 6] = [
+    let pairs: [(Safeguard, fn()); 7] = [
         (
             Safeguard::SayUnconfirmed,
             said::an_unbind_that_is_not_confirmed_leaves_its_page_in_quarantine_until_hardware_answers,
         ),
-        (Safeguard::RestoreAfterRefusal, a_refused_unregistration_leaves_everything_as_before),
         (
             Safeguard::RestoreAfterRefusal,
             a_driver_that_is_bound_during_the_unregistration_wins_and_the_others_get_their_domains_back,
+        ),
+        (
+            Safeguard::WakeAfterRefusal,
+            who_waits_for_an_iommu_that_was_to_go_is_tried_when_it_stays,
+        ),
+        (
+            Safeguard::EndAfterPanic,
+            crate::callbacks::a_driver_that_panics_loses_its_device_and_nobody_else_does,
         ),
         (Safeguard::WaitOnce, a_device_waits_once_however_often_it_is_tried),
         (

@@ -208,6 +208,8 @@ pub struct Books {
     pub second_stage: AtomicBool,
     /// What the next call of each of these does before it answers.
     pub acts: Mutex<Acts>,
+    /// How many calls have failed because a test wanted it.
+    refusals: AtomicUsize,
 }
 
 type Act = Box<dyn FnOnce() + Send>;
@@ -270,6 +272,11 @@ impl Books {
         }
     }
 
+    /// How many calls have failed as [`fail`](Self::fail) wanted it.
+    pub fn refusals(&self) -> usize {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
     /// From now on everything succeeds.
     pub fn recover(&self) {
         self.failing.lock().expect("books").clear();
@@ -286,7 +293,10 @@ impl Books {
             act();
         }
         match self.failing.lock().expect("books").get(&call) {
-            Some(error) => Err(*error),
+            Some(error) => {
+                self.refusals.fetch_add(1, Ordering::Relaxed);
+                Err(*error)
+            }
             None => Ok(()),
         }
     }
