@@ -2,14 +2,11 @@
 
 use crate::machine::{DescribedDevice, IommuNode, MachineDescription};
 use crate::rules::rule;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use portcullis::{FwNode, FwStream, StreamIndex};
-
-/// On an IOMMU with more different masks than this, all clients with a mask count as one set. Real descriptions have below 10.
-const MOST_MASKS: usize = 32;
+use portcullis::StreamIndex;
 
 /// For each device of `machine` the number of its set, counted from 0 in order of first member: devices with one number share a stream,
 /// directly or through others. Devices without `iommus` (and buses with a map, whose functions the core groups) stand alone.
@@ -27,40 +24,13 @@ pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
 /// Disjoint sets over device indices; the value is the set's lowest member. The same index of streams decides as in the core.
 pub(crate) fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
     let mut sets = Sets((0..devices.len()).collect());
-    let enabled = || devices.iter().enumerate().filter(|(_, device)| device.enabled);
-    let crowded = join_crowded(&mut sets, enabled());
     let mut index = StreamIndex::new();
-    for (at, device) in enabled() {
-        let compared = |stream: &&FwStream| stream.mask == 0 || !crowded.contains(&stream.iommu);
-        let streams: Vec<FwStream> = device.streams.iter().filter(compared).copied().collect();
-        for stream in &streams {
-            index.groups(stream, |other| sets.join(*other, at));
-        }
-        index.add(&streams, at, &at);
-        index.settle(&streams);
+    for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.enabled) {
+        index.groups(&device.streams, |other| sets.join(*other, at));
+        index.add(&device.streams, at, &at);
+        index.settle(&device.streams);
     }
     (0..devices.len()).map(|at| sets.root(at)).collect()
-}
-
-/// The IOMMUs with more than [`MOST_MASKS`] different masks. All their clients with a mask become one set.
-fn join_crowded<'d>(
-    sets: &mut Sets,
-    devices: impl Iterator<Item = (usize, &'d DescribedDevice)>,
-) -> BTreeSet<FwNode> {
-    let mut masks: BTreeMap<FwNode, (BTreeSet<u32>, Vec<usize>)> = BTreeMap::new();
-    for (at, device) in devices {
-        for stream in device.streams.iter().filter(|stream| stream.mask != 0) {
-            let (masks, clients) = masks.entry(stream.iommu).or_default();
-            masks.insert(stream.mask);
-            clients.push(at);
-        }
-    }
-    masks.retain(|_, (masks, _)| masks.len() > MOST_MASKS);
-    for (_, clients) in masks.values() {
-        let first = clients.first().copied().unwrap_or(0);
-        clients.iter().for_each(|at| sets.join(first, *at));
-    }
-    masks.into_keys().collect()
 }
 
 struct Sets(Vec<usize>);

@@ -107,6 +107,6 @@ pub use report::{Counts, DeviceReport};
 pub use segments::SegmentLimits;
 pub use status::DeviceStage;
 pub use stream::{Pasid, StreamSpec};
-pub use stream_index::StreamIndex;
+pub use stream_index::{MOST_MASKS, StreamIndex};
 pub use subsystem::{Policy, Subsystem};
 pub use topology::AddDeviceError;

@@ -107,13 +107,12 @@ impl<P: Platform> Topology<P> {
         self.devices_made += 1;
         let streams = description.streams();
         let mut candidates: Vec<Arc<Group<P>>> = Vec::new();
-        for stream in streams {
-            self.streams.groups(stream, |group| {
-                if !candidates.iter().any(|other| Arc::ptr_eq(other, group)) {
-                    candidates.push(Arc::clone(group));
-                }
-            });
-        }
+        self.streams.groups(streams, |group| {
+            // Neighbours often repeat; the rest is made unique when they become one.
+            if !candidates.last().is_some_and(|last| Arc::ptr_eq(last, group)) {
+                candidates.push(Arc::clone(group));
+            }
+        });
         if candidates.is_empty() && !streams.is_empty() {
             candidates.push(Arc::new(IommuGroup::new(GroupId(self.groups_made))));
             self.groups_made += 1;
