@@ -3,6 +3,7 @@
 mod callbacks;
 mod dma;
 mod families;
+mod plugging;
 mod registry;
 mod support;
 mod unconfirmed;
