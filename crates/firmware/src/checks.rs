@@ -1,6 +1,7 @@
 //! What can be said of a machine only when all its devices are known, whatever the description was read from.
 
 mod overlap;
+mod regions;
 
 use crate::groups;
 use crate::machine::{DescribedDevice, IommuKind, IommuNode};
@@ -13,13 +14,14 @@ use portcullis::{DmaPath, FwNode, FwStream};
 /// The most stream match registers that an SMMUv2 can have (Arm IHI 0062, SMMU_SMR0 to SMMU_SMR127).
 const MOST_MATCH_REGISTERS: usize = 128;
 
-/// Checks all devices together; refuses those whose match entries cannot be programmed.
+/// Checks all devices together; refuses those whose match entries cannot be programmed, and those whose group cannot have an address space.
 pub(crate) fn check(
     devices: &mut [DescribedDevice],
     iommus: &[IommuNode],
     findings: &mut Findings,
 ) {
     overlap::settle(devices, iommus, findings);
+    regions::settle(devices, findings);
     groups::note_sharing(devices, iommus, |path, rule, message| {
         findings.note(path, rule, message);
     });

@@ -6,7 +6,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use portcullis::StreamIndex;
+use portcullis::{FwStream, StreamIndex};
 
 /// For each device of `machine` the number of its set, counted from 0 in order of first member: devices with one number share a stream,
 /// directly or through others. Devices without `iommus` (and buses with a map, whose functions the core groups) stand alone.
@@ -21,16 +21,24 @@ pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
         .collect()
 }
 
-/// Disjoint sets over device indices; the value is the set's lowest member. The same index of streams decides as in the core.
+/// Disjoint sets over device indices; the value is the set's lowest member.
 pub(crate) fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
-    let mut sets = Sets((0..devices.len()).collect());
+    sets_of(devices.iter().map(|device| match device.enabled {
+        true => device.streams.as_slice(),
+        false => &[],
+    }))
+}
+
+/// Disjoint sets over clients with these streams; the value is the set's lowest member. The same index of streams decides as in the core.
+pub(crate) fn sets_of<'s>(clients: impl ExactSizeIterator<Item = &'s [FwStream]>) -> Vec<usize> {
+    let mut sets = Sets((0..clients.len()).collect());
     let mut index = StreamIndex::new();
-    for (at, device) in devices.iter().enumerate().filter(|(_, device)| device.enabled) {
-        index.groups(&device.streams, |other| sets.join(*other, at));
-        index.add(&device.streams, at, &at);
-        index.settle(&device.streams);
+    for (at, streams) in clients.enumerate() {
+        index.groups(streams, |other| sets.join(*other, at));
+        index.add(streams, at, &at);
+        index.settle(streams);
     }
-    (0..devices.len()).map(|at| sets.root(at)).collect()
+    (0..sets.0.len()).map(|at| sets.root(at)).collect()
 }
 
 struct Sets(Vec<usize>);

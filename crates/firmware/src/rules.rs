@@ -217,6 +217,10 @@ pub mod rule {
             "A device's region to be mapped 1:1 overlaps a range that is kept free; the overlap is mapped.",
             "iommu-addresses inside a PCI window",
             "Maps the region and keeps both from being handed out.";
+        RESERVED_CONFLICT Error "reserved-conflict":
+            "Devices that share a group contradict each other: what is to be mapped 1:1 for one is kept free for another.",
+            "iommu-addresses = <&display 0x90000000 0x1000>, <&codec 0x90000000 0x1000>; equal to reg for one of them only, and one stream",
+            "Maps the region for all of the group, and keeps both from being handed out.";
         MEMORY Error "memory":
             "A `memory` node cannot be read.",
             "device_type = \"memory\"; without reg",

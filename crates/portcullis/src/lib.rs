@@ -102,6 +102,7 @@ pub use owner::OwnerError;
 pub use probe::{BindError, BindOutcome};
 pub use rate::RateLimit;
 pub use reason::{BlockedReason, Callback, FailedReason, NotShared, SetUpError};
+pub use regions::merge as merge_regions;
 pub use registry::{ReconfirmError, RegisterError, UnregisterError};
 pub use report::{Counts, DeviceReport};
 pub use segments::SegmentLimits;

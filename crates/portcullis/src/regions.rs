@@ -11,9 +11,7 @@ use portcullis_addr::{Iova, IovaRange};
 /// # Errors
 ///
 /// The first two of different kinds that overlap.
-pub(crate) fn merge(
-    mut regions: Vec<ReservedRegion>,
-) -> Result<Vec<ReservedRegion>, Box<SetUpError>> {
+pub fn merge(mut regions: Vec<ReservedRegion>) -> Result<Vec<ReservedRegion>, Box<SetUpError>> {
     if regions.is_empty() {
         return Ok(regions);
     }

@@ -64,7 +64,8 @@ pub(super) fn settle(
     }
 }
 
-fn clients(devices: &[DescribedDevice]) -> impl Iterator<Item = &DeviceDescription> {
+/// The enabled clients: devices with streams of their own, and functions.
+pub(super) fn clients(devices: &[DescribedDevice]) -> impl Iterator<Item = &DeviceDescription> {
     devices.iter().filter(|device| device.enabled).flat_map(|device| {
         let own = !device.streams.is_empty();
         let functions = device.functions.iter().map(|function| &function.description);
@@ -73,7 +74,9 @@ fn clients(devices: &[DescribedDevice]) -> impl Iterator<Item = &DeviceDescripti
 }
 
 /// The same, in the same order.
-fn clients_mut(devices: &mut [DescribedDevice]) -> impl Iterator<Item = &mut DeviceDescription> {
+pub(super) fn clients_mut(
+    devices: &mut [DescribedDevice],
+) -> impl Iterator<Item = &mut DeviceDescription> {
     devices.iter_mut().filter(|device| device.enabled).flat_map(|device| {
         let own = !device.streams.is_empty();
         let functions = device.functions.iter_mut().map(|function| &mut function.description);

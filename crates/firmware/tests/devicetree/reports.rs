@@ -1,7 +1,7 @@
 //! Descriptions after public reports and real boards, each with the outcome that Linux's source or the binding gives.
 
 use crate::made::{Dt, bridge, client, device, dt, has_finding, mmu500, root, smmu, translated};
-use portcullis::{DeviceDescription, DmaPath, ReservedKind};
+use portcullis::{DeviceDescription, DmaPath, ReservedKind, merge_regions};
 use portcullis_addr::PhysAddr;
 use portcullis_firmware::{MachineDescription, Quirk, ReadError, Severity, read_devicetree, rule};
 
@@ -380,4 +380,38 @@ fn clients_that_do_not_snoop_behind_an_iommu_that_does_are_noted_once() {
     let notes: Vec<_> = machine.findings.iter().filter(|it| it.rule == rule::COHERENCY).collect();
     assert_eq!(notes.len(), 1);
     assert!(notes[0].message.contains("2 of its 3"), "{}", notes[0].message);
+}
+
+/// One group has one address space. Linux: `iommu_create_device_direct_mappings` maps what each member names.
+#[test]
+fn members_of_a_group_that_contradict_each_other_are_blocked_as_the_core_blocks_them() {
+    let behind = |stream: u32| {
+        let display =
+            client("display@1", &[1, 5]).cells("phandle", &[30]).cells("memory-region", &[20]);
+        let codec =
+            client("codec@2", &[1, stream]).cells("phandle", &[31]).cells("memory-region", &[20]);
+        // 1:1 for the display; not at its own address, so kept free, for the codec.
+        let regions = [[30, 0x9000_0000, 0x1000], [31, 0x9000_0000, 0x2000]];
+        with_region([0x9000_0000, 0x1000], &[display, codec], &regions)
+    };
+    let apart = behind(6);
+    assert!(!rules(&apart).contains(&rule::RESERVED_CONFLICT));
+    let together = behind(5);
+    for path in ["/display@1", "/codec@2"] {
+        assert!(has_finding(&together, path, rule::RESERVED_CONFLICT), "{path}");
+        assert_eq!(translated(device(&apart, path)).map(|ids| ids.len()), Some(1));
+        assert_eq!(translated(device(&together, path)), None);
+    }
+    // The core, told of the clients that are translated without this check, refuses them for the same reason.
+    let core = merge_regions(
+        ["/display@1", "/codec@2"]
+            .into_iter()
+            .flat_map(|path| device(&together, path).description.reserved.clone())
+            .collect(),
+    );
+    let reason = core.expect_err("they overlap").to_string();
+    let DmaPath::Unusable(shown) = &device(&together, "/codec@2").description.dma else {
+        panic!("blocked")
+    };
+    assert_eq!(*shown, reason);
 }
