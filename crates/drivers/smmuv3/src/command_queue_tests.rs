@@ -89,8 +89,14 @@ struct Consumed {
     looks: u64,
     /// The planted bug: shows a CMD_SYNC as consumed and forgets the last command before it.
     hasty: bool,
+    /// It takes so many commands and then no more.
+    freeze_after: Option<u64>,
     /// What was carried out, in order.
     commands: Vec<[u64; 2]>,
+    /// How often a register was read.
+    reads: u64,
+    /// What was written, in order: register and value.
+    writes: Vec<(usize, u32)>,
 }
 
 impl Consumed {
@@ -103,6 +109,9 @@ impl Consumed {
         let read = consumed & cmdq_cons::RD.mask() as u32;
         let stopped = (self.get(spec::GERROR) ^ self.get(spec::GERRORN)) & 1 != 0;
         self.looks += 1;
+        if self.freeze_after == Some(self.seen) {
+            return;
+        }
         if produced == read || stopped || !self.looks.is_multiple_of(self.slow.max(1)) {
             return;
         }
@@ -132,6 +141,7 @@ impl Registers for Consumer {
     fn read32(&self, offset: usize) -> u32 {
         step("unit", 0, "register read", offset == spec::CMDQ_CONS.offset);
         let mut state = self.state.lock().expect("no panic");
+        state.reads += 1;
         if offset == spec::CMDQ_CONS.offset {
             state.consume(&self.memory);
         }
@@ -139,7 +149,9 @@ impl Registers for Consumer {
     }
     fn write32(&self, offset: usize, value: u32) {
         step("unit", 0, "register write", true);
-        self.state.lock().expect("no panic").registers.insert(offset, value);
+        let mut state = self.state.lock().expect("no panic");
+        state.writes.push((offset, value));
+        state.registers.insert(offset, value);
     }
     fn write64(&self, _offset: usize, value: u64) {
         self.state.lock().expect("no panic").base = value;
@@ -167,6 +179,8 @@ struct Plan {
     looks: u64,
     /// Whether an interrupt comes at any moment.
     interrupt: bool,
+    /// After how many commands the unit stands still.
+    freeze_after: Option<u64>,
 }
 
 impl Plan {
@@ -180,14 +194,16 @@ impl Plan {
             hasty: false,
             looks: 1_000_000,
             interrupt: false,
+            freeze_after: None,
         }
     }
 }
 
 fn stand(plan: Plan) -> Arc<Stand> {
-    let Plan { log2, refuse, hasty, looks, .. } = plan;
+    let Plan { log2, refuse, hasty, looks, freeze_after, .. } = plan;
     let lab = Arc::new(Lab { memory: Arc::default(), clock: Looks::until(looks) });
-    let state = Arc::new(Mutex::new(Consumed { refuse, hasty, ..Consumed::default() }));
+    let state =
+        Arc::new(Mutex::new(Consumed { refuse, hasty, freeze_after, ..Consumed::default() }));
     let consumer = Consumer { memory: Arc::clone(&lab.memory), state: Arc::clone(&state) };
     let running = Running::new(Coherency::Coherent);
     running.set(true);
@@ -254,6 +270,12 @@ fn check_end(stand: &Stand, plan: Plan, failures: &AtomicU64) -> Result<(), Stri
     let failed = failures.load(Ordering::Relaxed);
     observe(format!("{failed} told of an error, {carried_out} carried out"));
     match plan.refuse {
+        // One batch was carried out, whose sender does not wait for the others' commands.
+        None if plan.freeze_after.is_some() => {
+            let rest = u64::from(plan.threads) - 1;
+            let own = failed == rest && told.len() == usize::from(plan.count);
+            return if own { Ok(()) } else { Err(format!("{failed} threads instead of {rest}")) };
+        }
         // Whoever gave up in a full queue was told; the others were checked when they returned.
         None if plan.looks < 100 => return Ok(()),
         None if failed == 0 && told.len() == wanted => {}
@@ -319,6 +341,46 @@ fn an_interrupt_may_repair_the_queue_at_any_moment() {
     }
     let plan = Plan { refuse: Some(3), interrupt: true, ..Plan::of(2, 2, 1) };
     assert_proved(&explore(plan, budget()));
+}
+
+/// The unit takes one batch and stands still: under every schedule the thread that sent it is done, whatever others have queued behind it.
+#[test]
+fn a_thread_waits_for_its_own_commands_only() {
+    // Each look takes one command, so a thread whose batch comes first needs as many as that has.
+    for count in [1, 2] {
+        let batch = u64::from(count) + 1;
+        let plan = Plan { freeze_after: Some(batch), looks: batch, ..Plan::of(2, 4, count) };
+        assert_proved(&explore(plan, budget()));
+    }
+}
+
+/// What it costs to send is one write, however many commands that are, and no read, which on a bus takes longer than all the rest.
+#[test]
+fn a_batch_is_one_doorbell_and_placing_it_reads_no_register() {
+    once(Plan::of(1, 6, 1), |stand| {
+        for count in [1u16, 2, 15, 30] {
+            let accesses = || {
+                let state = stand.state.lock().expect("no panic");
+                (state.reads, state.writes.len())
+            };
+            let before = accesses();
+            let limit = Deadline::ONE_WAIT;
+            let sent = commands(0, count);
+            let ticket = stand.queue.submit(&stand.unit, limit, usize::from(count), sent);
+            let ticket = ticket.expect("room");
+            assert_eq!(accesses(), (before.0, before.1 + 1), "{count} commands");
+            let last = stand.state.lock().expect("no panic").writes.last().copied();
+            assert_eq!(last, Some((spec::CMDQ_PROD.offset, stand.queue.index(ticket.after))));
+            stand.queue.wait(&stand.unit, limit, &ticket).expect("carried out");
+            assert_eq!(accesses().1, before.1 + 1, "waiting only looks");
+        }
+        // One command alone: placed in the same way, by a shorter path.
+        let before = stand.state.lock().expect("no panic").writes.len();
+        let command = commands(0, 1).next().expect("one");
+        let ticket = stand.queue.place_at_once(&stand.unit, command).expect("room");
+        assert_eq!(stand.state.lock().expect("no panic").writes.len(), before + 1);
+        stand.queue.wait(&stand.unit, Deadline::ONE_WAIT, &ticket).expect("carried out");
+    });
 }
 
 /// Runs `act` once, in a world of its own.
