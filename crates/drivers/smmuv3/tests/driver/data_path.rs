@@ -1,11 +1,11 @@
 //! The core's DMA interface on a driver and a unit: what the device reaches, by its own accesses, and what that costs in commands.
 
+use crate::keeper::Keeper;
 use crate::meddler::Rule;
 use crate::world::{Board, PAGE, Platform, STREAM};
 use portcullis::{
-    Both, BoundDriver, BufferList, DeviceDescription, DmaError, DmaHandle, DmaMapping, DmaPath,
-    Driver, FromDevice, FwNode, FwSpec, FwStream, Lendable, MapFailure, ProbeContext, ProbeError,
-    Segment, SegmentLimits, Subsystem, ToDevice,
+    Both, BufferList, DeviceDescription, DmaError, DmaHandle, DmaMapping, DmaPath, FromDevice,
+    FwNode, FwSpec, FwStream, Lendable, MapFailure, Segment, SegmentLimits, Subsystem, ToDevice,
 };
 use portcullis_addr::{Iova, PhysAddr, PhysRange};
 use portcullis_machine::{DmaRequest, Expectation, PhysicalMemory, Policy, Profile};
@@ -18,27 +18,6 @@ const NODE: FwNode = FwNode(1);
 const TLBI_NH_VA: u64 = 0x12;
 const TLBI_NH_ASID: u64 = 0x11;
 const SYNC: u64 = 0x46;
-
-#[derive(Default)]
-struct Keeper(Mutex<Option<DmaHandle<Platform>>>);
-
-struct Nothing;
-
-impl BoundDriver for Nothing {}
-
-impl Driver<Platform> for Keeper {
-    fn name(&self) -> &str {
-        "keeper"
-    }
-    fn probe(
-        &self,
-        _: &ProbeContext<'_>,
-        dma: DmaHandle<Platform>,
-    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
-        *self.0.lock().expect("test") = Some(dma);
-        Ok(Box::new(Nothing))
-    }
-}
 
 /// A part of pages that belong to it: not whole pages.
 struct Part {

@@ -3,6 +3,8 @@
 mod basic;
 mod broken;
 mod data_path;
+mod dead;
+mod keeper;
 mod meddler;
 mod planted;
 mod threads;

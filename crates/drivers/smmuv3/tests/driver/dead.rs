@@ -1,45 +1,21 @@
 //! One unit whose command queue stands still holds up nobody for longer than one wait: the core and the driver together, in virtual time, which passes only
 //! while somebody waits for hardware.
 
+use crate::keeper::Keeper;
+use crate::world::Platform;
 use portcullis::{
-    BindError, BindOutcome, Both, BoundDriver, Device, DeviceDescription, DeviceStage, DmaHandle,
-    DmaPath, Driver, FwNode, FwSpec, FwStream, Policy, ProbeContext, ProbeError, Reach, Subsystem,
-    UnmapFailure,
+    BindError, BindOutcome, Both, Device, DeviceDescription, DeviceStage, DmaPath, FwNode, FwSpec,
+    FwStream, Policy, Reach, Subsystem, UnmapFailure,
 };
 use portcullis_addr::StreamId;
-use portcullis_machine::{Faults, Machine, MachinePlatform, Profile, SmmuV3};
-use portcullis_platform::host::HostThreads;
+use portcullis_machine::{Faults, Machine, Profile, SmmuV3};
 use portcullis_platform::{Clock, DmaPages, PageLayout};
 use portcullis_smmuv3::{Options, SYNC_BOUND, Smmu};
-use std::sync::{Arc, Mutex};
-
-type Platform = MachinePlatform<HostThreads>;
+use std::sync::Arc;
 
 const DEAD: FwNode = FwNode(1);
 const HEALTHY: FwNode = FwNode(2);
 const PAGE: usize = 4096;
-
-/// A driver that leaves its handle where the test finds it.
-#[derive(Default)]
-struct Keeper(Mutex<Option<DmaHandle<Platform>>>);
-
-struct Nothing;
-
-impl BoundDriver for Nothing {}
-
-impl Driver<Platform> for Keeper {
-    fn name(&self) -> &str {
-        "keeper"
-    }
-    fn probe(
-        &self,
-        _: &ProbeContext<'_>,
-        dma: DmaHandle<Platform>,
-    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
-        *self.0.lock().expect("no panic") = Some(dma);
-        Ok(Box::new(Nothing))
-    }
-}
 
 struct World {
     machine: Arc<Machine>,
@@ -109,7 +85,7 @@ fn an_unbind_from_a_dead_unit_waits_once_for_all_its_mappings() {
     let device = world.add(DEAD, 1);
     let (outcome, driver) = world.bind(&device);
     assert_eq!(outcome, BindOutcome::Bound(Reach::Translated));
-    let handle = driver.0.lock().expect("no panic").take().expect("bound");
+    let handle = driver.0.lock().expect("test").take().expect("bound");
     let buffer = || {
         let layout = PageLayout::new(PAGE, PAGE).expect("a page");
         DmaPages::new(world.machine.memory(), layout).expect("memory")
@@ -119,8 +95,8 @@ fn an_unbind_from_a_dead_unit_waits_once_for_all_its_mappings() {
     let (unbound, waited) = world.waits(|| world.core.unbind(&device));
     assert!(matches!(unbound, Err(BindError::Unconfirmed(_))), "{unbound:?}");
     assert!((SYNC_BOUND..=ONE_WAIT).contains(&waited), "{waited} ns");
-    let (answers, waited) =
-        world.waits(|| held.into_iter().map(|mapping| handle.unmap(mapping)).collect::<Vec<_>>());
-    assert!(answers.iter().all(|answer| matches!(answer, Err(UnmapFailure::Quarantined(_)))));
+    let quarantined = |mapping| matches!(handle.unmap(mapping), Err(UnmapFailure::Quarantined(_)));
+    let (all, waited) = world.waits(|| held.into_iter().all(quarantined));
+    assert!(all);
     assert_eq!(waited, 0, "what was mapped is known to be in doubt");
 }
