@@ -1,7 +1,10 @@
 //! AMD's own I/O page tables (48882 rev 3.09, section 2.2.3 "I/O Page Tables for Host Translations"). AMD v2 tables are those of the processor, see
 //! [`x86`](super::x86).
+//!
+//! The section and the bits PR, D, NextLevel, ADDR, FC, IR and IW, and the values 0 and 7 of NextLevel, were compared with Linux's `generic_pt/fmt/amdv1.h`, which cites the same section; U
+//! with KVM's early AMD IOMMU model (bit 59). A and the ignored bits are from memory of the document.
 
-/// Page directory and page table entries (figures 9 and 10, tables 14 and 15).
+/// Page directory and page table entries.
 pub mod host {
     crate::layout::layout! { "AMD host page table", 1 words {
         PRESENT "PR" [0:0] "0: not present, the rest is ignored.";

@@ -1,7 +1,9 @@
 //! VMSAv8-64 and VMSAv8-32 long descriptors (Arm DDI 0487 K.a, D8.3 "Translation table descriptor formats"; G5.5 for AArch32, whose descriptors are
 //! the same up to the width of the address).
+//!
+//! Sections and bits of the 64-bit descriptors were compared with the text of D8.3 in that issue; G5.5 with Arm's table of contents only.
 
-/// Stage 1 table, block and page descriptors (D8.3.1, D8.4, D8.6).
+/// Stage 1 table descriptors (D8.3.1.1, table D8-50), block and page descriptors (D8.3.1.2, table D8-52).
 pub mod stage1 {
     crate::layout::layout! { "VMSA stage 1", 1 words {
         VALID "Valid" [0:0] "0: every access faults and the rest is ignored.";
@@ -21,7 +23,7 @@ pub mod stage1 {
     } }
 }
 
-/// Stage 2 block and page descriptors (D8.3.2); table descriptors are those of stage 1.
+/// Stage 2 block and page descriptors (D8.3.1.2, table D8-53); of table descriptors (table D8-51) bits 58:51 are ignored as in stage 1, and bits 63:59 are 0.
 pub mod stage2 {
     crate::layout::layout! { "VMSA stage 2", 1 words {
         VALID "Valid" [0:0] "0: every access faults and the rest is ignored.";
@@ -34,11 +36,11 @@ pub mod stage2 {
         ADDRESS_LPA2 "OA[49:48]" [49:48] "with LPA2 the next bits of the address, otherwise 0.";
         CONTIGUOUS "Contiguous" [52:52] "hint that an aligned group of entries is alike.";
         XN "XN" [54:53] "0b10: no execution at any exception level.";
-        SOFTWARE "Software use" [58:55] "ignored by hardware.";
+        SOFTWARE "Software use" [58:55] "ignored by hardware; but bit 55 is NS in Realm state, and bit 58 AssuredOnly where that is enabled.";
     } }
 }
 
-/// Bits 51:48 of an address in descriptors of 64 KiB tables with LPA (D8.3: `OA[51:48]` stands in bits 15:12).
+/// Bits 51:48 of an address in descriptors of 64 KiB tables with LPA (tables D8-50 to D8-53: `OA[51:48]` stands in bits 15:12).
 pub mod lpa64 {
     crate::layout::layout! { "VMSA 64 KiB, 52 bits", 1 words {
         ADDRESS_HIGH "OA[51:48]" [15:12] "the upper four bits of the address.";

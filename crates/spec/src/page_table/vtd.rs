@@ -1,6 +1,10 @@
 //! Intel VT-d second-stage paging entries (D51397 rev 4.1, section 9.8). First-stage entries are those of the processor, see [`x86`](super::x86) (section 9.7).
+//!
+//! The sections are those of the table of contents of rev 5.10 too. The bits R, W, A, D, SNP, PS and ADDR were compared with Linux's
+//! `generic_pt/fmt/vtdss.h`, which cites the same section; EMT, IPAT and the ignored bits are from memory of the document. X is deprecated in newer revisions, and from rev 5.20 on a unit
+//! can be told (root table address register) to take bits 61 and 62 for R and W: nothing here does that.
 
-/// SS-PML5E to SS-PTE (9.8, tables 56 to 60): the same fields at every level.
+/// SS-PML5E to SS-PTE (9.8): the same fields at every level.
 pub mod second_stage {
     crate::layout::layout! { "VT-d second-stage", 1 words {
         READ "R" [0:0] "reads are allowed below; R, W and X all 0: not present.";

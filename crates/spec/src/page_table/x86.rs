@@ -1,5 +1,8 @@
 //! 4-level and 5-level paging of x86-64 (Intel SDM volume 3A, section 4.5, tables 4-15 to 4-20; AMD APM volume 2, section 5.3). IOMMUs walk the same
 //! entries as VT-d first stage (D51397 section 9.7) and AMD v2, "guest", tables (48882, section 2.2.6).
+//!
+//! Section 4.5 "4-Level Paging and 5-Level Paging" is cited so for the SDM of December 2023 (Linux's `generic_pt/fmt/x86_64.h` says 4.4), with table 4-19 for a page table entry; the two sections for IOMMUs are those that
+//! Linux cites. The numbers of the other tables, and that of AMD's volume 2, are from memory. The `x86_64` crate reads our tables with its own layout (`benches/table-peers`).
 
 /// PML5E to PTE.
 pub mod paging {
