@@ -9,6 +9,7 @@ mod lend;
 mod list;
 mod mapping;
 mod parked;
+mod run;
 mod view;
 
 pub use bounce::{Bounce, NoBounce};
@@ -22,4 +23,5 @@ pub use lend::{Lendable, Lent, MemoryKind, RawMemory};
 pub use list::{BufferList, Segment};
 pub use mapping::{DmaMapping, MapFailure, Quarantined, UnmapFailure};
 pub use parked::{NotRedeemed, Parked};
+pub use run::DmaRun;
 pub use view::CpuView;

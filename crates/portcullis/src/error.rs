@@ -69,6 +69,11 @@ pub enum DmaError {
     PartialPages(PhysAddr, u64),
     /// Memory of another PCI function, which this one is not lent.
     PeerMemory(PhysAddr),
+    /// The buffer is longer, in whole pages, than what is left of a run of addresses.
+    RunIsFull {
+        /// Bytes that are left.
+        left: u64,
+    },
     /// The buffers of a list are not of one kind.
     MixedKinds,
     /// No memory for a buffer.
@@ -119,6 +124,9 @@ impl fmt::Display for DmaError {
             ),
             Self::PeerMemory(start) => {
                 write!(f, "{start} is another PCI function's memory, which is not mapped")
+            }
+            Self::RunIsFull { left } => {
+                write!(f, "only {left:#x} bytes are left of the run of addresses: reserve more")
             }
             Self::MixedKinds => f.write_str("a list of no buffers, or of more than one kind"),
             Self::NoMemory(error) => write!(f, "{error}"),

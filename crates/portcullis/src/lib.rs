@@ -83,7 +83,7 @@ pub use description::{
 pub use device::Device;
 pub use dma::{
     Both, Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection,
-    DmaHandle, DmaMapping, FromDevice, Lendable, Lent, MapFailure, MemoryKind, NoBounce,
+    DmaHandle, DmaMapping, DmaRun, FromDevice, Lendable, Lent, MapFailure, MemoryKind, NoBounce,
     NotRedeemed, Parked, Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
 };
 pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};

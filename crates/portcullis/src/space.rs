@@ -367,6 +367,52 @@ impl<P: Platform> Domain<P> {
         removed
     }
 
+    /// Reserves addresses.
+    pub(crate) fn reserve(
+        &self,
+        platform: &P,
+        holding: &Holding<P>,
+        request: IovaRequest,
+    ) -> Result<IovaRange, DmaError> {
+        let (_, window) = self.parts()?;
+        window.allocate(platform, holding, request).map_err(DmaError::Iova)
+    }
+
+    /// Maps memory at byte `at` of `run`, which is reserved; what that owes is left in `gather`.
+    pub(crate) fn link(
+        &self,
+        run: IovaRange,
+        at: u64,
+        (phys, len): (PhysAddr, u64),
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), DmaError> {
+        let (space, _) = self.parts()?;
+        let iova = Iova::new(run.start().raw() + at);
+        space.map(iova, phys, len, prot, gather).map_err(|error| self.refused(error, run))
+    }
+
+    /// Pays what maps owe; where hardware does not confirm, it stays owed.
+    pub(crate) fn sync(&self, owed: &mut IotlbGather) -> Result<(), DmaError> {
+        self.flush(owed).map_err(DmaError::NotFlushed)?;
+        // Maps take no tables out.
+        drop(owed.confirm());
+        Ok(())
+    }
+
+    /// As [`unmap`](Self::unmap), for a range whose end may not be mapped.
+    pub(crate) fn unmap_run(&self, holding: &Holding<P>, range: IovaRange) -> Result<(), DmaError> {
+        let (space, window) = self.parts()?;
+        let mut gather = IotlbGather::new();
+        let taken = self.take_out(space, range, &mut gather);
+        let taken = taken.and(self.settle(space, &mut gather));
+        match taken {
+            Ok(()) => window.give_back(holding, range),
+            Err(_) => window.quarantine(range),
+        }
+        taken.map_err(|unconfirmed| unconfirmed.of(range))
+    }
+
     /// As [`unmap`](Self::unmap), but where the domain is lazy hardware may hold the mapping until a flush: the epoch that must be over then.
     ///
     /// # Errors
@@ -476,6 +522,16 @@ impl<P: Platform> Domain<P> {
     ) -> Result<(), Unconfirmed> {
         match space.unmap(range.start(), range.len(), gather) {
             Ok(()) => Ok(()),
+            Err(SpaceError::Unmap(UnmapError::NotMapped { iova })) if range.contains(iova) => {
+                // The beginning is mapped, of a run that was not filled; or nothing is, any more.
+                match IovaRange::new(range.start(), iova.raw() - range.start().raw()) {
+                    Ok(beginning) => self.take_out(space, beginning, gather),
+                    Err(_) => {
+                        gather.add_everything();
+                        Ok(())
+                    }
+                }
+            }
             Err(SpaceError::Unmap(UnmapError::NotMapped { .. })) => {
                 gather.add_everything();
                 Ok(())

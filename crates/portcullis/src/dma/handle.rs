@@ -304,7 +304,7 @@ impl<P: Platform> DmaHandle<P> {
 impl<P: Platform> DmaHandle<P> {
     /// Tells whoever debugs that the device has `buffer`.
     #[inline]
-    fn note_lent<B: Lent, D: DmaDirection>(&self, buffer: &B, grant: &Grant) {
+    pub(super) fn note_lent<B: Lent, D: DmaDirection>(&self, buffer: &B, grant: &Grant) {
         if let Some(watch) = self.platform().lending() {
             cached(buffer, |start, len| {
                 watch.lends(start, len as u64, grant.address, D::DEVICE_WRITES);

@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
 use portcullis_iova::{AllocateError, IovaRequest};
+use portcullis_pgtable::IotlbGather;
 use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
 
 /// How a device's addresses become bus addresses. Final while a driver is bound.
@@ -47,6 +48,11 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// The same addresses as nobody's, so that nobody gets back what is kept for them.
+    pub(super) fn of_nobody(self) -> Self {
+        Self { lease: LeaseId::NOBODY, ..self }
+    }
+
     /// The first address of its pages; `None` where nothing is translated.
     pub(super) fn first_page(&self) -> Option<u64> {
         self.pages.map(|pages| pages.start().raw())
@@ -379,6 +385,52 @@ impl<P: Platform> Lease<P> {
     /// What the device may reach after a map that ended in quarantine.
     pub(super) fn in_quarantine(&self, iova: Iova, len: u64) -> Grant {
         Grant { address: iova.raw(), pages: IovaRange::new(iova, len).ok(), lease: self.id }
+    }
+
+    /// Reserves addresses for `len` bytes.
+    pub(super) fn reserve(&self, len: u64) -> Result<Grant, DmaError> {
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let (Some(access), Reach::Translated) = (&*access, self.reach) else {
+            return Err(DmaError::NotTranslated);
+        };
+        let len = whole_pages(0, len, self.granule).ok_or_else(|| self.no_space(len))?;
+        let (holding, request) = (access.holding(self.id)?, self.request(len));
+        let pages = access.space.reserve(&self.platform, holding, request)?;
+        Ok(Grant { address: pages.start().raw(), pages: Some(pages), lease: self.id })
+    }
+
+    /// Maps `loan` behind the first `linked` bytes of `run`: its address, and how many bytes are linked then.
+    pub(super) fn link(
+        &self,
+        run: &Grant,
+        linked: u64,
+        loan: &Loan,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(u64, u64), DmaError> {
+        let prot = self.admit(loan, prot)?;
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let (Some(access), Some(run)) = (&*access, run.pages) else {
+            return Err(DmaError::NotTranslated);
+        };
+        let left = run.len() - linked;
+        let fits = |(_, len): &(PhysAddr, u64)| *len <= left;
+        let pages = pages_around(loan.range, self.granule).filter(fits);
+        let (phys, len) = pages.ok_or(DmaError::RunIsFull { left })?;
+        access.space.link(run, linked, (phys, len), prot, gather)?;
+        let offset = loan.range.start().offset_in(self.granule);
+        Ok((run.start().raw() + linked + offset, linked + len))
+    }
+
+    /// Pays what linking owes.
+    pub(super) fn sync(&self, owed: &mut IotlbGather) -> Result<(), DmaError> {
+        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        access.as_ref().map_or(Ok(()), |access| access.space.sync(owed))
+    }
+
+    /// As [`unmap`](Self::unmap), for a run that may not be filled.
+    pub(super) fn unmap_run(&self, run: &Grant) -> Result<(), DmaError> {
+        self.finish(run, Domain::unmap_run)
     }
 
     /// As [`unmap`](Self::unmap), but leaves the confirmation to a later flush; the epoch that must be over, or `None` where it is confirmed already.

@@ -14,11 +14,14 @@ use portcullis_addr::IovaRange;
 use portcullis_platform::{
     Clock, IrqLock, IrqMutex, Lock, LockLabel, Mutex, Nanos, PerCpu, Platform, RawAtomic,
 };
+use smallvec::SmallVec;
 
 /// The most ranges that a CPU parks before it flushes.
 pub(crate) const MOST_PARKED: usize = 256;
 /// How long a range is parked at most where the CPU goes on parking: 10 ms, as long as Linux's timer (`IOVA_DEFAULT_FQ_TIMEOUT`).
 pub(crate) const MOST_NANOS: Nanos = 10_000_000;
+/// How many ranges are taken from a queue at a time.
+const AT_ONCE: usize = 32;
 /// After how many ranges the clock is read again.
 const LOOK_AT_CLOCK: usize = 16;
 
@@ -130,8 +133,14 @@ impl<P: Platform> FlushQueue<P> {
         self.over.store(now, Ordering::Release);
         drop(flushing);
         for parked in self.parked.iter() {
-            while let Some(range) = parked.with(|parked| parked.take_before(now)) {
-                free(range);
+            loop {
+                let mut over = SmallVec::<[IovaRange; AT_ONCE]>::new();
+                parked.with(|parked| parked.take_before(now, &mut over));
+                let last = over.len() < AT_ONCE;
+                over.into_iter().for_each(&mut free);
+                if last {
+                    break;
+                }
             }
         }
         Ok(())
@@ -149,11 +158,16 @@ impl<P: Platform> FlushQueue<P> {
 }
 
 impl Parked {
-    /// A range that was parked before epoch `now` was begun.
-    fn take_before(&mut self, now: u64) -> Option<IovaRange> {
+    /// Moves up to [`AT_ONCE`] ranges that were parked before epoch `now` was begun to `over`, which has room for them.
+    fn take_before(&mut self, now: u64, over: &mut SmallVec<[IovaRange; AT_ONCE]>) {
         // From the end, so that nothing moves; later ones may stand there.
-        let place = self.ranges.iter().rposition(|(_, epoch)| *epoch < now)?;
-        Some(self.ranges.swap_remove(place).0)
+        let mut place = self.ranges.len();
+        while place > 0 && over.len() < AT_ONCE {
+            place -= 1;
+            if self.ranges[place].1 < now {
+                over.push(self.ranges.swap_remove(place).0);
+            }
+        }
     }
 }
 

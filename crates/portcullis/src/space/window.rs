@@ -24,6 +24,9 @@ pub(crate) struct LeaseId(u64);
 static LEASES: AtomicU64 = AtomicU64::new(1);
 
 impl LeaseId {
+    /// Nobody's, for what is never given back.
+    pub(crate) const NOBODY: Self = Self(0);
+
     /// A name that nobody had before.
     pub(crate) fn fresh() -> Self {
         Self(LEASES.fetch_add(1, Ordering::Relaxed))

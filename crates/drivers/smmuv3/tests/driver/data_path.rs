@@ -37,7 +37,8 @@ unsafe impl Lendable for Part {
 
 struct Path {
     board: Board,
-    _core: Subsystem<Platform>,
+    core: Subsystem<Platform>,
+    device: Arc<portcullis::Device<Platform>>,
     dma: DmaHandle<Platform>,
     commands: Arc<Mutex<Vec<u64>>>,
 }
@@ -66,7 +67,7 @@ impl Path {
         core.bind(&device, driver.clone()).expect("tried");
         board.device.expect(Expectation::Translated);
         let dma = driver.0.lock().expect("test").take().expect("bound");
-        Self { board, _core: core, dma, commands }
+        Self { board, core, device, dma, commands }
     }
 
     fn part(&self, pages: u64, offset: u64, len: u64) -> Part {
@@ -312,5 +313,59 @@ fn lazily_unmapped_buffers_come_back_when_the_device_reaches_them_no_more() {
             assert_eq!(path.contents(part.range())[..6], *b"before");
         }
     }
+    path.board.assert_clean();
+}
+
+/// Reserve, link, sync: each buffer is reached where the link said, the rest of the run is not, and all of it ends by one invalidation.
+#[test]
+fn a_run_is_filled_piece_by_piece_and_ends_as_a_whole() {
+    let path = Path::new(|_| ());
+    for filled in [0usize, 1, 3, 5] {
+        let mut run = path.dma.reserve(16 * PAGE, 8, Both).expect("room");
+        let pieces = [(1, 0, PAGE), (2, 100, PAGE), (1, 4095, 1), (3, 0, 3 * PAGE), (1, 8, 8)];
+        let mut addresses = Vec::new();
+        for (pages, offset, len) in &pieces[..filled] {
+            addresses.push(run.link(path.part(*pages, *offset, *len)).expect("room"));
+        }
+        run.sync().expect("nothing is owed");
+        for (address, (_, offset, _)) in addresses.iter().zip(pieces) {
+            assert_eq!(address % PAGE, offset);
+            assert!(path.write(*address, b"x"));
+        }
+        let beyond = run.device_address() + run.linked();
+        assert!(!path.write(beyond, b"x"), "what is only reserved leads nowhere");
+        let too_long = path.part(17, 0, 17 * PAGE);
+        let left = 16 * PAGE - run.linked();
+        let full = run.link(too_long).expect_err("too long").error();
+        assert_eq!(full, DmaError::RunIsFull { left });
+        path.sent();
+        let list = run.end().expect("confirmed");
+        let parts = list.map_or_else(Vec::new, BufferList::into_buffers);
+        assert_eq!(parts.len(), filled);
+        for part in &parts {
+            assert_eq!(path.contents(part.range())[0], b'x');
+        }
+        let syncs = path.sent().iter().filter(|opcode| **opcode == SYNC).count();
+        assert_eq!(syncs, 1, "one invalidation");
+        for address in addresses {
+            assert!(!path.write(address, b"y"));
+        }
+    }
+    assert_eq!(path.dma.live_mappings(), 0);
+    path.board.assert_clean();
+}
+
+/// An unbind removes what was linked, though the rest of the run was never mapped.
+#[test]
+fn an_unbind_removes_a_run_that_was_not_filled() {
+    let path = Path::new(|_| ());
+    let mut run = path.dma.reserve(64 * PAGE, 2, Both).expect("room");
+    let address = run.link(path.part(2, 0, 2 * PAGE)).expect("room");
+    assert!(path.write(address, b"before"));
+    path.core.unbind(&path.device).expect("confirmed");
+    path.board.device.expect(Expectation::Blocked);
+    assert!(!path.write(address, b"after"));
+    let part = run.end().expect("confirmed by the unbind").expect("one buffer").into_buffers();
+    assert_eq!(path.contents(part[0].range())[..6], *b"before");
     path.board.assert_clean();
 }
