@@ -140,7 +140,7 @@ impl<P: Platform> IovaSlabs<P> {
     }
 
     /// As [`free`](Self::free) where `range` begins in a slab; `None` where it does not, so that it is the tree's.
-    #[inline]
+    #[inline(always)]
     pub fn free_in_slab(&self, range: IovaRange) -> Option<Result<(), FreeError>> {
         let number = (range.start().raw() >> CHUNK_LOG2).wrapping_sub(self.first_chunk);
         let chunk = self.attached(number)?;

@@ -77,7 +77,7 @@ impl<T, P: Platform> Revocable<T, P> {
     }
 
     /// The value, which stays until the guard is dropped; `None` once it was revoked.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&self, platform: &P) -> Option<Inside<'_, T, P>> {
         let slots = match self.inside.get() {
             Some(slots) => slots,

@@ -157,6 +157,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// As [`execute`](Self::execute) for one command.
+    #[inline]
     pub(crate) fn execute_one<R: Registers>(
         &self,
         unit: &Unit<P, R>,

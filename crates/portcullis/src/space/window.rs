@@ -217,7 +217,7 @@ impl<P: Platform> Window<P> {
     }
 
     /// Gives back a range that is live and not in quarantine.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give_back(&self, holding: &Holding<P>, range: IovaRange) {
         match holding.slabs.get().and_then(|slabs| slabs.free_in_slab(range)) {
             Some(freed) => {
