@@ -128,8 +128,9 @@ fn the_html_page_escapes_what_the_description_says_and_stands_alone() {
     assert!(
         page.contains("&lt;script&gt;alert(1)") && page.contains("/soc/&lt;b&gt;&quot;&amp;&#39;")
     );
-    // One drawing for each IOMMU with clients, one for what is behind none; nothing is loaded from elsewhere.
-    assert_eq!(page.matches("<svg ").count(), 5);
+    // One drawing for each IOMMU with clients, one for what is behind none; in each a picture of its name and of each device. Nothing is loaded from elsewhere.
+    assert_eq!(page.matches("role=\"img\"").count(), 5);
+    assert!(page.matches("<svg ").count() > 5 + 20);
     assert!(!page.contains("http") && !page.contains("src="));
     for word in ["prefers-color-scheme: dark", "@media print", "iommu-disabled", "0x10-0x13"] {
         assert!(page.contains(word), "{word}");

@@ -93,12 +93,15 @@ fn findings(machine: &MachineDescription) -> String {
     if machine.findings.is_empty() {
         return "<p>No findings.</p>\n".to_owned();
     }
-    let number = |severity| machine.findings.iter().filter(|it| it.severity == severity).count();
+    let number = |severity, word| {
+        let count = machine.findings.iter().filter(|it| it.severity == severity).count();
+        format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+    };
     let mut out = format!(
-        "<details open><summary>Findings: {} errors, {} warnings, {} notes</summary>\n<ul>\n",
-        number(Severity::Error),
-        number(Severity::Warning),
-        number(Severity::Note)
+        "<details open><summary>Findings: {}, {}, {}</summary>\n<ul>\n",
+        number(Severity::Error, "error"),
+        number(Severity::Warning, "warning"),
+        number(Severity::Note, "note")
     );
     for finding in &machine.findings {
         let _ = writeln!(

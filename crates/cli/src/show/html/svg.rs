@@ -20,41 +20,38 @@ struct Row {
     column: usize,
     class: &'static str,
     text: String,
-    /// A branch leads from the trunk to it.
-    branch: bool,
 }
 
-/// The drawing of what is behind the IOMMU at `node`.
+/// The drawing of what is behind the IOMMU at `node`: one picture for its name and one for each device below, so that a printed page can end between two of them.
 pub(super) fn drawing(
     machine: &MachineDescription,
     title: &str,
     node: Option<FwNode>,
     devices: &[Placed<'_>],
 ) -> String {
-    let mut rows = Vec::new();
-    for placed in devices {
-        device_rows(machine, node, placed, &mut rows);
-    }
-    let top = 36;
-    let height = top + rows.len() * LINE + 6;
     let name = node.map_or("no IOMMU", |node| label(machine, node));
-    let mut out = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n",
-        escaped(title)
-    );
+    let width = name.chars().count().min(44) * 74 / 10 + 18;
+    let mut out = format!("<div role=\"img\" aria-label=\"{}\">\n", escaped(title));
     let _ = writeln!(
         out,
-        "<rect x=\"1\" y=\"4\" width=\"{}\" height=\"22\" rx=\"4\"/><text x=\"9\" y=\"19\">{}</text>",
-        (name.chars().count().min(44) * 74 / 10) + 18,
+        "<svg viewBox=\"0 0 {WIDTH} 36\"><rect x=\"1\" y=\"4\" width=\"{width}\" height=\"22\" rx=\"4\"/><text x=\"9\" y=\"19\">{}</text><path d=\"M10 26V36\"/></svg>",
         escaped(&cut(name, 44))
     );
-    let last = rows.iter().rposition(|row| row.branch).unwrap_or(0);
-    let _ = writeln!(out, "<path d=\"M10 26V{}\"/>", top + last * LINE + 8);
+    for (index, placed) in devices.iter().enumerate() {
+        let mut rows = Vec::new();
+        device_rows(machine, node, placed, &mut rows);
+        out += &branch(&rows, index + 1 == devices.len());
+    }
+    out + "</div>\n"
+}
+
+/// A device on its branch of the trunk, which goes on below unless it is the last.
+fn branch(rows: &[Row], last: bool) -> String {
+    let height = rows.len() * LINE;
+    let trunk = if last { 8 } else { height };
+    let mut out =
+        format!("<svg viewBox=\"0 0 {WIDTH} {height}\"><path d=\"M10 0V{trunk}M10 8H20\"/>\n");
     for (index, row) in rows.iter().enumerate() {
-        let y = top + index * LINE;
-        if row.branch {
-            let _ = writeln!(out, "<path d=\"M10 {0}H20\"/>", y + 8);
-        }
         let shown = cut(&row.text, characters(row.column));
         let whole = if shown == row.text {
             String::new()
@@ -65,7 +62,7 @@ pub(super) fn drawing(
             out,
             "<text x=\"{}\" y=\"{}\" class=\"{}\">{whole}{}</text>",
             row.column,
-            y + 12,
+            index * LINE + 12,
             row.class,
             escaped(&shown)
         );
@@ -83,6 +80,22 @@ fn cut(text: &str, most: usize) -> String {
     std::iter::once('…').chain(kept).collect()
 }
 
+/// `text` in lines of at most `most` characters, broken at spaces; a longer word has a line of its own.
+fn wrapped(text: &str, most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        match lines.last_mut().filter(|line| line.chars().count() + 1 + length <= most) {
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 fn device_rows(
     machine: &MachineDescription,
     node: Option<FwNode>,
@@ -93,7 +106,7 @@ fn device_rows(
     let path = device.description.path.clone();
     let group = placed.group.map(|group| format!("#{group} ")).unwrap_or_default();
     let class = if device.enabled { "" } else { "faint" };
-    rows.push(Row { column: 24, class, text: format!("{group}{path}"), branch: true });
+    rows.push(Row { column: 24, class, text: format!("{group}{path}") });
     let own: Vec<_> = device.streams.iter().copied().filter(|it| Some(it.iommu) == node).collect();
     let mut ids: Vec<String> = runs(&own)
         .map(|run| match (run, run[0].mask) {
@@ -108,11 +121,12 @@ fn device_rows(
     let Verdict { word, because } = of_device(machine, device);
     let said =
         [word, &because].into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(": ");
-    for part in ids.chunks(3) {
-        rows.push(Row { column: 36, class: "faint", text: part.join(" "), branch: false });
-    }
-    let class = if device.enabled { word } else { "faint" };
-    rows.push(Row { column: 36, class, text: said, branch: false });
+    let mut below = |class, text: &str| {
+        let lines = wrapped(text, characters(36)).into_iter();
+        rows.extend(lines.map(|text| Row { column: 36, class, text }));
+    };
+    below("faint", &ids.join(" "));
+    below(if device.enabled { word } else { "faint" }, &said);
     for function in device.functions.iter().filter(|_| device.enabled && device.bus.is_some()) {
         let own = match &function.description.dma {
             DmaPath::Translated(spec) => spec.streams.iter().any(|it| Some(it.iommu) == node),
@@ -123,7 +137,19 @@ fn device_rows(
             let path = &function.description.path;
             let short = path.rsplit('/').next().unwrap_or(path);
             let text = format!("{} {short} {}", function.requester, verdict.word);
-            rows.push(Row { column: 48, class: verdict.word, text, branch: false });
+            rows.push(Row { column: 48, class: verdict.word, text });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn lines_are_broken_at_spaces_only() {
+        assert_eq!(wrapped("rid:0>0x10 rid:1>0x11 0x5", 21), ["rid:0>0x10 rid:1>0x11", "0x5"]);
+        assert_eq!(wrapped("much-too-long a", 4), ["much-too-long", "a"]);
+        assert!(wrapped("", 4).is_empty());
     }
 }
