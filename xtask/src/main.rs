@@ -6,8 +6,10 @@
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
 //! - `install-qemu`: only the installation.
+//! - `boards`: every devicetree of Debian's arm64 kernel package through `show` and `boot`; its options stand in that module.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
 
+mod boards;
 mod budgets;
 mod counts;
 mod deps;
@@ -35,10 +37,11 @@ fn main() -> ExitCode {
         Some("counts") => counts::check(&arguments[1..]),
         Some("image") => image::check(),
         Some("install-qemu") => qemu::install(),
+        Some("boards") => boards::run(&arguments[1..]),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|install-qemu|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|install-qemu|boards|sanitize"
             );
             return ExitCode::from(2);
         }

@@ -25,13 +25,24 @@ pub struct MachineClock {
     source: TimeSource,
     started: Instant,
     virtual_now: AtomicU64,
+    looks: AtomicU64,
     hook: Hook,
     iommus: Arc<Iommus>,
 }
 
+/// On host time, one look in so many gives the CPU away.
+const YIELD_EVERY: u64 = 64;
+
 impl MachineClock {
     pub(crate) fn new(source: TimeSource, hook: Hook, iommus: Arc<Iommus>) -> Self {
-        Self { source, started: Instant::now(), virtual_now: AtomicU64::new(0), hook, iommus }
+        Self {
+            source,
+            started: Instant::now(),
+            virtual_now: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            hook,
+            iommus,
+        }
     }
 }
 
@@ -51,7 +62,11 @@ impl Clock for MachineClock {
             TimeSource::Virtual { step } => {
                 self.virtual_now.fetch_add(step.max(1), Ordering::AcqRel);
             }
-            TimeSource::Host => std::thread::yield_now(),
+            // What is waited for moves on below. Only now and then it is another thread's turn: giving the CPU away costs a time slice of whatever else runs.
+            TimeSource::Host if self.looks.fetch_add(1, Ordering::Relaxed) % YIELD_EVERY == 0 => {
+                std::thread::yield_now();
+            }
+            TimeSource::Host => std::hint::spin_loop(),
         }
         self.iommus.progress();
     }

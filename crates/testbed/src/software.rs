@@ -138,6 +138,14 @@ impl<P: Platform> SoftwareMachine<P> {
         }
     }
 
+    /// The SMMUv2 at `node`.
+    pub fn smmu_v2(&self, node: FwNode) -> Option<&Arc<SmmuV2>> {
+        match self.units.get(&node)? {
+            Unit::SmmuV2(smmu) => Some(smmu),
+            Unit::SmmuV3(_) => None,
+        }
+    }
+
     /// The device that stands for the client at `path`.
     pub fn device(&self, path: &str) -> Option<&Arc<Device>> {
         self.devices.get(path)
@@ -173,14 +181,19 @@ impl<P: Platform> SoftwareMachine<P> {
     }
 }
 
-/// Gives the CPU away at one step in eight.
+/// Holds whoever touches a register up at one step in eight, for up to a microsecond or so; at one in 512 it gives the CPU away. More of that would make a boot
+/// on a busy machine wait for other programs most of the time: each time costs their time slices.
 struct Preemption(AtomicU64);
 
 impl StepHook for Preemption {
     fn step(&self, _: &'static str, _: u64, _: &'static str, _: bool) {
         let draw = Random::new(self.0.fetch_add(1, Ordering::Relaxed)).next_u64();
-        if draw.is_multiple_of(8) {
+        if draw.is_multiple_of(512) {
             std::thread::yield_now();
+        } else if draw.is_multiple_of(8) {
+            for _ in 0..draw >> 56 {
+                std::hint::spin_loop();
+            }
         }
     }
 }

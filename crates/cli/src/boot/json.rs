@@ -45,6 +45,8 @@ struct Device<'a> {
     /// `bound`, `blocked` or `deferred`.
     state: &'static str,
     reason: Option<String>,
+    /// One word for the reason: `description`, `iommu-failed`, `iommu-absent`, `iommu-full`, `regions-conflict`, `set-up`, `group`, `driver`, ...
+    cause: Option<&'static str>,
     probes: u32,
     defers: u32,
     /// `ok` or `failed`; null where no DMA was done.
@@ -138,6 +140,7 @@ fn device(row: &ClientRow) -> Device<'_> {
         dma: row.path_word(),
         state,
         reason,
+        cause: row.cause(),
         probes: row.report.probes,
         defers: row.report.defers,
         dma_check: row.dma_ok.map(|ok| if ok { "ok" } else { "failed" }),

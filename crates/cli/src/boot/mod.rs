@@ -26,7 +26,7 @@ use portcullis_testbed::{IommuDriver, Random, Testbed};
 use races::Races;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How to boot.
@@ -150,13 +150,15 @@ impl<'a, T: Testbed> Boot<'a, T> {
     fn arrive_all(&self, options: BootOptions) {
         let steps = self.plan(options);
         let next = AtomicUsize::new(0);
-        let meetings: Vec<AtomicUsize> = steps.iter().map(|_| AtomicUsize::new(0)).collect();
+        let meetings: Vec<Meeting> = steps.iter().map(|_| Meeting::default()).collect();
+        let threads = options.cpus.max(1);
         std::thread::scope(|scope| {
-            for _ in 0..options.cpus.max(1) {
+            for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Some(meeting) = step.meeting {
-                            wait_for_the_other(&meetings[meeting], step.delay);
+                        // A boot on one thread has nobody to meet.
+                        if let Some(meeting) = step.meeting.filter(|_| threads > 1) {
+                            meetings[meeting].wait(step.delay);
                         }
                         self.arrive(step.arrival);
                         // Whoever makes something ready also does what that brings about, unless another thread is faster.
@@ -371,18 +373,27 @@ fn turn_of(
     turn
 }
 
-/// Returns when the other step of the meeting has begun too, or after a while: a boot on one thread has nobody to meet.
-fn wait_for_the_other(meeting: &AtomicUsize, delay: usize) {
-    const PATIENCE: usize = 20_000;
-    meeting.fetch_add(1, Ordering::AcqRel);
-    for turn in 0..PATIENCE {
-        if meeting.load(Ordering::Acquire) >= 2 {
-            break;
+/// Where the two steps of a meeting wait for each other. The plan puts them side by side, so where there are two threads the other one always comes.
+#[derive(Debug, Default)]
+struct Meeting {
+    here: Mutex<usize>,
+    both: Condvar,
+}
+
+impl Meeting {
+    /// For what the threads' own code cannot bring about: the other one has died.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// Returns when the other step has begun too, and `delay` turns of an empty loop later.
+    fn wait(&self, delay: usize) {
+        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        *here += 1;
+        self.both.notify_all();
+        let missing = |here: &mut usize| *here < 2;
+        drop(self.both.wait_timeout_while(here, Self::PATIENCE, missing));
+        for _ in 0..delay {
+            std::hint::spin_loop();
         }
-        if turn % 64 == 63 { std::thread::yield_now() } else { std::hint::spin_loop() }
-    }
-    for _ in 0..delay {
-        std::hint::spin_loop();
     }
 }
 

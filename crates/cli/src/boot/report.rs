@@ -4,7 +4,7 @@ use super::promises::Verdict;
 use super::races::{Counts, KINDS};
 use super::repeat::Summary;
 use crate::style::{Style, table};
-use portcullis::{DeviceReport, DeviceStage, Reach};
+use portcullis::{BlockedReason, DeviceReport, DeviceStage, OpsError, Reach, SetUpError};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -96,6 +96,25 @@ impl ClientRow {
             DeviceStage::Described => ("blocked", Some("no driver asked for it".to_string())),
             DeviceStage::Gone => ("blocked", Some("it was removed".to_string())),
         }
+    }
+
+    /// One stable word for why it is not bound; `None` where it is. The sentence is [`state`](Self::state)'s.
+    pub fn cause(&self) -> Option<&'static str> {
+        Some(match &self.report.stage {
+            DeviceStage::Bound => return None,
+            DeviceStage::Waiting(_) => "iommu-absent",
+            DeviceStage::Blocked(BlockedReason::Description(_)) => "description",
+            DeviceStage::Blocked(BlockedReason::NodeFailed(..)) => "iommu-failed",
+            DeviceStage::Blocked(BlockedReason::SetUp(error)) => match error {
+                SetUpError::Ops(_, OpsError::OutOfStreams | OpsError::OutOfTags) => "iommu-full",
+                SetUpError::RegionsConflict(..) => "regions-conflict",
+                _ => "set-up",
+            },
+            DeviceStage::Blocked(_) => "group",
+            DeviceStage::Failed(_) => "driver",
+            DeviceStage::Described => "nobody-asked",
+            DeviceStage::Gone => "gone",
+        })
     }
 
     fn result(&self, style: Style) -> String {

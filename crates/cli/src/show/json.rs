@@ -5,8 +5,8 @@ use portcullis::{DmaPath, FwStream, ReservedKind};
 use portcullis_addr::PhysRange;
 use portcullis_firmware::acpi::mcfg::ConfigSpace;
 use portcullis_firmware::{
-    DescribedDevice, Finding, InterruptSource, IommuMap, IommuNode, MachineDescription, MsiMap,
-    PciFunction, SourceKind, sharing,
+    DescribedDevice, Finding, InterruptSource, IommuKind, IommuMap, IommuNode, MachineDescription,
+    MsiMap, PciFunction, SourceKind, sharing,
 };
 use portcullis_testbed::IommuDriver;
 use serde::Serialize;
@@ -71,6 +71,8 @@ struct Iommu {
     path: String,
     /// From the most to the least specific.
     compatible: Vec<String>,
+    /// `smmuv3`, `smmuv2` (also MMU-400 and 500), `vt-d`, `amd-vi`, `riscv`, `virtio` or `other`.
+    kind: &'static str,
     /// Whether it and every node above it are enabled.
     enabled: bool,
     /// The driver that serves it; null where there is none.
@@ -246,6 +248,15 @@ fn iommu(iommu: &IommuNode) -> Iommu {
     Iommu {
         path: iommu.path.clone(),
         compatible: iommu.compatible.clone(),
+        kind: match iommu.kind {
+            IommuKind::SmmuV3 => "smmuv3",
+            IommuKind::SmmuV2 => "smmuv2",
+            IommuKind::VtD => "vt-d",
+            IommuKind::AmdVi => "amd-vi",
+            IommuKind::RiscV => "riscv",
+            IommuKind::VirtioIommu => "virtio",
+            IommuKind::Other => "other",
+        },
         enabled: iommu.enabled,
         driver: IommuDriver::of(iommu).map(|driver| driver.name),
         cells: iommu.cells,

@@ -150,8 +150,46 @@ fn clients_of(machine: &MachineDescription, reading: &Reading) -> BTreeMap<Strin
     clients.collect()
 }
 
-/// Reads `blob` once more and compares: every IOMMU, every client, every stream, every range.
-pub(crate) fn compare(board: &str, blob: &[u8], machine: &MachineDescription, counts: &mut Counts) {
+/// What is enabled on a board, by the second reading alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Enabled {
+    /// Devices with `iommus`.
+    pub(crate) devices: usize,
+    /// Their streams.
+    pub(crate) streams: usize,
+    /// Buses with `iommu-map`.
+    pub(crate) buses: usize,
+    /// SMMUs.
+    pub(crate) smmus: usize,
+}
+
+impl Reading {
+    fn enabled(&self) -> Enabled {
+        let clients = self.clients();
+        let clients: Vec<_> = clients.values().filter(|client| client.enabled).collect();
+        let devices = clients.iter().filter(|client| !client.streams.is_empty());
+        let is_smmu = |seen: &&Seen| {
+            let compatible = seen.properties.get("compatible").map(Vec::as_slice);
+            let names = compatible.unwrap_or_default().split(|byte| *byte == 0);
+            let smmu = |name: &[u8]| name.starts_with(b"arm,smmu") || name.starts_with(b"arm,mmu-");
+            seen.enabled && names.into_iter().any(|name| smmu(name) || name == b"qcom,smmu-v2")
+        };
+        Enabled {
+            devices: devices.clone().count(),
+            streams: devices.map(|client| client.streams.len()).sum(),
+            buses: clients.iter().filter(|client| !client.maps.is_empty()).count(),
+            smmus: self.nodes.values().filter(is_smmu).count(),
+        }
+    }
+}
+
+/// Reads `blob` once more and compares: every IOMMU, every client, every stream, every range. Gives what the second reading found enabled.
+pub(crate) fn compare(
+    board: &str,
+    blob: &[u8],
+    machine: &MachineDescription,
+    counts: &mut Counts,
+) -> Enabled {
     let reading = Reading::new(blob);
     let iommus: Vec<_> = machine
         .iommus
@@ -180,4 +218,5 @@ pub(crate) fn compare(board: &str, blob: &[u8], machine: &MachineDescription, co
     counts.clients += clients.len();
     counts.streams += clients.values().map(|client| client.streams.len()).sum::<usize>();
     counts.ranges += clients.values().map(|client| client.maps.len()).sum::<usize>();
+    reading.enabled()
 }
