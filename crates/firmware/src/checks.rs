@@ -107,10 +107,12 @@ fn match_entries(clients: &[Client]) -> usize {
 
 /// How many aligned blocks of 2^n exact ids, and entries with masks of their own, cover `streams`.
 fn blocks(streams: &BTreeSet<FwStream>) -> usize {
-    let masked = streams.iter().filter(|stream| stream.mask != 0).count();
+    let masked = streams.iter().filter(|stream| stream.mask != 0);
+    let masked: BTreeSet<_> =
+        masked.map(|stream| (stream.mask, stream.id.raw() & !stream.mask)).collect();
     let exact = streams.iter().filter(|stream| stream.mask == 0).map(|stream| stream.id.raw());
     let mut ids: BTreeSet<u32> = exact.collect();
-    let mut count = masked;
+    let mut count = masked.len();
     let mut size = 1u32;
     // Two halves of a block become one id of the next larger size.
     while !ids.is_empty() && size != 0 {

@@ -1,7 +1,8 @@
 //! Safeguards of the core left out one by one: each is missed within the worlds that are exhausted.
 
 use portcullis::Safeguard;
-use portcullis_lab::ours::{World, omit};
+use portcullis_lab::ours::{Omitted, World, omit, omit_named};
+use portcullis_smmuv2 as smmuv2;
 use portcullis_threads::{Budget, Explorer, Report};
 
 fn explore(world: &World) -> Report {
@@ -12,7 +13,15 @@ fn explore(world: &World) -> Report {
 
 /// Leaves `safeguard` out and explores the world with that key, which must show a violation of `property`, and replay it.
 fn found(safeguard: Safeguard, key: &str, property: &str) {
-    let _omitted = omit(safeguard);
+    missed(safeguard.name(), omit(safeguard), key, property);
+}
+
+/// The same for a safeguard of the SMMUv2 driver.
+fn found_in_v2(safeguard: smmuv2::Safeguard, key: &str, property: &str) {
+    missed(safeguard.name(), omit_named(safeguard.name()), key, property);
+}
+
+fn missed(safeguard: &str, _omitted: Omitted, key: &str, property: &str) {
     let world = World::named(key).expect("a world");
     let report = explore(&world);
     let violation = report.violation(property);
@@ -122,6 +131,26 @@ fn standing_in_a_list_of_waiters_twice() {
 #[test]
 fn a_release_from_outside_that_wakes_nobody() {
     found(Safeguard::WakeOnRelease, "owner", "P6");
+}
+
+#[test]
+fn smmuv2_a_match_before_its_destination() {
+    found_in_v2(smmuv2::Safeguard::DestinationBeforeMatch, "v2-rogue", "P2");
+}
+
+#[test]
+fn smmuv2_maintenance_that_is_not_waited_for() {
+    found_in_v2(smmuv2::Safeguard::TlbSync, "v2-handle", "P4");
+}
+
+#[test]
+fn smmuv2_a_bank_used_again_before_its_tag_is_clean() {
+    found_in_v2(smmuv2::Safeguard::CleanBeforeReuse, "v2-reuse", "P1");
+}
+
+#[test]
+fn smmuv2_a_dropped_mask() {
+    found_in_v2(smmuv2::Safeguard::KeepMask, "v2-masked", "P1");
 }
 
 /// The twelfth is in what surrounds the core: its types do not let an instance be registered that is not brought up, a wrapper does.

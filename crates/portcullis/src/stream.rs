@@ -21,6 +21,11 @@ impl StreamSpec {
         Self { id, mask: 0 }
     }
 
+    /// Whether both stand for the same ids: what the mask ignores does not count.
+    pub const fn is_same_set(&self, other: &Self) -> bool {
+        self.mask == other.mask && self.overlaps(other)
+    }
+
     /// Whether there is an id that both stand for.
     pub const fn overlaps(&self, other: &Self) -> bool {
         (self.id.raw() ^ other.id.raw()) & !(self.mask | other.mask) == 0

@@ -212,8 +212,8 @@ pub struct ReplayArgs {
 /// Options of `lab ours`.
 #[derive(Debug, Args)]
 pub struct OursArgs {
-    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the coarse ones (`lab ours ?` lists them); all
-    /// that can be exhausted when left out.
+    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the others (`lab ours ?` lists them; those on the SMMUv2 driver begin
+    /// with `v2-`); all that can be exhausted when left out.
     #[arg(value_parser = OursWorld::from_str)]
     pub world: Option<OursWorld>,
     /// N random schedules, instead of all. The storm is too big for all.
@@ -254,6 +254,7 @@ impl FromStr for OursWorld {
         let world = if key == "storm" { Some(World::storm(1)) } else { World::named(key) };
         world.map(Self).ok_or_else(|| {
             let all = World::exhaustive().into_iter().chain(World::coarse());
+            let all = all.chain(World::revoking()).chain(World::smmu_v2());
             let keys: Vec<String> = all.map(|world| world.key).collect();
             format!(
                 "unknown world `{key}`; known are {}, busiest, one-queue, storm",

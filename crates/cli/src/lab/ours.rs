@@ -18,9 +18,9 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
     let mut found: Vec<Report> = Vec::new();
     for world in worlds(args) {
         let mut ticker = Ticker::new();
-        let name = world.name;
+        let name = world.title();
         let report = check(&world, budget(args, &world, &stop), move |progress| {
-            ticker.say(|| describe(progress, name));
+            ticker.say(|| describe(progress, &name));
         });
         found.push(report);
         if stop.load(Ordering::Relaxed) {
@@ -50,7 +50,7 @@ fn describe(progress: &Progress, world: &str) -> String {
 
 fn worlds(args: &OursArgs) -> Vec<World> {
     match &args.world {
-        None => World::exhaustive(),
+        None => World::exhaustive().into_iter().chain(World::smmu_v2()).collect(),
         Some(world) if world.0.rounds > 0 => vec![World::storm(args.rounds.into())],
         Some(world) => vec![world.0.clone()],
     }
@@ -85,7 +85,7 @@ fn as_text(found: &[Report], view: render::View) -> String {
     for report in found {
         let explored = &report.explored;
         rows.push(vec![
-            report.world.name.to_owned(),
+            report.world.title(),
             match report.verdict {
                 Verdict::Clean => style.good(word(report.verdict)),
                 Verdict::Bounded => style.warn(word(report.verdict)),
@@ -102,7 +102,7 @@ fn as_text(found: &[Report], view: render::View) -> String {
         for violation in &report.violations {
             let wrong = format!("{}: {}", violation.property, violation.message);
             let ladder = Ladder::of_run(&violation.ladder, std::slice::from_ref(&wrong));
-            out += &format!("\n{}\n{}", style.strong(report.world.name), view.ladder(&ladder));
+            out += &format!("\n{}\n{}", style.strong(&report.world.title()), view.ladder(&ladder));
             out += &view.say("wrong", &wrong);
             out += &view.command("replay", &violation.schedule);
         }
@@ -124,7 +124,7 @@ fn as_json(found: &[Report]) -> Value {
         let explored = &report.explored;
         json!({
             "world": report.world.key,
-            "name": report.world.name,
+            "name": report.world.title(),
             "explored": {
                 "how": explored.strategy,
                 "schedules": explored.executions,

@@ -2,6 +2,7 @@
 //!
 //! The records are kept under a lock, registers are written without it: calls about one stream do not overlap, and a group belongs to one stream (or to the ids under one mask).
 
+use crate::hooks::{Safeguard, omitted};
 use crate::identify::Features;
 use crate::unit::Unit;
 use alloc::vec::Vec;
@@ -233,18 +234,22 @@ impl<P: Platform> Groups<P> {
         group: usize,
         spec: StreamSpec,
     ) -> Result<(), u32> {
-        let (id, mask) = (u64::from(spec.id.raw()), u64::from(spec.mask));
+        let mask = if omitted::<P>(Safeguard::KeepMask) { 0 } else { spec.mask };
+        let (id, mask) = (u64::from(spec.id.raw()), u64::from(mask));
         if self.features.extended_ids {
             let word = smr_extended::ID.of(id) | smr_extended::MASK.of(mask);
             unit.write_group(global0::SMR, group, word as u32);
             return self.lead(unit, group, Destination::Fault);
         }
-        self.lead(unit, group, Destination::Fault)?;
+        let late = omitted::<P>(Safeguard::DestinationBeforeMatch);
+        if !late {
+            self.lead(unit, group, Destination::Fault)?;
+        }
         if self.features.stream_matching {
             let word = smr::VALID.of(1) | smr::ID.of(id) | smr::MASK.of(mask);
             unit.write_group(global0::SMR, group, word as u32);
         }
-        Ok(())
+        if late { self.lead(unit, group, Destination::Fault) } else { Ok(()) }
     }
 
     /// Lets a group match nothing. With extended ids the valid bit is in `S2CR`, so what matters is that the group faults before.
@@ -262,7 +267,8 @@ impl<P: Platform> Groups<P> {
 
 impl Records {
     fn find(&mut self, spec: StreamSpec) -> Option<(Held, &mut Record)> {
-        let known = |entry: &Option<Record>| entry.is_some_and(|record| record.spec == spec);
+        let known =
+            |entry: &Option<Record>| entry.is_some_and(|record| record.spec.is_same_set(&spec));
         let group = self.entries.iter().position(known)?;
         let record = self.entries[group].as_mut()?;
         Some((Held { group, serial: record.serial }, record))

@@ -10,6 +10,7 @@
 //! - `banks`: address spaces: translation context banks.
 //! - `ops`: what the core asks.
 //! - `interrupt`: faults.
+//! - `hooks`: safeguards that a test can leave out.
 //!
 //! A stream is blocked when its group says "fault", and that is confirmed by a global TLB sync, which waits for what the unit has under way. A stream that matches no group faults
 //! too: [`USFCFG`](portcullis_spec::smmuv2::global0::scr0::USFCFG) is set before anything else and never cleared.
@@ -32,6 +33,7 @@ extern crate alloc;
 mod banks;
 mod error;
 mod groups;
+mod hooks;
 mod identify;
 mod interrupt;
 mod ops;
@@ -40,6 +42,7 @@ mod quirks;
 mod unit;
 
 pub use error::{BringUpCause, BringUpError};
+pub use hooks::Safeguard;
 pub use identify::Features;
 pub use quirks::{COMPATIBLE, Quirks};
 pub use unit::SYNC_BOUND;

@@ -4,6 +4,7 @@ use crate::Smmu;
 use crate::banks::{self, Banks, Name};
 use crate::error;
 use crate::groups::{Destination, Held};
+use crate::hooks::{Safeguard, omitted};
 use crate::identify::{GRANULES, Granule};
 use alloc::sync::Arc;
 use portcullis::{
@@ -254,8 +255,10 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         self.unit.alive()?;
         // Streams whose blocking was not confirmed may still use the bank: the global sync covers them too.
         let doubts = self.groups.doubts();
-        self.forget_space(name);
-        self.unit.sync()?;
+        if !omitted::<P>(Safeguard::CleanBeforeReuse) {
+            self.forget_space(name);
+            self.unit.sync()?;
+        }
         self.give_back(&doubts);
         self.unit.write_bank(bank::SCTLR, name.index(), 0);
         self.banks.free(name);

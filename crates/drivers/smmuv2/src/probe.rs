@@ -3,6 +3,7 @@
 use crate::banks::Banks;
 use crate::error::{BringUpCause, BringUpError};
 use crate::groups::{Destination, Groups};
+use crate::hooks::{Safeguard, omitted};
 use crate::identify::{Features, identify};
 use crate::unit::Unit;
 use crate::{Options, Smmu};
@@ -165,6 +166,10 @@ fn block_all<P: Platform, R: Registers>(
 ) -> Result<(), BringUpCause> {
     for group in 0..usize::from(features.groups) {
         let wanted = groups.word(Destination::Fault);
+        if omitted::<P>(Safeguard::DestinationBeforeMatch) {
+            groups.unmatch(unit, group);
+            continue;
+        }
         groups.lead(unit, group, Destination::Fault).map_err(|found| match found {
             u32::MAX => BringUpCause::Gone { register: global0::S2CR.name },
             _ => BringUpCause::Stuck { register: global0::S2CR.name, wanted, found },

@@ -1,6 +1,7 @@
 //! One unit's registers, its platform, and bounded waits on it.
 
 use crate::error::{self, BringUpCause};
+use crate::hooks::{Safeguard, omitted};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use portcullis::OpsError;
@@ -130,6 +131,9 @@ impl<P: Platform, R: Registers> Unit<P, R> {
     /// Waits for all TLB maintenance before, and for what the unit has under way.
     pub(crate) fn sync(&self) -> Result<(), OpsError> {
         self.alive()?;
+        if omitted::<P>(Safeguard::TlbSync) {
+            return Ok(());
+        }
         self.write(global0::STLBGSYNC, 0);
         let active = global0::stlbgstatus::GSACTIVE;
         self.poll(|unit| unit.read(global0::STLBGSTATUS), |status| active.is_set(status.into()))
@@ -137,7 +141,9 @@ impl<P: Platform, R: Registers> Unit<P, R> {
 
     /// Begins to wait for the TLB maintenance of one bank.
     pub(crate) fn begin_bank_sync(&self, bank: usize) {
-        self.write_bank(bank::TLBSYNC, bank, 0);
+        if !omitted::<P>(Safeguard::TlbSync) {
+            self.write_bank(bank::TLBSYNC, bank, 0);
+        }
     }
 
     /// Waits for what [`begin_bank_sync`](Self::begin_bank_sync) began.

@@ -23,7 +23,7 @@ pub(super) struct Streams {
     pub(super) streams: Vec<FwStream>,
     /// The distinct IOMMUs, in order of first mention.
     pub(super) iommus: Vec<FwNode>,
-    /// The first stream that is named again.
+    /// The first stream that is named again, perhaps with other bits where its mask ignores them.
     pub(super) duplicate: Option<FwStream>,
     /// Why the device cannot be used; `streams` is what stands before the mistake.
     pub(super) problem: Option<Problem>,
@@ -48,7 +48,8 @@ fn read_into(
             "give it at least one phandle, in whole cells, or remove it",
         )
     })?;
-    let mut seen = BTreeSet::new();
+    // As written, and without the bits that a mask ignores.
+    let (mut seen, mut sets) = (BTreeSet::new(), BTreeSet::new());
     let mut rest = cells.as_slice();
     let mut index = 0usize;
     while let Some((phandle, specifier)) = rest.split_first() {
@@ -66,8 +67,10 @@ fn read_into(
         let stream = stream(iommu, node, own, &property)?;
         rest = after;
         index = index.saturating_add(1);
-        if !seen.insert(stream) {
+        if !sets.insert(FwStream { id: StreamId::new(stream.id.raw() & !stream.mask), ..stream }) {
             into.duplicate.get_or_insert(stream);
+        }
+        if !seen.insert(stream) {
             continue;
         }
         into.streams.push(stream);

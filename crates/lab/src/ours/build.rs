@@ -69,6 +69,7 @@ impl World {
             match event {
                 Event::Unplug(index) => return stage.unplug(index),
                 Event::Bind(index) => return stage.bind(index),
+                Event::Rogue(index) => return stage.rogue(index),
                 Event::Use(index) => return stage.use_handle(index),
                 Event::UseLazily(index) => return stage.use_handle_lazily(index),
                 // What follows leaves deferred work behind: a refused unregistration puts its groups back in the queue, for instance.

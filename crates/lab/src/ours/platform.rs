@@ -1,9 +1,11 @@
 //! The software machine as the core's platform, with the lock and event seam under the scheduler.
 
+use crate::ours::world::Family;
 use portcullis::Safeguard;
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
 use portcullis_platform::{DmaMemory, MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
+use portcullis_spec::smmuv2::global0::{STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH};
 use portcullis_threads::{
     LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, changed, choose, current, is_abandoned,
     step,
@@ -115,13 +117,18 @@ impl fmt::Debug for LabPlatform {
 }
 
 thread_local! {
-    /// The safeguard that the core leaves out on this thread's platforms.
+    /// The safeguard that core or driver leave out on this thread's platforms.
     static OMITTED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
 /// Leaves `safeguard` out of the core in every world that this thread explores while the returned value lives: a bug on purpose, to show that it is found.
 pub fn omit(safeguard: Safeguard) -> Omitted {
-    OMITTED.set(Some(safeguard.name()));
+    omit_named(safeguard.name())
+}
+
+/// As [`omit`], for a safeguard of a driver, by the name that [`Platform::omits`] is asked.
+pub fn omit_named(safeguard: &'static str) -> Omitted {
+    OMITTED.set(Some(safeguard));
     Omitted(PhantomData)
 }
 
@@ -176,6 +183,10 @@ impl Platform for LabPlatform {
 pub struct LabHook {
     /// All of them; otherwise only what devices do.
     pub fine: bool,
+    /// Whose registers they are.
+    pub family: Family,
+    /// Whether a device's transaction comes before or after each register access (SMMUv2).
+    pub transactions: bool,
 }
 
 impl StepHook for LabHook {
@@ -183,7 +194,22 @@ impl StepHook for LabHook {
         if !self.fine && object != "device" {
             return;
         }
+        if object == "smmu" && self.family == Family::SmmuV2 {
+            if what != "transaction" || self.transactions {
+                smmu_v2_step(index, what, write);
+            }
+            return;
+        }
         // A look at the clock moves virtual time on and lets lazy hardware work: it is a change, whatever it is called.
         step(object, index, what, write || object == "clock");
+    }
+}
+
+/// An SMMUv2 has a register for each thing, and two threads never write the same one but for those below. So the order of two accesses to registers does not show; the order of
+/// an access and a device's transaction, which looks at all of them, does. What is shared are the waits for maintenance, and what they wait for.
+fn smmu_v2_step(index: u64, what: &'static str, write: bool) {
+    step("smmu", index, what, what == "transaction");
+    if [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH].iter().any(|shared| shared.name == what) {
+        step("smmu maintenance", index, what, write);
     }
 }

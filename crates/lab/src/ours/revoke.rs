@@ -105,6 +105,14 @@ impl Stage {
         None
     }
 
+    /// Has the device of client `index`, which has no driver, try to reach memory.
+    pub(crate) fn rogue(&self, index: usize) {
+        if self.clients[index].endpoint.escapes() {
+            violation("P2", format!("client {index} reaches memory without a driver"));
+        }
+        reached("a device did DMA that nobody asked for");
+    }
+
     /// Claims the group of client `index` for an owner outside the kernel and lets it go again.
     pub(crate) fn claim(&self, index: usize) {
         let client = &self.clients[index];

@@ -3,14 +3,18 @@
 use crate::ours::client::{Endpoint, Prober};
 use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
-use crate::ours::world::{Event, Grain, World};
+use crate::ours::world::{Event, Family, Grain, World};
 use portcullis::{
     BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, DomainType, FwNode, FwSpec,
     FwStream, NodeFailure, ReadyInstance, Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_machine::{Machine, Policy, Profile, TimeSource, TlbPolicy};
-use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
+use portcullis_machine::{
+    Consumption, Machine, Policy, Profile, SmmuV2, SmmuV2Profile, TimeSource, TlbPolicy,
+};
+use portcullis_platform::Registers;
+use portcullis_spec::smmuv2::global0::{self, scr0};
+use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions, UnitProfile};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
 
@@ -47,23 +51,66 @@ pub(crate) fn node(index: usize) -> FwNode {
 /// What the core is told of client number `index`.
 fn describe((index, client): (usize, &crate::ours::world::Client)) -> DeviceDescription {
     let stream = StreamId::new(client.stream);
-    let streams = client.iommus.iter().map(|&iommu| FwStream::new(node(iommu), stream));
+    let streams = client
+        .iommus
+        .iter()
+        .map(|&iommu| FwStream { mask: client.mask, ..FwStream::new(node(iommu), stream) });
     let spec = FwSpec { streams: streams.collect() };
     DeviceDescription::new(format!("/client@{index}"), DmaPath::Translated(spec))
+}
+
+/// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 takes effect at once; an SMMUv2's maintenance does when it is waited for.
+fn policy(family: Family) -> Policy {
+    let policy = Policy {
+        tlb: TlbPolicy::HOARD,
+        accesses_kept: 0,
+        verify_hits: false,
+        ..Policy::like_qemu()
+    };
+    match family {
+        Family::SmmuV3 => policy,
+        Family::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
+    }
+}
+
+/// Units as small as the worlds permit, so that bringing one up takes few steps.
+fn profile(family: Family) -> UnitProfile {
+    match family {
+        Family::SmmuV3 => UnitProfile::SmmuV3(Profile {
+            sid_bits: ID_BITS,
+            reset_abort: true,
+            two_level: false,
+            ..Profile::qemu10()
+        }),
+        Family::SmmuV2 => UnitProfile::SmmuV2(SmmuV2Profile {
+            groups: 2,
+            banks: 2,
+            interrupts: 2,
+            id_bits: ID_BITS,
+            mask_bits: (1 << ID_BITS) - 1,
+            ..SmmuV2Profile::mmu500()
+        }),
+    }
+}
+
+/// An SMMUv2 lets everything pass out of reset. In these worlds firmware has seen to it that what matches no group faults.
+fn close(smmu: &Arc<SmmuV2>) {
+    let word = scr0::USFCFG.of(1) as u32;
+    smmu.registers().write32(global0::SCR0.offset, word);
 }
 
 impl Stage {
     /// A machine out of reset, its devices described, nothing registered.
     pub(crate) fn new(world: &World) -> Self {
-        let tlb = TlbPolicy::HOARD;
-        let policy = Policy { tlb, accesses_kept: 0, verify_hits: false, ..Policy::like_qemu() };
+        let policy = policy(world.family);
         let time = TimeSource::Virtual { step: LOOK };
         let machine =
             Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy).time(time);
-        let machine =
-            machine.hook(Arc::new(LabHook { fine: world.grain == Grain::Registers })).build();
-        let profile =
-            Profile { sid_bits: ID_BITS, reset_abort: true, two_level: false, ..Profile::qemu10() };
+        let rogue = world.events.iter().any(|event| matches!(event, Event::Rogue(_)));
+        let fine = world.grain == Grain::Registers;
+        let hook = LabHook { fine, family: world.family, transactions: rogue };
+        let machine = machine.hook(Arc::new(hook)).build();
+        let profile = profile(world.family);
         let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
         let tables = world.grain >= Grain::Tables;
         let platform = LabPlatform::new(&machine, world.allocations_fail, tables);
@@ -75,6 +122,7 @@ impl Stage {
         let sub = Subsystem::new(Arc::clone(&platform), policy);
         let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);
+        (0..world.iommus).filter_map(|index| bed.smmu_v2(node(index))).for_each(close);
         let clients = described.into_iter().map(|description| {
             let on_machine = bed.device(&description.path).expect("its IOMMUs are there");
             let endpoint = Endpoint::new(bed.machine(), Arc::clone(on_machine));
@@ -82,7 +130,7 @@ impl Stage {
             Client { device, endpoint: Arc::new(endpoint) }
         });
         let clients = clients.collect();
-        let driver = IommuDriver::named("smmuv3").expect("it is in the table");
+        let driver = IommuDriver::named(world.family.driver()).expect("it is in the table");
         let (iommus, registered_too_early) = (world.iommus, world.registered_too_early);
         Self { bed, sub, clients, iommus, driver, registered_too_early }
     }

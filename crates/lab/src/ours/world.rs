@@ -7,8 +7,29 @@ pub struct Client {
     pub iommus: Vec<usize>,
     /// Its stream id on each of them. Clients with the same id on the same IOMMU share a group.
     pub stream: u32,
+    /// Bits of the id that are ignored in comparisons (SMMUv2).
+    pub mask: u32,
     /// Whether nobody binds a driver to it.
     pub driverless: bool,
+}
+
+/// Which hardware the IOMMUs of a world are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// SMMUv3.
+    SmmuV3,
+    /// SMMUv2.
+    SmmuV2,
+}
+
+impl Family {
+    /// Its driver's word.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::SmmuV3 => "smmuv3",
+            Self::SmmuV2 => "smmuv2",
+        }
+    }
 }
 
 /// Something that happens beside registration and binding, each in a thread of its own.
@@ -30,6 +51,8 @@ pub enum Event {
     Claim(usize),
     /// The client with that number is bound, and unbound while the command queues in front of it stand still; then they go on.
     UnbindUnanswered(usize),
+    /// The device of the client with that number does DMA that nobody asked for.
+    Rogue(usize),
 }
 
 /// Which accesses are steps, besides locks, events, atomics and the DMA of devices.
@@ -48,8 +71,10 @@ pub enum Grain {
 pub struct World {
     /// The word for it in schedules and on the command line.
     pub key: String,
-    /// Its name in reports.
+    /// What happens in it.
     pub name: &'static str,
+    /// Its IOMMUs' hardware.
+    pub family: Family,
     /// IOMMUs that are being registered.
     pub iommus: usize,
     /// The clients.
@@ -73,7 +98,7 @@ pub struct World {
 }
 
 fn client(iommus: &[usize], stream: u32) -> Client {
-    Client { iommus: iommus.to_vec(), stream, driverless: false }
+    Client { iommus: iommus.to_vec(), stream, mask: 0, driverless: false }
 }
 
 impl World {
@@ -82,6 +107,7 @@ impl World {
         Self {
             key: name.chars().take_while(|c| *c != ':').filter(|c| !c.is_whitespace()).collect(),
             name,
+            family: Family::SmmuV3,
             iommus,
             clients,
             worker: false,
@@ -130,7 +156,7 @@ impl World {
     }
 
     /// The world of this key: the letter of one that is explored without a bound, `busiest`, `one-queue`, one of
-    /// the coarse or revoking ones, or `storm<rounds>`.
+    /// the coarse or revoking ones or of those on an SMMUv2, or `storm<rounds>`.
     pub fn named(key: &str) -> Option<Self> {
         let storm = |rounds: &str| rounds.parse().ok().filter(|n| (1..=100).contains(n));
         if let Some(rounds) = key.strip_prefix("storm").and_then(storm) {
@@ -142,7 +168,8 @@ impl World {
             .chain(single)
             .chain(Self::coarse())
             .chain(Self::revoking())
-            .chain(Self::warm());
+            .chain(Self::warm())
+            .chain(Self::smmu_v2());
         all.find(|world| world.key == key)
     }
 
@@ -270,6 +297,45 @@ impl World {
             one("lazy", 0, lazy, [lazily, lazily]),
             one("lazy-rebind", 0, lazy_handle, [lazily, rebind]),
         ]
+    }
+
+    /// Worlds on the SMMUv2 driver, all exhausted: a to h, the use of a handle against a rebind, and those that show what only this hardware can get wrong.
+    pub fn smmu_v2() -> Vec<Self> {
+        let both = Self::exhaustive().into_iter().filter(|world| world.key.as_str() <= "h");
+        let handle = Self::revoking().into_iter().filter(|world| world.key == "handle");
+        let idle = Client { driverless: true, ..client(&[0], 0x10) };
+        let rogue = Self {
+            key: "rogue".into(),
+            events: vec![Event::Rogue(0)],
+            ..Self::new(
+                "a device without a driver does DMA while its IOMMU comes up",
+                1,
+                vec![idle],
+            )
+        };
+        let reuse = Self {
+            key: "reuse".into(),
+            grain: Grain::Locks,
+            events: vec![Event::Unplug(0)],
+            ..Self::one_queue()
+        };
+        let masked = |stream| Client { mask: 3, ..client(&[0], stream) };
+        let masked = Self {
+            key: "masked".into(),
+            grain: Grain::Locks,
+            ..Self::new("two clients under one mask", 1, vec![masked(0x12), masked(0x13)])
+        };
+        let all = both.chain(handle).chain([rogue, reuse, masked]);
+        all.map(|world| Self { key: format!("v2-{}", world.key), family: Family::SmmuV2, ..world })
+            .collect()
+    }
+
+    /// Its name in reports.
+    pub fn title(&self) -> String {
+        match self.family {
+            Family::SmmuV3 => self.name.to_owned(),
+            Family::SmmuV2 => format!("SMMUv2: {}", self.name),
+        }
     }
 
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.

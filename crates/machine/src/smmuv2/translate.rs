@@ -67,6 +67,8 @@ impl SmmuV2 {
         access: &Access,
         land: Land<'_>,
     ) -> Result<(), Aborted> {
+        // It looks at registers, so whoever writes one comes before or after.
+        self.hook.step("smmu", u64::from(self.index), "transaction", false);
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.gone {

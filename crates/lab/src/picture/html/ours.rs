@@ -31,7 +31,7 @@ fn row(report: &Report) -> String {
     let explored = &report.explored;
     format!(
         "<tr><td>{}</td><td><strong class=\"{verdict}\">{verdict}</strong></td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>\n",
-        escaped(report.world.name),
+        escaped(&report.world.title()),
         escaped(&explored.strategy),
         explored.executions,
         words::time(explored.time.as_secs_f64())
@@ -42,7 +42,7 @@ fn head(report: &Report, found: &ViolationReport) -> String {
     let fewest = if found.shortest { ", as short as it can be" } else { "" };
     format!(
         "<section>\n<h2>{}: {}</h2>\n<p class=\"wrong\">{}</p>\n<dl><dt>steps</dt><dd>{}{fewest}</dd>\n<dt>replay</dt><dd>portcullis lab replay {}</dd>\n</dl>\n",
-        escaped(report.world.name),
+        escaped(&report.world.title()),
         escaped(&found.property),
         escaped(&found.message),
         found.ladder.len(),
