@@ -125,6 +125,18 @@ pub mod rule {
             "A device is behind an IOMMU that cannot be used as described.",
             "iommus = <&smmu 5>; where smmu has no reg",
             "Defers the device, then direct DMA.";
+        GLOBAL_INTERRUPTS Warning "global-interrupts":
+            "An SMMUv2 has no `#global-interrupts`, or no interrupts beyond that number.",
+            "#global-interrupts = <2>; interrupts = <0 65 4>, <0 66 4>;",
+            "Its probe fails (\"missing #global-interrupts property\", \"found 2 interrupts but expected at least 3\"); its clients wait until the deferral time-out.";
+        SEVERAL_IOMMUS Note "several-iommus":
+            "A device's streams lead to several SMMUs: one address space that all of them translate.",
+            "iommus = <&smmu_a 5>, <&smmu_b 5>;",
+            "Compares the drivers only: the second instance's ids are programmed into the first one.";
+        FRAMEBUFFER_NOT_KEPT Note "framebuffer-not-kept":
+            "Memory that boot firmware scans out has no `iommu-addresses`: the display is shut out as soon as its IOMMU is taken over.",
+            "splash@9d400000 { reg = <...>; no-map; }; below reserved-memory, and a display behind an SMMU",
+            "arm-smmu on Qualcomm's machines lets streams that firmware matches bypass until their driver attaches; elsewhere the display faults until then.";
         MMU_MASTERS Error "mmu-masters":
             "`mmu-masters`, the binding before `iommus`, is not read.",
             "mmu-masters = <&usb 1>;",

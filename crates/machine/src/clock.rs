@@ -63,10 +63,14 @@ impl Clock for MachineClock {
                 self.virtual_now.fetch_add(step.max(1), Ordering::AcqRel);
             }
             // What is waited for moves on below. Only now and then it is another thread's turn: giving the CPU away costs a time slice of whatever else runs.
-            TimeSource::Host if self.looks.fetch_add(1, Ordering::Relaxed) % YIELD_EVERY == 0 => {
-                std::thread::yield_now();
+            TimeSource::Host => {
+                let look = self.looks.fetch_add(1, Ordering::Relaxed);
+                if look.is_multiple_of(YIELD_EVERY) {
+                    std::thread::yield_now();
+                } else {
+                    std::hint::spin_loop();
+                }
             }
-            TimeSource::Host => std::hint::spin_loop(),
         }
         self.iommus.progress();
     }

@@ -7,7 +7,7 @@ use super::reserved::Regions;
 use super::streams::{self, Streams};
 use super::tree::{Node, Tree};
 use super::{map, msi, windows};
-use crate::machine::{DescribedDevice, IommuNode, MsiMap};
+use crate::machine::{DescribedDevice, IommuKind, IommuNode, MsiMap};
 use crate::pci::{PciBus, PciFunction, RequesterId};
 use crate::problem::{Findings, Problem};
 use crate::reserved::{Reserved, Span};
@@ -103,11 +103,29 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         for problem in &problems {
             self.findings.refuse(node.enabled(), path, problem);
         }
+        if let Some(message) = self.several(&streams.iommus).filter(|_| node.enabled()) {
+            self.findings.note(path, rule::SEVERAL_IOMMUS, message);
+        }
         if let Some(stream) = streams.duplicate.filter(|_| node.enabled()) {
             let message = format!("`iommus` names stream {} twice; it counts once", stream.id);
             self.findings.note(path, rule::DUPLICATE_STREAM, message);
         }
         problems.into_iter().next()
+    }
+
+    /// Says that several SMMUs stand in front of a device, where they do and can be used.
+    fn several(&self, named: &[FwNode]) -> Option<String> {
+        let smmu = |node: &FwNode| {
+            let iommu = find(self.iommus, *node)?;
+            let kinds = [IommuKind::SmmuV2, IommuKind::SmmuV3];
+            (iommu.enabled && iommu.unusable.is_none() && kinds.contains(&iommu.kind))
+                .then_some(&iommu.path)
+        };
+        let smmus: Vec<_> = named.iter().filter_map(smmu).collect();
+        let [first, second, ..] = smmus[..] else { return None };
+        Some(format!(
+            "its streams lead to {first} and {second}: each must translate for it; Linux programs all ids into the first"
+        ))
     }
 
     /// Reports what a map that could be read leaves out; gives a problem where it leaves out everything.
@@ -373,6 +391,13 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             return;
         }
         let requester = listed.requester;
+        if is_pci(listed.node) {
+            let message = format!(
+                "`iommu-map` of {bridge} does not cover the bridge {requester}, which stays blocked: its own interrupts do not arrive"
+            );
+            self.findings.note(path, rule::RID_NOT_MAPPED, message);
+            return;
+        }
         let what = format!("`iommu-map` of {bridge} does not cover requester id {requester}");
         let remedy = "add a range for it; it stays blocked";
         self.findings.warn(path, &Problem::new(rule::RID_NOT_MAPPED, what, remedy));

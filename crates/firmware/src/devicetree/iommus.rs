@@ -169,10 +169,27 @@ fn remark(iommu: &IommuNode, node: Node<'_, '_>, findings: &mut Findings) {
         let remedy = format!("an SMMUv3 has {SMMUV3_REGISTERS:#x}");
         findings.warn(&iommu.path, &Problem::new(rule::IOMMU_REG_SMALL, what, remedy));
     }
+    if let Some(what) = missing_interrupts(iommu, node) {
+        let remedy = "give the number of its global interrupts, and one more interrupt for each context bank";
+        findings.warn(&iommu.path, &Problem::new(rule::GLOBAL_INTERRUPTS, what, remedy));
+    }
     if iommu.enabled && node.has("mmu-masters") {
         let what = "`mmu-masters` is the binding before `iommus` and is not read";
         let remedy = "name this IOMMU in the `iommus` of each of its clients";
         findings.warn(&iommu.path, &Problem::new(rule::MMU_MASTERS, what, remedy));
+    }
+}
+
+/// Binding `iommu/arm,smmu.yaml`: `#global-interrupts` is required, and context interrupts follow. Silent where the interrupts are not described by a plain `interrupts`.
+fn missing_interrupts(iommu: &IommuNode, node: Node<'_, '_>) -> Option<String> {
+    let matters = iommu.kind == IommuKind::SmmuV2 && iommu.enabled && iommu.unusable.is_none();
+    let count = Some(iommu.interrupts.len()).filter(|count| matters && *count > 0)?;
+    match node.cell("#global-interrupts") {
+        None => Some("it has no `#global-interrupts`".into()),
+        Some(global) if count <= global as usize => {
+            Some(format!("it has {count} interrupts and `#global-interrupts` of {global}"))
+        }
+        Some(_) => None,
     }
 }
 

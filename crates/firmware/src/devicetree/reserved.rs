@@ -7,7 +7,7 @@ use super::tree::{AddressCells, Node, Tree, cells};
 use crate::problem::{Findings, Problem};
 use crate::reserved::Span;
 use crate::rules::rule;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 use portcullis::FwNode;
@@ -29,7 +29,12 @@ impl Regions {
         findings: &mut Findings,
     ) -> Self {
         let mut regions = BTreeMap::new();
+        let scanned = scanned_out(tree);
         for node in tree.nodes() {
+            if !node.has("iommu-addresses") && scanned.contains(&node.id()) {
+                let message = "boot firmware scans this memory out, and no `iommu-addresses` names the display: it is shut out when its IOMMU is taken over";
+                findings.note(&node.path(), rule::FRAMEBUFFER_NOT_KEPT, message);
+            }
             if let Some(value) = node.property("iommu-addresses") {
                 let read = iommu_addresses(tree, addresses, node, value, findings);
                 if let Err(problem) = &read {
@@ -69,6 +74,31 @@ impl Regions {
         }
         Ok(reserved)
     }
+}
+
+/// Reserved memory that an enabled `simple-framebuffer` uses, or that is called after one, where an SMMU is enabled that a display can be behind.
+fn scanned_out(tree: &Tree<'_>) -> BTreeSet<FwNode> {
+    let smmu = |node: Node<'_, '_>| {
+        let names =
+            ["arm,smmu-v2", "arm,smmu-v3", "arm,mmu-500", "qcom,smmu-v2", "nvidia,smmu-500"];
+        node.enabled() && node.strings("compatible").any(|name| names.contains(&name))
+    };
+    if !tree.nodes().any(smmu) {
+        return BTreeSet::new();
+    }
+    let used = tree.nodes().filter(|node| {
+        node.enabled() && node.strings("compatible").any(|name| name == "simple-framebuffer")
+    });
+    let used = used.filter_map(|node| tree.by_phandle(node.cell("memory-region")?).ok());
+    let reserved = tree.nodes().find(|node| node.name() == "reserved-memory");
+    let below = reserved.iter().flat_map(|node| node.children());
+    let called = below.filter(|node| {
+        let starts = ["splash", "cont-splash", "cont_splash", "framebuffer"];
+        node.enabled()
+            && node.has("reg")
+            && starts.iter().any(|start| node.name().starts_with(start))
+    });
+    used.chain(called).map(|node| node.id()).collect()
 }
 
 /// What a reader should know of one region's `iommu-addresses`.
