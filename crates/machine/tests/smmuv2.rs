@@ -220,6 +220,24 @@ fn stage_1_translates_and_the_tlb_forgets_only_after_a_sync_that_covers_it() {
     assert_eq!(rig.violations(), []);
 }
 
+/// A wait ends only when the operations that it covers are over, also where somebody else's wait has begun to wait for them before.
+#[test]
+fn two_waits_that_cover_one_operation_both_wait_for_it() {
+    let rig = Rig::stage1_with(Policy::default().update_delay(2));
+    let leaf = rig.map(VA, page(&rig.memory) | LEAF);
+    assert!(rig.lands(VA));
+    rig.put(leaf, 0);
+    let bank = rig.bank(0);
+    rig.r.write64(bank + 0x600, 5 << 48 | VA >> 12);
+    // One thread begins the global wait; the other waits for its bank to the end.
+    rig.r.write32(0x70, 0);
+    rig.r.write32(bank + 0x7f0, 0);
+    while rig.r.read32(bank + 0x7f4) & 1 == 1 {}
+    assert!(!rig.lands(VA), "the bank's own wait is over");
+    while rig.r.read32(0x74) & 1 == 1 {}
+    assert_eq!(rig.machine.violations(), []);
+}
+
 #[test]
 fn every_operation_drops_its_scope() {
     let tlb = |operation: &dyn Fn(&Rig)| {

@@ -60,7 +60,7 @@ type LineSink = Arc<dyn Fn(SmmuV2Line) + Send + Sync>;
 struct Wait {
     /// Looks at the status until it is over; `None`: it never is.
     looks: Option<u32>,
-    covers: Vec<Scope>,
+    covers: Vec<(Issuer, Scope)>,
 }
 
 /// All the state that changes.
@@ -234,11 +234,11 @@ impl State {
             Effect::Sync(issuer) => {
                 self.counters.syncs += 1;
                 self.syncs_since += 1;
-                let covers = self.take_owed(issuer);
+                let covers = self.covered(issuer);
                 let hangs = self.faults.hang_sync.is_some_and(|nth| self.syncs_since >= nth);
                 let looks = (!hangs).then_some(policy.update_delay);
                 if looks == Some(0) {
-                    covers.iter().for_each(|scope| self.forget(scope));
+                    covers.iter().for_each(|(_, scope)| self.forget(scope));
                 } else {
                     let wait = self.waits.entry(issuer).or_default();
                     wait.looks = looks;
@@ -248,17 +248,21 @@ impl State {
         }
     }
 
-    /// What a wait of `issuer` covers: a bank's own operations, the global one's all.
-    fn take_owed(&mut self, issuer: Issuer) -> Vec<Scope> {
-        let (covered, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.owed)
-            .into_iter()
-            .partition(|(by, _)| issuer.is_none() || *by == issuer);
+    /// What a wait of `issuer` covers: a bank's own operations, the global one's all. Operations that another wait covers too are not over before this one: both wait for them.
+    fn covered(&mut self, issuer: Issuer) -> Vec<(Issuer, Scope)> {
+        let covers = |by: Issuer| issuer.is_none() || by == issuer;
+        let others = self.waits.iter().filter(|(whose, _)| **whose != issuer);
+        let pending = others.flat_map(|(_, wait)| wait.covers.iter().copied());
+        let mut covered: Vec<_> = pending.filter(|(by, _)| covers(*by)).collect();
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.owed).into_iter().partition(|(by, _)| covers(*by));
         self.owed = rest;
-        covered.into_iter().map(|(_, scope)| scope).collect()
+        covered.extend(taken);
+        covered
     }
 
     fn forget_owed(&mut self, issuer: Issuer) {
-        for scope in self.take_owed(issuer) {
+        for (_, scope) in self.covered(issuer) {
             self.forget(&scope);
         }
     }
@@ -278,7 +282,7 @@ impl State {
             Some(0) => {
                 let covers = std::mem::take(&mut wait.covers);
                 self.waits.remove(&issuer);
-                covers.iter().for_each(|scope| self.forget(scope));
+                covers.iter().for_each(|(_, scope)| self.forget(scope));
                 false
             }
             Some(looks) => {
