@@ -149,7 +149,7 @@ pub struct IommuNode {
     pub unusable: Option<String>,
 }
 
-/// Something that sets an IOMMU apart from what its architecture says.
+/// A property or model number that sets an IOMMU apart from what its architecture says. What an integration is known for follows from its `compatible` and is its driver's to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Quirk {
@@ -159,14 +159,6 @@ pub enum Quirk {
     Page0RegistersOnly,
     /// SMMUv2, `calxeda,smmu-secure-config-access`: non-secure software programs the secure registers.
     SecureConfigAccess,
-    /// SMMUv2, `marvell,ap806-smmu-500`: 64-bit registers are accessed in halves.
-    HalvedRegisters,
-    /// SMMUv2, `nvidia,smmu-500`: two or three instances that are programmed alike.
-    MirroredInstances,
-    /// SMMUv2, `cavium,smmu-v2`: translation context ids are shared between instances.
-    SharedContextIds,
-    /// SMMUv2, `qcom,smmu-500` and `qcom,smmu-v2`: a hypervisor owns context banks and changes what is written to S2CR.
-    HypervisorOwned,
 }
 
 impl Quirk {
@@ -175,25 +167,17 @@ impl Quirk {
         match self {
             Self::Page0RegistersOnly => Some("the registers of page 1 are in page 0"),
             Self::SecureConfigAccess => Some("it is programmed through secure registers"),
-            // The SMMUv3 driver sends no prefetch command. The others are for the SMMUv2 driver to know.
-            Self::BrokenPrefetch
-            | Self::HalvedRegisters
-            | Self::MirroredInstances
-            | Self::SharedContextIds
-            | Self::HypervisorOwned => None,
+            // The SMMUv3 driver sends no prefetch command.
+            Self::BrokenPrefetch => None,
         }
     }
 
-    /// The property or compatible that names it in a devicetree.
+    /// The property that names it in a devicetree.
     pub fn name(self) -> &'static str {
         match self {
             Self::BrokenPrefetch => "hisilicon,broken-prefetch-cmd",
             Self::Page0RegistersOnly => "cavium,cn9900-broken-page1-regspace",
             Self::SecureConfigAccess => "calxeda,smmu-secure-config-access",
-            Self::HalvedRegisters => "marvell,ap806-smmu-500",
-            Self::MirroredInstances => "nvidia,smmu-500",
-            Self::SharedContextIds => "cavium,smmu-v2",
-            Self::HypervisorOwned => "qcom,smmu",
         }
     }
 }

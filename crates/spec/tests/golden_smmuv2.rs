@@ -1,7 +1,6 @@
-//! The golden field table of SMMUv2: positions typed from the document (Arm IHI 0062 D.c), apart from this crate's source, and compared with it both ways.
-//!
-//! Second witnesses, whose tables vendors generated from their own register databases: HiSilicon's description of the MMU-500 in the Hi3650 (global spaces), Cavium's of the
-//! SMMUv2 in the CN81xx, CN83xx and CN88xx (banks), the identification registers that Intel's Stratix 10 and AMD's UG1087 print, and the constants of Linux's and OpenBSD's drivers.
+//! The golden field table of SMMUv2, typed apart from this crate's source and compared with it both ways. The architecture's document (Arm IHI 0062) was not at hand; the rows come from
+//! register descriptions that vendors generated from their own databases: HiSilicon's of the MMU-500 in the Hi3650 (global spaces), Cavium's of the SMMUv2 in the CN81xx, CN83xx and CN88xx
+//! (banks), Intel's of the Stratix 10 and Agilex 7 and AMD's UG1087 (identification, `sCR0`, `S2CR`, `FSR`), and from the constants of Linux's and OpenBSD's drivers.
 
 use portcullis_spec::smmuv2 as spec;
 use portcullis_spec::{Field, Register};

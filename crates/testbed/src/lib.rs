@@ -18,6 +18,6 @@ mod testbed;
 pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
 pub use qemu::QemuMachine;
 pub use random::Random;
-pub use registry::{DRIVERS, IommuDriver, UnitOptions};
+pub use registry::{DRIVERS, IommuDriver, UnitOptions, quirk_words};
 pub use software::{SoftwareMachine, UnitProfile};
 pub use testbed::Testbed;

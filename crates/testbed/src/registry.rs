@@ -31,6 +31,9 @@ pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
 ];
 
+/// NVIDIA's units are two or three MMU-500s that must be programmed alike. Whatever else such a unit says it is, one alone would leave the others as they were found.
+const MIRRORED: &str = "nvidia,smmu-500";
+
 /// What a driver is told of a unit besides its registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnitOptions {
@@ -56,6 +59,12 @@ impl UnitOptions {
     }
 }
 
+/// What sets `iommu` apart, in stable words: the properties that firmware names, and what its driver knows its integration for.
+pub fn quirk_words(iommu: &IommuNode) -> Vec<&'static str> {
+    let described = iommu.quirks.iter().map(|quirk| quirk.name());
+    described.chain(UnitOptions::described(iommu).quirks.words()).collect()
+}
+
 impl IommuDriver {
     /// The driver with this word in reports.
     pub fn named(name: &str) -> Option<&'static Self> {
@@ -65,6 +74,9 @@ impl IommuDriver {
     /// The driver that serves `iommu`: the first of its `compatible` strings that a driver knows decides, as in Linux's `of_match_node`.
     #[doc(alias = "of_match_node")]
     pub fn of(iommu: &IommuNode) -> Option<&'static Self> {
+        if iommu.compatible.iter().any(|name| name == MIRRORED) {
+            return None;
+        }
         let drivers = |name: &String| DRIVERS.iter().find(|it| it.compatible.contains(&&**name));
         iommu.compatible.iter().find_map(drivers)
     }

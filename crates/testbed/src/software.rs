@@ -13,7 +13,6 @@ use portcullis_machine::{
 };
 use portcullis_platform::Platform;
 use portcullis_platform::host::HostThreads;
-use portcullis_smmuv2::Quirks;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -205,7 +204,7 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
         IommuKind::SmmuV3 => Some(Profile { sid_bits: bits, coherent, ..Profile::server() }.into()),
         // Without a driver it would be one of another version, which is another machine.
         IommuKind::SmmuV2 if IommuDriver::of(iommu).is_some() => {
-            let known = Quirks::of(iommu.compatible.iter().map(String::as_str));
+            let known = UnitOptions::described(iommu).quirks;
             let (clients, streams) = load(description, iommu.node);
             Some(UnitProfile::SmmuV2(SmmuV2Profile {
                 groups: streams.clamp(16, 128) as u8,

@@ -8,7 +8,7 @@ use portcullis_firmware::{
     DescribedDevice, Finding, InterruptSource, IommuKind, IommuMap, IommuNode, MachineDescription,
     MsiMap, PciFunction, SourceKind, sharing,
 };
-use portcullis_testbed::IommuDriver;
+use portcullis_testbed::{IommuDriver, quirk_words};
 use serde::Serialize;
 
 /// The whole document.
@@ -83,7 +83,7 @@ struct Iommu {
     registers: Option<Range>,
     /// Whether its table walks snoop the CPU's caches.
     coherent: bool,
-    /// Defects and peculiarities that the description names.
+    /// Defects and peculiarities that the description names, and what its driver knows the integration for.
     quirks: Vec<&'static str>,
     /// Why it cannot be used; null where it can.
     unusable: Option<String>,
@@ -262,7 +262,7 @@ fn iommu(iommu: &IommuNode) -> Iommu {
         cells: iommu.cells,
         registers: iommu.registers.as_ref().map(range),
         coherent: iommu.coherent,
-        quirks: iommu.quirks.iter().map(|quirk| quirk.name()).collect(),
+        quirks: quirk_words(iommu),
         unusable: iommu.unusable.clone(),
     }
 }

@@ -43,6 +43,10 @@ pub struct Features {
     pub aarch32: bool,
     /// Firmware makes "bypass" of `S2CR` "fault", and ignores "fault".
     pub s2cr_is_trapped: bool,
+    /// Banks that `IDR1` counts and firmware keeps for itself.
+    pub kept_banks: u8,
+    /// Groups that matched streams when the unit was taken over: what firmware had left running, a boot framebuffer say. They were blocked.
+    pub left_matching: u8,
 }
 
 /// A granule, its leaf sizes and how tables are told of it.
@@ -144,6 +148,8 @@ pub(crate) fn identify<P: Platform, R: Registers>(
         granules: PageSizes::from_bitmap(granules),
         aarch32: idr0::PTFS.get(zero) < 2,
         s2cr_is_trapped: false,
+        kept_banks: 0,
+        left_matching: 0,
     };
     features.check().map(|()| features)
 }

@@ -20,7 +20,7 @@
 //!
 //! # Not supported
 //!
-//! Nested translation; short descriptors; stalls (`sCR0.STALLD` is set); streams that firmware left running (they are blocked, a boot framebuffer too); streams that bypass where
+//! Nested translation; short descriptors; stalls (`sCR0.STALLD` is set); keeping streams that firmware left running (they are blocked, a boot framebuffer too; [`Features::left_matching`] says how many there were); streams that bypass where
 //! Qualcomm's firmware rewrites `S2CR` (identity domains are refused); NVIDIA's mirrored instances; Cavium's tags that several units share; SMMUv1; address translation
 //! operations; the performance monitor; broadcast TLB maintenance (`sCR0.PTM` is set); PASIDs, which the architecture does not have.
 //!

@@ -42,13 +42,16 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let narrow = options.quirks.narrow_access;
         let unit = Unit::new(platform, registers, narrow, options.index).map_err(unknown)?;
         let mut features = identify(&unit, options.coherent, options.quirks).map_err(unknown)?;
+        features.left_matching = matching(&unit, &features);
         close(&unit, &features).map_err(unknown)?;
         learn(&unit, &mut features, &options);
         let groups = Groups::new(&features, options.index);
         block_all(&unit, &groups, &features).map_err(unknown)?;
         unit.sync().map_err(|error| unknown(BringUpCause::Sync(error)))?;
         // Only now: firmware's streams may have used the banks until here.
+        let all = features.banks;
         features.banks = usable_banks(&unit, &features);
+        features.kept_banks = all - features.banks;
         // A unit that has vanished keeps nothing either, and confirms nothing.
         if unit.read(global0::SCR0) == u32::MAX {
             return Err(unknown(BringUpCause::Gone { register: global0::SCR0.name }));
@@ -75,6 +78,23 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.unit.write(global0::TLBIALLNSNH, 0);
         self.unit.sync()
     }
+}
+
+/// How many groups match streams, as whoever had the unit before left it.
+fn matching<P: Platform, R: Registers>(unit: &Unit<P, R>, features: &Features) -> u8 {
+    if !features.stream_matching {
+        return 0;
+    }
+    let extended = scr0::EXIDENABLE.is_set(unit.read(global0::SCR0).into());
+    let matches = |group: &u8| {
+        let group = usize::from(*group);
+        if extended {
+            s2cr::EXIDVALID.is_set(unit.read_group(global0::S2CR, group).into())
+        } else {
+            smr::VALID.is_set(unit.read_group(global0::SMR, group).into())
+        }
+    };
+    (0..features.groups).filter(matches).count() as u8
 }
 
 /// Translates instead of letting pass, and has streams that match nothing fault. From here on only what firmware's groups lead somewhere gets there.

@@ -57,6 +57,19 @@ impl Quirks {
     }
 }
 
+impl Quirks {
+    /// A stable word for each that the unit has.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let Self { narrow_access, mmu500, may_trap_s2cr } = self;
+        let all = [
+            (narrow_access, "narrow-access"),
+            (mmu500, "mmu-500"),
+            (may_trap_s2cr, "may-trap-s2cr"),
+        ];
+        all.into_iter().filter_map(|(is_so, word)| is_so.then_some(word))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +77,7 @@ mod tests {
     #[test]
     fn a_unit_is_all_that_it_says_it_is() {
         let phone = Quirks::of(["qcom,sm8250-smmu-500", "qcom,smmu-500", "arm,mmu-500"]);
+        assert_eq!(phone.words().collect::<alloc::vec::Vec<_>>(), ["mmu-500", "may-trap-s2cr"]);
         assert_eq!(phone, Quirks { mmu500: true, may_trap_s2cr: true, narrow_access: false });
         let armada = Quirks::of(["marvell,ap806-smmu-500", "arm,mmu-500"]);
         assert!(armada.narrow_access && armada.mmu500 && !armada.may_trap_s2cr);

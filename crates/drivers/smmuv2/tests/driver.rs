@@ -270,6 +270,8 @@ fn what_firmware_left_running_is_blocked_before_anything_else() {
     board.device.expect(Expectation::Blocked);
     assert!(!board.write(0x4000_0000));
     assert_eq!(registers.read32(0x814), 0, "it matches nothing any more");
+    assert_eq!(driver.features().left_matching, 1, "and it is said");
+    assert_eq!(driver.features().kept_banks, 0);
     driver.claim(&[board.stream()]).expect("no conflict with what was there");
     assert!(!board.write(0x4000_0000));
     board.assert_clean();
@@ -457,6 +459,10 @@ fn identity_is_refused_where_firmware_rewrites_it() {
     assert_eq!(identity(mmu500.clone(), Quirks::of(["arm,mmu-500"])), (Ok(()), true, true));
     let trapped = SmmuV2Profile { fakes_s2cr: true, ..mmu500.clone() };
     let refused = Err(OpsError::Unsupported(Unsupported::Identity));
+    let board = Board::new(SmmuV2Profile { kept_banks: 3, ..trapped.clone() }, Policy::default());
+    let board = Board { quirks: Quirks::of(["qcom,smmu-500"]), ..board };
+    let features = *board.bring_up().expect("up").features();
+    assert!(features.s2cr_is_trapped && (features.kept_banks, features.banks) == (3, 13));
     let qualcomm = Quirks::of(["qcom,smmu-500"]);
     assert_eq!(identity(trapped.clone(), qualcomm), (refused, false, false));
     assert_eq!(identity(mmu500, qualcomm), (Ok(()), true, true), "firmware that does not");

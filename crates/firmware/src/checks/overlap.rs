@@ -1,6 +1,6 @@
 //! Match entries (id and mask) that overlap.
 //!
-//! An SMMUv2 with two stream match registers that hit for one transaction takes that for a configuration fault (Arm IHI 0062, section 2.3.1).
+//! An SMMUv2 with two stream match registers that hit for one transaction takes that for a configuration fault (`sGFSR.SMCF`; Intel 683567, 5.4.7 "Multiple match").
 //! Where one entry contains the other, the wider one can stand for both; where neither does, none of the two can be programmed.
 
 use crate::machine::{DescribedDevice, IommuNode};

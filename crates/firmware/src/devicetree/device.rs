@@ -107,7 +107,8 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             self.findings.note(path, rule::SEVERAL_IOMMUS, message);
         }
         if let Some(stream) = streams.duplicate.filter(|_| node.enabled()) {
-            let message = format!("`iommus` names stream {} twice; it counts once", stream.id);
+            let message =
+                format!("`iommus` names stream {} more than once; it counts once", stream.spec());
             self.findings.note(path, rule::DUPLICATE_STREAM, message);
         }
         problems.into_iter().next()

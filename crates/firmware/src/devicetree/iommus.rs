@@ -133,30 +133,23 @@ fn check_quirks(iommu: &IommuNode) -> Option<Problem> {
     Some(Problem::new(rule::IOMMU_QUIRK, what, "that is not supported; its clients stay blocked"))
 }
 
-/// The quirks that a property names, and those that come with an integration.
+/// The quirks that a property names.
 fn quirks(node: Node<'_, '_>, kind: IommuKind) -> Vec<Quirk> {
-    let by_property: &[Quirk] = match kind {
+    let known: &[Quirk] = match kind {
         IommuKind::SmmuV3 => &[Quirk::BrokenPrefetch, Quirk::Page0RegistersOnly],
         IommuKind::SmmuV2 => &[Quirk::SecureConfigAccess],
         _ => &[],
     };
-    let mut quirks: Vec<_> =
-        by_property.iter().copied().filter(|quirk| node.has(quirk.name())).collect();
-    if kind == IommuKind::SmmuV2 {
-        quirks.extend(node.strings("compatible").filter_map(|name| match name {
-            "marvell,ap806-smmu-500" => Some(Quirk::HalvedRegisters),
-            "nvidia,smmu-500" => Some(Quirk::MirroredInstances),
-            "cavium,smmu-v2" => Some(Quirk::SharedContextIds),
-            "qcom,smmu-500" | "qcom,smmu-v2" => Some(Quirk::HypervisorOwned),
-            _ => None,
-        }));
-        quirks.dedup();
-    }
-    quirks
+    known.iter().copied().filter(|quirk| node.has(quirk.name())).collect()
 }
 
-/// Binding `iommu/arm,smmu.yaml`: `#global-interrupts` of them, then one for each context bank. Not where the number does not come out as described.
+/// Binding `iommu/arm,smmu.yaml`: `#global-interrupts` of them, then one for each context bank. Not where the number does not come out as described, and not of an SMMUv1 (MMU-400
+/// and 401 are), whose banks share interrupts.
 fn context_banks(node: Node<'_, '_>, kind: IommuKind, interrupts: usize) -> Option<usize> {
+    let first_version = ["arm,smmu-v1", "arm,mmu-400", "arm,mmu-401"];
+    if node.strings("compatible").any(|name| first_version.contains(&name)) {
+        return None;
+    }
     let global = node.cell("#global-interrupts").filter(|_| kind == IommuKind::SmmuV2)? as usize;
     interrupts.checked_sub(global).filter(|banks| *banks > 0)
 }

@@ -173,8 +173,23 @@ fn defects_that_a_property_names_are_known() {
     assert_eq!(machine.iommus[0].quirks, [Quirk::BrokenPrefetch]);
     assert_eq!(translated(device(&machine, "/mac@1000")), Some(vec![5]));
     assert_eq!(rules(&machine), [""; 0]);
-    let machine = behind(mmu500(1, 1).bytes("compatible", b"nvidia,smmu-500\0arm,mmu-500\0"));
-    assert_eq!(machine.iommus[0].quirks, [Quirk::MirroredInstances]);
+}
+
+/// An MMU-401 is an SMMUv1: its banks share interrupts, so their number says nothing of it (AMD Overdrive).
+#[test]
+fn context_banks_are_counted_by_interrupts_only_where_each_has_one() {
+    let banks = |compatible: &[u8]| {
+        let unit = mmu500(1, 1)
+            .bytes("compatible", compatible)
+            .cells("interrupt-parent", &[9])
+            .cells("#global-interrupts", &[1])
+            .cells("interrupts", &[1, 2]);
+        let gic = dt("gic").cells("phandle", &[9]).cells("#interrupt-cells", &[1]);
+        let blob = root().with(unit).with(gic).lax_blob();
+        read_devicetree(&blob, "test").expect("well-formed").iommus[0].context_banks
+    };
+    assert_eq!(banks(b"arm,mmu-500\0"), Some(1));
+    assert_eq!(banks(b"arm,mmu-401\0"), None);
 }
 
 fn with_region(reg: [u32; 2], devices: &[Dt], regions: &[[u32; 3]]) -> MachineDescription {

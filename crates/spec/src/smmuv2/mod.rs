@@ -1,8 +1,10 @@
 //! Arm System Memory Management Unit, architecture version 2: Arm IHI 0062, revision D.c, and what the MMU-500 (Arm DDI 0517) makes of it.
 //!
-//! Non-secure programming interface. The document describes each register under its name, in the order of its address space, so items here cite the name.
-//! Positions were compared with two register descriptions that vendors generated from their own sources, HiSilicon's of the MMU-500 in the Hi3650 and Cavium's of the SMMUv2 in
-//! the CN8xxx (`tests/golden_smmuv2.rs`).
+//! Non-secure programming interface. Names are the document's, under which it describes each register in the order of its address space, so items here cite the name and no section:
+//! **the document's text was not at hand**. Positions rest on what others generated or wrote from it: the register references of the MMU-500 in AMD's Zynq UltraScale+ (UG1087, which
+//! refers to IHI 0062B field by field) and in Intel's Agilex 7 and Stratix 10 (`SMMU_SCR0`, `SMMU_NSGFSR`, `SMMU_CB18_FSR`, ...), HiSilicon's of the MMU-500 in the Hi3650, Cavium's of the
+//! SMMUv2 in the CN8xxx, and the constants of Linux's and OpenBSD's drivers (`tests/golden_smmuv2.rs`). That several matching registers are a fault stands in Intel's Agilex 7 Hard
+//! Processor System Technical Reference Manual (683567), 5.4.7 "Stream ID", and in `SCR0.SMCFCFG`, which reads as one there.
 //!
 //! The block is two halves of equal size (see `IDR1`): the global address space, whose first pages are spaces 0 and 1, and one page for each translation context bank.
 

@@ -197,7 +197,6 @@ impl Lowering {
                 let iommu = self.last_unit()?;
                 iommu.coherent = coherent;
                 iommu.context_banks = Some(context_interrupts as usize).filter(|banks| *banks > 0);
-                iommu.quirks.extend((model == 5).then_some(Quirk::SharedContextIds));
                 Some(node)
             }
             NodeKind::SmmuV3 { registers, flags, model } => {
