@@ -165,6 +165,9 @@ macro_rules! with_machine {
 /// Bits for the position of a thread, to begin with and if these are too few.
 const NODE_BITS: [u32; 2] = [16, 31];
 
+/// With more threads than this a search that begins again costs more than many random schedules beforehand.
+const LARGE: usize = 4;
+
 impl Protocol {
     fn new(world: String, spec: Spec) -> Self {
         let facts = Facts::new(&spec);
@@ -242,7 +245,8 @@ impl Protocol {
         with_machine!(self, layout, relearn, |machine| {
             if relearn {
                 // A few random schedules teach most of what there is to learn, for next to nothing.
-                let warm_up = Strategy::Random { runs: 64, seed: 0 };
+                let runs = if self.spec.threads.len() > LARGE { 1000 } else { 64 };
+                let warm_up = Strategy::Random { runs, seed: 0 };
                 let learning = machine.without_relearning();
                 search::explore(&learning, &self.world, warm_up, &mut Control::default())?;
                 self.facts.learnt.take_changed();

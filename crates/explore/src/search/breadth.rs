@@ -23,6 +23,9 @@ enum Place {
     Edge { from: usize, thread: usize, ordinal: u32 },
 }
 
+/// So many states may go into shortest schedules whatever the search itself has cost: a few seconds.
+const SMALL: u64 = 2_000_000;
+
 /// Why a search ended early.
 enum End {
     Stopped,
@@ -285,9 +288,11 @@ impl<'m, M: Model> Breadth<'m, M> {
             Some(Best::new(*property, self.moves(*property, *place), at_end))
         });
         let mut shortest = Shortest::new(self.model, violated.collect());
+        // A state costs more there than here: half as many are as much work as the answer itself.
+        let within = control.shortest_within.min((self.table.len() as u64 / 2).max(SMALL));
         // The states seen are not asked for any more, and their memory is wanted.
         self.table.release();
-        match shortest.run(control.shortest_within, control.stop) {
+        match shortest.run(within, control.stop) {
             Ok(()) => Ok(Some(shortest)),
             Err(fault) => Err(Broken { fault, schedule: Schedule::new(world, Vec::new()) }),
         }

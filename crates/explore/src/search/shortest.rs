@@ -58,6 +58,8 @@ struct Waiting<S> {
     record: u32,
 }
 
+/// States expanded before what they lead to is looked up.
+const BATCH: usize = 64;
 /// Threads above this number are not stopped inside blocks, so a schedule with them is not shown to be shortest.
 pub(crate) const MOST_THREADS: usize = u64::BITS as usize;
 
@@ -68,6 +70,8 @@ pub(crate) struct Shortest<'m, M: Model> {
     index: HashMap<u64, u32, BuildHasherDefault<Identity>>,
     /// The states that wait, by their steps.
     levels: Vec<Vec<Waiting<M::State>>>,
+    /// What a batch of states has led to, with its fingerprint, not looked up yet.
+    found: Vec<(u64, M::State, u64, Record)>,
     runner: Runner<M::State>,
     waiting: usize,
     peak: usize,
@@ -87,6 +91,7 @@ impl<'m, M: Model> Shortest<'m, M> {
             records,
             index: HashMap::default(),
             levels,
+            found: Vec::new(),
             runner,
             waiting: 0,
             peak: 0,
@@ -110,15 +115,12 @@ impl<'m, M: Model> Shortest<'m, M> {
         if self.model.thread_count() > MOST_THREADS {
             return Ok(());
         }
-        self.arrive(self.model.initial(), 0, Record { steps: 0, parent: 0, ordinal: 0 });
+        self.find(self.model.initial(), 0, Record { steps: 0, parent: 0, ordinal: 0 });
+        self.arrive_all();
         let mut steps = 0;
         while (steps as usize) < self.levels.len() {
-            while let Some(next) = self.levels[steps as usize].pop() {
-                self.waiting -= 1;
-                // Reached again with fewer steps since it was put here?
-                if self.records[next.record as usize].steps == steps {
-                    self.expand(&next, steps)?;
-                }
+            while !self.levels[steps as usize].is_empty() {
+                self.expand_some(steps)?;
                 let stopped = stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
                 if self.records.len() as u64 > within || stopped {
                     self.take_better();
@@ -132,6 +134,21 @@ impl<'m, M: Model> Shortest<'m, M> {
         }
         self.best.iter_mut().for_each(|b| b.fewest = true);
         self.take_better();
+        Ok(())
+    }
+
+    /// Expands a batch of the states of so many steps. All that they lead to has more steps, so it may wait until the
+    /// batch is over, and is then looked up together.
+    fn expand_some(&mut self, steps: u32) -> Result<(), Fault> {
+        for _ in 0..BATCH {
+            let Some(next) = self.levels[steps as usize].pop() else { break };
+            self.waiting -= 1;
+            // Reached again with fewer steps since it was put here?
+            if self.records[next.record as usize].steps == steps {
+                self.expand(&next, steps)?;
+            }
+        }
+        self.arrive_all();
         Ok(())
     }
 
@@ -170,7 +187,7 @@ impl<'m, M: Model> Shortest<'m, M> {
             for arrival in arrivals.drain(..) {
                 let stopped = from.stopped | u64::from(arrival.cut) << thread;
                 let record = Record { steps: steps + arrival.steps, parent: from.record, ordinal };
-                self.arrive(arrival.state, stopped, record);
+                self.find(arrival.state, stopped, record);
                 ordinal += 1;
             }
             self.runner.arrivals = arrivals;
@@ -181,12 +198,29 @@ impl<'m, M: Model> Shortest<'m, M> {
         Ok(())
     }
 
-    fn arrive(&mut self, state: M::State, stopped: u64, record: Record) {
-        if !self.promises(record.steps, stopped) {
-            return;
+    /// A state was reached.
+    fn find(&mut self, state: M::State, stopped: u64, record: Record) {
+        if self.promises(record.steps, stopped) {
+            self.found.push((fingerprint(&(&state, stopped)), state, stopped, record));
         }
+    }
+
+    /// Takes in what was found.
+    fn arrive_all(&mut self) {
+        // The look-ups do not depend on each other, so the processor waits for the memory of many at once.
+        let known = self.found.iter().filter_map(|(print, ..)| self.index.get(print));
+        let steps = known.map(|&number| self.records[number as usize].steps);
+        std::hint::black_box(steps.max());
+        let mut found = std::mem::take(&mut self.found);
+        for (print, state, stopped, record) in found.drain(..) {
+            self.arrive(print, Waiting { state, stopped, record: 0 }, record);
+        }
+        self.found = found;
+    }
+
+    fn arrive(&mut self, print: u64, waiting: Waiting<M::State>, record: Record) {
         let fresh = self.records.len() as u32;
-        let number = *self.index.entry(fingerprint(&(&state, stopped))).or_insert(fresh);
+        let number = *self.index.entry(print).or_insert(fresh);
         if number == fresh {
             self.records.push(record);
         } else if self.records[number as usize].steps > record.steps {
@@ -198,7 +232,7 @@ impl<'m, M: Model> Shortest<'m, M> {
         if self.levels.len() <= level {
             self.levels.resize_with(level + 1, Vec::new);
         }
-        self.levels[level].push(Waiting { state, stopped, record: number });
+        self.levels[level].push(Waiting { record: number, ..waiting });
         self.waiting += 1;
         self.peak = self.peak.max(self.waiting);
     }
