@@ -1,7 +1,7 @@
 //! What README.md and `docs/` show of the program's output is what it prints.
 //!
 //! A block of text that begins with `$ portcullis ...` is the whole output of that command, 140 columns wide. One that follows a line "From `portcullis ...`, N columns wide:" is a part
-//! of it. A line `[... N more ... ...]` stands for N lines. Times and QEMU's version are not compared.
+//! of it. A line `[... N more ... ...]` stands for N lines. Spaces, times, counts that depend on the OS and QEMU's version are not compared.
 
 use std::process::Command;
 
@@ -61,17 +61,24 @@ fn output(transcript: &Transcript) -> Option<String> {
     Some(String::from_utf8(out.stdout).expect("UTF-8"))
 }
 
-/// The line without what differs from run to run: times ("0.3 ms", "1.2 s"), and which QEMU it is ("10.0.2").
+/// The line without what differs from run to run: times ("0.3 ms", "1.2 s"), which QEMU it is ("10.0.2"), and what a boot on OS threads counts (tries of a device, looks at a promise).
 fn lasting(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let counted = match line.starts_with('P') || line.contains("bound, DMA ok") {
+        true => words.iter().rposition(|word| word.parse::<u64>().is_ok()),
+        false => None,
+    };
     let lasting = words.iter().enumerate().map(|(index, word)| {
         let unit = words.get(index + 1).map(|next| next.trim_end_matches([')', ',', ';']));
         let version = index > 0 && words[index - 1].ends_with("QEMU");
         let changing = is_number(word) && (matches!(unit, Some("ms" | "s")) || version);
+        let changing = changing || counted == Some(index);
         if changing { "_" } else { word }
     });
-    lasting.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    // A longer count takes a place of the space behind it.
+    let lasting: Vec<&str> = lasting.collect();
+    lasting.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// How many lines "[... 23 more devices, all bound, DMA ok ...]" stands for.
