@@ -42,7 +42,7 @@ impl Damage {
         let answer = said("use").unwrap_or_default();
         let expected = match board.client.module {
             "nvme" => Some(answer == DISK_TEXT),
-            "e1000e" => Some(!answer.is_empty()),
+            // A network interface appears without any DMA, and no packet is sent: nothing can be told.
             _ => None,
         };
         Self {
@@ -156,5 +156,8 @@ mod tests {
         assert_eq!(damage.smmu_events["F_TRANSLATION"], 1);
         let platform = Board::find("virtio-mmio").expect("a board");
         assert_eq!(Damage::read(&working, "", platform, true).works, None);
+        // Linux 6.1.192 brought eth0 up on this board although its SMMU would have aborted every packet.
+        let card = Board::find("e1000e").expect("a board");
+        assert_eq!(Damage::read(&lines("@@@ use eth0"), "", card, true).works, None);
     }
 }
