@@ -1,6 +1,9 @@
 //! Fields of a table, each read within bounds.
 
+use super::HEADER;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The four letters that name a table.
@@ -192,5 +195,27 @@ impl<'a> Record<'a> {
                 record
             }))
         })
+    }
+
+    /// The nodes of IORT and RIMT, whose tables begin alike: behind the header their number, then where they begin. Also the index of the node that begins at an
+    /// offset, by which one refers to another. `names` are the two fields' names; the rest is as for [`Self::records`].
+    pub(crate) fn counted_nodes(
+        self,
+        names: [&'static str; 2],
+        least: usize,
+        length: impl Fn(Self) -> Result<usize, AcpiError>,
+    ) -> Result<(Vec<Self>, BTreeMap<usize, usize>), AcpiError> {
+        let [number, array] = names;
+        let count = self.u32(HEADER, number)?;
+        let first = self.u32(HEADER + 4, array)? as usize;
+        let mut nodes = self.after(first, array)?.records(least, "Length", length);
+        let mut records = Vec::new();
+        for _ in 0..count {
+            let missing = self.error(HEADER, number, Fault::Value(u64::from(count)));
+            records.push(nodes.next().ok_or(missing)??);
+        }
+        let starts = records.iter().enumerate().map(|(index, record)| (record.start(), index));
+        let index = starts.collect();
+        Ok((records, index))
     }
 }

@@ -1,7 +1,7 @@
 //! IORT: the units and id maps of Arm machines (Arm DEN 0049, IO Remapping Table, issue E.e).
 
+use super::Table;
 use super::bytes::{AcpiError, Fault, Record};
-use super::{HEADER, Table};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -110,19 +110,9 @@ impl Iort {
     /// It is another table, a node or mapping is cut off, or a mapping leads to where no node begins.
     pub fn parse(table: &Table<'_>) -> Result<Self, AcpiError> {
         let whole = table.expect(b"IORT")?;
-        let count = whole.u32(HEADER, "Number of IORT Nodes")?;
-        let first = whole.u32(40, "Offset to Array of IORT Nodes")? as usize;
+        let names = ["Number of IORT Nodes", "Offset to Array of IORT Nodes"];
         let length = |node: Record<'_>| node.u16(1, "Length").map(usize::from);
-        let mut records = Vec::new();
-        let nodes = whole.after(first, "Offset to Array of IORT Nodes")?;
-        let mut nodes = nodes.records(16, "Length", length);
-        for _ in 0..count {
-            let missing =
-                whole.error(HEADER, "Number of IORT Nodes", Fault::Value(u64::from(count)));
-            records.push(nodes.next().ok_or(missing)??);
-        }
-        let index: BTreeMap<usize, NodeIndex> =
-            records.iter().enumerate().map(|(at, record)| (record.start(), at)).collect();
+        let (records, index) = whole.counted_nodes(names, 16, length)?;
         let mut iort = Self::default();
         for record in &records {
             let mappings = iort.mappings(*record, &index)?;

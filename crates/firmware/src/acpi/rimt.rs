@@ -1,8 +1,8 @@
 //! RIMT: the units and id maps of RISC-V machines (RISC-V IO Mapping Table specification 1.0).
 
+use super::Table;
 use super::bytes::{AcpiError, Fault, Record};
 use super::iort::IdMapping;
-use super::{HEADER, Table};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -59,19 +59,9 @@ impl Rimt {
     /// It is another table, a node or mapping is cut off, or a mapping leads to where no node begins.
     pub fn parse(table: &Table<'_>) -> Result<Self, AcpiError> {
         let whole = table.expect(b"RIMT")?;
-        let count = whole.u32(HEADER, "Number of RIMT Nodes")?;
-        let first = whole.u32(40, "Offset to RIMT Node Array")? as usize;
+        let names = ["Number of RIMT Nodes", "Offset to RIMT Node Array"];
         let length = |node: Record<'_>| node.u16(2, "Length").map(usize::from);
-        let nodes = whole.after(first, "Offset to RIMT Node Array")?;
-        let mut nodes = nodes.records(8, "Length", length);
-        let mut records = Vec::new();
-        for _ in 0..count {
-            let missing =
-                whole.error(HEADER, "Number of RIMT Nodes", Fault::Value(u64::from(count)));
-            records.push(nodes.next().ok_or(missing)??);
-        }
-        let index: BTreeMap<usize, usize> =
-            records.iter().enumerate().map(|(at, record)| (record.start(), at)).collect();
+        let (records, index) = whole.counted_nodes(names, 8, length)?;
         let nodes = records.iter().map(|record| node(*record, &index)).collect::<Result<_, _>>()?;
         Ok(Self { nodes })
     }
