@@ -65,7 +65,8 @@ fn output(transcript: &Transcript) -> Option<String> {
 fn lasting(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
-    let counted = match line.starts_with('P') || line.contains("bound, DMA ok") {
+    let is_device = line.contains("bound, DMA ok") || line.contains(" blocked: ");
+    let counted = match line.starts_with('P') || is_device {
         true => words.iter().rposition(|word| word.parse::<u64>().is_ok()),
         false => None,
     };
