@@ -6,12 +6,14 @@ use portcullis as _;
 use portcullis_addr as _;
 use portcullis_bare as _;
 use portcullis_firmware as _;
+use portcullis_iommu as _;
 use portcullis_iova as _;
 use portcullis_pgtable as _;
 use portcullis_platform as _;
 use portcullis_smmuv2 as _;
 use portcullis_smmuv3 as _;
 use portcullis_spec as _;
+use portcullis_virtio as _;
 
 use core::alloc::{GlobalAlloc, Layout};
 

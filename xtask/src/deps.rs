@@ -38,6 +38,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis",
         ],
     ),
+    (
+        "portcullis-iommu",
+        &[
+            "portcullis-addr",
+            "portcullis-platform",
+            "portcullis-pgtable",
+            "portcullis-iova",
+            "portcullis",
+            "portcullis-bare",
+            "portcullis-firmware",
+            "portcullis-smmuv2",
+            "portcullis-smmuv3",
+            "portcullis-virtio",
+        ],
+    ),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
     ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
     (
@@ -78,6 +93,8 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-firmware",
     "portcullis-smmuv2",
     "portcullis-smmuv3",
+    "portcullis-virtio",
+    "portcullis-iommu",
 ];
 
 /// Fails on an arrow that is not in the table, on a crate that is not in it, and on somebody else's crate without a line in ARCHITECTURE.md.

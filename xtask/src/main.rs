@@ -5,6 +5,7 @@
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
+//! - `package`: every crate packaged as it would be published, and built from its package.
 //! - `install-qemu`: only the installation.
 //! - `boards`: every devicetree of Debian's arm64 kernel package through `show` and `boot`; its options stand in that module.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
@@ -16,6 +17,7 @@ mod deps;
 mod image;
 mod modules;
 mod no_std;
+mod package;
 mod qemu;
 mod run;
 mod sanitize;
@@ -36,12 +38,13 @@ fn main() -> ExitCode {
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
         Some("image") => image::check(),
+        Some("package") => package::check(),
         Some("install-qemu") => qemu::install(),
         Some("boards") => boards::run(&arguments[1..]),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|install-qemu|boards|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|package|install-qemu|boards|sanitize"
             );
             return ExitCode::from(2);
         }

@@ -4,6 +4,16 @@
 //! page sizes, the id with which a device's transactions arrive ([`StreamId`]), and what an access may do ([`Prot`]).
 //! An [`Iova`] becomes a [`PhysAddr`] only through a domain; there is deliberately no conversion here.
 //!
+//! ```
+//! use portcullis_addr::{Iova, IovaRange, PageSize};
+//!
+//! let ring = IovaRange::new(Iova::new(0x1_0000), 2 * PageSize::SIZE_4K.bytes())?;
+//! assert_eq!(ring.last(), Iova::new(0x1_1fff)); // inclusive, so that a range can end at the last address there is
+//! assert!(ring.contains(Iova::new(0x1_1000)));
+//! assert!(IovaRange::new(Iova::new(u64::MAX), 2).is_err());
+//! # Ok::<(), portcullis_addr::RangeError>(())
+//! ```
+//!
 //! Not supported: addresses wider than 64 bits; PASIDs (a later crate version).
 //!
 //! Dependency rule: depends on nothing but `bitflags`; every other crate may use it. `no_std`, no `alloc`, no `unsafe`.

@@ -14,6 +14,17 @@
 //! - **Hostile bytes are harmless.** Depth, nodes and path lengths are bounded ([`devicetree::TreeLimits`]); time and memory are
 //!   linear in the input; nothing panics.
 //!
+//! ```
+//! // A kernel has the blob from its boot loader; here it comes from a file.
+//! let blob = include_bytes!("../../../boards/portcullis-default.dtb");
+//! let machine = portcullis_firmware::read_devicetree(blob, "portcullis-default")?;
+//! for device in &machine.devices {
+//!     println!("{}: {:?}", device.description.path, device.description.dma);
+//! }
+//! assert!(machine.devices.iter().any(|device| device.description.path.contains("npu")));
+//! # Ok::<(), portcullis_firmware::ReadError>(())
+//! ```
+//!
 //! Not supported: IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
 //! (the devices that it names are refused, never direct); `dma-ranges` that move addresses (a
 //! device without an IOMMU below them is refused). Bus numbers of PCI functions below a bridge are those that enumeration

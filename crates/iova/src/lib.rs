@@ -18,6 +18,22 @@
 //! - A length that is a power of two costs one descent or two. Any other length that finds no naturally aligned hole is looked for once more, hole
 //!   by hole among those that hold a block of at least a quarter of it.
 //!
+//! ```
+//! use portcullis_addr::{Iova, IovaRange, PageSize};
+//! use portcullis_iova::{IovaAllocator, IovaRequest};
+//!
+//! let aperture = IovaRange::new(Iova::new(0), 1 << 48)?;
+//! let mut addresses = IovaAllocator::new(PageSize::SIZE_4K, aperture)?;
+//! addresses.reserve(IovaRange::new(Iova::new(0x800_0000), 0x10_0000)?)?; // where MSIs go
+//!
+//! // A device with a 32-bit DMA mask.
+//! let ring = addresses.allocate(IovaRequest::new(0x4000).up_to(Iova::new(0xffff_ffff)))?;
+//! assert!(ring.is_aligned(0x4000), "aligned to its size");
+//! addresses.free(ring)?;
+//! assert!(addresses.free(ring).is_err(), "a second time is refused, and nothing changes");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Not supported: taking a reservation back; growing an aperture.
 //!
 //! Dependency rule: uses `addr`, and `platform` for atomics and locks. `no_std` + `alloc`, no `unsafe`.

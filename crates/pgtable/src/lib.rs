@@ -18,6 +18,36 @@
 //! trees grow, and v2; RISC-V Sv39 to Sv57 of both stages; x86-64. Leaves of several entries (contiguous hint, Svnapot, AMD's encoded sizes) are used where
 //! the parameters allow their size.
 //!
+//! ```
+//! use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
+//! use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, IotlbGather, PageTable, TableParams};
+//! use portcullis_platform::host::HostMemory;
+//! use std::sync::Arc;
+//!
+//! let memory = Arc::new(HostMemory::default());
+//! let table = IoPageTable::<ArmLpaeStage1, HostMemory>::new(
+//!     &memory,
+//!     TableParams {
+//!         granule: PageSize::SIZE_4K,
+//!         input_bits: 48,
+//!         output_bits: 48,
+//!         leaf_sizes: PageSizes::ALL,
+//!         force_snoop: false,
+//!         coherent: true,
+//!     },
+//! )?;
+//! table.map(Iova::new(0x20_0000), PhysAddr::new(0x8000_0000), 0x20_0000, Prot::READ | Prot::WRITE)?;
+//! assert_eq!(table.look_up(Iova::new(0x20_1234)), Some(PhysAddr::new(0x8000_1234)));
+//! assert_eq!(table.table_pages(), 3, "one 2 MiB block: no table of 4 KiB pages is needed");
+//!
+//! // The gather is what hardware must still forget before the memory may be used again.
+//! let mut debt = IotlbGather::new();
+//! table.unmap(Iova::new(0x20_0000), 0x20_0000, &mut debt)?;
+//! assert!(!debt.is_empty());
+//! # debt.confirm();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Not supported: the upper half of the address space (`TTBR1`, negative x86-64 and RISC-V addresses); hardware-managed access and dirty flags; Svpbmt; splitting a block on a partial unmap or protection change (refused with
 //! [`UnmapError::SplitsLeaf`]; [`PageTable::unmap_whole_leaves`] removes the whole block and says so).
 //!

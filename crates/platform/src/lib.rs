@@ -5,6 +5,28 @@
 //! register blocks ([`Registers`]), and time ([`Clock`], [`wait_for`]); [`Platform`] bundles them. They are *type parameters*, not
 //! cargo features: one binary holds the real boot (OS threads) and the explored one (scheduled coroutines) side by side. No lock lives in a `static`.
 //!
+//! A register block is one trait; waiting for it is always bounded:
+//!
+//! ```
+//! use portcullis_platform::{Clock, Nanos, wait_for};
+//! use core::sync::atomic::{AtomicU64, Ordering};
+//!
+//! /// A clock that moves when it is looked at.
+//! struct Ticks(AtomicU64);
+//!
+//! impl Clock for Ticks {
+//!     fn now(&self) -> Nanos {
+//!         self.0.fetch_add(10, Ordering::Relaxed)
+//!     }
+//!
+//!     fn relax(&self) {}
+//! }
+//!
+//! let clock = Ticks(AtomicU64::new(0));
+//! let silent = wait_for(&clock, 1_000, || false);
+//! assert!(silent.is_err(), "hardware that never answers costs its bound, not more");
+//! ```
+//!
 //! Not supported: NUMA placement of table memory; interrupts as objects (whoever owns the line calls the driver's interrupt entry).
 //!
 //! Dependency rule: uses `addr` only. The core, the drivers and every platform use it. `no_std` + `alloc`; the feature `std` adds

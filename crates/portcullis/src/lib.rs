@@ -21,6 +21,43 @@
 //!   keeps is void and pins neither table nor IOMMU. Addresses belong to one bind of one driver; nobody else can unmap them.
 //! - A failed operation leaves every counter ([`Subsystem::counts`]) as before it.
 //!
+//! # Example
+//!
+//! A device behind an IOMMU that has not come up yet waits for exactly that one; how it goes on with a real IOMMU stands in the crate `portcullis-iommu` and in the README.
+//!
+//! ```
+//! use portcullis::{
+//!     BindOutcome, BoundDriver, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream,
+//!     Policy, ProbeContext, ProbeError, Subsystem,
+//! };
+//! use portcullis_addr::StreamId;
+//! use portcullis_platform::Platform;
+//! use portcullis_platform::host::{HostMemory, HostPlatform};
+//! use std::sync::Arc;
+//!
+//! struct Nic;
+//!
+//! impl BoundDriver for Nic {}
+//!
+//! impl<P: Platform> Driver<P> for Nic {
+//!     fn name(&self) -> &str {
+//!         "nic"
+//!     }
+//!
+//!     fn probe(&self, _: &ProbeContext<'_>, _dma: DmaHandle<P>) -> Result<Box<dyn BoundDriver>, ProbeError> {
+//!         unreachable!("its IOMMU never comes in this example")
+//!     }
+//! }
+//!
+//! let platform = Arc::new(HostPlatform::new(Arc::new(HostMemory::default())));
+//! let subsystem = Subsystem::new(platform, Policy::default());
+//! let iommu = FwNode(3);
+//! let spec = FwSpec { streams: vec![FwStream::new(iommu, StreamId::new(0x10))] };
+//! let nic = subsystem.add_device(DeviceDescription::new("/soc/nic", DmaPath::Translated(spec)))?;
+//! assert_eq!(subsystem.bind(&nic, Arc::new(Nic)), Ok(BindOutcome::Deferred(iommu)));
+//! # Ok::<(), portcullis::AddDeviceError>(())
+//! ```
+//!
 //! # Lock order
 //!
 //! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `lease`, `work`, `quarantine` and `space` are leaves. Hardware is waited for under `device` and

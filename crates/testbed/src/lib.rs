@@ -4,6 +4,17 @@
 //! - [`Endpoint`]: a device that does real DMA at command, or with a small driver of its own.
 //! - [`IommuDriver`]: which hardware driver serves which IOMMU. Firmware's reader knows no driver, and no driver knows firmware; they meet here.
 //!
+//! ```
+//! use portcullis_testbed::{SoftwareMachine, Testbed};
+//!
+//! let board = portcullis_firmware::read_devicetree(include_bytes!("../../../boards/portcullis-default.dtb"), "default")?;
+//! let machine = SoftwareMachine::new(&board, 1);
+//! let iommu = &board.iommus[0];
+//! assert!(machine.bring_up(iommu).is_ok(), "{}: its driver resets it and blocks every stream", iommu.path);
+//! assert!(machine.violations().is_empty());
+//! # Ok::<(), portcullis_firmware::ReadError>(())
+//! ```
+//!
 //! Not supported: real hardware. A kernel brings its own platform and joins core and drivers as `registry` does.
 //!
 //! Dependency rule: uses the core, every driver, every platform and the firmware reader. Only programs and tests use it.

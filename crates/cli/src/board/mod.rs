@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The board that is built in (`boards/portcullis-default.dts`).
-const BUILT_IN: &[u8] = include_bytes!("../../../../boards/portcullis-default.dtb");
+const BUILT_IN: &[u8] = include_bytes!("../../boards/portcullis-default.dtb");
 
 /// More bytes than this are not read or unpacked: 4 times the largest devicetree that a boot loader accepts.
 const MOST_BYTES: u64 = 64 << 20;

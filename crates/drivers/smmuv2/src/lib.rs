@@ -18,6 +18,22 @@
 //! Every wait has a bound ([`SYNC_BOUND`]), after which the unit counts as dead until it is seen idle again. Locks: `smmu2.groups`, `smmu2.banks`; neither is held while hardware is waited for,
 //! nor taken inside the other.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, SmmuV2Profile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_smmuv2::{Options, Smmu};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_smmuv2(SmmuV2Profile::mmu500()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let smmu = Smmu::bring_up(platform, registers, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; until a device is attached, everything faults.
+//! assert!(smmu.capabilities().id_bits >= 15);
+//! # Ok::<(), portcullis_smmuv2::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! Nested translation; short descriptors; stalls (`sCR0.STALLD` is set); keeping streams that firmware left running (they are blocked, a boot framebuffer too; [`Features::left_matching`] says how many there were); streams that bypass where

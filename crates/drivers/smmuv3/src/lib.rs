@@ -17,6 +17,22 @@
 //!
 //! `docs/broken-smmuv3.md` lists what happens on broken hardware, case by case.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, Profile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_smmuv3::{Options, Smmu};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_smmuv3(Profile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let smmu = Smmu::bring_up(platform, registers, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; until a device is attached, everything aborts.
+//! assert!(smmu.capabilities().range_invalidation);
+//! # Ok::<(), portcullis_smmuv3::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! Secure, Realm and Root interfaces; big-endian or VMSAv8-32 tables; preset tables and queues; units that can only stall on faults (the stall model

@@ -1,0 +1,73 @@
+//! Portcullis, the IOMMU subsystem, in one dependency: the core, and by feature the hardware drivers and what a kernel needs around them.
+//!
+//! ```toml
+//! [dependencies]
+//! portcullis-iommu = { version = "0.1", features = ["smmuv3", "firmware", "bare"] }
+//! ```
+//!
+//! The core is at the root ([`Subsystem`], [`Driver`], [`DmaHandle`]); the crates around it are modules, each of which is a crate of its own that can be used without this one:
+//!
+//! | module | crate | what it is | feature |
+//! | --- | --- | --- | --- |
+//! | (root) | `portcullis` | the core: nodes, groups, domains, probing and deferral, DMA handles | |
+//! | [`addr`] | `portcullis-addr` | addresses, ranges, stream ids | |
+//! | [`platform`] | `portcullis-platform` | the seams: locks, memory, registers, time | `std`: on the standard library |
+//! | [`pgtable`] | `portcullis-pgtable` | page tables, thirteen formats | |
+//! | [`iova`] | `portcullis-iova` | the allocator of I/O addresses | |
+//! | `smmuv2` | `portcullis-smmuv2` | driver: Arm SMMUv2, MMU-500 | `smmuv2` |
+//! | `smmuv3` | `portcullis-smmuv3` | driver: Arm SMMUv3 | `smmuv3` |
+//! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
+//! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
+//! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
+//!
+//! What a kernel does, with the software machine of `portcullis-machine` as hardware:
+//!
+//! ```
+//! use portcullis_iommu::addr::StreamId;
+//! use portcullis_iommu::platform::host::HostThreads;
+//! use portcullis_iommu::{DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, Policy, Reach, Subsystem};
+//! use portcullis_machine::{Machine, MachinePlatform, Profile};
+//! use portcullis_smmuv3::{Options, Smmu};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_smmuv3(Profile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let subsystem = Subsystem::new(Arc::clone(&platform), Policy::default());
+//!
+//! // What firmware says: this device, behind that IOMMU, with this stream id.
+//! let iommu = FwNode(1);
+//! let spec = FwSpec { streams: vec![FwStream::new(iommu, StreamId::new(0x10))] };
+//! let described = DeviceDescription::new("/soc/ethernet@0", DmaPath::Translated(spec));
+//! let nic = subsystem.add_device(described).expect("a sound description");
+//!
+//! // The IOMMU is brought up completely, every stream blocked, and only then visible.
+//! let smmu = Smmu::bring_up(platform, registers, Options::default()).expect("it can be driven");
+//! subsystem.register(iommu, Box::new(smmu)).expect("the first of that node");
+//!
+//! // No driver is bound: behind an IOMMU that means blocked, never direct.
+//! assert_eq!(subsystem.reports()[0].reach, Reach::Blocked);
+//! # let _ = nic;
+//! ```
+//!
+//! Scope: re-exports, nothing else. Not supported: the instruments (`portcullis-machine`, `portcullis-explore`, `portcullis-threads`, `portcullis-qemu`), which are for tests and are named there.
+//!
+//! Dependency rule: uses the product's crates; none of them uses it. `no_std` + `alloc`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub use portcullis::*;
+pub use portcullis_addr as addr;
+#[cfg(feature = "bare")]
+pub use portcullis_bare as bare;
+#[cfg(feature = "firmware")]
+pub use portcullis_firmware as firmware;
+pub use portcullis_iova as iova;
+pub use portcullis_pgtable as pgtable;
+pub use portcullis_platform as platform;
+#[cfg(feature = "smmuv2")]
+pub use portcullis_smmuv2 as smmuv2;
+#[cfg(feature = "smmuv3")]
+pub use portcullis_smmuv3 as smmuv3;
+#[cfg(feature = "virtio")]
+pub use portcullis_virtio as virtio;
