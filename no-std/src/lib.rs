@@ -10,6 +10,7 @@ use portcullis_iommu as _;
 use portcullis_iova as _;
 use portcullis_pgtable as _;
 use portcullis_platform as _;
+use portcullis_driver_parts as _;
 use portcullis_smmuv2 as _;
 use portcullis_smmuv3 as _;
 use portcullis_spec as _;

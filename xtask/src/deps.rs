@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-bare", &["portcullis-addr", "portcullis-platform"]),
     ("portcullis-virtio", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
+    ("portcullis-driver-parts", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     (
         "portcullis-smmuv2",
         &[
@@ -32,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "portcullis-smmuv3",
         &[
             "portcullis-addr",
+            "portcullis-driver-parts",
             "portcullis-platform",
             "portcullis-spec",
             "portcullis-pgtable",
@@ -91,6 +93,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-iova",
     "portcullis",
     "portcullis-firmware",
+    "portcullis-driver-parts",
     "portcullis-smmuv2",
     "portcullis-smmuv3",
     "portcullis-virtio",

@@ -1,6 +1,6 @@
 //! The shipped core and driver in every interleaving.
 
-use portcullis_lab::ours::World;
+use portcullis_lab::ours::{Family, World};
 use portcullis_threads::{Budget, Explorer, Report, Strategy};
 
 const BOUND: &str = "a driver is bound behind its IOMMU";
@@ -180,7 +180,7 @@ fn the_smmuv2_driver_in_every_order() {
         ("v2-g", &["a bind failed for want of memory"]),
         ("v2-handle", &["a handle was used", "a handle was refused because its driver is gone"]),
     ];
-    for world in World::smmu_v2() {
+    for world in World::of_family(Family::SmmuV2) {
         let report = match world.key.as_str() {
             "v2-rogue" => {
                 let report = Explorer::new(Budget::default()).run(|w| world.build(w));

@@ -80,7 +80,8 @@ pub trait RegisterModel: Send + Sync + 'static {
 pub struct RegisterBlock<M>(Arc<M>);
 
 impl<M> RegisterBlock<M> {
-    pub(crate) fn new(model: &Arc<M>) -> Self {
+    /// The registers of `model`.
+    pub fn new(model: &Arc<M>) -> Self {
         Self(Arc::clone(model))
     }
 

@@ -1,5 +1,7 @@
 //! A block of device registers.
 
+use alloc::sync::Arc;
+
 /// Access to one block of memory-mapped registers, by byte offset. All accesses are little endian and happen in program order.
 ///
 /// Every write to DMA memory before a register write is visible to the device when it sees that write (a driver calls
@@ -23,5 +25,28 @@ pub trait Registers: Send + Sync + 'static {
     /// Whether the block has no register.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Registers of whatever kind, for a driver that is given them behind a pointer.
+impl<R: Registers + ?Sized> Registers for Arc<R> {
+    fn read32(&self, offset: usize) -> u32 {
+        (**self).read32(offset)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        (**self).write32(offset, value);
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        (**self).read64(offset)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        (**self).write64(offset, value);
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
     }
 }

@@ -8,11 +8,12 @@ use portcullis::{DeviceDescription, DmaPath, FwNode, NodeFailure, ReadyInstance}
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
-    Device, DmaRequest, Expectation, Machine, MachineBuilder, MachinePlatform, Policy, Port,
-    Profile, SmmuV2, SmmuV2Profile, SmmuV3, StepHook, TimeSource, Violation,
+    Device, DmaRequest, Expectation, IommuModel, Machine, MachineBuilder, MachinePlatform, Policy,
+    Port, Profile, RegisterBlock, RegisterModel, SmmuV2Profile, StepHook, TimeSource, Violation,
 };
-use portcullis_platform::Platform;
 use portcullis_platform::host::HostThreads;
+use portcullis_platform::{Platform, Registers};
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,26 +38,38 @@ impl From<Profile> for UnitProfile {
     }
 }
 
-/// An IOMMU of a software machine.
-#[derive(Clone, Debug)]
-enum Unit {
-    SmmuV3(Arc<SmmuV3>),
-    SmmuV2(Arc<SmmuV2>),
+/// An IOMMU of a software machine, whatever its kind.
+#[derive(Clone)]
+struct Unit {
+    /// Where devices meet it.
+    model: Arc<dyn IommuModel>,
+    /// Where its driver does.
+    registers: Arc<dyn Registers>,
+    /// The same, for whoever knows its kind.
+    own: Arc<dyn Any + Send + Sync>,
 }
 
 impl Unit {
     fn new(machine: &Machine, profile: UnitProfile) -> Self {
         match profile {
-            UnitProfile::SmmuV3(profile) => Self::SmmuV3(machine.add_smmuv3(profile)),
-            UnitProfile::SmmuV2(profile) => Self::SmmuV2(machine.add_smmuv2(profile)),
+            UnitProfile::SmmuV3(profile) => Self::of(machine.add_smmuv3(profile)),
+            UnitProfile::SmmuV2(profile) => Self::of(machine.add_smmuv2(profile)),
         }
     }
 
+    fn of<M: IommuModel + RegisterModel>(model: Arc<M>) -> Self {
+        let registers = Arc::new(RegisterBlock::new(&model));
+        Self { model: Arc::<M>::clone(&model), registers, own: model }
+    }
+
     fn port(&self, id: StreamId) -> Port {
-        match self {
-            Self::SmmuV3(smmu) => Port::new(smmu, id),
-            Self::SmmuV2(smmu) => Port::new(smmu, id),
-        }
+        Port { iommu: Arc::clone(&self.model), id }
+    }
+}
+
+impl std::fmt::Debug for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.model.fmt(f)
     }
 }
 
@@ -129,20 +142,9 @@ impl<P: Platform> SoftwareMachine<P> {
         &self.machine
     }
 
-    /// The SMMUv3 at `node`.
-    pub fn smmu(&self, node: FwNode) -> Option<&Arc<SmmuV3>> {
-        match self.units.get(&node)? {
-            Unit::SmmuV3(smmu) => Some(smmu),
-            Unit::SmmuV2(_) => None,
-        }
-    }
-
-    /// The SMMUv2 at `node`.
-    pub fn smmu_v2(&self, node: FwNode) -> Option<&Arc<SmmuV2>> {
-        match self.units.get(&node)? {
-            Unit::SmmuV2(smmu) => Some(smmu),
-            Unit::SmmuV3(_) => None,
-        }
+    /// The IOMMU at `node`, if it is of the kind `M`.
+    pub fn iommu<M: IommuModel>(&self, node: FwNode) -> Option<Arc<M>> {
+        Arc::clone(&self.units.get(&node)?.own).downcast().ok()
     }
 
     /// The device that stands for the client at `path`.
@@ -161,11 +163,8 @@ impl<P: Platform> SoftwareMachine<P> {
         driver: &IommuDriver,
         options: &UnitOptions,
     ) -> Result<ReadyInstance, NodeFailure> {
-        let platform = Arc::clone(&self.platform);
-        match self.units.get(&node).ok_or("the machine has no such IOMMU")? {
-            Unit::SmmuV3(smmu) => driver.bring_up(platform, smmu.registers(), options),
-            Unit::SmmuV2(smmu) => driver.bring_up(platform, smmu.registers(), options),
-        }
+        let unit = self.units.get(&node).ok_or("the machine has no such IOMMU")?;
+        driver.bring_up(Arc::clone(&self.platform), Arc::clone(&unit.registers), options)
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.

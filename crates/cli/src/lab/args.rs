@@ -216,6 +216,9 @@ pub struct OursArgs {
     /// with `v2-`); all that can be exhausted when left out.
     #[arg(value_parser = OursWorld::from_str)]
     pub world: Option<OursWorld>,
+    /// Only the worlds on the driver of this hardware: smmuv3, smmuv2.
+    #[arg(long, value_name = "DRIVER", value_parser = OursFamily::from_str, conflicts_with = "world")]
+    pub iommu: Option<OursFamily>,
     /// N random schedules, instead of all. The storm is too big for all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub random: Option<u64>,
@@ -242,6 +245,21 @@ pub struct OursArgs {
     pub html: Option<PathBuf>,
 }
 
+/// A hardware family, by its driver's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OursFamily(pub portcullis_lab::ours::Family);
+
+impl FromStr for OursFamily {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        use portcullis_lab::ours::Family;
+        let known = Family::ALL.map(Family::driver).join(", ");
+        let unknown = || format!("unknown hardware `{word}`; known is {known}");
+        Family::named(word).map(Self).ok_or_else(unknown)
+    }
+}
+
 /// A world of the shipped core, by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OursWorld(pub portcullis_lab::ours::World);
@@ -254,7 +272,7 @@ impl FromStr for OursWorld {
         let world = if key == "storm" { Some(World::storm(1)) } else { World::named(key) };
         world.map(Self).ok_or_else(|| {
             let all = World::exhaustive().into_iter().chain(World::coarse());
-            let all = all.chain(World::revoking()).chain(World::smmu_v2());
+            let all = all.chain(World::revoking()).chain(World::other_families());
             let keys: Vec<String> = all.map(|world| world.key).collect();
             format!(
                 "unknown world `{key}`; known are {}, busiest, one-queue, storm",

@@ -13,8 +13,8 @@ mod replay;
 mod tree;
 
 pub use args::{
-    CheckArgs, CompareArgs, LabArgs, LabCommand, ListArgs, OursArgs, OursWorld, ReplayArgs,
-    TreeArgs, WorldArgs,
+    CheckArgs, CompareArgs, LabArgs, LabCommand, ListArgs, OursArgs, OursFamily, OursWorld,
+    ReplayArgs, TreeArgs, WorldArgs,
 };
 pub use confirm::ConfirmArgs;
 

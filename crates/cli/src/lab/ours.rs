@@ -1,9 +1,9 @@
 //! `lab ours`: the shipped core and driver.
 
 use super::progress::{Ticker, short};
-use super::{Answer, OursArgs, interrupt, render, write_page};
+use super::{Answer, OursArgs, OursFamily, interrupt, render, write_page};
 use crate::style::table;
-use portcullis_lab::ours::{Budget, Report, Verdict, World, check};
+use portcullis_lab::ours::{Budget, Family, Report, Verdict, World, check};
 use portcullis_lab::picture::{Ladder, html};
 use portcullis_threads::{Progress, Strategy};
 use serde_json::{Value, json};
@@ -50,7 +50,11 @@ fn describe(progress: &Progress, world: &str) -> String {
 
 fn worlds(args: &OursArgs) -> Vec<World> {
     match &args.world {
-        None => World::exhaustive().into_iter().chain(World::smmu_v2()).collect(),
+        None => match args.iommu {
+            Some(OursFamily(Family::SmmuV3)) => World::exhaustive(),
+            Some(OursFamily(family)) => World::of_family(family),
+            None => World::exhaustive().into_iter().chain(World::other_families()).collect(),
+        },
         Some(world) if world.0.rounds > 0 => vec![World::storm(args.rounds.into())],
         Some(world) => vec![world.0.clone()],
     }

@@ -1,7 +1,7 @@
 //! The command queue (§3.5, §4.1, §7.1).
 //!
 //! A *batch* is some commands of one kind and a CMD_SYNC behind them. It is placed as a whole under a short lock, straight into the queue and with one write of CMDQ_PROD; its
-//! [`Ticket`] says where it stands. Whoever waits for a ticket looks at the read index without any lock. A thread waits for its own commands and those
+//! [`Submitted`] says where it stands. Whoever waits for a ticket looks at the read index without any lock. A thread waits for its own commands and those
 //! before them, never for later ones. The read index is not read to place a batch, unless the queue seems full.
 //!
 //! Positions are counted in 64 bits and never wrap, so that a thread that slept for long can still tell "my commands were consumed" from "not yet".
@@ -12,17 +12,12 @@
 //! A wait that reaches its bound leaves the commands in the queue (they are harmless when the unit runs them later) and marks the unit as dead: further calls fail
 //! at once, until the read index moves.
 
-mod failures;
-mod line;
-
 use crate::command::Command;
 use crate::error;
-use crate::memory::{HardwarePages, Running};
 use crate::unit::{Deadline, Unit};
 use core::sync::atomic::Ordering;
-use failures::Failures;
-use line::Line;
 use portcullis::OpsError;
+use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted};
 use portcullis_platform::{
     AllocError, DmaMemory, IrqLock, LockLabel, Nanos, Platform, RawAtomic, Registers, wait_for,
 };
@@ -74,15 +69,6 @@ struct Inner {
     /// How many commands were refused, and the count of `failures`.
     refused: u64,
     failed: u64,
-}
-
-/// The positions of some queued commands, `first..after`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    pub(crate) first: u64,
-    pub(crate) after: u64,
-    /// How many failures there were before.
-    pub(crate) failures: u64,
 }
 
 impl<P: Platform> CommandQueue<P> {
@@ -173,7 +159,7 @@ impl<P: Platform> CommandQueue<P> {
 
     /// Whether one look is enough to see that the unit has carried the ticket's commands out and nothing is wrong.
     #[inline]
-    fn is_done<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Ticket) -> bool {
+    fn is_done<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Submitted) -> bool {
         let cons = unit.read(spec::CMDQ_CONS);
         // A unit that is gone reads as all ones, and so as an error.
         !cmdq_cons::ERR.is_set(u64::from(cons))
@@ -183,7 +169,11 @@ impl<P: Platform> CommandQueue<P> {
 
     /// Queues one command and a CMD_SYNC, where nothing stands in the way: the unit answers, nobody waits in line, and there seems to be room.
     #[inline]
-    fn place_at_once<R: Registers>(&self, unit: &Unit<P, R>, command: Command) -> Option<Ticket> {
+    fn place_at_once<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        command: Command,
+    ) -> Option<Submitted> {
         if !self.running.is_set() || self.dead.load(Ordering::Acquire) != ALIVE {
             return None;
         }
@@ -207,12 +197,12 @@ impl<P: Platform> CommandQueue<P> {
         inner: &mut Inner,
         first: u64,
         after: u64,
-    ) -> Ticket {
+    ) -> Submitted {
         self.publish(first, (after - first) as usize);
         inner.produced = after;
         self.produced.store(after, Ordering::Release);
         unit.write(spec::CMDQ_PROD, self.index(after));
-        Ticket { first, after, failures: inner.failed }
+        Submitted { first, after, failures: inner.failed }
     }
 
     /// Queues `count` commands of one kind and a CMD_SYNC; in several batches where they are more than fit into one. Waits only for room.
@@ -222,7 +212,7 @@ impl<P: Platform> CommandQueue<P> {
         deadline: Deadline,
         count: usize,
         mut commands: impl Iterator<Item = Command>,
-    ) -> Result<Ticket, OpsError> {
+    ) -> Result<Submitted, OpsError> {
         if !self.running.is_set() {
             return Err(error::shut_down());
         }
@@ -263,7 +253,7 @@ impl<P: Platform> CommandQueue<P> {
         deadline: Deadline,
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
-    ) -> Result<Ticket, OpsError> {
+    ) -> Result<Submitted, OpsError> {
         let mut turn = None;
         let placed = self.wait_until(unit, deadline, || {
             self.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
@@ -283,7 +273,7 @@ impl<P: Platform> CommandQueue<P> {
         turn: &mut Option<u64>,
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
-    ) -> Result<Option<Ticket>, OpsError> {
+    ) -> Result<Option<Submitted>, OpsError> {
         if !inner.line.is_turn(*turn) || !self.has_room(unit, inner, count + 1)? {
             *turn = turn.or_else(|| inner.line.join());
             return Ok(None);
@@ -337,7 +327,7 @@ impl<P: Platform> CommandQueue<P> {
         &self,
         unit: &Unit<P, R>,
         deadline: Deadline,
-        ticket: &Ticket,
+        ticket: &Submitted,
     ) -> Result<(), OpsError> {
         let waited = self.wait_until(unit, deadline, || {
             let cons = unit.read_live(spec::CMDQ_CONS)?;

@@ -1,7 +1,6 @@
 //! The queue under every schedule of two and three threads and a unit that takes its time.
 
 use super::*;
-use crate::memory::Running;
 use crate::unit::Unit;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -9,6 +8,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis_addr::PhysAddr;
+use portcullis_driver_parts::Running;
 use portcullis_platform::host::HostMemory;
 use portcullis_platform::{Clock, Coherency, Threads};
 use portcullis_spec::Register;

@@ -6,13 +6,13 @@
 
 use crate::entry::{self, Entry};
 use crate::identify::{Features, GRANULES, Granule, address_size_code};
-use crate::memory::{HardwarePages, Running};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use portcullis::{AddressSpace, OpsError, SpaceTag};
 use portcullis_addr::PhysAddr;
+use portcullis_driver_parts::{HardwarePages, Running};
 use portcullis_pgtable::{ArmLpaeStage1, TableConfig, TableFormat, TableRoot};
 use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform, RawAtomic};
 use portcullis_spec::smmuv3::{cacheability, cd, shareability, ste};

@@ -1,9 +1,9 @@
 //! The event queue (§7.2) and what its records mean (§7.3).
 
-use crate::memory::{HardwarePages, Running};
 use crate::unit::Unit;
 use portcullis::{AccessKind, Fault, FaultReason, OpsError, Stage};
 use portcullis_addr::{Iova, StreamId};
+use portcullis_driver_parts::{HardwarePages, Running};
 use portcullis_platform::{AllocError, DmaMemory, IrqLock, LockLabel, Platform, Registers};
 use portcullis_spec::smmuv3::event::{self as record, number};
 use portcullis_spec::smmuv3::{self as spec, eventq_base, eventq_cons, eventq_prod};

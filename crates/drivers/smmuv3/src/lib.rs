@@ -12,7 +12,7 @@
 //! - `event_queue`, `interrupt`: faults, global errors.
 //!
 //! Every wait has a bound ([`REGISTER_BOUND`], [`SYNC_BOUND`]). The short locks `smmu.cmdq` and `smmu.eventq`, which the interrupt takes too, and the long ones
-//! `smmu.streams` and `smmu.asids` are never held while hardware is waited for, and none is taken inside another. `smmu.restart` is held while a unit that does not answer is
+//! `iommu.streams` and `smmu.asids` are never held while hardware is waited for, and none is taken inside another. `smmu.restart` is held while a unit that does not answer is
 //! restarted; only [`forget_all`](IommuOps::forget_all) takes it.
 //!
 //! `docs/broken-smmuv3.md` lists what happens on broken hardware, case by case.
@@ -59,7 +59,6 @@ mod event_queue;
 mod identify;
 mod interrupt;
 mod invalidate;
-mod memory;
 mod ops;
 mod probe;
 mod stream_table;
@@ -75,12 +74,12 @@ pub use unit::REGISTER_BOUND;
 use crate::command_queue::CommandQueue;
 use crate::context::Spaces;
 use crate::event_queue::EventQueue;
-use crate::memory::Running;
 use crate::stream_table::StreamTable;
 use crate::unit::Unit;
 use core::fmt;
 #[cfg(doc)]
 use portcullis::IommuOps;
+use portcullis_driver_parts::Running;
 use portcullis_platform::{Lock, Platform, Registers};
 
 /// How a unit is to be driven: what its registers do not say.

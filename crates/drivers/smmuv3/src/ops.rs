@@ -2,13 +2,11 @@
 
 use crate::Smmu;
 use crate::command::Command;
-use crate::command_queue;
 use crate::context::bypass_entry;
 use crate::entry::{self, Entry, Plan};
 use crate::error::BringUpCause;
 use crate::identify::{GRANULES, Granule};
 use crate::invalidate::{Invalidation, invalidation, single, whole};
-use crate::stream_table::Stream;
 use crate::unit::Deadline;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,6 +17,7 @@ use portcullis::{
     Ticket, Unsupported,
 };
 use portcullis_addr::StreamId;
+use portcullis_driver_parts::{Stream, Submitted};
 use portcullis_pgtable::{
     ArmLpaeStage1, ArmLpaeStage2, IoPageTable, IotlbGather, TableError, TableFormat, TableParams,
 };
@@ -58,7 +57,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             for (stream, Plan(phases)) in streams.iter().zip(&plans) {
                 if !phases[step].is_empty() {
                     self.streams.write(stream, &phases[step]);
-                    touched.push(stream.id);
+                    touched.push(stream.id());
                 }
             }
             if !touched.is_empty() {
@@ -74,12 +73,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             return Ok(());
         }
         for stream in streams {
-            self.streams.doubt(stream);
+            self.streams.claims.doubt(stream);
             self.streams.invalidate(stream);
         }
-        let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id).collect();
+        let ids: Vec<StreamId> = streams.iter().map(|stream| stream.id()).collect();
         let confirmed = self.forget_configuration(deadline, &ids);
-        confirmed.inspect_err(|_| self.streams.note_unconfirmed())?;
+        confirmed.inspect_err(|_| self.streams.claims.note_unconfirmed())?;
         streams.iter().for_each(|stream| stream.trust());
         Ok(())
     }
@@ -157,14 +156,14 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let doubtful = self.streams.claim(&streams)?;
         // Left over from a release that hardware did not confirm.
         let blocked = self.block(self.unit.deadline(), &doubtful);
-        blocked.inspect_err(|_| self.streams.forget(&self.streams.unclaim(&streams)))
+        blocked.inspect_err(|_| self.streams.claims.forget(&self.streams.claims.unclaim(&streams)))
     }
 
     fn release(&self, streams: &[StreamSpec]) -> Result<(), OpsError> {
-        let last = self.streams.unclaim(&exact(streams)?);
+        let last = self.streams.claims.unclaim(&exact(streams)?);
         // Not confirmed: the streams stay on record as doubtful, and the next claim must confirm it first.
         let blocked = self.block(self.unit.deadline(), &last);
-        self.streams.forget(&last);
+        self.streams.claims.forget(&last);
         blocked
     }
 
@@ -208,9 +207,9 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let name = self.spaces.quarantine(tag)?;
         let deadline = self.unit.deadline();
         // An entry that hardware was not confirmed to have forgotten may still lead here, to a descriptor that is about to be freed.
-        if let Some(seen) = self.streams.unconfirmed() {
+        if let Some(seen) = self.streams.claims.unconfirmed() {
             self.commands.execute_one(&self.unit, deadline, Command::cfgi_all())?;
-            self.streams.note_made_good(seen);
+            self.streams.claims.note_made_good(seen);
         }
         self.commands.execute_one(&self.unit, deadline, whole(name))?;
         self.spaces.free(name);
@@ -226,7 +225,7 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         if let Some(pasid) = pasid {
             return Err(OpsError::Unsupported(Unsupported::Pasid(pasid)));
         }
-        let held = self.streams.hold(&exact(streams)?)?;
+        let held = self.streams.claims.hold(&exact(streams)?)?;
         let deadline = self.unit.deadline();
         let Err(error) = self.lead(deadline, &held, target) else { return Ok(()) };
         Err(match (error, self.block(deadline, &held)) {
@@ -265,17 +264,17 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
             return Ok(());
         }
         let Ticket([first, after, failures]) = ticket;
-        let ticket = command_queue::Ticket { first, after, failures };
+        let ticket = Submitted { first, after, failures };
         self.commands.wait(&self.unit, Deadline::ONE_WAIT, &ticket)
     }
 
     fn forget_all(&self) -> Result<(), OpsError> {
-        let seen = self.streams.unconfirmed();
-        let doubts = self.streams.doubts();
+        let seen = self.streams.claims.unconfirmed();
+        let doubts = self.streams.claims.doubts();
         let spaces = self.spaces.quarantined();
         self.forget_everything().or_else(|_| self.restart())?;
-        seen.into_iter().for_each(|seen| self.streams.note_made_good(seen));
-        self.streams.settle(doubts);
+        seen.into_iter().for_each(|seen| self.streams.claims.note_made_good(seen));
+        self.streams.claims.settle(doubts);
         spaces.into_iter().for_each(|name| self.spaces.free(name));
         Ok(())
     }

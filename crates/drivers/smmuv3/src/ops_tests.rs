@@ -94,7 +94,7 @@ impl Stand {
     }
 
     fn entry(&self) -> Entry {
-        let held = self.driver.streams.hold(&[STREAM]).expect("claimed");
+        let held = self.driver.streams.claims.hold(&[STREAM]).expect("claimed");
         self.driver.streams.read(&held[0])
     }
 

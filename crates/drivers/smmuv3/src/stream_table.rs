@@ -6,15 +6,14 @@
 
 use crate::entry::{Entry, Phase};
 use crate::identify::Features;
-use crate::memory::{HardwarePages, Running};
 use crate::unit::Unit;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis::{OpsError, StreamSpec};
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_platform::{AllocError, DmaMemory, Lock, LockLabel, Platform, RawAtomic, Registers};
+use portcullis_driver_parts::{Claims, HardwarePages, Running, Stream};
+use portcullis_platform::{AllocError, DmaMemory, Platform, Registers};
 use portcullis_spec::smmuv3::{self as spec, l1std, ste, strtab_base, strtab_base_cfg, strtab_fmt};
 
 /// Stream id bits that a second-level table resolves: 256 entries, 16 KiB, one PCI bus.
@@ -33,69 +32,12 @@ pub(crate) struct StreamTable<P: Platform> {
     hardware_bits: u8,
     address_bits: u8,
     running: Running,
-    streams: Lock<P, Streams<P>>,
-    /// How many doubts there have been; each has its number.
-    doubts: P::Atomic,
-    /// How often hardware did not confirm that streams are blocked.
-    unconfirmed: P::Atomic,
-    /// How many of these have been made good since: hardware forgot all configuration.
-    made_good: P::Atomic,
+    /// Whose the streams are, with the second-level tables by their index in the first level.
+    pub(crate) claims: Claims<P, SecondLevel<P>>,
 }
 
-#[derive(Debug)]
-struct Streams<P: Platform> {
-    claims: BTreeMap<u32, Claim<P>>,
-    /// Second-level tables by their index in the first level.
-    second: BTreeMap<u32, HardwarePages<P::Memory>>,
-}
-
-#[derive(Debug)]
-struct Claim<P: Platform> {
-    count: usize,
-    stream: Arc<Stream<P>>,
-}
-
-/// A stream that somebody has claimed.
-#[derive(Debug)]
-pub(crate) struct Stream<P: Platform> {
-    pub(crate) id: StreamId,
-    entry: PhysAddr,
-    /// Somebody is changing the entry.
-    busy: AtomicBool,
-    /// The entry says "blocked", but hardware has not confirmed that: the number of the doubt, 0 for none.
-    doubt: P::Atomic,
-}
-
-impl<P: Platform> Stream<P> {
-    pub(crate) fn is_doubtful(&self) -> bool {
-        self.doubt.load(Ordering::Acquire) != 0
-    }
-
-    /// Hardware has confirmed what the entry says.
-    pub(crate) fn trust(&self) {
-        self.doubt.store(0, Ordering::Release);
-    }
-}
-
-/// Streams whose entries only the holder changes, each once.
-#[derive(Debug)]
-pub(crate) struct Held<P: Platform>(Vec<Arc<Stream<P>>>);
-
-impl<P: Platform> core::ops::Deref for Held<P> {
-    type Target = [Arc<Stream<P>>];
-
-    fn deref(&self) -> &[Arc<Stream<P>>] {
-        &self.0
-    }
-}
-
-impl<P: Platform> Drop for Held<P> {
-    fn drop(&mut self) {
-        for stream in &self.0 {
-            stream.busy.store(false, Ordering::Release);
-        }
-    }
-}
+/// Second-level tables by their index in the first level.
+type SecondLevel<P> = BTreeMap<u32, HardwarePages<<P as Platform>::Memory>>;
 
 impl<P: Platform> StreamTable<P> {
     /// A table in which every stream is blocked, for at most `limit` stream id bits.
@@ -111,8 +53,6 @@ impl<P: Platform> StreamTable<P> {
         let bits = wanted.min(if two_level { TWO_LEVEL_BITS } else { LINEAR_BITS });
         let bytes = if two_level { l1std::BYTES << (bits - SPLIT) } else { ste::BYTES << bits };
         let address_bits = features.output_bits;
-        let streams = Streams { claims: BTreeMap::new(), second: BTreeMap::new() };
-        let word = |class| P::Atomic::new(LockLabel::new(class, label), 0);
         Ok(Self {
             first: HardwarePages::new(platform.memory(), running, bytes, address_bits)?,
             two_level,
@@ -120,10 +60,7 @@ impl<P: Platform> StreamTable<P> {
             hardware_bits: features.stream_id_bits,
             address_bits,
             running: running.clone(),
-            streams: Lock::<P, _>::new(LockLabel::new("smmu.streams", label), streams),
-            doubts: word("smmu.doubts"),
-            unconfirmed: word("smmu.unconfirmed"),
-            made_good: word("smmu.made_good"),
+            claims: Claims::new(BTreeMap::new(), label),
         })
     }
 
@@ -163,133 +100,30 @@ impl<P: Platform> StreamTable<P> {
                 bits: self.bits.min(self.hardware_bits),
             });
         }
-        let mut streams = self.streams.lock();
-        self.make_room(&mut streams, ids)?;
-        let mut doubtful = Vec::new();
-        for &id in ids {
-            let claim = streams.claims.entry(id.raw()).or_insert_with(|| {
-                let entry = self.entry_address(id).expect("room for the entry was made above");
-                let doubt = LockLabel::new("smmu.doubt", u64::from(id.raw()));
-                let (busy, doubt) = (AtomicBool::new(false), P::Atomic::new(doubt, 0));
-                Claim { count: 0, stream: Arc::new(Stream { id, entry, busy, doubt }) }
-            });
-            claim.count += 1;
-            if claim.stream.is_doubtful() {
-                doubtful.push(Arc::clone(&claim.stream));
-            }
-        }
-        Ok(doubtful)
-    }
-
-    /// Takes back one claim of each stream; returns those that nobody claims any more. They must be blocked and then [`forget`](Self::forget)ed.
-    pub(crate) fn unclaim(&self, ids: &[StreamId]) -> Vec<Arc<Stream<P>>> {
-        let mut streams = self.streams.lock();
-        let mut last = Vec::new();
-        for id in ids {
-            if let Some(claim) = streams.claims.get_mut(&id.raw()).filter(|claim| claim.count > 0) {
-                claim.count -= 1;
-                if claim.count == 0 {
-                    last.push(Arc::clone(&claim.stream));
-                }
-            }
-        }
-        last
-    }
-
-    /// Drops the records of streams without a claim, except where hardware has not confirmed that they are blocked.
-    pub(crate) fn forget(&self, gone: &[Arc<Stream<P>>]) {
-        let mut streams = self.streams.lock();
-        for stream in gone.iter().filter(|stream| !stream.is_doubtful()) {
-            let id = stream.id.raw();
-            if streams.claims.get(&id).is_some_and(|claim| claim.count == 0) {
-                streams.claims.remove(&id);
-            }
-        }
-    }
-
-    /// From now on it is not known what hardware does with the stream, until it confirms something.
-    pub(crate) fn doubt(&self, stream: &Stream<P>) {
-        let number = self.doubts.fetch_add(1, Ordering::Relaxed) + 1;
-        stream.doubt.store(number, Ordering::Release);
-    }
-
-    /// The streams in doubt, with the number of each doubt.
-    pub(crate) fn doubts(&self) -> Vec<(Arc<Stream<P>>, u64)> {
-        let streams = self.streams.lock();
-        let all = streams.claims.values().map(|claim| &claim.stream);
-        let all = all.map(|stream| (Arc::clone(stream), stream.doubt.load(Ordering::Acquire)));
-        all.filter(|(_, doubt)| *doubt != 0).collect()
-    }
-
-    /// Hardware has forgotten all configuration since `doubts` were looked up: streams that were not doubted anew can be trusted.
-    pub(crate) fn settle(&self, doubts: Vec<(Arc<Stream<P>>, u64)>) {
-        let (same, none) = (Ordering::AcqRel, Ordering::Acquire);
-        let settled = doubts.into_iter().filter_map(|(stream, doubt)| {
-            stream.doubt.compare_exchange(doubt, 0, same, none).is_ok().then_some(stream)
-        });
-        self.forget(&settled.collect::<Vec<_>>());
-    }
-
-    /// Takes the right to change the entries of claimed streams.
-    pub(crate) fn hold(&self, ids: &[StreamId]) -> Result<Held<P>, OpsError> {
-        let streams = self.streams.lock();
-        let mut held = Held(Vec::new());
-        for &id in ids {
-            let claim = streams.claims.get(&id.raw()).filter(|claim| claim.count > 0);
-            let stream =
-                &claim.ok_or(OpsError::UnknownStream { stream: StreamSpec::exact(id) })?.stream;
-            if !stream.busy.swap(true, Ordering::AcqRel) {
-                held.0.push(Arc::clone(stream));
-            } else if !held.iter().any(|other| other.id == id) {
-                return Err(OpsError::StreamInUse { stream: StreamSpec::exact(id) });
-            }
-        }
-        Ok(held)
+        let entry = |id| self.entry_address(id).expect("room for the entry is made first");
+        self.claims.claim(ids, |second| self.make_room(second, ids), entry).map_err(OpsError::from)
     }
 
     /// The entry as it stands in memory.
     pub(crate) fn read(&self, stream: &Stream<P>) -> Entry {
         core::array::from_fn(|word| {
-            self.first.memory().load64(PhysAddr::new(stream.entry.raw() + word as u64 * 8))
+            self.first.memory().load64(PhysAddr::new(stream.entry().raw() + word as u64 * 8))
         })
     }
 
     /// Carries out one phase of a change and makes it visible; hardware must confirm it before the next.
     pub(crate) fn write(&self, stream: &Stream<P>, phase: &Phase) {
         for (word, value) in phase.stores() {
-            let address = PhysAddr::new(stream.entry.raw() + word as u64 * 8);
+            let address = PhysAddr::new(stream.entry().raw() + word as u64 * 8);
             self.first.memory().store64(address, value);
         }
-        self.first.publish(stream.entry, ste::BYTES);
+        self.first.publish(stream.entry(), ste::BYTES);
     }
 
     /// Makes the entry invalid in one store.
     pub(crate) fn invalidate(&self, stream: &Stream<P>) {
-        self.first.memory().store64(stream.entry, 0);
-        self.first.publish(stream.entry, 8);
-    }
-
-    /// Notes that hardware may still hold old entries of streams whose entries say "blocked".
-    pub(crate) fn note_unconfirmed(&self) {
-        self.unconfirmed.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// What [`Self::note_made_good`] is to be told once hardware has forgotten all configuration; `None` where it holds nothing old.
-    pub(crate) fn unconfirmed(&self) -> Option<u64> {
-        let seen = self.unconfirmed.load(Ordering::Acquire);
-        (seen > self.made_good.load(Ordering::Acquire)).then_some(seen)
-    }
-
-    /// Notes that hardware confirmed, after `seen` was read, to have forgotten all configuration.
-    pub(crate) fn note_made_good(&self, seen: u64) {
-        let mut known = self.made_good.load(Ordering::Acquire);
-        while known < seen {
-            let (done, not) = (Ordering::AcqRel, Ordering::Acquire);
-            match self.made_good.compare_exchange(known, seen, done, not) {
-                Ok(()) => return,
-                Err(found) => known = found,
-            }
-        }
+        self.first.memory().store64(stream.entry(), 0);
+        self.first.publish(stream.entry(), 8);
     }
 
     fn covers(&self, stream: StreamId) -> bool {
@@ -313,13 +147,13 @@ impl<P: Platform> StreamTable<P> {
     }
 
     /// Allocates the second-level tables that `ids` need and do not have: all of them, or none.
-    fn make_room(&self, streams: &mut Streams<P>, ids: &[StreamId]) -> Result<(), AllocError> {
+    fn make_room(&self, second: &mut SecondLevel<P>, ids: &[StreamId]) -> Result<(), AllocError> {
         if !self.two_level {
             return Ok(());
         }
         let mut fresh = BTreeMap::new();
         for index in ids.iter().map(|id| id.raw() >> SPLIT) {
-            if !streams.second.contains_key(&index) && !fresh.contains_key(&index) {
+            if !second.contains_key(&index) && !fresh.contains_key(&index) {
                 match self.second_level() {
                     Ok(table) => _ = fresh.insert(index, table),
                     Err(error) => {
@@ -336,7 +170,7 @@ impl<P: Platform> StreamTable<P> {
             let address = self.descriptor(index);
             self.first.memory().store64(address, descriptor);
             self.first.publish(address, l1std::BYTES);
-            streams.second.insert(index, table);
+            second.insert(index, table);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Our own core and Arm SMMU drivers, as shipped, in every interleaving.
 //!
-//! Nothing is modelled: a [`World`] puts the `portcullis` core and one of the drivers (SMMUv3; SMMUv2 in the worlds whose key begins with `v2-`) on a register-level software machine and exchanges the
+//! Nothing is modelled: a [`World`] puts the `portcullis` core and one of the drivers ([`Family`]; the SMMUv3 where the key of a world begins with none of the others) on a register-level software machine and exchanges the
 //! platform's locks and events, nothing else. Each IOMMU is brought up and registered by a thread of its own, each client bound by one; workers, unplugging,
 //! unregistration and failing allocations are threads and choices beside them. `portcullis-threads` then runs every order of their steps.
 //!
@@ -42,6 +42,7 @@
 mod build;
 mod check;
 mod client;
+mod family;
 mod late;
 mod platform;
 mod promises;
@@ -53,5 +54,6 @@ pub use check::{
     Budget, CheckError, EDITION, Report, Run, Verdict, ViolationReport, check, replay,
 };
 pub use client::{Endpoint, Prober};
+pub use family::Family;
 pub use platform::{LabHook, LabMemory, LabPlatform, Omitted, omit, omit_named};
-pub use world::{Client, Event, Family, World};
+pub use world::{Client, Event, World};

@@ -1,11 +1,10 @@
 //! The software machine as the core's platform, with the lock and event seam under the scheduler.
 
-use crate::ours::world::Family;
+use crate::ours::family::Family;
 use portcullis::Safeguard;
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{Machine, MachineClock, PhysicalMemory, StepHook};
 use portcullis_platform::{DmaMemory, MemoryWatch, PageLayout, Platform, Threads, WatchedMemory};
-use portcullis_spec::smmuv2::global0::{STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH};
 use portcullis_threads::{
     LabAtomic, LabEvent, LabIrqLock, LabLock, LabThreads, changed, choose, current, is_abandoned,
     step,
@@ -185,7 +184,7 @@ pub struct LabHook {
     pub fine: bool,
     /// Whose registers they are.
     pub family: Family,
-    /// Whether a device's transaction comes before or after each register access (SMMUv2).
+    /// Whether a device's transaction comes before or after each register access, where the hardware tells of it.
     pub transactions: bool,
 }
 
@@ -194,22 +193,13 @@ impl StepHook for LabHook {
         if !self.fine && object != "device" {
             return;
         }
-        if object == "smmu" && self.family == Family::SmmuV2 {
+        if object == "smmu" {
             if what != "transaction" || self.transactions {
-                smmu_v2_step(index, what, write);
+                self.family.step(index, what, write);
             }
             return;
         }
         // A look at the clock moves virtual time on and lets lazy hardware work: it is a change, whatever it is called.
         step(object, index, what, write || object == "clock");
-    }
-}
-
-/// An SMMUv2 has a register for each thing, and two threads never write the same one but for those below. So the order of two accesses to registers does not show; the order of
-/// an access and a device's transaction, which looks at all of them, does. What is shared are the waits for maintenance, and what they wait for.
-fn smmu_v2_step(index: u64, what: &'static str, write: bool) {
-    step("smmu", index, what, what == "transaction");
-    if [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH].iter().any(|shared| shared.name == what) {
-        step("smmu maintenance", index, what, write);
     }
 }

@@ -173,7 +173,7 @@ impl Stage {
     /// Breaks every IOMMU in these ways.
     fn inject(&self, faults: &Faults) {
         for index in 0..self.iommus() {
-            self.bed.smmu(node(index)).expect("it was assembled").inject(faults.clone());
+            self.family.inject(&self.bed, node(index), faults.clone());
         }
     }
 }

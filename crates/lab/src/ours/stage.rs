@@ -1,20 +1,17 @@
 //! One machine with the shipped core and driver on it, and the threads' acts.
 
 use crate::ours::client::{Endpoint, Prober};
+use crate::ours::family::{Family, ID_BITS};
 use crate::ours::late::Late;
 use crate::ours::platform::{LabHook, LabPlatform};
-use crate::ours::world::{Event, Family, Grain, World};
+use crate::ours::world::{Event, Grain, World};
 use portcullis::{
     BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, DomainType, FwNode, FwSpec,
     FwStream, NodeFailure, ReadyInstance, Subsystem, UnregisterError,
 };
 use portcullis_addr::{PhysAddr, StreamId};
-use portcullis_machine::{
-    Consumption, Machine, Policy, Profile, SmmuV2, SmmuV2Profile, TimeSource, TlbPolicy,
-};
-use portcullis_platform::Registers;
-use portcullis_spec::smmuv2::global0::{self, scr0};
-use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions, UnitProfile};
+use portcullis_machine::{Machine, TimeSource};
+use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
 
@@ -22,8 +19,6 @@ use std::sync::Arc;
 const RAM: u64 = 0x8000_0000;
 /// What a look at hardware that has not answered takes, in nanoseconds: longer than every bound, so that a wait in vain ends at the second look. Each look is a step.
 const LOOK: u64 = 2_000_000_000;
-/// Bits of stream id: as few as the worlds' ids need, so that tables are small.
-const ID_BITS: u8 = 6;
 
 /// A client as the core and as the machine know it.
 #[derive(Debug)]
@@ -39,6 +34,7 @@ pub(crate) struct Stage {
     pub(crate) sub: Subsystem<LabPlatform>,
     pub(crate) clients: Vec<Client>,
     iommus: usize,
+    pub(crate) family: Family,
     driver: &'static IommuDriver,
     registered_too_early: bool,
 }
@@ -59,50 +55,10 @@ fn describe((index, client): (usize, &crate::ours::world::Client)) -> DeviceDesc
     DeviceDescription::new(format!("/client@{index}"), DmaPath::Translated(spec))
 }
 
-/// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 takes effect at once; an SMMUv2's maintenance does when it is waited for.
-fn policy(family: Family) -> Policy {
-    let policy = Policy {
-        tlb: TlbPolicy::HOARD,
-        accesses_kept: 0,
-        verify_hits: false,
-        ..Policy::like_qemu()
-    };
-    match family {
-        Family::SmmuV3 => policy,
-        Family::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
-    }
-}
-
-/// Units as small as the worlds permit, so that bringing one up takes few steps.
-fn profile(family: Family) -> UnitProfile {
-    match family {
-        Family::SmmuV3 => UnitProfile::SmmuV3(Profile {
-            sid_bits: ID_BITS,
-            reset_abort: true,
-            two_level: false,
-            ..Profile::qemu10()
-        }),
-        Family::SmmuV2 => UnitProfile::SmmuV2(SmmuV2Profile {
-            groups: 2,
-            banks: 2,
-            interrupts: 2,
-            id_bits: ID_BITS,
-            mask_bits: (1 << ID_BITS) - 1,
-            ..SmmuV2Profile::mmu500()
-        }),
-    }
-}
-
-/// An SMMUv2 lets everything pass out of reset. In these worlds firmware has seen to it that what matches no group faults.
-fn close(smmu: &Arc<SmmuV2>) {
-    let word = scr0::USFCFG.of(1) as u32;
-    smmu.registers().write32(global0::SCR0.offset, word);
-}
-
 impl Stage {
     /// A machine out of reset, its devices described, nothing registered.
     pub(crate) fn new(world: &World) -> Self {
-        let policy = policy(world.family);
+        let policy = world.family.policy();
         let time = TimeSource::Virtual { step: LOOK };
         let machine =
             Machine::builder().ram(PhysAddr::new(RAM), 16 << 20).policy(policy).time(time);
@@ -110,7 +66,7 @@ impl Stage {
         let fine = world.grain == Grain::Registers;
         let hook = LabHook { fine, family: world.family, transactions: rogue };
         let machine = machine.hook(Arc::new(hook)).build();
-        let profile = profile(world.family);
+        let profile = world.family.profile();
         let units = (0..world.iommus).map(|index| (node(index), profile.clone()));
         let tables = world.grain >= Grain::Tables;
         let platform = LabPlatform::new(&machine, world.allocations_fail, tables);
@@ -122,7 +78,7 @@ impl Stage {
         let sub = Subsystem::new(Arc::clone(&platform), policy);
         let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);
-        (0..world.iommus).filter_map(|index| bed.smmu_v2(node(index))).for_each(close);
+        (0..world.iommus).for_each(|index| world.family.prepare(&bed, node(index)));
         let clients = described.into_iter().map(|description| {
             let on_machine = bed.device(&description.path).expect("its IOMMUs are there");
             let endpoint = Endpoint::new(bed.machine(), Arc::clone(on_machine));
@@ -132,7 +88,8 @@ impl Stage {
         let clients = clients.collect();
         let driver = IommuDriver::named(world.family.driver()).expect("it is in the table");
         let (iommus, registered_too_early) = (world.iommus, world.registered_too_early);
-        Self { bed, sub, clients, iommus, driver, registered_too_early }
+        let family = world.family;
+        Self { bed, sub, clients, iommus, family, driver, registered_too_early }
     }
 
     /// How many IOMMUs there are.

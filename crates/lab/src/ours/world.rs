@@ -1,5 +1,7 @@
 //! The worlds: which threads run on which machine.
 
+use crate::ours::family::Family;
+
 /// A device of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -11,25 +13,6 @@ pub struct Client {
     pub mask: u32,
     /// Whether nobody binds a driver to it.
     pub driverless: bool,
-}
-
-/// Which hardware the IOMMUs of a world are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// SMMUv3.
-    SmmuV3,
-    /// SMMUv2.
-    SmmuV2,
-}
-
-impl Family {
-    /// Its driver's word.
-    pub fn driver(self) -> &'static str {
-        match self {
-            Self::SmmuV3 => "smmuv3",
-            Self::SmmuV2 => "smmuv2",
-        }
-    }
 }
 
 /// Something that happens beside registration and binding, each in a thread of its own.
@@ -169,7 +152,7 @@ impl World {
             .chain(Self::coarse())
             .chain(Self::revoking())
             .chain(Self::warm())
-            .chain(Self::smmu_v2());
+            .chain(Self::other_families());
         all.find(|world| world.key == key)
     }
 
@@ -299,10 +282,30 @@ impl World {
         ]
     }
 
-    /// Worlds on the SMMUv2 driver, all exhausted: a to h, the use of a handle against a rebind, and those that show what only this hardware can get wrong.
-    pub fn smmu_v2() -> Vec<Self> {
+    /// The worlds on every family but the SMMUv3, on which all others are.
+    pub fn other_families() -> Vec<Self> {
+        Family::ALL.into_iter().flat_map(Self::of_family).collect()
+    }
+
+    /// Worlds on the driver of `family`, all exhausted: a to h, the use of a handle against a rebind, and those that show what only this hardware can get wrong. None for the SMMUv3:
+    /// its worlds have lists of their own.
+    pub fn of_family(family: Family) -> Vec<Self> {
+        let own = match family {
+            Family::SmmuV3 => return Vec::new(),
+            Family::SmmuV2 => Self::only_smmu_v2(),
+        };
         let both = Self::exhaustive().into_iter().filter(|world| world.key.as_str() <= "h");
         let handle = Self::revoking().into_iter().filter(|world| world.key == "handle");
+        let named = |world: Self| Self {
+            key: format!("{}{}", family.prefix(), world.key),
+            family,
+            ..world
+        };
+        both.chain(handle).chain(own).map(named).collect()
+    }
+
+    /// What only an SMMUv2 can get wrong: a device that does DMA at any moment, banks and masks that are shared.
+    fn only_smmu_v2() -> Vec<Self> {
         let idle = Client { driverless: true, ..client(&[0], 0x10) };
         let rogue = Self {
             key: "rogue".into(),
@@ -325,17 +328,12 @@ impl World {
             grain: Grain::Locks,
             ..Self::new("two clients under one mask", 1, vec![masked(0x12), masked(0x13)])
         };
-        let all = both.chain(handle).chain([rogue, reuse, masked]);
-        all.map(|world| Self { key: format!("v2-{}", world.key), family: Family::SmmuV2, ..world })
-            .collect()
+        vec![rogue, reuse, masked]
     }
 
     /// Its name in reports.
     pub fn title(&self) -> String {
-        match self.family {
-            Family::SmmuV3 => self.name.to_owned(),
-            Family::SmmuV2 => format!("SMMUv2: {}", self.name),
-        }
+        format!("{}{}", self.family.title(), self.name)
     }
 
     /// Too big to exhaust: three IOMMUs that come and go, six clients that are bound and unbound, a worker.

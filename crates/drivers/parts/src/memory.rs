@@ -7,29 +7,32 @@ use portcullis_platform::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout
 
 /// Whether the unit may access memory, and whether it snoops when it does; shared by everything that it was told of.
 #[derive(Clone, Debug)]
-pub(crate) struct Running {
+pub struct Running {
     set: Arc<AtomicBool>,
     coherency: Coherency,
 }
 
 impl Running {
     /// A unit that does not run yet.
-    pub(crate) fn new(coherency: Coherency) -> Self {
+    pub fn new(coherency: Coherency) -> Self {
         Self { set: Arc::new(AtomicBool::new(false)), coherency }
     }
 
-    pub(crate) fn is_set(&self) -> bool {
+    /// Whether the unit runs.
+    #[inline]
+    pub fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set(&self, running: bool) {
+    /// Notes that the unit runs, or that it has confirmed to have stopped.
+    pub fn set(&self, running: bool) {
         self.set.store(running, Ordering::Release);
     }
 }
 
 /// Pages that the unit has been, or will be, told of. If they are dropped while the unit runs, they are leaked: that wastes memory, but the unit never reads memory of a new owner.
 #[derive(Debug)]
-pub(crate) struct HardwarePages<M: DmaMemory> {
+pub struct HardwarePages<M: DmaMemory> {
     /// Always there until the drop.
     pages: Option<DmaPages<M>>,
     memory: Arc<M>,
@@ -39,7 +42,15 @@ pub(crate) struct HardwarePages<M: DmaMemory> {
 
 impl<M: DmaMemory> HardwarePages<M> {
     /// `bytes` of zeroes on their natural boundary, at addresses below `2^address_bits`, visible to hardware.
-    pub(crate) fn new(
+    ///
+    /// # Errors
+    ///
+    /// There is no such memory.
+    ///
+    /// # Panics
+    ///
+    /// For no bytes: a mistake in a driver.
+    pub fn new(
         memory: &Arc<M>,
         running: &Running,
         bytes: usize,
@@ -54,30 +65,32 @@ impl<M: DmaMemory> HardwarePages<M> {
     }
 
     /// Shows what was stored at `address` to the unit.
-    pub(crate) fn publish(&self, address: PhysAddr, bytes: usize) {
+    pub fn publish(&self, address: PhysAddr, bytes: usize) {
         self.memory.publish(address, bytes, self.running.coherency);
     }
 
     /// Shows what the unit stored at `address` to the CPU.
-    pub(crate) fn refresh(&self, address: PhysAddr, bytes: usize) {
+    pub fn refresh(&self, address: PhysAddr, bytes: usize) {
         self.memory.refresh(address, bytes, self.running.coherency);
     }
 
-    pub(crate) fn memory(&self) -> &Arc<M> {
+    /// The memory that the pages are of.
+    pub fn memory(&self) -> &Arc<M> {
         &self.memory
     }
 
-    pub(crate) fn address(&self) -> PhysAddr {
+    /// Where the pages begin.
+    pub fn address(&self) -> PhysAddr {
         self.address
     }
 
     /// The address of byte `offset`.
-    pub(crate) fn at(&self, offset: u64) -> PhysAddr {
+    pub fn at(&self, offset: u64) -> PhysAddr {
         PhysAddr::new(self.address.raw() + offset)
     }
 
     /// Gives the pages back although the unit runs: for pages that it can no longer reach.
-    pub(crate) fn release(mut self) {
+    pub fn release(mut self) {
         self.pages = None;
     }
 }

@@ -1,13 +1,13 @@
 //! Who waits for room in the queue: first come, first served.
 
-/// Turns are numbers in the order of arrival. Whoever holds [`serving`](Self::serving) may place commands as soon as there is room; nobody else, however small
+/// Turns are numbers in the order of arrival. Whoever holds `serving` may place commands as soon as there is room; nobody else, however small
 /// the request, so that a large batch is not starved by small ones.
 ///
 /// # Invariants
 ///
 /// `serving <= next <= serving + PLACES`; a bit of `left` is set only for turns in `serving..next`.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub struct Line {
     next: u64,
     serving: u64,
     /// Bit `turn % PLACES`: whoever had that turn has gone.
@@ -19,12 +19,13 @@ impl Line {
     const PLACES: u64 = 64;
 
     /// Whether it is the turn of whoever holds `turn`, or, with `None`, of a newcomer.
-    pub(super) fn is_turn(&self, turn: Option<u64>) -> bool {
+    #[inline]
+    pub fn is_turn(&self, turn: Option<u64>) -> bool {
         turn.unwrap_or(self.next) == self.serving
     }
 
     /// A turn at the end of the line; `None` where the line is full.
-    pub(super) fn join(&mut self) -> Option<u64> {
+    pub fn join(&mut self) -> Option<u64> {
         let turn = self.next;
         if turn - self.serving == Self::PLACES {
             return None;
@@ -34,7 +35,8 @@ impl Line {
     }
 
     /// Gives a turn back: it was used, or its holder no longer waits.
-    pub(super) fn leave(&mut self, turn: u64) {
+    #[inline]
+    pub fn leave(&mut self, turn: u64) {
         self.left |= Self::bit(turn);
         while self.serving < self.next && self.left & Self::bit(self.serving) != 0 {
             self.left &= !Self::bit(self.serving);

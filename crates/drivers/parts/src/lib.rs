@@ -1,0 +1,23 @@
+//! What hardware drivers have in common whose units read tables and queues in memory by themselves: SMMUv3 and RISC-V so far.
+//!
+//! Nothing here knows a register, a bit or a command.
+//!
+//! - [`HardwarePages`]: memory that a unit reads or writes on its own, and that is not freed before the unit has stopped.
+//! - [`Claims`]: whose streams are whose, who changes an entry, and of which entries hardware has not confirmed that they block.
+//! - [`Line`], [`Failures`]: of a queue of commands that several threads use: who waits for room, and whose command was refused.
+//!
+//! Dependency rule: uses `addr`, `platform` and the interfaces of the core. Knows no driver. `no_std` + `alloc`, no `unsafe`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod claims;
+mod failures;
+mod line;
+mod memory;
+
+pub use claims::{Claims, Held, Stream};
+pub use failures::{Failures, Submitted};
+pub use line::Line;
+pub use memory::{HardwarePages, Running};

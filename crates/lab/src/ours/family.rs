@@ -1,0 +1,131 @@
+//! Which hardware the IOMMUs of a world are: what the lab must know of each family, in one place.
+
+use crate::ours::platform::LabPlatform;
+use portcullis::FwNode;
+use portcullis_machine::{
+    Consumption, Faults, Policy, Profile, SmmuV2, SmmuV2Profile, SmmuV3, TlbPolicy,
+};
+use portcullis_platform::Registers;
+use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
+use portcullis_testbed::{SoftwareMachine, UnitProfile};
+use portcullis_threads::step;
+
+/// Bits of stream id: as few as the worlds' ids need, so that tables are small.
+pub(crate) const ID_BITS: u8 = 6;
+
+/// Which hardware the IOMMUs of a world are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// SMMUv3.
+    SmmuV3,
+    /// SMMUv2.
+    SmmuV2,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::SmmuV3, Self::SmmuV2];
+
+    /// Its driver's word.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::SmmuV3 => "smmuv3",
+            Self::SmmuV2 => "smmuv2",
+        }
+    }
+
+    /// The family with that driver.
+    pub fn named(driver: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.driver() == driver)
+    }
+
+    /// What the keys of its worlds begin with.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Self::SmmuV3 => "",
+            Self::SmmuV2 => "v2-",
+        }
+    }
+
+    /// What the titles of its worlds begin with.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::SmmuV3 => "",
+            Self::SmmuV2 => "SMMUv2: ",
+        }
+    }
+
+    /// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 takes effect at once; an SMMUv2's maintenance does when it is waited for.
+    pub(crate) fn policy(self) -> Policy {
+        let policy = Policy {
+            tlb: TlbPolicy::HOARD,
+            accesses_kept: 0,
+            verify_hits: false,
+            ..Policy::like_qemu()
+        };
+        match self {
+            Self::SmmuV3 => policy,
+            Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
+        }
+    }
+
+    /// Units as small as the worlds permit, so that bringing one up takes few steps.
+    pub(crate) fn profile(self) -> UnitProfile {
+        match self {
+            Self::SmmuV3 => UnitProfile::SmmuV3(Profile {
+                sid_bits: ID_BITS,
+                reset_abort: true,
+                two_level: false,
+                ..Profile::qemu10()
+            }),
+            Self::SmmuV2 => UnitProfile::SmmuV2(SmmuV2Profile {
+                groups: 2,
+                banks: 2,
+                interrupts: 2,
+                id_bits: ID_BITS,
+                mask_bits: (1 << ID_BITS) - 1,
+                ..SmmuV2Profile::mmu500()
+            }),
+        }
+    }
+
+    /// What firmware has done to the unit before the world begins: an SMMUv2 lets everything pass out of reset, and firmware has seen to it that what matches no group faults.
+    pub(crate) fn prepare(self, bed: &SoftwareMachine<LabPlatform>, node: FwNode) {
+        match self {
+            Self::SmmuV3 => {}
+            Self::SmmuV2 => {
+                let smmu = bed.iommu::<SmmuV2>(node).expect("it was assembled");
+                smmu.registers().write32(SCR0.offset, scr0::USFCFG.of(1) as u32);
+            }
+        }
+    }
+
+    /// Breaks the unit at `node` in these ways.
+    pub(crate) fn inject(self, bed: &SoftwareMachine<LabPlatform>, node: FwNode, faults: Faults) {
+        match self {
+            Self::SmmuV3 => {
+                bed.iommu::<SmmuV3>(node).expect("it was assembled").inject(faults);
+            }
+            Self::SmmuV2 => {
+                bed.iommu::<SmmuV2>(node).expect("it was assembled").inject(faults);
+            }
+        }
+    }
+
+    /// An access to a register of unit number `index`, or a device's transaction there, as a step of the exploration.
+    ///
+    /// An SMMUv2 has a register for each thing, and two threads never write the same one but for those below. So the order of two accesses to registers does not show; the order of an
+    /// access and a device's transaction, which looks at all of them, does. What is shared are the waits for maintenance, and what they wait for.
+    pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
+        match self {
+            Self::SmmuV3 => step("smmu", index, what, write),
+            Self::SmmuV2 => {
+                step("smmu", index, what, what == "transaction");
+                let shared = [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH];
+                if shared.iter().any(|shared| shared.name == what) {
+                    step("smmu maintenance", index, what, write);
+                }
+            }
+        }
+    }
+}
