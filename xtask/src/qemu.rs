@@ -4,17 +4,22 @@ use crate::run::{Outcome, run};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-const PROGRAM: &str = "qemu-system-aarch64";
+/// What tests start, and Debian's package of each (in 7.2 the second one is part of `qemu-system-misc`, without an IOMMU).
+const PROGRAMS: [(&str, &str); 2] =
+    [("qemu-system-aarch64", "qemu-system-arm"), ("qemu-system-riscv64", "qemu-system-riscv")];
 const SOURCES: &str = "/etc/apt/sources.list.d";
 
 /// Installs QEMU (version 10 where the release has it), unless it is there.
 pub(crate) fn install() -> Outcome {
-    if is_installed() {
+    let missing = PROGRAMS.iter().filter(|(program, _)| !is_installed(program));
+    let missing: Vec<_> = missing.map(|(_, package)| *package).collect();
+    if missing.is_empty() {
         return Ok(());
     }
+    let packages = missing.join(" ");
     if !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!(
-            "{PROGRAM} is not there, and neither is apt-get: install QEMU 7.2 or later"
+            "{packages} not there, and neither is apt-get: install QEMU 10 (7.2 for Arm only)"
         ));
     }
     let codename = codename().unwrap_or_default();
@@ -22,14 +27,14 @@ pub(crate) fn install() -> Outcome {
     if codename == "bookworm" && add_backports().is_ok() {
         install.args(["-t", "bookworm-backports"]);
     }
-    install.arg("qemu-system-arm");
+    install.args(&missing);
     run(&mut apt(&["update", "-q"])).and_then(|()| run(&mut install)).map_err(|error| {
-        format!("could not install it ({error}); as root: apt-get install qemu-system-arm")
+        format!("could not install it ({error}); as root: apt-get install {packages}")
     })
 }
 
-fn is_installed() -> bool {
-    Command::new(PROGRAM)
+fn is_installed(program: &str) -> bool {
+    Command::new(program)
         .arg("--version")
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -17,9 +17,32 @@ pub const DIRECTORY_VARIABLE: &str = "PORTCULLIS_QEMU_DIR";
 /// How long a QEMU may take to print a help text.
 const HELP_BOUND: Duration = Duration::from_secs(20);
 
-/// How to get a QEMU on a Debian 12 system; every message about a missing one says it.
-pub const INSTALL_HINT: &str =
-    "apt-get install --no-install-recommends -t bookworm-backports qemu-system-arm";
+/// Which machines a QEMU program emulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// `qemu-system-aarch64`.
+    Aarch64,
+    /// `qemu-system-riscv64`.
+    Riscv64,
+}
+
+impl Architecture {
+    /// The program's name.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "qemu-system-aarch64",
+            Self::Riscv64 => "qemu-system-riscv64",
+        }
+    }
+
+    /// Debian's package that has it from QEMU 10 on.
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "qemu-system-arm",
+            Self::Riscv64 => "qemu-system-riscv",
+        }
+    }
+}
 
 /// A version of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,15 +75,17 @@ impl fmt::Display for Version {
 /// There is no such program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFound {
-    /// The program's name.
-    pub program: &'static str,
+    /// What it should emulate.
+    pub architecture: Architecture,
     /// The directories that were looked at.
     pub searched: Vec<PathBuf>,
 }
 
 impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} not found ({INSTALL_HINT})", self.program)?;
+        let (program, package) = (self.architecture.program(), self.architecture.package());
+        write!(f, "{program} not found (apt-get install --no-install-recommends ")?;
+        write!(f, "-t bookworm-backports {package})")?;
         let mut separator = "; looked in ";
         for directory in &self.searched {
             write!(f, "{separator}{}", directory.display())?;
@@ -97,7 +122,7 @@ impl Features {
     }
 }
 
-/// An installed `qemu-system-aarch64`.
+/// An installed `qemu-system-*`.
 #[derive(Clone, Debug)]
 pub struct Installation {
     program: PathBuf,
@@ -142,27 +167,29 @@ impl Installation {
     }
 }
 
-/// The `qemu-system-aarch64` of this system: from [`DIRECTORY_VARIABLE`] when that is set, else from `PATH`. Probed once per process.
+/// The QEMU of this system for `architecture`: from [`DIRECTORY_VARIABLE`] when that is set, else from `PATH`. Probed once per process.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::NotFound`], or what [`Installation::probe`] says.
-pub fn find() -> Result<&'static Installation, Error> {
-    static FOUND: OnceLock<Installation> = OnceLock::new();
-    if let Some(installation) = FOUND.get() {
+pub fn find(architecture: Architecture) -> Result<&'static Installation, Error> {
+    static FOUND: [OnceLock<Installation>; 2] = [const { OnceLock::new() }; 2];
+    let found = &FOUND[architecture as usize];
+    if let Some(installation) = found.get() {
         return Ok(installation);
     }
     let directories = match std::env::var_os(DIRECTORY_VARIABLE) {
         Some(directory) => vec![PathBuf::from(directory)],
         None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect(),
     };
-    let installation = Installation::probe(&find_in("qemu-system-aarch64", directories)?)?;
-    Ok(FOUND.get_or_init(|| installation))
+    let installation = Installation::probe(&find_in(architecture, directories)?)?;
+    Ok(found.get_or_init(|| installation))
 }
 
-fn find_in(program: &'static str, searched: Vec<PathBuf>) -> Result<PathBuf, ErrorKind> {
+fn find_in(architecture: Architecture, searched: Vec<PathBuf>) -> Result<PathBuf, ErrorKind> {
+    let program = architecture.program();
     let found = searched.iter().map(|directory| directory.join(program)).find(|p| p.is_file());
-    found.ok_or(ErrorKind::NotFound(NotFound { program, searched }))
+    found.ok_or(ErrorKind::NotFound(NotFound { architecture, searched }))
 }
 
 /// Runs `program` for at most [`HELP_BOUND`] and returns what it printed. The exit status does not matter: some help texts end with 1.
@@ -216,14 +243,23 @@ fn has_property(help: &str, name: &str) -> bool {
 /// Whether tests that need programs from outside must fail rather than be skipped (CI sets it).
 pub const REQUIRE_VARIABLE: &str = "PORTCULLIS_REQUIRE_EXTERNAL";
 
+/// As [`for_test_on`] for [`Architecture::Aarch64`].
+///
+/// # Panics
+///
+/// As there.
+pub fn for_test(test: &str) -> Option<&'static Installation> {
+    for_test_on(Architecture::Aarch64, test)
+}
+
 /// For a test that needs QEMU: the installation, or `None` after a line `SKIP <test>: ...` that is visible also without `--nocapture`.
 ///
 /// # Panics
 ///
 /// Where there is no QEMU although [`REQUIRE_VARIABLE`] is `1`, and where a QEMU is there but cannot be used: a broken one must not read as absent.
-pub fn for_test(test: &str) -> Option<&'static Installation> {
+pub fn for_test_on(architecture: Architecture, test: &str) -> Option<&'static Installation> {
     let require = std::env::var_os(REQUIRE_VARIABLE);
-    match find() {
+    match find(architecture) {
         Ok(installation) => Some(installation),
         Err(error) if may_skip(&error, require) => {
             // Not eprintln!: the test harness would swallow it.
@@ -270,10 +306,10 @@ mod tests {
 
     #[test]
     fn only_absence_may_be_skipped_and_not_where_it_is_required() {
-        let absent: Error = find_in("qemu-system-aarch64", vec!["/nonexistent".into()])
+        let absent: Error = find_in(Architecture::Riscv64, vec!["/nonexistent".into()])
             .expect_err("no such directory")
             .into();
-        assert!(absent.to_string().contains("apt-get install"), "{absent}");
+        assert!(absent.to_string().contains("qemu-system-riscv)"), "{absent}");
         assert!(may_skip(&absent, None));
         assert!(!may_skip(&absent, Some("1".into())));
         let broken = Installation::probe(Path::new("/bin/true")).expect_err("says no version");

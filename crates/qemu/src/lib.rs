@@ -16,7 +16,7 @@
 //! # fn main() -> Result<(), portcullis_qemu::Error> {
 //! let slot = BusId::ROOT.slot(2);
 //! let machine = Virt::new(SmmuStages::Newest).edu(slot).start()?;
-//! println!("QEMU {}: IDR0 {:#x}", machine.version(), machine.smmu().read32(0));
+//! println!("QEMU {}: IDR0 {:#x}", machine.version(), machine.iommu().read32(0));
 //! // Out of reset the SMMU lets everything pass: the device reads RAM by its physical address.
 //! machine.edu(slot)?.read_memory(Iova::new(0x4040_0000), 0, 64)?;
 //! # Ok(())
@@ -29,7 +29,7 @@
 //! cd /etc/apt/sources.list.d
 //! awk -v RS= 'NR==1' debian.sources | sed 's/^Suites:.*/Suites: bookworm-backports/' > bookworm-backports.sources
 //! apt-get update
-//! apt-get install -y --no-install-recommends -t bookworm-backports qemu-system-arm
+//! apt-get install -y --no-install-recommends -t bookworm-backports qemu-system-arm qemu-system-riscv
 //! ```
 //!
 //! Another build is used when [`DIRECTORY_VARIABLE`] names its directory. Neither KVM nor privileges are needed.
@@ -39,7 +39,7 @@
 //! QEMU carries out a command queue when its producer index is written, so a missing `CMD_SYNC`, a missing barrier and a late completion pass
 //! unnoticed; walks are coherent; its SMMUv3 has no ATS, PRI, stalls or substreams. The software machine shows those.
 //!
-//! Not supported: other boards than `virt` (x86 ports are there, presets are not); block transfers over the socket (RAM is mapped); MSI-X; hot plug.
+//! Not supported: other boards than `virt` of Arm and RISC-V (x86 ports are there, presets are not); block transfers over the socket (RAM is mapped); MSI-X; hot plug.
 //!
 //! Dependency rule: uses `addr` and `platform`; knows no driver and not the core. Needs an operating system (Linux). `unsafe` only in `sys`, and as the
 //! word before `impl DmaMemory`.
@@ -60,8 +60,8 @@ mod wire;
 
 pub use error::{Error, ErrorKind};
 pub use find::{
-    DIRECTORY_VARIABLE, Features, INSTALL_HINT, Installation, NotFound, REQUIRE_VARIABLE, Version,
-    find, for_test,
+    Architecture, DIRECTORY_VARIABLE, Features, Installation, NotFound, REQUIRE_VARIABLE, Version,
+    find, for_test, for_test_on,
 };
 pub use platform::{Mmio, QemuPlatform};
 pub use process::{Launch, Qemu, spawn_tethered};

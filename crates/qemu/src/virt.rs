@@ -1,14 +1,16 @@
-//! QEMU's Arm `virt` board with an SMMUv3, as this project uses it.
+//! QEMU's `virt` boards, as this project uses them: Arm's with an SMMUv3, RISC-V's with its IOMMU on the board or as a PCI function.
 //!
-//! Addresses are those of `base_memmap` and `extended_memmap` in QEMU's `hw/arm/virt.c`; what can be checked at the start is.
+//! What can be checked of a board at its start is.
 
+mod board;
 mod machine;
 mod options;
 
 pub use machine::{SmmuLine, VirtMachine, disk_block};
 
 use crate::error::Error;
-use crate::find::{Installation, find};
+use crate::find::{Architecture, Installation, find};
+use board::Iommu;
 use std::time::Duration;
 
 /// Which stages of translation the SMMU has.
@@ -60,31 +62,58 @@ enum EndpointModel {
     VirtioBlk,
 }
 
-/// A `virt` board to be started: 64 MiB of RAM, an SMMUv3 in front of PCI, no CPU running.
+/// A `virt` board to be started: 64 MiB of RAM, an IOMMU in front of PCI, no CPU running.
 #[derive(Clone, Debug)]
 pub struct Virt {
-    stages: SmmuStages,
+    iommu: Iommu,
     bridges: Vec<(BridgeModel, Slot)>,
     endpoints: Vec<(EndpointModel, Slot)>,
     bound: Option<Duration>,
 }
 
 impl Virt {
-    /// A board without endpoints.
+    /// Arm's board with an SMMUv3, without endpoints.
     pub fn new(stages: SmmuStages) -> Self {
-        Self { stages, bridges: Vec::new(), endpoints: Vec::new(), bound: None }
+        Self::with(Iommu::SmmuV3(stages))
+    }
+
+    /// RISC-V's board with the IOMMU that is part of it (`iommu-sys=on`), without endpoints.
+    pub fn riscv() -> Self {
+        Self::with(Iommu::RiscvPlatform)
+    }
+
+    /// RISC-V's board with an IOMMU that is function 0 of `device` on the root bus (`riscv-iommu-pci`), without endpoints.
+    pub fn riscv_function(device: u8) -> Self {
+        Self::with(Iommu::RiscvFunction(device))
+    }
+
+    fn with(iommu: Iommu) -> Self {
+        Self { iommu, bridges: Vec::new(), endpoints: Vec::new(), bound: None }
+    }
+
+    /// Which QEMU it needs.
+    pub fn architecture(&self) -> Architecture {
+        self.iommu.architecture()
     }
 
     /// The board that `portcullis boot --on qemu` shows: an `edu` at 00:02.0, an NVMe disk at 00:03.0, an entropy source at 00:04.0, an `edu` behind a root port at
     /// 00:05.0, and two `edu` behind a conventional bridge at 00:06.0, which the SMMU cannot tell apart.
     pub fn demonstration() -> Self {
-        let mut virt = Self::new(SmmuStages::Newest);
+        Self::new(SmmuStages::Newest).with_demonstration()
+    }
+
+    /// The same endpoints on RISC-V's board.
+    pub fn riscv_demonstration() -> Self {
+        Self::riscv().with_demonstration()
+    }
+
+    fn with_demonstration(mut self) -> Self {
         let root = BusId::ROOT;
-        virt.edu(root.slot(2)).nvme(root.slot(3)).virtio_rng(root.slot(4));
-        let port = virt.root_port(root.slot(5));
-        let conventional = virt.express_to_conventional_bridge(root.slot(6));
-        virt.edu(port.slot(0)).edu(conventional.slot(1)).edu(conventional.slot(2));
-        virt
+        self.edu(root.slot(2)).nvme(root.slot(3)).virtio_rng(root.slot(4));
+        let port = self.root_port(root.slot(5));
+        let conventional = self.express_to_conventional_bridge(root.slot(6));
+        self.edu(port.slot(0)).edu(conventional.slot(1)).edu(conventional.slot(2));
+        self
     }
 
     /// Puts an `edu` DMA engine there.
@@ -134,7 +163,7 @@ impl Virt {
     ///
     /// What [`find()`] and [`start_on`](Self::start_on) say.
     pub fn start(&self) -> Result<VirtMachine, Error> {
-        self.start_on(find()?)
+        self.start_on(find(self.architecture())?)
     }
 
     /// As [`start`](Self::start), on a given QEMU.

@@ -4,8 +4,8 @@ use portcullis_addr::{Iova, PhysAddr};
 use portcullis_platform::{DmaMemory, PageLayout, Registers};
 use portcullis_qemu::endpoint::{DmaBuffer, Edu, NvmeBuffers, VirtioRngBuffers};
 use portcullis_qemu::pci::Bdf;
-use portcullis_qemu::{BusId, ErrorKind, Launch, Ram, SmmuStages, Virt, disk_block, for_test};
-use portcullis_qemu::{VirtMachine, Width};
+use portcullis_qemu::{Architecture, BusId, ErrorKind, Launch, Ram, SmmuStages, Virt};
+use portcullis_qemu::{VirtMachine, Width, disk_block, for_test, for_test_on};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn the_smmu_has_the_stages_asked_for() {
     let wanted = [(SmmuStages::One, 2), (SmmuStages::Two, 1), (SmmuStages::Nested, 3)];
     for (stages, bits) in wanted {
         match Virt::new(stages).start() {
-            Ok(machine) => assert_eq!(machine.smmu().read32(0) & 3, bits, "{stages:?}"),
+            Ok(machine) => assert_eq!(machine.iommu().read32(0) & 3, bits, "{stages:?}"),
             Err(error) => {
                 assert!(matches!(error.kind(), ErrorKind::Unsupported { .. }), "{error}");
                 assert!(!qemu.features().chooses_smmu_stages() && stages != SmmuStages::One);
@@ -36,7 +36,7 @@ fn id_registers_read_the_same_in_both_widths() {
         return;
     }
     let machine = Virt::new(SmmuStages::Newest).start().expect("board");
-    let smmu = machine.smmu();
+    let smmu = machine.iommu();
     let (idr0, idr1) = (smmu.read32(0), smmu.read32(4));
     // IHI 0070, 6.3.1 and 6.3.2: AArch64 tables, little-endian or mixed; stream ids of 16 bits as PCI needs.
     assert!(idr0 >> 2 & 3 >= 2, "IDR0 {idr0:#x}");
@@ -200,8 +200,8 @@ fn a_global_error_raises_its_interrupt() {
     }
     use portcullis_qemu::SmmuLine;
     let machine = Virt::new(SmmuStages::Newest).start().expect("board");
-    machine.watch_smmu_interrupts().expect("watching");
-    let (smmu, queue) = (machine.smmu(), page(&machine));
+    machine.watch_iommu_interrupts().expect("watching");
+    let (smmu, queue) = (machine.iommu(), page(&machine));
     machine.ram().store64(queue.phys, 0xff); // No command has this opcode.
     smmu.write64(0x90, queue.phys.raw() | 5); // CMDQ_BASE, 32 entries.
     smmu.write32(0x50, 1); // IRQ_CTRL.GERROR_IRQEN.
@@ -220,10 +220,10 @@ fn reset_clears_the_smmu_and_keeps_the_ram() {
     let machine = Virt::new(SmmuStages::Newest).start().expect("board");
     let kept = page(&machine);
     machine.ram().store64(kept.phys, 0x1234);
-    machine.smmu().write32(0x20, 1 << 3);
-    assert_eq!(machine.smmu().read32(0x24), 1 << 3, "CR0ACK");
+    machine.iommu().write32(0x20, 1 << 3);
+    assert_eq!(machine.iommu().read32(0x24), 1 << 3, "CR0ACK");
     machine.qemu().reset().expect("reset");
-    assert_eq!(machine.smmu().read32(0x24), 0);
+    assert_eq!(machine.iommu().read32(0x24), 0);
     assert_eq!(machine.ram().load64(kept.phys), 0x1234);
 }
 
@@ -308,8 +308,53 @@ fn a_dead_machine_reads_as_ones_and_says_why() {
         gone()
     });
     assert!(ended, "QEMU did not end");
-    assert_eq!(machine.smmu().read32(0), u32::MAX);
+    assert_eq!(machine.iommu().read32(0), u32::MAX);
     assert!(machine.qemu().read(Width::Quad, 0).is_err());
     let error = machine.qemu().check().expect_err("it is gone");
     assert!(matches!(error.kind(), ErrorKind::Lost { .. } | ErrorKind::Closed { .. }), "{error}");
+}
+
+/// Both RISC-V IOMMUs are 1.0 and off; a device behind one reaches nothing then (RISC-V IOMMU 1.0, 2.3, step 1).
+#[test]
+fn riscv_boards_have_their_iommu_off() {
+    let test = "riscv_boards_have_their_iommu_off";
+    if for_test_on(Architecture::Riscv64, test).is_none() {
+        return;
+    }
+    let slot = BusId::ROOT.slot(2);
+    for mut board in [Virt::riscv(), Virt::riscv_function(1)] {
+        let machine = board.edu(slot).start().expect("board");
+        let iommu = machine.iommu();
+        assert_eq!((iommu.read32(0) & 0xff, iommu.len()), (0x10, 0x1000), "capabilities.version");
+        assert_eq!(iommu.read64(0x10) & 0x1f, 0, "ddtp: off, not busy");
+        let blob = machine.devicetree().expect("a devicetree");
+        let named = |name: &[u8]| blob.windows(name.len()).any(|window| window == name);
+        assert!(named(b"riscv,iommu\0") || named(b"riscv,pci-iommu\0"));
+        let edu = machine.edu(slot).expect("edu");
+        let page = page(&machine);
+        machine.ram().write(page.phys, &[0xee; 64]);
+        edu.write_memory(page.iova, 0, 64).expect("it ends");
+        assert_eq!(machine.ram().read_vec(page.phys, 64), [0xee; 64]);
+    }
+}
+
+/// The wire of the fault queue, and that of nothing else: a fault, with `fctl.WSI` set and the queue on (RISC-V IOMMU 1.0, 5.4, 5.16, 5.18).
+#[test]
+fn the_wires_of_a_riscv_iommu_are_seen() {
+    if for_test_on(Architecture::Riscv64, "the_wires_of_a_riscv_iommu_are_seen").is_none() {
+        return;
+    }
+    let slot = BusId::ROOT.slot(2);
+    let machine = Virt::riscv().edu(slot).start().expect("board");
+    machine.watch_iommu_interrupts().expect("an interrupt source");
+    let (iommu, queue) = (machine.iommu(), page(&machine));
+    iommu.write32(0x8, iommu.read32(0x8) | 2);
+    iommu.write64(0x2f8, 0x3210);
+    iommu.write64(0x28, queue.phys.raw() >> 12 << 10 | 6);
+    iommu.write32(0x4c, 3);
+    assert_eq!(iommu.read32(0x4c) >> 16 & 1, 1, "fqon");
+    machine.edu(slot).expect("edu").write_memory(queue.iova, 0, 4).expect("it ends");
+    assert_eq!(machine.take_iommu_wires().expect("wires"), [1]);
+    iommu.write32(0x54, 2);
+    assert!(machine.take_iommu_wires().expect("wires").is_empty());
 }

@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The client comes first, as it may.
     println!("before its IOMMU: {:?}", core.bind(&rng, Arc::new(Rng))?);
-    let instance = Smmu::bring_up(platform, machine.smmu(), Options::default())?;
+    let instance = Smmu::bring_up(platform, machine.iommu(), Options::default())?;
     core.register(smmu, Box::new(instance))?;
     core.run_deferred();
     println!("after it: {:?}", rng.stage());

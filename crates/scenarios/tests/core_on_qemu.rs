@@ -43,7 +43,7 @@ impl System {
 
     fn register_smmu(&self) {
         let platform = Arc::clone(self.core.platform());
-        let smmu = Smmu::bring_up(platform, self.machine.smmu(), Options::default());
+        let smmu = Smmu::bring_up(platform, self.machine.iommu(), Options::default());
         self.core.register(SMMU, Box::new(smmu.expect("bring-up"))).expect("the first one");
     }
 

@@ -104,7 +104,7 @@ impl Testbed for QemuMachine {
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let options = UnitOptions::described(iommu);
-        driver.bring_up(Arc::clone(&self.platform), self.machine.smmu(), &options)
+        driver.bring_up(Arc::clone(&self.platform), self.machine.iommu(), &options)
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

@@ -111,7 +111,8 @@ impl Bench {
         if !args.confirm {
             return Ok(None);
         }
-        let qemu = portcullis_qemu::find().map_err(|error| error.to_string())?;
+        let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
+            .map_err(|error| error.to_string())?;
         let mut sources = Sources::of_user()?;
         let kernels = match (&args.kernel[..], &args.fetch[..]) {
             ([], []) => sources.cached()?,

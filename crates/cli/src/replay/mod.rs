@@ -85,7 +85,8 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         None => schedule.board(),
     };
     let board = board.map_err(said)?;
-    let qemu = portcullis_qemu::find().map_err(|error| error.to_string())?;
+    let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
+        .map_err(|error| error.to_string())?;
     board.supported_by(qemu).map_err(said)?;
     let busybox = sources.busybox(args.busybox.as_deref())?;
     let version = args.fetch.last().map(String::as_str);

@@ -7,7 +7,8 @@ use std::io::Write;
 
 /// Runs every schedule of the survey on each kernel, and prints a row of Markdown as soon as it is known. Says whether everything was as predicted.
 pub(super) fn run(sources: &mut Sources, versions: &[String], runs: u32) -> Result<bool, String> {
-    let qemu = portcullis_qemu::find().map_err(|error| error.to_string())?;
+    let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
+        .map_err(|error| error.to_string())?;
     let busybox = sources.busybox(None)?;
     row("| kernel | board | schedule | predicted | observed | as predicted | seconds |")?;
     row("| --- | --- | --- | --- | --- | --- | --- |")?;

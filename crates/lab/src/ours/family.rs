@@ -1,11 +1,10 @@
 //! Which hardware the IOMMUs of a world are: what the lab must know of each family, in one place.
 
-use crate::ours::platform::LabPlatform;
 use portcullis::FwNode;
 use portcullis_machine::{
     Consumption, Faults, Policy, Profile, SmmuV2, SmmuV2Profile, SmmuV3, TlbPolicy,
 };
-use portcullis_platform::Registers;
+use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
 use portcullis_testbed::{SoftwareMachine, UnitProfile};
 use portcullis_threads::step;
@@ -90,7 +89,7 @@ impl Family {
     }
 
     /// What firmware has done to the unit before the world begins: an SMMUv2 lets everything pass out of reset, and firmware has seen to it that what matches no group faults.
-    pub(crate) fn prepare(self, bed: &SoftwareMachine<LabPlatform>, node: FwNode) {
+    pub(crate) fn prepare<P: Platform>(self, bed: &SoftwareMachine<P>, node: FwNode) {
         match self {
             Self::SmmuV3 => {}
             Self::SmmuV2 => {
@@ -101,7 +100,12 @@ impl Family {
     }
 
     /// Breaks the unit at `node` in these ways.
-    pub(crate) fn inject(self, bed: &SoftwareMachine<LabPlatform>, node: FwNode, faults: Faults) {
+    pub(crate) fn inject<P: Platform>(
+        self,
+        bed: &SoftwareMachine<P>,
+        node: FwNode,
+        faults: Faults,
+    ) {
         match self {
             Self::SmmuV3 => {
                 bed.iommu::<SmmuV3>(node).expect("it was assembled").inject(faults);

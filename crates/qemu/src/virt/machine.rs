@@ -1,10 +1,11 @@
 //! The board, running.
 
+use super::board::{Iommu, RAM_LEN, RISCV_IDLE, Window};
 use super::{BusId, Slot, SmmuStages, Virt};
 use crate::endpoint::{BLOCK_LEN, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers};
 use crate::error::{Error, ErrorKind};
 use crate::find::{Installation, Version};
-use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, MemoryWindow, enumerate};
+use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, enumerate};
 use crate::platform::{Mmio, QemuPlatform};
 use crate::process::{Launch, Qemu};
 use crate::qtest::Request;
@@ -15,15 +16,6 @@ use portcullis_platform::Registers;
 use std::io::Write;
 use std::sync::Arc;
 
-const RAM_BASE: PhysAddr = PhysAddr::new(0x4000_0000);
-const RAM_LEN: usize = 64 << 20;
-/// The board writes its devicetree to the start of RAM.
-const RAM_RESERVED: u64 = 2 << 20;
-const SMMU_BASE: PhysAddr = PhysAddr::new(0x0905_0000);
-/// Two pages of 64 KiB (IHI 0070, 6.1).
-const SMMU_LEN: usize = 0x2_0000;
-const HIGH_ECAM: u64 = 0x40_1000_0000;
-const PCI_WINDOW: MemoryWindow = MemoryWindow::new(0x1000_0000, 0x3eff_0000);
 /// Vendor and device of QEMU's generic host bridge.
 const HOST_BRIDGE: u32 = 0x0008_1b36;
 const DISK_LEN: u64 = 1 << 20;
@@ -72,6 +64,8 @@ pub fn disk_block(lba: u64) -> [u8; BLOCK_LEN] {
 #[derive(Debug)]
 pub struct VirtMachine {
     qemu: Arc<Qemu>,
+    board: Iommu,
+    iommu: Mmio,
     config: ConfigSpace<Qemu>,
     functions: Vec<Function>,
     bridges: Vec<Slot>,
@@ -81,7 +75,12 @@ pub struct VirtMachine {
 impl VirtMachine {
     pub(super) fn start(virt: &Virt, installation: &Installation) -> Result<Self, Error> {
         let machine = virt.machine(installation)?;
-        let ram = Arc::new(Ram::new(RAM_BASE, RAM_LEN, RAM_RESERVED)?);
+        let board = virt.iommu;
+        let places = board.places();
+        let ram = Arc::new(Ram::new(places.ram, RAM_LEN, places.reserved)?);
+        if !board.is_smmu() {
+            ram.write(places.ram, &RISCV_IDLE);
+        }
         let mut launch = Launch::new(installation, machine, ram);
         let disk = disk().map_err(|error| ErrorKind::Io { what: "making a disk", error })?;
         let disk = launch.share(disk);
@@ -90,12 +89,21 @@ impl VirtMachine {
             launch = launch.bound(bound);
         }
         let qemu = launch.start()?;
-        let config = ConfigSpace::new(&qemu, ConfigAccess::Ecam(HIGH_ECAM));
+        let config = ConfigSpace::new(&qemu, ConfigAccess::Ecam(places.ecam));
         check_host_bridge(&config)?;
-        check_stages(&qemu, virt.stages)?;
-        let functions = enumerate(&config, PCI_WINDOW)?;
+        let functions = enumerate(&config, places.window)?;
+        let iommu = match places.iommu {
+            Window::At(base, len) => Mmio::new(&qemu, base, len),
+            Window::Bar0Of(device) => {
+                let address = Bdf::new(0, device, 0);
+                let found = functions.iter().find(|function| function.address == address);
+                bar0_of(&qemu, found.ok_or_else(|| nothing_at(address))?)?
+            }
+        };
+        check_iommu(&iommu, board)?;
         let bridges = virt.bridges.iter().map(|(_, slot)| *slot).collect();
-        Ok(Self { qemu, config, functions, bridges, version: installation.version() })
+        let version = installation.version();
+        Ok(Self { qemu, board, iommu, config, functions, bridges, version })
     }
 
     /// The process.
@@ -118,9 +126,17 @@ impl VirtMachine {
         QemuPlatform::new(Arc::clone(self.qemu.ram()))
     }
 
-    /// The SMMU's registers, both pages.
-    pub fn smmu(&self) -> Mmio {
-        Mmio::new(&self.qemu, SMMU_BASE, SMMU_LEN)
+    /// The IOMMU's registers, all of them.
+    pub fn iommu(&self) -> Mmio {
+        self.iommu.clone()
+    }
+
+    /// The requester id of the IOMMU itself, where it is a PCI function: the one whose own accesses no IOMMU translates.
+    pub fn iommu_function(&self) -> Option<Bdf> {
+        match self.board {
+            Iommu::RiscvFunction(device) => Some(Bdf::new(0, device, 0)),
+            Iommu::SmmuV3(_) | Iommu::RiscvPlatform => None,
+        }
     }
 
     /// Registers anywhere, for blocks that a devicetree names.
@@ -191,40 +207,50 @@ impl VirtMachine {
     ///
     /// [`ErrorKind::Pci`] when it is no memory BAR.
     pub fn bar0(&self, function: &Function) -> Result<Mmio, Error> {
-        let bar = function.bars[0].ok_or_else(|| ErrorKind::Pci {
-            address: function.address,
-            what: "BAR 0 is no memory BAR".to_owned(),
-        })?;
-        let len = usize::try_from(bar.size).unwrap_or(usize::MAX);
-        Ok(Mmio::new(&self.qemu, bar.address, len))
+        bar0_of(&self.qemu, function)
     }
 
-    /// The devicetree that QEMU wrote for this very machine, as it hands it to a guest: at the start of RAM. To be called before anything else writes there.
+    /// The devicetree that QEMU wrote for this very machine, as it hands it to a guest: at the start of RAM (Arm) or near its end (RISC-V). To be called before anything else writes
+    /// there.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Device`] when there is none.
     #[doc(alias = "dumpdtb")]
     pub fn devicetree(&self) -> Result<Vec<u8>, Error> {
+        /// QEMU puts a RISC-V board's tree at a multiple of this, as near to the end of RAM as it fits (`riscv_compute_fdt_addr`).
+        const STEP: u64 = 2 << 20;
+        let base = self.board.places().ram;
+        let at = if self.board.is_smmu() { 0 } else { RAM_LEN as u64 - STEP };
+        let at = PhysAddr::new(base.raw() + at);
         const MAGIC: u32 = 0xd00d_feed;
         let mut header = [0; 8];
-        self.ram().read(RAM_BASE, &mut header);
+        self.ram().read(at, &mut header);
         let [m0, m1, m2, m3, l0, l1, l2, l3] = header;
         let magic = u32::from_be_bytes([m0, m1, m2, m3]);
         let len = u32::from_be_bytes([l0, l1, l2, l3]);
-        if magic != MAGIC || u64::from(len) > RAM_RESERVED {
-            let what = format!("magic {magic:#x}, length {len:#x} at {RAM_BASE}");
+        if magic != MAGIC || u64::from(len) > STEP {
+            let what = format!("magic {magic:#x}, length {len:#x} at {at}");
             return Err(ErrorKind::Device { device: "devicetree in RAM", what }.into());
         }
-        Ok(self.ram().read_vec(RAM_BASE, len as usize))
+        Ok(self.ram().read_vec(at, len as usize))
     }
 
-    /// Reports the SMMU's interrupts from now on, through [`take_smmu_interrupts`](Self::take_smmu_interrupts).
+    /// Reports the IOMMU's interrupts from now on: an SMMUv3's through [`take_smmu_interrupts`](Self::take_smmu_interrupts), the wires of a RISC-V board's own IOMMU through
+    /// [`take_iommu_wires`](Self::take_iommu_wires). An IOMMU that is a PCI function has no wires: its interrupts are writes to memory.
     ///
     /// # Errors
     ///
     /// As [`Qemu::request`]; [`ErrorKind::Device`] when the board has no interrupt controller.
-    pub fn watch_smmu_interrupts(&self) -> Result<(), Error> {
+    pub fn watch_iommu_interrupts(&self) -> Result<(), Error> {
+        if !self.board.is_smmu() {
+            let own = self.qemu.find_objects("riscv-iommu-device")?.into_iter().next();
+            let path = own.ok_or_else(|| ErrorKind::Device {
+                device: "interrupt source",
+                what: "the board has no riscv-iommu-device".to_owned(),
+            })?;
+            return self.qemu.request(&Request::InterceptOutputs(path)).map(drop);
+        }
         // The controller's inputs, not the SMMU's outputs: QEMU 7.2 accepts the latter and then stays silent.
         let controllers = self.qemu.find_objects("arm_gic")?;
         let path = controllers.into_iter().next().ok_or_else(|| ErrorKind::Device {
@@ -244,6 +270,16 @@ impl VirtMachine {
         Ok(raised.filter_map(|change| SmmuLine::from_gic_input(change.line)).collect())
     }
 
+    /// The wires of a RISC-V board's own IOMMU that were raised since the last call, oldest first. QEMU lowers a wire again at once, although `ipsr` drives it (RISC-V IOMMU 1.0, 5.18).
+    ///
+    /// # Errors
+    ///
+    /// As [`Qemu::request`].
+    pub fn take_iommu_wires(&self) -> Result<Vec<u32>, Error> {
+        let raised = self.qemu.take_interrupts()?.into_iter().filter(|change| change.raised);
+        Ok(raised.map(|change| change.line).collect())
+    }
+
     fn bus_number(&self, bus: BusId) -> Result<u8, Error> {
         let BusId(number) = bus;
         let Some(index) = usize::from(number).checked_sub(1) else { return Ok(0) };
@@ -257,6 +293,14 @@ impl VirtMachine {
             || ErrorKind::Pci { address: bridge.address, what: "it is no bridge".to_owned() };
         Ok(bridge.secondary.ok_or_else(no_bridge)?)
     }
+}
+
+fn bar0_of(qemu: &Arc<Qemu>, function: &Function) -> Result<Mmio, Error> {
+    let bar = function.bars[0].ok_or_else(|| ErrorKind::Pci {
+        address: function.address,
+        what: "BAR 0 is no memory BAR".to_owned(),
+    })?;
+    Ok(Mmio::new(qemu, bar.address, usize::try_from(bar.size).unwrap_or(usize::MAX)))
 }
 
 fn nothing_at(address: Bdf) -> ErrorKind {
@@ -282,18 +326,24 @@ fn check_host_bridge(config: &ConfigSpace<Qemu>) -> Result<(), Error> {
     }
 }
 
-/// IDR0 (IHI 0070, 6.3.1): bit 0 stage 2, bit 1 stage 1.
-fn check_stages(qemu: &Arc<Qemu>, wanted: SmmuStages) -> Result<(), Error> {
-    let found = Mmio::new(qemu, SMMU_BASE, SMMU_LEN).read32(0) & 3;
-    let right = match wanted {
-        SmmuStages::Newest => found != 0,
-        SmmuStages::One => found == 2,
-        SmmuStages::Two => found == 1,
-        SmmuStages::Nested => found == 3,
+/// Asks the IOMMU who it is: IDR0 of an SMMUv3 (IHI 0070, 6.3.1: bit 0 stage 2, bit 1 stage 1), the version in `capabilities` of a RISC-V IOMMU (1.0, 5.3).
+fn check_iommu(iommu: &Mmio, wanted: Iommu) -> Result<(), Error> {
+    let wrong = |device, what: String| Err(ErrorKind::Device { device, what }.into());
+    let found = iommu.read32(0);
+    let Iommu::SmmuV3(stages) = wanted else {
+        return match found & 0xff {
+            0x10 => Ok(()),
+            version => wrong("RISC-V IOMMU", format!("version {version:#x} where 0x10 is 1.0")),
+        };
+    };
+    let right = match stages {
+        SmmuStages::Newest => found & 3 != 0,
+        SmmuStages::One => found & 3 == 2,
+        SmmuStages::Two => found & 3 == 1,
+        SmmuStages::Nested => found & 3 == 3,
     };
     if right {
         return Ok(());
     }
-    let what = format!("IDR0 says stages {found:#b}, asked for {wanted:?}");
-    Err(ErrorKind::Device { device: "SMMUv3", what }.into())
+    wrong("SMMUv3", format!("IDR0 says stages {:#b}, asked for {stages:?}", found & 3))
 }

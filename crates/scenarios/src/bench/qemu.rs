@@ -51,9 +51,9 @@ impl QemuBench {
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported { .. }) => return Ok(None),
             Err(error) => return Err(failing("starting QEMU")(error)),
         };
-        machine.watch_smmu_interrupts().map_err(failing("watching interrupts"))?;
+        machine.watch_iommu_interrupts().map_err(failing("watching interrupts"))?;
         let edus = clients(&machine, slots)?;
-        let smmu = machine.smmu();
+        let smmu = machine.iommu();
         Ok(Some(Self { machine, smmu, edus }))
     }
 
@@ -135,7 +135,7 @@ impl Bench for QemuBench {
 
     fn start_driver(&self, setup: &Setup) -> Result<Box<dyn IommuOps>, Failure> {
         let platform: Arc<QemuPlatform> = Arc::new(self.machine.platform());
-        crate::driver::bring_up(platform, self.machine.smmu(), setup)
+        crate::driver::bring_up(platform, self.machine.iommu(), setup)
     }
 
     fn records_class(&self) -> bool {

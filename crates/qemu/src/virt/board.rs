@@ -1,0 +1,160 @@
+//! Where things are on the two boards that QEMU calls `virt`, and how an IOMMU gets onto each.
+
+use super::{BridgeModel, SmmuStages, Virt};
+use crate::error::ErrorKind;
+use crate::find::{Architecture, Installation};
+use crate::pci::MemoryWindow;
+use portcullis_addr::PhysAddr;
+
+/// Length of RAM on every board.
+pub(super) const RAM_LEN: usize = 64 << 20;
+
+/// The IOMMU in front of a board's PCI, and so the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Iommu {
+    SmmuV3(SmmuStages),
+    RiscvPlatform,
+    /// Device number on the root bus.
+    RiscvFunction(u8),
+}
+
+/// Addresses of a board.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    pub(super) ram: PhysAddr,
+    /// What the board keeps for itself at the start of RAM.
+    pub(super) reserved: u64,
+    pub(super) ecam: u64,
+    /// Free for BARs.
+    pub(super) window: MemoryWindow,
+    pub(super) iommu: Window,
+}
+
+/// Where an IOMMU's registers are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Window {
+    /// Base and length.
+    At(PhysAddr, usize),
+    /// In BAR 0 of function 0 of that device on the root bus.
+    Bar0Of(u8),
+}
+
+/// From `base_memmap` and `extended_memmap` in QEMU's `hw/arm/virt.c`; the SMMU has two pages of 64 KiB (IHI 0070, 6.1).
+const ARM: Places = Places {
+    ram: PhysAddr::new(0x4000_0000),
+    reserved: 2 << 20,
+    ecam: 0x40_1000_0000,
+    window: MemoryWindow::new(0x1000_0000, 0x3eff_0000),
+    iommu: Window::At(PhysAddr::new(0x0905_0000), 0x2_0000),
+};
+
+/// From `virt_memmap` in QEMU's `hw/riscv/virt.c`; the IOMMU has one page of 4 KiB (RISC-V IOMMU 1.0, chapter 5).
+const RISCV: Places = Places {
+    ram: PhysAddr::new(0x8000_0000),
+    reserved: 2 << 20,
+    ecam: 0x3000_0000,
+    window: MemoryWindow::new(0x4000_0000, 0x8000_0000),
+    iommu: Window::At(PhysAddr::new(0x0301_0000), 0x1000),
+};
+
+/// What the boot CPU of a RISC-V board runs: `wfi`, and once more.
+pub(super) const RISCV_IDLE: [u8; 8] = [0x73, 0x00, 0x50, 0x10, 0x6f, 0xf0, 0xdf, 0xff];
+
+impl Iommu {
+    pub(super) fn places(self) -> Places {
+        match self {
+            Self::SmmuV3(_) => ARM,
+            Self::RiscvPlatform => RISCV,
+            Self::RiscvFunction(device) => Places { iommu: Window::Bar0Of(device), ..RISCV },
+        }
+    }
+
+    pub(super) fn architecture(self) -> Architecture {
+        match self {
+            Self::SmmuV3(_) => Architecture::Aarch64,
+            Self::RiscvPlatform | Self::RiscvFunction(_) => Architecture::Riscv64,
+        }
+    }
+
+    pub(super) fn is_smmu(self) -> bool {
+        matches!(self, Self::SmmuV3(_))
+    }
+}
+
+impl Virt {
+    /// The `-machine` value.
+    pub(super) fn machine(&self, installation: &Installation) -> Result<String, ErrorKind> {
+        let features = installation.features();
+        let chooses = features.chooses_smmu_stages();
+        let unsupported = |what: &str| ErrorKind::Unsupported {
+            what: what.to_owned(),
+            version: installation.version(),
+        };
+        let devices = self.endpoints.iter().map(|(model, _)| model.device_name());
+        let own = matches!(self.iommu, Iommu::RiscvFunction(_)).then_some(RISCV_IOMMU);
+        if let Some(name) = devices.chain(own).find(|name| !features.has_device(name)) {
+            return Err(unsupported(&format!("-device {name}")));
+        }
+        // No random seeds in the devicetree: the same board gives the same bytes.
+        Ok(match self.iommu {
+            // Boards from 9.2 on force both stages; before the property existed there was only stage 1.
+            Iommu::SmmuV3(SmmuStages::Newest) => SMMUV3_NEWEST.to_owned(),
+            Iommu::SmmuV3(SmmuStages::One) if !chooses => SMMUV3_NEWEST.to_owned(),
+            Iommu::SmmuV3(_) if !chooses => {
+                return Err(unsupported("an SMMUv3 with stage 2 (arm-smmuv3.stage)"));
+            }
+            Iommu::SmmuV3(_) => "virt-9.1,iommu=smmuv3,dtb-randomness=off".to_owned(),
+            Iommu::RiscvPlatform if !features.has_device(RISCV_IOMMU) => {
+                return Err(unsupported("a RISC-V IOMMU (virt,iommu-sys=on)"));
+            }
+            Iommu::RiscvPlatform => "virt,aia=aplic-imsic,iommu-sys=on".to_owned(),
+            Iommu::RiscvFunction(_) => "virt,aia=aplic-imsic".to_owned(),
+        })
+    }
+
+    /// What keeps the CPU still and puts the IOMMU there.
+    pub(super) fn own_arguments(&self, installation: &Installation) -> Vec<(&'static str, String)> {
+        match self.iommu {
+            Iommu::SmmuV3(stages) => {
+                let mut arguments = vec![("-cpu", "cortex-a57,start-powered-off=on".to_owned())];
+                let chooses = installation.features().chooses_smmu_stages();
+                if let Some(stage) = stages.option().filter(|_| chooses) {
+                    arguments.push(("-global", format!("arm-smmuv3.stage={stage}")));
+                }
+                arguments
+            }
+            Iommu::RiscvPlatform => vec![("-bios", "none".to_owned())],
+            Iommu::RiscvFunction(device) => vec![
+                ("-bios", "none".to_owned()),
+                ("-device", format!("{RISCV_IOMMU},bus=pcie.0,addr={device:02x}.0")),
+            ],
+        }
+    }
+}
+
+const SMMUV3_NEWEST: &str = "virt,iommu=smmuv3,dtb-randomness=off";
+const RISCV_IOMMU: &str = "riscv-iommu-pci";
+
+impl SmmuStages {
+    fn option(self) -> Option<&'static str> {
+        match self {
+            Self::Newest => None,
+            Self::One => Some("1"),
+            Self::Two => Some("2"),
+            Self::Nested => Some("nested"),
+        }
+    }
+}
+
+impl BridgeModel {
+    /// A bridge of this kind in that place, as `-device` takes it; `number` is its bus.
+    pub(super) fn device(self, number: usize, place: &str) -> String {
+        match self {
+            Self::RootPort => format!("pcie-root-port,id=bus{number},chassis={number},{place}"),
+            Self::ExpressToConventional => format!("pcie-pci-bridge,id=bus{number},{place}"),
+            Self::Conventional => {
+                format!("pci-bridge,id=bus{number},chassis_nr={number},shpc=off,{place}")
+            }
+        }
+    }
+}
