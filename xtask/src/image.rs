@@ -1,6 +1,7 @@
 //! The bare-metal kernel of `images/aarch64-virt`: built for its target, booted in QEMU, its console read.
 
 use crate::run::{Outcome, output, run};
+use crate::toolchain;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +16,7 @@ const SEAM_LINES: usize = 35;
 
 /// Builds and boots the image. Skips visibly where the target or QEMU cannot be had; with `PORTCULLIS_REQUIRE_IMAGE=1` that is an error.
 pub(crate) fn check() -> Outcome {
-    if let Err(reason) = target().and_then(|()| smmu()) {
+    if let Err(reason) = toolchain::target(TARGET).and_then(|()| smmu()) {
         let required =
             std::env::var_os("PORTCULLIS_REQUIRE_IMAGE").is_some_and(|value| value == "1");
         if required {
@@ -34,24 +35,6 @@ pub(crate) fn check() -> Outcome {
     verdict(&console)?;
     println!("image: booted; a kernel's seams are {lines} lines");
     Ok(())
-}
-
-/// Makes sure that this compiler can build for [`TARGET`].
-fn target() -> Outcome {
-    if is_there() {
-        return Ok(());
-    }
-    let added = Command::new("rustup").args(["target", "add", TARGET]).output();
-    if added.is_ok_and(|added| added.status.success()) && is_there() {
-        return Ok(());
-    }
-    Err(format!("no {TARGET} for this compiler: rustup target add {TARGET}"))
-}
-
-fn is_there() -> bool {
-    let mut rustc = Command::new("rustc");
-    rustc.args(["--print", "target-libdir", "--target", TARGET]).current_dir(crate::root());
-    output(&mut rustc).is_ok_and(|folder| Path::new(folder.trim()).is_dir())
 }
 
 fn smmu() -> Outcome {

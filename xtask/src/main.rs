@@ -3,6 +3,7 @@
 //! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernel.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
+//! - `targets`: the library crates built for 64-bit and 32-bit kernels, and their tests run on 32 bits.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
 //! - `package`: every crate packaged as it would be published, and built from its package.
@@ -21,6 +22,7 @@ mod package;
 mod qemu;
 mod run;
 mod sanitize;
+mod toolchain;
 
 use run::{Outcome, cargo};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Some("deps") => deps::check(),
         Some("modules") => modules::check(),
         Some("no-std") => no_std::check(),
+        Some("targets") => no_std::targets(),
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
         Some("image") => image::check(),
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|budgets|counts|image|package|install-qemu|boards|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|targets|budgets|counts|image|package|install-qemu|boards|sanitize"
             );
             return ExitCode::from(2);
         }

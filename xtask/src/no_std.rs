@@ -1,11 +1,34 @@
-//! The library crates linked into a static library that has its own panic handler: whatever drags `std` in brings a second one, and the
-//! link fails.
+//! The library crates without the standard library, and on other machines than this one.
 
 use crate::deps::NO_STD;
-use crate::run::{Outcome, run};
+use crate::run::{Outcome, cargo, run};
+use crate::toolchain;
+use std::path::Path;
 use std::process::Command;
 
-/// Builds `no-std/`, after making sure that it names every crate it should.
+/// Kernels that the library crates are built for.
+const KERNELS: &[&str] = &[
+    "aarch64-unknown-none",
+    "riscv64gc-unknown-none-elf",
+    "x86_64-unknown-none",
+    "armv7a-none-eabi",
+];
+
+/// 32 bits that this machine can run: statically linked, by the compiler's own linker, so that no other tool chain is needed.
+const RUN_ON: &str = "i686-unknown-linux-musl";
+const RUN_ON_FLAGS: &[(&str, &str)] = &[
+    ("CARGO_TARGET_I686_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld"),
+    ("CARGO_TARGET_I686_UNKNOWN_LINUX_MUSL_RUSTFLAGS", "-Clink-self-contained=yes"),
+];
+const RUN: &[&str] = &[
+    "portcullis-addr",
+    "portcullis-platform",
+    "portcullis-iova",
+    "portcullis-pgtable",
+    "portcullis",
+];
+
+/// Links `no-std/`, after making sure that it names every crate it should: whatever drags `std` in brings a second panic handler, and the link fails.
 pub(crate) fn check() -> Outcome {
     let folder = crate::root().join("no-std");
     let manifest = std::fs::read_to_string(folder.join("Cargo.toml"))
@@ -15,9 +38,47 @@ pub(crate) fn check() -> Outcome {
             return Err(format!("no-std/Cargo.toml does not link {name}"));
         }
     }
-    let mut command = Command::new(env!("CARGO"));
-    let target = crate::root().join("target").join("no-std");
-    run(command.arg("build").arg("--target-dir").arg(target).current_dir(folder))?;
+    build(&folder, None)?;
     println!("no-std: {} crates link without the standard library", NO_STD.len());
     Ok(())
+}
+
+/// Builds the library crates for every kernel of [`KERNELS`] and runs their tests on 32 bits. Skips visibly what rustup cannot get.
+pub(crate) fn targets() -> Outcome {
+    let folder = crate::root().join("no-std");
+    let mut built = Vec::new();
+    for kernel in KERNELS {
+        match toolchain::target(kernel) {
+            Ok(()) => {
+                build(&folder, Some(kernel))?;
+                built.push(*kernel);
+            }
+            Err(reason) => println!("SKIP {kernel}: {reason}"),
+        }
+    }
+    println!("targets: built for {}", built.join(", "));
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("SKIP tests on 32 bits: only an x86-64 machine runs {RUN_ON}");
+        return Ok(());
+    }
+    if let Err(reason) = toolchain::target(RUN_ON) {
+        println!("SKIP tests on 32 bits: {reason}");
+        return Ok(());
+    }
+    let mut arguments = vec!["test", "--quiet", "--target", RUN_ON, "--lib", "--tests"];
+    arguments.extend(["--features", "portcullis-platform/std"]);
+    for name in RUN {
+        arguments.extend(["-p", name]);
+    }
+    cargo(&arguments, RUN_ON_FLAGS)?;
+    println!("targets: the tests of {} crates pass on {RUN_ON}", RUN.len());
+    Ok(())
+}
+
+fn build(folder: &Path, target: Option<&str>) -> Outcome {
+    let mut command = Command::new(env!("CARGO"));
+    let into = crate::root().join("target").join("no-std");
+    command.arg("build").arg("--target-dir").arg(into).current_dir(folder);
+    command.args(target.iter().flat_map(|target| ["--target", target]));
+    run(&mut command)
 }
