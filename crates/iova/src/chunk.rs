@@ -3,15 +3,19 @@
 use crate::error::AllocateError;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU16, Ordering};
 use portcullis_platform::{LockLabel, Platform, RawAtomic};
 
 /// The most slabs of a chunk.
 pub(crate) const SLABS: usize = 64;
 /// The most ranges of a slab: the bits of a word.
 const RANGES_LOG2: u32 = 6;
-/// log2 of the words of a cache line.
-const LINE_LOG2: u32 = 3;
+/// log2 of the lanes: slabs whose numbers differ in so many low bits have words on different cache lines, because different CPUs take from them.
+const LANES_LOG2: u32 = 3;
+/// log2 of the words from lane to lane: eight words of a lane, and as much again, so that no line has words of two lanes, wherever the first word is.
+const LANE_LOG2: u32 = 4;
+/// log2 of the lengths from lane to lane, where a lane has only one: a cache line.
+const LENGTHS_LOG2: u32 = 5;
 /// A size is served where a chunk has at least so many ranges of it.
 const FEWEST_LOG2: u32 = 3;
 
@@ -28,8 +32,8 @@ impl Class {
     /// The smallest class with ranges of `pages` pages or more, where it is one of the first `count`.
     #[inline(always)]
     pub(crate) fn of(pages: u64, count: u32) -> Option<Self> {
-        // No pages are more than all.
-        let log2 = u64::BITS - pages.wrapping_sub(1).leading_zeros();
+        // Up to the next power of two; no pages are more than all.
+        let log2 = (pages << 1).wrapping_sub(1).checked_ilog2()?;
         (log2 < count).then_some(Self(log2 as u8))
     }
 
@@ -51,15 +55,6 @@ impl Class {
     }
 }
 
-/// What stands where a range was to be given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// No range that is out.
-    Free,
-    /// A range of another number of pages.
-    Live(u64),
-}
-
 /// One chunk.
 ///
 /// A set bit in `free` is a range that can be taken. A chunk that is not attached has no bit set; it keeps its memory for the next time.
@@ -69,38 +64,77 @@ pub(crate) struct Chunk<A> {
     ranges_log2: u8,
     /// A slab with so many free ranges is worth taking from: a quarter of a large slab, half of a small one.
     enough: u8,
+    /// log2 of the slabs.
+    slabs_log2: u8,
+    notes: Notes,
     attached: A,
-    /// Slabs that are worth taking from: enough of their ranges came back, and no CPU has claimed them since.
-    offered: A,
-    /// A word a slab, 2^`spread` places apart.
+    /// Slabs that a CPU has taken from and no CPU takes from now.
+    idle: A,
+    /// How many slabs, from the first on, CPUs have taken from.
+    used: A,
+    /// A word a slab, in the order of [`place`].
     free: Box<[A]>,
-    /// Slabs of one chunk that different CPUs take from must not share a cache line.
+    /// Pages of the ranges that are out, by [`Notes::of`]. No words of the platform: whoever has a range is the only one that writes or reads its length, but for a look at everything.
+    lengths: Box<[AtomicU16]>,
+}
+
+/// Which length is a range's: one each, or, where ranges cannot be shorter than their class's, one for all slabs of a lane. Where there is a length for every class, no branch has to be foreseen.
+#[derive(Clone, Copy)]
+struct Notes {
+    shift: u8,
     spread: u8,
-    /// Pages of each range that is out, for classes where they can be fewer than the class's.
-    lengths: Box<[A]>,
+    mask: u16,
+}
+
+impl Notes {
+    fn new(class: Class, ranges: usize) -> Self {
+        if class.has_lengths() {
+            Self { shift: 0, spread: 0, mask: (ranges - 1) as u16 }
+        } else {
+            Self {
+                shift: RANGES_LOG2 as u8,
+                spread: LENGTHS_LOG2 as u8,
+                mask: (1 << LANES_LOG2) - 1,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn of(self, range: usize) -> usize {
+        ((range >> self.shift) & usize::from(self.mask)) << self.spread
+    }
+}
+
+/// Where the word of a slab stands.
+#[inline(always)]
+const fn place(slab: usize) -> usize {
+    (slab & ((1 << LANES_LOG2) - 1)) << LANE_LOG2 | slab >> LANES_LOG2
 }
 
 impl<A: RawAtomic> Chunk<A> {
-    /// A chunk of 2^`chunk_log2` pages for `class`, detached.
+    /// A chunk of 2^`chunk_log2` pages for `class`, detached, with all its ranges free.
     pub(crate) fn boxed(class: Class, chunk_log2: u32) -> Result<Box<[Self; 1]>, AllocateError> {
         let ranges_log2 = (chunk_log2 - u32::from(class.0)).min(RANGES_LOG2);
         let slabs_log2 = chunk_log2 - u32::from(class.0) - ranges_log2;
-        let count = if class.has_lengths() { 1 << (slabs_log2 + ranges_log2) } else { 0 };
-        let spread = if slabs_log2 == 0 { 0 } else { LINE_LOG2 };
+        let all = u64::MAX >> (64 - (1u32 << ranges_log2));
+        let notes = Notes::new(class, 1 << (slabs_log2 + ranges_log2));
+        let length = || AtomicU16::new(class.pages() as u16);
         let chunk = Self {
             class,
             ranges_log2: ranges_log2 as u8,
             enough: (1u8 << ranges_log2).div_ceil(if ranges_log2 == RANGES_LOG2 { 4 } else { 2 }),
+            slabs_log2: slabs_log2 as u8,
+            notes,
             attached: A::new(LABEL, 0),
-            offered: A::new(LABEL, 0),
-            free: zeroes(1 << (slabs_log2 + spread))?,
-            spread: spread as u8,
-            lengths: zeroes(count)?,
+            idle: A::new(LABEL, 0),
+            used: A::new(LABEL, 0),
+            free: list(place((1 << slabs_log2) - 1) + 1, || A::new(LABEL, all))?,
+            lengths: list((usize::from(notes.mask) << notes.spread) + 1, length)?,
         };
-        let mut list = Vec::new();
-        list.try_reserve_exact(1).map_err(|_| AllocateError::NoMemory)?;
-        list.push(chunk);
-        Ok(list.into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("one was pushed")))
+        let mut one = Vec::new();
+        one.try_reserve_exact(1).map_err(|_| AllocateError::NoMemory)?;
+        one.push(chunk);
+        Ok(one.into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("one was pushed")))
     }
 
     pub(crate) fn class(&self) -> Class {
@@ -112,19 +146,13 @@ impl<A: RawAtomic> Chunk<A> {
         self.attached.load(Ordering::Acquire) != 0
     }
 
-    fn slabs(&self) -> usize {
-        self.free.len() >> self.spread
+    pub(crate) fn slabs(&self) -> usize {
+        1 << self.slabs_log2
     }
 
     /// The slabs' words.
     fn words(&self) -> impl Iterator<Item = &A> {
-        self.free.iter().step_by(1 << self.spread)
-    }
-
-    /// The word of a slab, if there is one of that number.
-    #[inline(always)]
-    fn word(&self, slab: usize) -> Option<&A> {
-        self.free.get(slab << self.spread)
+        (0..self.slabs()).map(|slab| &self.free[place(slab)])
     }
 
     /// A slab with every range free.
@@ -132,13 +160,16 @@ impl<A: RawAtomic> Chunk<A> {
         u64::MAX >> (64 - (1u32 << self.ranges_log2))
     }
 
-    /// Makes all ranges free; says whether slabs other than the first are offered. Under the tree's lock, with the chunk's addresses taken from the tree.
-    pub(crate) fn attach(&self) -> bool {
+    /// Makes all ranges of a chunk that was detached free again. Under the tree's lock, with the chunk's addresses taken from the tree.
+    pub(crate) fn refill(&self) {
         self.words().for_each(|slab| slab.store(self.all(), Ordering::Relaxed));
-        let others = (u64::MAX >> (64 - self.slabs())) & !1;
-        self.offered.store(others, Ordering::Relaxed);
+    }
+
+    /// Opens a chunk whose ranges are free; its first slab is the caller's. Under the tree's lock, with the chunk's addresses taken from the tree.
+    pub(crate) fn attach(&self) {
+        self.idle.store(0, Ordering::Relaxed);
+        self.used.store(1, Ordering::Relaxed);
         self.attached.store(1, Ordering::Release);
-        others != 0
     }
 
     /// Ends the use of a chunk without a range that is out; says whether there is none. Under the tree's lock.
@@ -158,14 +189,13 @@ impl<A: RawAtomic> Chunk<A> {
 
     /// Takes a range of the slab for `pages` pages; gives its first page.
     #[inline(always)]
-    pub(crate) fn take<P: Platform>(&self, class: Class, slab: usize, pages: u64) -> Option<u64> {
-        let word = self.word(slab)?;
+    pub(crate) fn take<P: Platform>(&self, slab: usize, pages: u64) -> Option<u64> {
+        let word = self.free.get(place(slab))?;
         let mut free = word.load(Ordering::Relaxed);
         loop {
             if free == 0 {
                 return None;
             }
-            let bit = free.trailing_zeros();
             let rest = free & (free - 1);
             let taken = if P::omits("take-in-one-step") {
                 word.store(rest, Ordering::Release);
@@ -178,63 +208,66 @@ impl<A: RawAtomic> Chunk<A> {
                 Err(found) => free = found,
                 // A bit in a detached chunk was set by somebody who gave back twice just when the chunk went.
                 Ok(()) if !self.is_attached() => return None,
-                Ok(()) => return Some(self.hand_out(class, slab, bit, pages)),
+                Ok(()) => {
+                    let range = (slab << self.ranges_log2) + free.trailing_zeros() as usize;
+                    self.length(range)?.store(pages as u16, Ordering::Relaxed);
+                    return Some((range as u64) << self.class.0);
+                }
             }
         }
     }
 
-    /// The first page of the range that was taken at `bit` of `slab`.
+    /// Where the length of a range is noted; every range of the chunk has such a place.
     #[inline(always)]
-    fn hand_out(&self, class: Class, slab: usize, bit: u32, pages: u64) -> u64 {
-        let range = (slab << self.ranges_log2) + bit as usize;
-        if class.has_lengths() {
-            self.lengths[range].store(pages, Ordering::Relaxed);
-        }
-        (range as u64) << class.0
+    fn length(&self, range: usize) -> Option<&AtomicU16> {
+        self.lengths.get(self.notes.of(range))
     }
 
-    /// Gives the range that begins with `page` back, if it is out and has `pages` pages (`None`: no number of pages that it could have). Says which slab is worth offering
-    /// now: one release tells.
+    /// Gives the range that begins with `page` back; says whether it was out, with so many pages.
     #[inline(always)]
-    pub(crate) fn give(&self, page: u64, pages: Option<u64>) -> Result<Option<usize>, Found> {
+    pub(crate) fn give(&self, page: u64, pages: u64) -> Option<()> {
         let range = (page >> self.class.0) as usize;
-        let (slab, bit) = (range >> self.ranges_log2, range & ((1 << self.ranges_log2) - 1));
-        let word = &self.free[slab << self.spread];
-        let live = if self.class.has_lengths() {
-            self.lengths[range].load(Ordering::Relaxed)
-        } else {
-            self.class.pages()
-        };
-        if page & (self.class.pages() - 1) != 0 || pages != Some(live) {
-            let begins = page & (self.class.pages() - 1) == 0;
-            let out = begins && word.load(Ordering::Relaxed) >> bit & 1 == 0;
-            return Err(if out { Found::Live(live) } else { Found::Free });
+        let live = self.length(range)?.load(Ordering::Relaxed);
+        if (range as u64) << self.class.0 != page || pages != u64::from(live) {
+            return None;
         }
-        let old = word.fetch_or(1 << bit, Ordering::Release);
-        if old >> bit & 1 == 1 {
-            return Err(Found::Free);
-        }
-        Ok((old.count_ones() + 1 == u32::from(self.enough)).then_some(slab))
+        let slab = range >> self.ranges_log2;
+        let bit = 1 << (range & ((1 << self.ranges_log2) - 1));
+        let old = self.free.get(place(slab))?.fetch_or(bit, Ordering::Release);
+        (old & bit == 0).then_some(())
     }
 
-    pub(crate) fn offer(&self, slab: usize) {
-        self.offered.fetch_or(1 << slab, Ordering::AcqRel);
+    /// How many pages the range that begins with `page` has, if one is out.
+    pub(crate) fn live_at(&self, page: u64) -> Option<u64> {
+        self.live().find(|(first, _)| *first == page).map(|(_, pages)| pages)
     }
 
-    pub(crate) fn has_offer(&self) -> bool {
-        self.offered.load(Ordering::Acquire) != 0
+    /// No CPU takes from the slab any more.
+    pub(crate) fn leave(&self, slab: usize) {
+        self.idle.fetch_or(1 << slab, Ordering::Relaxed);
     }
 
-    /// Takes an offered slab for a CPU.
-    pub(crate) fn claim_offer(&self) -> Option<usize> {
-        let mut offered = self.offered.load(Ordering::Acquire);
-        while offered != 0 {
-            let slab = offered.trailing_zeros();
-            let old = self.offered.fetch_and(!(1 << slab), Ordering::AcqRel);
-            if old >> slab & 1 == 1 {
-                return Some(slab as usize);
+    /// The slabs that a CPU has taken from and no CPU takes from now, a bit each.
+    pub(crate) fn idle(&self) -> u64 {
+        self.idle.load(Ordering::Relaxed)
+    }
+
+    /// Takes a slab for a CPU, if it is idle and has enough free ranges.
+    pub(crate) fn claim_idle(&self, slab: usize) -> bool {
+        let word = self.free.get(place(slab));
+        let free = word.map_or(0, |word| word.load(Ordering::Relaxed).count_ones());
+        free >= u32::from(self.enough)
+            && self.idle.fetch_and(!(1 << slab), Ordering::Relaxed) >> slab & 1 == 1
+    }
+
+    /// Takes the next slab that no CPU has taken from, if there is one.
+    pub(crate) fn claim_unused(&self) -> Option<usize> {
+        let mut used = self.used.load(Ordering::Relaxed);
+        while used < self.slabs() as u64 {
+            match self.used.compare_exchange(used, used + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(()) => return Some(used as usize),
+                Err(found) => used = found,
             }
-            offered = old & !(1 << slab);
         }
         None
     }
@@ -243,13 +276,12 @@ impl<A: RawAtomic> Chunk<A> {
     pub(crate) fn live(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let ranges = self.slabs() << self.ranges_log2;
         let is_out = |range: &usize| {
-            let slab = (range >> self.ranges_log2) << self.spread;
-            let word = self.free[slab].load(Ordering::Acquire);
+            let word = self.free[place(range >> self.ranges_log2)].load(Ordering::Acquire);
             word >> (range & ((1 << self.ranges_log2) - 1)) & 1 == 0
         };
         (0..ranges).filter(is_out).map(|range| {
-            let length = self.lengths.get(range).map(|length| length.load(Ordering::Relaxed));
-            ((range as u64) << self.class.0, length.unwrap_or(self.class.pages()))
+            let pages = self.length(range).map_or(0, |length| length.load(Ordering::Relaxed));
+            ((range as u64) << self.class.0, u64::from(pages))
         })
     }
 
@@ -261,10 +293,10 @@ impl<A: RawAtomic> Chunk<A> {
 
 const LABEL: LockLabel = LockLabel::new("slab", 0);
 
-/// `count` words of 0.
-fn zeroes<A: RawAtomic>(count: usize) -> Result<Box<[A]>, AllocateError> {
-    let mut words = Vec::new();
-    words.try_reserve_exact(count).map_err(|_| AllocateError::NoMemory)?;
-    words.resize_with(count, || A::new(LABEL, 0));
-    Ok(words.into_boxed_slice())
+/// `count` values that `make` makes.
+fn list<T>(count: usize, make: impl FnMut() -> T) -> Result<Box<[T]>, AllocateError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| AllocateError::NoMemory)?;
+    values.resize_with(count, make);
+    Ok(values.into_boxed_slice())
 }

@@ -211,6 +211,27 @@ fn memory_a_live_range() {
     }
 }
 
+/// Slabs that were left are found again when ranges come back to them: with many ranges replaced at random, chunks hold few more addresses than are out.
+#[test]
+fn addresses_held_beyond_what_is_out() {
+    for (pages, live) in [(1, 40_000), (8, 6000), (512, 200)] {
+        let space = Space::new(PageSize::SIZE_4K, PAGE, (1 << 36) - PAGE);
+        let mut rng = Rng(pages);
+        let mut out: Vec<_> = (0..live).map(|_| space.pages(pages)).collect();
+        for _ in 0..4 * live {
+            let index = rng.below(live) as usize;
+            assert_eq!(space.give(out[index]), Ok(()));
+            out[index] = space.pages(pages);
+        }
+        let held = space.tree.lock().live_bytes();
+        let needed = live * pages * PAGE;
+        println!("{pages} pages: {:.2} times what is out", held as f64 / needed as f64);
+        // A slab is worth taking from when a quarter of it is free, half of a small one.
+        let bound = if pages == 512 { needed * 2 } else { needed * 4 / 3 + 2 * CHUNK };
+        assert!(held <= bound, "{pages} pages: {held} bytes held for {needed}");
+    }
+}
+
 /// Threads that take, pass on and give back: nobody ever holds what another holds.
 #[test]
 fn threads_share_nothing_that_is_out() {

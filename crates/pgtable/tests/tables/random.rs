@@ -150,11 +150,13 @@ impl Run {
             first = first / pages * pages;
             while let Some((&page, _)) = self.model.range(first..first + pages).next() {
                 let leaf = walker::both(&self.memory, self.table.config(), self.iova(page));
-                let size = leaf.expect("the model says mapped").size;
+                // A leaf of several entries can reach over the table's ends.
+                let leaf = leaf.expect("the model says mapped");
                 let mut gather = IotlbGather::new();
-                self.table.unmap(Iova::new(self.iova(page)), size, &mut gather).expect("mapped");
+                self.table.unmap(Iova::new(leaf.iova), leaf.size, &mut gather).expect("mapped");
                 self.settle(gather);
-                for page in page..page + size / self.unit {
+                let page = (leaf.iova - self.base) / self.unit;
+                for page in page..page + leaf.size / self.unit {
                     self.model.remove(&page);
                 }
             }
