@@ -55,6 +55,7 @@ impl<A: Address> Range<A> {
     /// # Errors
     ///
     /// [`RangeError::Empty`] for `len` 0, [`RangeError::Wraps`] where the last byte does not fit 64 bits.
+    #[inline]
     pub fn new(start: A, len: u64) -> Result<Self, RangeError> {
         let raw = start.raw();
         let last = len.checked_sub(1).ok_or(RangeError::Empty { start: raw })?;
@@ -64,37 +65,44 @@ impl<A: Address> Range<A> {
     }
 
     /// First address.
+    #[inline]
     pub fn start(&self) -> A {
         self.start
     }
 
     /// Last address, inclusive.
+    #[inline]
     pub fn last(&self) -> A {
         A::from_raw(self.start.raw() + (self.len - 1))
     }
 
     /// Length in bytes, at least 1.
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    #[inline]
     pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Whether `address` lies inside.
+    #[inline]
     pub fn contains(&self, address: A) -> bool {
         self.start <= address && address <= self.last()
     }
 
     /// Whether all of `other` lies inside.
+    #[inline]
     pub fn covers(&self, other: &Self) -> bool {
         self.start <= other.start && other.last() <= self.last()
     }
 
     /// Whether the two share an address.
+    #[inline]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.start <= other.last() && other.start <= self.last()
     }
 
     /// Whether start and length are multiples of `align`, a power of two in bytes.
+    #[inline]
     pub fn is_aligned(&self, align: u64) -> bool {
         (self.start.raw() | self.len) & (align - 1) == 0
     }

@@ -3,15 +3,12 @@
 use crate::clock::{time, wall_time};
 use crate::floor::{Floor, FloorTable};
 use crate::instant::{BoundDevice, Host};
-use crate::pool::memory;
+use crate::pool::{Piece, memory};
 use portcullis::{Both, DmaHandle, DmaMapping};
 use portcullis_platform::host::HostLock;
-use portcullis_platform::{DmaPages, LockLabel, Mutex, PageLayout, Platform};
+use portcullis_platform::{LockLabel, Mutex};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-
-type Buffer = DmaPages<<Host as Platform>::Memory>;
 
 /// The sizes of the table, in pages.
 pub const SIZES: [usize; 5] = [1, 8, 32, 64, 512];
@@ -23,19 +20,21 @@ const MOST_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub struct Ring {
     handle: DmaHandle<Host>,
-    spare: Vec<Buffer>,
-    live: VecDeque<DmaMapping<Buffer, Both>>,
+    spare: Vec<Piece>,
+    live: VecDeque<DmaMapping<Piece, Both>>,
 }
 
 impl Ring {
-    /// `pages` pages a mapping, 256 mappings in flight or as many as are 32 MiB. No buffer lies where a larger leaf would fit.
+    /// `pages` pages a mapping, 256 mappings in flight or as many as are 32 MiB. No buffer lies where a larger leaf would fit. Buffers are addresses and lengths: a driver that has
+    /// its memory from elsewhere, and passes it on.
     ///
     /// # Panics
     ///
     /// If the pool is used up, or nothing can be mapped.
     pub fn new(device: &BoundDevice, pages: usize) -> Self {
         let count = IN_FLIGHT.min(MOST_BYTES / (pages * 4096));
-        let spare = (0..=count).map(|_| buffer(device.handle.platform().memory(), pages)).collect();
+        let spare =
+            (0..=count).map(|_| Piece::new(pages).expect("the pool is large enough")).collect();
         let mut ring = Self { handle: device.handle.clone(), spare, live: VecDeque::new() };
         (0..count).for_each(|_| ring.map());
         ring
@@ -69,20 +68,8 @@ impl Drop for Ring {
         while !self.live.is_empty() {
             self.unmap();
         }
+        self.spare.drain(..).for_each(Piece::give_back);
     }
-}
-
-fn buffer(memory: &Arc<<Host as Platform>::Memory>, pages: usize) -> Buffer {
-    let layout = PageLayout::new(pages * 4096, 4096).expect("whole pages");
-    let buffer = DmaPages::new(memory, layout).expect("the pool is large enough");
-    if pages < 512 || !buffer.address().is_aligned(2 << 20) {
-        return buffer;
-    }
-    // A page between them moves the next one off the boundary, and this one goes back behind it.
-    let page = DmaPages::new(memory, PageLayout::new(4096, 4096).expect("a page"));
-    let other = DmaPages::new(memory, layout).expect("the pool is large enough");
-    drop((page, buffer));
-    other
 }
 
 /// Two threads with a ring each on one device: wall nanoseconds a pair in total, one thread alone and both at once, best of `rounds`.

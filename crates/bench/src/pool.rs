@@ -4,7 +4,8 @@
     reason = "a linear map without a check is what is measured, and runs of words are stored wide"
 )]
 
-use portcullis_addr::PhysAddr;
+use portcullis::Lendable;
+use portcullis_addr::{PhysAddr, PhysRange};
 use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::alloc::{Layout, alloc_zeroed};
 use std::collections::BTreeMap;
@@ -127,10 +128,12 @@ impl<const WIDE: bool> FastMemory<WIDE> {
         Self { offset: offset() }
     }
 
+    #[inline]
     fn pointer(&self, address: PhysAddr) -> *mut u64 {
         self.offset.wrapping_add(address.raw() as usize) as *mut u64
     }
 
+    #[inline]
     fn word(&self, address: PhysAddr) -> &AtomicU64 {
         // SAFETY: the maker of this value has promised that the address lies in a block from `allocate`; these lie inside the pool, which is never freed.
         unsafe { AtomicU64::from_ptr(self.pointer(address)) }
@@ -153,27 +156,33 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
         give_block(address.raw() as usize, block(layout));
     }
 
+    #[inline]
     fn load64(&self, address: PhysAddr) -> u64 {
         self.word(address).load(Ordering::Acquire)
     }
 
+    #[inline]
     fn store64(&self, address: PhysAddr, value: u64) {
         self.word(address).store(value, Ordering::Release);
     }
 
+    #[inline]
     fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
         self.word(address).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
     }
 
     /// Hardware snoops: what Linux's `dma_wmb` is on this CPU.
+    #[inline]
     fn publish(&self, _address: PhysAddr, _len: usize, _to: Coherency) {
         fence(Ordering::Release);
     }
 
+    #[inline]
     fn refresh(&self, _address: PhysAddr, _len: usize, _from: Coherency) {
         fence(Ordering::Acquire);
     }
 
+    #[inline(always)]
     fn is_zero(&self, address: PhysAddr, words: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
@@ -183,6 +192,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
         (0..words as u64).all(|word| self.load64(PhysAddr::new(address.raw() + word * 8)) == 0)
     }
 
+    #[inline(always)]
     fn all_set(&self, address: PhysAddr, words: usize, mask: u64) -> bool {
         #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
@@ -193,6 +203,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
         (0..words as u64).all(set)
     }
 
+    #[inline(always)]
     fn fill(&self, address: PhysAddr, words: usize, first: u64, step: u64) {
         #[cfg(target_arch = "x86_64")]
         if WIDE && words >= 8 {
@@ -204,6 +215,48 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
             self.word(PhysAddr::new(address.raw() + word * 8)).store(value, Ordering::Release);
             value = value.wrapping_add(step);
         }
+    }
+
+    #[inline(always)]
+    fn clear(&self, address: PhysAddr, words: usize) {
+        self.fill(address, words, 0, 0);
+    }
+}
+
+/// Pages of the pool, by address and length: what a driver lends that has memory of its own. Dropped, it is lost for the pool.
+#[derive(Debug)]
+pub struct Piece {
+    range: PhysRange,
+}
+
+impl Piece {
+    /// `pages` zeroed pages, which begin where no larger leaf could; `None` where the pool is used up.
+    pub fn new(pages: usize) -> Option<Self> {
+        let (block, skipped) = Self::block(pages);
+        let start = PhysAddr::new((take_block(block)? + skipped) as u64);
+        PhysRange::new(start, (pages * PAGE) as u64).ok().map(|range| Self { range })
+    }
+
+    /// Gives it back to the pool.
+    pub fn give_back(self) {
+        let (block, skipped) = Self::block(self.range.len() as usize / PAGE);
+        give_block(self.range.start().raw() as usize - skipped, block);
+    }
+
+    /// Size and boundary of the block that holds it, and the bytes in front of it.
+    fn block(pages: usize) -> ((usize, usize), usize) {
+        if pages < 512 {
+            return ((pages * PAGE, PAGE), 0);
+        }
+        (((pages + 1) * PAGE, 2 << 20), PAGE)
+    }
+}
+
+// SAFETY: the block is the value's alone until it is given back, is never freed, and holds no Rust object; it is read as atomic words if at all.
+unsafe impl Lendable for Piece {
+    #[inline]
+    fn range(&self) -> PhysRange {
+        self.range
     }
 }
 

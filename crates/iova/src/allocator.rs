@@ -48,6 +48,14 @@ impl IovaRequest {
         self.align = align;
         self
     }
+
+    /// Whether the range of `len` bytes from `start` on is an answer to the request: as long as it asks for, on its boundary and below its limit.
+    #[inline]
+    pub const fn is_met_by(&self, start: Iova, len: u64) -> bool {
+        len == self.len
+            && start.raw().saturating_add(len.saturating_sub(1)) <= self.limit.raw()
+            && start.is_aligned(self.align)
+    }
 }
 
 /// The free, reserved and live ranges of one aperture. All lengths are multiples of the page size; all methods are deterministic.

@@ -136,6 +136,7 @@ fn a_handle_is_used_while_its_driver_is_unbound_and_the_next_one_bound() {
 #[test]
 fn two_threads_map_and_unmap_through_one_handle() {
     revoking("two-users", &["a handle was used"]);
+    revoking("two-users-cached", &["a handle was used"]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ impl IotlbGather {
     }
 
     /// Whether nothing is owed.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.range.is_none() && !self.everything && self.tables.is_empty()
     }
@@ -75,7 +76,13 @@ impl IotlbGather {
 
     /// The one range that is owed; `None` when nothing or everything is.
     pub fn range(&self) -> Option<FlushRange> {
-        if self.everything { None } else { self.range }
+        self.as_range().copied()
+    }
+
+    /// As [`range`](Self::range), where it stands: a copy is made of its parts while they are still being written.
+    #[inline]
+    pub fn as_range(&self) -> Option<&FlushRange> {
+        if self.everything { None } else { self.range.as_ref() }
     }
 
     /// Whether the whole address space must be invalidated.
@@ -84,6 +91,7 @@ impl IotlbGather {
     }
 
     /// Table pages that wait for the invalidation.
+    #[inline]
     pub fn tables(&self) -> usize {
         self.tables.count()
     }

@@ -25,7 +25,12 @@ impl<T> PerCpu<T> {
     /// The copy of the CPU that this thread runs on, or ran on a moment ago.
     #[inline]
     pub fn here<P: Platform>(&self, platform: &P) -> &T {
-        let cpu = platform.cpu();
+        self.at(platform.cpu())
+    }
+
+    /// The copy of CPU `cpu`, which [`Platform::cpu`] returned.
+    #[inline]
+    pub fn at(&self, cpu: usize) -> &T {
         match self.copies.get(cpu) {
             Some(copy) => &copy.0,
             None => self.of_wrong_hint(cpu),

@@ -226,18 +226,22 @@ impl<M: DmaMemory, C: Clock> Platform for HostPlatform<M, C> {
     type Memory = M;
     type Clock = C;
 
+    #[inline]
     fn memory(&self) -> &Arc<M> {
         &self.memory
     }
 
+    #[inline]
     fn clock(&self) -> &C {
         &self.clock
     }
 
+    #[inline]
     fn cpus(&self) -> usize {
         HostThreads::cpus()
     }
 
+    #[inline]
     fn cpu(&self) -> usize {
         HostThreads::cpu()
     }

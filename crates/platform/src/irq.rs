@@ -59,6 +59,7 @@ impl<T, L: RawIrqLock> IrqMutex<T, L> {
     }
 
     /// Runs `section` with the lock held. Not recursive.
+    #[inline]
     pub fn with<R>(&self, section: impl FnOnce(&mut T) -> R) -> R {
         struct Held<'a, L: RawIrqLock>(&'a L, Option<L::Saved>);
         impl<L: RawIrqLock> Drop for Held<'_, L> {

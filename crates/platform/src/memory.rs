@@ -214,12 +214,14 @@ impl<M: DmaMemory> DmaPages<M> {
     }
 
     /// Where it begins.
+    #[inline]
     pub fn address(&self) -> PhysAddr {
         self.address
     }
 
     /// Its length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a layout is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.layout.size
     }

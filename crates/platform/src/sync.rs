@@ -117,6 +117,7 @@ impl<T, L: RawLock> Mutex<T, L> {
     }
 
     /// Waits for the lock and gives access to the data until the guard is dropped. Not recursive.
+    #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T, L> {
         self.raw.lock();
         MutexGuard { mutex: self, thread: PhantomData }

@@ -3,6 +3,7 @@
 mod bounce;
 mod buffer;
 mod direction;
+mod grant;
 mod handle;
 mod lease;
 mod lend;

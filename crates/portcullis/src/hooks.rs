@@ -68,6 +68,8 @@ safeguards! {
     WakeOnRelease = "wake-on-release",
     /// A range of addresses is taken out of a slab by one atomic instruction. Left out, two threads can be given the same one.
     TakeInOneStep = "take-in-one-step",
+    /// Who is inside beside somebody else leaves alone what belongs to the CPU. Left out, two threads of one CPU can be given the same addresses.
+    OwnSlot = "own-slot",
     /// A buffer whose mapping hardware may still hold comes back after an invalidation. Left out, a lazy unmap gives frames to others while the device reaches them.
     WaitForFlush = "wait-for-flush",
 }

@@ -3,12 +3,14 @@
 //! Each CPU has a slot of its own, so that two CPUs that use the value at the same time share no cache line that either writes. Whoever finds the slot free takes it by one atomic instruction and
 //! gives it back by a plain store; who finds it taken (threads change CPUs, and an operation may enter again) is counted beside it.
 //! The slots are made when the first thread enters: most leases of a boot are given long before they are used, if ever, and two cache lines a CPU are more than the rest of a lease.
-//! What a CPU caches of the value (free addresses, say) can therefore be used between entering and leaving, and be emptied after [`Revocable::revoke`] has returned.
+//! Who has a slot has also what belongs to that CPU ([`Inside::slot`]): free addresses that it keeps are taken and given back without another atomic instruction. They can be collected
+//! after [`Revocable::revoke`] has returned, or by whoever takes the slots one after the other ([`Revocable::each_free_slot`]).
 #![expect(
     unsafe_code,
     reason = "an UnsafeCell that is emptied only when the slots show nobody inside"
 )]
 
+use crate::hooks::{Safeguard, omitted};
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -83,13 +85,19 @@ impl<T, P: Platform> Revocable<T, P> {
             Some(slots) => slots,
             None => self.first_use(platform)?,
         };
-        let stay = Stay::begin(self, slots.here(platform));
+        let cpu = platform.cpu();
+        self.enter_by(slots.at(cpu), cpu)
+    }
+
+    #[inline(always)]
+    fn enter_by<'a>(&'a self, slot: &'a Slot<P::Atomic>, cpu: usize) -> Option<Inside<'a, T, P>> {
+        let stay = Stay::begin(self, slot, cpu);
         if self.gate.load(Ordering::SeqCst) & CLOSED != 0 {
             return None;
         }
         // SAFETY: this thread is in the slot and found the value open, and leaves by dropping `stay`: by the type's invariant the value stays until then.
         let value = unsafe { (*self.value.get()).as_ref() };
-        Some(Inside { value: value.expect("emptied only when nobody is inside"), _stay: stay })
+        Some(Inside { value: value.expect("emptied only when nobody is inside"), stay })
     }
 
     /// The slots, for a caller that found none; `None` once the gate is closed.
@@ -103,6 +111,18 @@ impl<T, P: Platform> Revocable<T, P> {
         let word = || P::Atomic::new(LockLabel::new("gate", self.index), 0);
         let make = || PerCpu::new(platform, |_| Slot { taken: word(), beside: word() });
         self.inside.get_or_init(|| Box::new(make()))
+    }
+
+    /// Takes every slot that nobody has, one after the other, and calls `act` with its CPU.
+    #[cold]
+    pub(crate) fn each_free_slot(&self, act: impl Fn(&T, usize)) {
+        for (cpu, slot) in self.inside.get().into_iter().flat_map(PerCpu::iter).enumerate() {
+            if let Some(inside) = self.enter_by(slot, cpu)
+                && let Some(cpu) = inside.slot()
+            {
+                act(&inside, cpu);
+            }
+        }
     }
 
     /// Lets nobody in any more, waits until nobody is inside, and takes the value out. Only the first call does; the others return `None` at once.
@@ -145,7 +165,15 @@ impl<T, P: Platform> fmt::Debug for Revocable<T, P> {
 /// The value of a [`Revocable`], for as long as a thread is inside.
 pub(crate) struct Inside<'a, T, P: Platform> {
     value: &'a T,
-    _stay: Stay<'a, T, P>,
+    stay: Stay<'a, T, P>,
+}
+
+impl<T, P: Platform> Inside<'_, T, P> {
+    /// The CPU whose slot this thread has to itself until it leaves: what belongs to that CPU is changed by nobody else meanwhile. `None` where it is inside beside somebody.
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<usize> {
+        (self.stay.alone || omitted::<P>(Safeguard::OwnSlot)).then_some(self.stay.cpu)
+    }
 }
 
 impl<T, P: Platform> Deref for Inside<'_, T, P> {
@@ -160,6 +188,7 @@ impl<T, P: Platform> Deref for Inside<'_, T, P> {
 /// A thread's place in a slot.
 struct Stay<'a, T, P: Platform> {
     slot: &'a Slot<P::Atomic>,
+    cpu: usize,
     /// Whether it has the slot, or is counted beside whoever has it.
     alone: bool,
     revocable: &'a Revocable<T, P>,
@@ -167,13 +196,13 @@ struct Stay<'a, T, P: Platform> {
 
 impl<'a, T, P: Platform> Stay<'a, T, P> {
     #[inline]
-    fn begin(revocable: &'a Revocable<T, P>, slot: &'a Slot<P::Atomic>) -> Self {
+    fn begin(revocable: &'a Revocable<T, P>, slot: &'a Slot<P::Atomic>, cpu: usize) -> Self {
         let order = (Ordering::SeqCst, Ordering::Relaxed);
         let alone = slot.taken.compare_exchange(0, 1, order.0, order.1).is_ok();
         if !alone {
             slot.join();
         }
-        Self { slot, alone, revocable }
+        Self { slot, cpu, alone, revocable }
     }
 
     #[cold]

@@ -1,5 +1,6 @@
 //! One I/O address space: its table, its addresses, and what is in quarantine.
 
+mod cache;
 mod lazy;
 mod window;
 
@@ -23,7 +24,8 @@ use portcullis_platform::Platform;
 use smallvec::SmallVec;
 use window::Window;
 
-pub(crate) use window::{Holding, LeaseId};
+pub(crate) use cache::AddressCache;
+pub(crate) use window::{Holding, LeaseId, User};
 
 /// How many pieces of a list are given to a table at a time.
 const PIECES: usize = 32;
@@ -144,7 +146,7 @@ impl<P: Platform> Domain<P> {
         }
     }
 
-    /// Finds room for `request` and maps it to `phys` for the lease of `holding`. All are whole pages.
+    /// Finds room for `request` and maps it to `phys` for `user`. All are whole pages.
     ///
     /// # Errors
     ///
@@ -152,25 +154,70 @@ impl<P: Platform> Domain<P> {
     #[inline]
     pub(crate) fn map(
         &self,
-        platform: &P,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         phys: PhysAddr,
         request: IovaRequest,
         prot: Prot,
     ) -> Result<IovaRange, DmaError> {
-        self.place(platform, holding, request, |space, range| self.map_at(space, range, phys, prot))
+        self.place(user, request, |space, range| self.map_at(space, range, phys, prot))
+    }
+
+    /// As [`map`](Self::map) with an address of `cache`, which the caller has to itself, if one is kept and the table takes the pages as it is. `None` without an error: nothing has happened.
+    #[inline(always)]
+    pub(crate) fn map_at_once(
+        &self,
+        cache: &AddressCache<P>,
+        (phys, request): (PhysAddr, IovaRequest),
+        prot: Prot,
+        error: &mut Option<DmaError>,
+    ) -> Option<IovaRange> {
+        let space = self.space.as_deref()?;
+        let range = cache.take(&request)?;
+        if self.needs_room(range, phys) {
+            cache.give(range);
+            return None;
+        }
+        let mut gather = IotlbGather::new();
+        let mapped = space.map(range.start(), phys, range.len(), prot, &mut gather);
+        if mapped.is_ok() && gather.is_empty() {
+            return Some(range);
+        }
+        self.not_at_once(cache, range, mapped.map(|()| gather), error)
+    }
+
+    /// What is left to do for a map of `range` that was refused, or has made a debt.
+    #[cold]
+    fn not_at_once(
+        &self,
+        cache: &AddressCache<P>,
+        range: IovaRange,
+        mapped: Result<IotlbGather, SpaceError>,
+        error: &mut Option<DmaError>,
+    ) -> Option<IovaRange> {
+        let (space, window) = self.parts().ok()?;
+        let mapped = mapped.map_err(|error| self.refused(error, range));
+        match mapped.and_then(|gather| self.confirm_map(space, range, gather)) {
+            Ok(()) => return Some(range),
+            Err(found) => {
+                match found {
+                    DmaError::Quarantined { .. } => window.quarantine(range),
+                    _ => _ = cache.give(range),
+                }
+                *error = Some(found);
+            }
+        }
+        None
     }
 
     /// As [`map`](Self::map) for `pieces` of memory one behind the other, which are as long together as `request` says.
     pub(crate) fn map_list(
         &self,
-        platform: &P,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         request: IovaRequest,
         pieces: impl Iterator<Item = PhysRange>,
         prot: Prot,
     ) -> Result<IovaRange, DmaError> {
-        self.place(platform, holding, request, |space, range| {
+        self.place(user, request, |space, range| {
             if range.len() >= self.large_leaf && self.large_leaf != 0 {
                 self.make_room(space, range)?;
             }
@@ -182,13 +229,12 @@ impl<P: Platform> Domain<P> {
     #[inline]
     fn place(
         &self,
-        platform: &P,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         request: IovaRequest,
         map: impl FnOnce(&dyn AddressSpace, IovaRange) -> Result<(), DmaError>,
     ) -> Result<IovaRange, DmaError> {
         let (space, window) = self.parts()?;
-        let range = window.allocate(platform, holding, request).map_err(DmaError::Iova)?;
+        let range = window.allocate(user, request).map_err(DmaError::Iova)?;
         match map(space, range) {
             Ok(()) => Ok(range),
             Err(error @ (DmaError::Quarantined { .. } | DmaError::Unconfirmed(_))) => {
@@ -196,7 +242,7 @@ impl<P: Platform> Domain<P> {
                 Err(error)
             }
             Err(error) => {
-                window.give_back(holding, range);
+                window.give_back(user, range);
                 Err(error)
             }
         }
@@ -210,13 +256,19 @@ impl<P: Platform> Domain<P> {
         phys: PhysAddr,
         prot: Prot,
     ) -> Result<(), DmaError> {
-        // A leaf of that size fits only where both addresses have the same offset in it.
-        let large = self.large_leaf;
-        let apart = (range.start().raw() ^ phys.raw()) & large.wrapping_sub(1);
-        if range.len() >= large && large != 0 && apart == 0 {
+        if self.needs_room(range, phys) {
             self.make_room(space, range)?;
         }
         self.lead(space, range, phys, prot)
+    }
+
+    /// Whether `range`, mapped to `phys`, can have a large leaf, in whose place an empty table may stand.
+    #[inline]
+    fn needs_room(&self, range: IovaRange, phys: PhysAddr) -> bool {
+        // A leaf of that size fits only where both addresses have the same offset in it.
+        let large = self.large_leaf;
+        let apart = (range.start().raw() ^ phys.raw()) & large.wrapping_sub(1);
+        range.len() >= large && large != 0 && apart == 0
     }
 
     /// Takes empty tables out of the way of large leaves. Hardware must have forgotten them before the range is mapped (Arm's break-before-make).
@@ -352,7 +404,7 @@ impl<P: Platform> Domain<P> {
     ///
     /// [`DmaError::Quarantined`]: hardware may still have it, and the range stays taken. Otherwise it is mapped as before.
     #[inline]
-    pub(crate) fn unmap(&self, holding: &Holding<P>, range: IovaRange) -> Result<(), DmaError> {
+    pub(crate) fn unmap(&self, user: &User<'_, P>, range: IovaRange) -> Result<(), DmaError> {
         let (space, window) = self.parts()?;
         let mut gather = IotlbGather::new();
         let removed = space.unmap(range.start(), range.len(), &mut gather);
@@ -360,7 +412,7 @@ impl<P: Platform> Domain<P> {
             .map_err(|error| self.refused(error, range))
             .and_then(|()| self.settle(space, &mut gather).map_err(|error| error.of(range)));
         match removed {
-            Ok(()) => window.give_back(holding, range),
+            Ok(()) => window.give_back(user, range),
             Err(DmaError::Quarantined { .. }) => window.quarantine(range),
             Err(_) => {}
         }
@@ -370,12 +422,11 @@ impl<P: Platform> Domain<P> {
     /// Reserves addresses.
     pub(crate) fn reserve(
         &self,
-        platform: &P,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         request: IovaRequest,
     ) -> Result<IovaRange, DmaError> {
         let (_, window) = self.parts()?;
-        window.allocate(platform, holding, request).map_err(DmaError::Iova)
+        window.allocate(user, request).map_err(DmaError::Iova)
     }
 
     /// Maps memory at byte `at` of `run`, which is reserved; what that owes is left in `gather`.
@@ -401,13 +452,13 @@ impl<P: Platform> Domain<P> {
     }
 
     /// As [`unmap`](Self::unmap), for a range whose end may not be mapped.
-    pub(crate) fn unmap_run(&self, holding: &Holding<P>, range: IovaRange) -> Result<(), DmaError> {
+    pub(crate) fn unmap_run(&self, user: &User<'_, P>, range: IovaRange) -> Result<(), DmaError> {
         let (space, window) = self.parts()?;
         let mut gather = IotlbGather::new();
         let taken = self.take_out(space, range, &mut gather);
         let taken = taken.and(self.settle(space, &mut gather));
         match taken {
-            Ok(()) => window.give_back(holding, range),
+            Ok(()) => window.give_back(user, range),
             Err(_) => window.quarantine(range),
         }
         taken.map_err(|unconfirmed| unconfirmed.of(range))
@@ -420,14 +471,13 @@ impl<P: Platform> Domain<P> {
     /// As [`unmap`](Self::unmap).
     pub(crate) fn unmap_later(
         &self,
-        platform: &P,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         range: IovaRange,
     ) -> Result<Option<u64>, DmaError> {
         let (space, window) = self.parts()?;
         let lazy = self.kind == DomainType::DmaLazy;
-        let Some(queue) = lazy.then(|| holding.queue_for(platform)).flatten() else {
-            return self.unmap(holding, range).map(|()| None);
+        let Some(queue) = lazy.then(|| user.holding.queue_for(user.platform)).flatten() else {
+            return self.unmap(user, range).map(|()| None);
         };
         // What it owes, the flush pays with everything else; an unmap never takes tables out.
         let mut owed = IotlbGather::new();
@@ -438,16 +488,16 @@ impl<P: Platform> Domain<P> {
             }
             return Err(error);
         }
-        match queue.park(platform, range) {
+        match queue.park(user.platform, range) {
             Outcome::Parked(epoch) => Ok(Some(epoch)),
             Outcome::Due(epoch) => {
                 // Who redeems is told again what is not confirmed.
-                let _parked_as_before = self.end_epoch(holding, epoch);
+                let _parked_as_before = self.end_epoch(user, epoch);
                 Ok(Some(epoch))
             }
-            Outcome::Full => match self.end_epoch(holding, queue.latest()) {
+            Outcome::Full => match self.end_epoch(user, queue.latest()) {
                 Ok(()) => {
-                    window.give_back(holding, range);
+                    window.give_back(user, range);
                     Ok(None)
                 }
                 Err(unconfirmed) => {
@@ -465,29 +515,29 @@ impl<P: Platform> Domain<P> {
     /// [`DmaError::Quarantined`]: it did not confirm, and `range` is parked as before.
     pub(crate) fn await_flush(
         &self,
-        holding: &Holding<P>,
+        user: &User<'_, P>,
         range: IovaRange,
         epoch: u64,
     ) -> Result<(), DmaError> {
-        match holding.queue() {
+        match user.holding.queue() {
             Some(queue) if !queue.is_over(epoch) => {
-                self.end_epoch(holding, epoch).map_err(|unconfirmed| unconfirmed.of(range))
+                self.end_epoch(user, epoch).map_err(|unconfirmed| unconfirmed.of(range))
             }
             _ => Ok(()),
         }
     }
 
-    /// Has hardware forget all that the lease of `holding` has parked.
-    pub(crate) fn flush_parked(&self, holding: &Holding<P>) -> Result<(), DmaError> {
-        match holding.queue().filter(|queue| queue.count() != 0) {
-            Some(queue) => self.end_epoch(holding, queue.latest()).map_err(DmaError::NotFlushed),
+    /// Has hardware forget all that the user's lease has parked.
+    pub(crate) fn flush_parked(&self, user: &User<'_, P>) -> Result<(), DmaError> {
+        match user.holding.queue().filter(|queue| queue.count() != 0) {
+            Some(queue) => self.end_epoch(user, queue.latest()).map_err(DmaError::NotFlushed),
             None => Ok(()),
         }
     }
 
-    /// Has every instance forget the whole space, and frees what the lease of `holding` had parked up to `epoch`.
-    fn end_epoch(&self, holding: &Holding<P>, epoch: u64) -> Result<(), Unconfirmed> {
-        let (Ok((space, window)), Some(queue)) = (self.parts(), holding.queue()) else {
+    /// Has every instance forget the whole space, and frees what the user's lease had parked up to `epoch`.
+    fn end_epoch(&self, user: &User<'_, P>, epoch: u64) -> Result<(), Unconfirmed> {
+        let (Ok((space, window)), Some(queue)) = (self.parts(), user.holding.queue()) else {
             return Ok(());
         };
         let invalidate = || {
@@ -495,7 +545,7 @@ impl<P: Platform> Domain<P> {
             everything.add_everything();
             self.settle(space, &mut everything)
         };
-        queue.flush(epoch, invalidate, |range| window.give_back(holding, range))
+        queue.flush(epoch, invalidate, |range| window.give_back(user, range))
     }
 
     /// Asks once more for the confirmation that an unmap of `range` did not get.
@@ -503,13 +553,13 @@ impl<P: Platform> Domain<P> {
     /// # Errors
     ///
     /// [`DmaError::Quarantined`]: it did not come this time either.
-    pub(crate) fn confirm(&self, holding: &Holding<P>, range: IovaRange) -> Result<(), DmaError> {
+    pub(crate) fn confirm(&self, user: &User<'_, P>, range: IovaRange) -> Result<(), DmaError> {
         let (space, window) = self.parts()?;
         let mut gather = IotlbGather::new();
         let taken = self.take_out(space, range, &mut gather);
         gather.add_everything();
         taken.and(self.settle(space, &mut gather)).map_err(|unconfirmed| unconfirmed.of(range))?;
-        window.free(holding, range);
+        window.free(user.holding, range);
         Ok(())
     }
 
@@ -575,6 +625,13 @@ impl<P: Platform> Domain<P> {
             }
         }
         outcome
+    }
+
+    /// Gives back the addresses that CPU `cpu` keeps for the lease of `holding`. For whoever has that CPU's slot.
+    pub(crate) fn give_back_cached(&self, holding: &Holding<P>, cpu: usize) {
+        if let Some(window) = self.window.get() {
+            window.give_back_cached(holding, cpu);
+        }
     }
 
     /// Removes everything that the lease of `holding` has left mapped, with one invalidation; what it had in quarantine is free again when that is confirmed. Nobody

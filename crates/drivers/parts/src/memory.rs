@@ -65,6 +65,7 @@ impl<M: DmaMemory> HardwarePages<M> {
     }
 
     /// Shows what was stored at `address` to the unit.
+    #[inline]
     pub fn publish(&self, address: PhysAddr, bytes: usize) {
         self.memory.publish(address, bytes, self.running.coherency);
     }
@@ -75,16 +76,19 @@ impl<M: DmaMemory> HardwarePages<M> {
     }
 
     /// The memory that the pages are of.
+    #[inline]
     pub fn memory(&self) -> &Arc<M> {
         &self.memory
     }
 
     /// Where the pages begin.
+    #[inline]
     pub fn address(&self) -> PhysAddr {
         self.address
     }
 
     /// The address of byte `offset`.
+    #[inline]
     pub fn at(&self, offset: u64) -> PhysAddr {
         PhysAddr::new(self.address.raw() + offset)
     }

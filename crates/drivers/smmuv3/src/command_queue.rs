@@ -15,6 +15,7 @@
 use crate::command::Command;
 use crate::error;
 use crate::unit::{Deadline, Unit};
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use portcullis::OpsError;
 use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted};
@@ -44,14 +45,21 @@ const FAILED: u64 = u64::MAX;
 
 pub(crate) struct CommandQueue<P: Platform> {
     pages: HardwarePages<P::Memory>,
-    log2: u8,
+    /// Entries, a power of two.
+    capacity: u64,
     running: Running,
-    inner: IrqLock<P, Inner>,
-    /// `Inner::produced`, readable without the lock; perhaps a moment behind.
-    produced: P::Atomic,
+    shared: Shared<P>,
     failures: Failures<P::Atomic>,
     /// [`ALIVE`], [`FAILED`], or one more than the position at which hardware stood when a wait ended in vain although commands were left.
     dead: P::Atomic,
+}
+
+/// What producers write, on one cache line, so that a producer on another CPU waits for one only.
+#[repr(align(64))]
+struct Shared<P: Platform> {
+    inner: IrqLock<P, Inner>,
+    /// `Inner::produced`, readable without the lock; perhaps a moment behind.
+    produced: P::Atomic,
 }
 
 /// # Invariants
@@ -62,13 +70,21 @@ struct Inner {
     produced: u64,
     consumed: u64,
     line: Line,
+    /// The count of `failures`.
+    failed: u64,
+    /// Boxed, so that the rest fits one cache line.
+    repairs: Box<Repairs>,
+}
+
+/// What was repaired so far.
+#[derive(Debug)]
+struct Repairs {
     /// Where the queue stopped last, and how often in a row.
     stopped: (u64, u8),
     /// What GERRORN holds.
     acknowledged: u32,
-    /// How many commands were refused, and the count of `failures`.
+    /// How many commands were refused.
     refused: u64,
-    failed: u64,
 }
 
 impl<P: Platform> CommandQueue<P> {
@@ -86,18 +102,18 @@ impl<P: Platform> CommandQueue<P> {
             produced: 0,
             consumed: 0,
             line: Line::default(),
-            stopped: (u64::MAX, 0),
-            acknowledged: 0,
-            refused: 0,
             failed: 0,
+            repairs: Box::new(Repairs { stopped: (u64::MAX, 0), acknowledged: 0, refused: 0 }),
         };
         let word = |class| P::Atomic::new(LockLabel::new(class, index), 0);
         Ok(Self {
             pages: HardwarePages::new(platform.memory(), running, bytes, address_bits)?,
-            log2,
+            capacity: 1 << log2,
             running: running.clone(),
-            inner: IrqLock::<P, _>::new(LockLabel::new("smmu.cmdq", index), inner),
-            produced: word("smmu.produced"),
+            shared: Shared {
+                inner: IrqLock::<P, _>::new(LockLabel::new("smmu.cmdq", index), inner),
+                produced: word("smmu.produced"),
+            },
             failures: Failures::new(index),
             dead: word("smmu.dead"),
         })
@@ -105,25 +121,25 @@ impl<P: Platform> CommandQueue<P> {
 
     /// Tells a disabled unit where the queue is. Errors of an earlier owner are acknowledged. Commands that were left are gone, and whoever waits for one is told so.
     pub(crate) fn install<R: Registers>(&self, unit: &Unit<P, R>) {
-        self.inner.with(|inner| {
+        self.shared.inner.with(|inner| {
             // Before the read index can be taken for that of commands which were carried out.
             inner.failed = self.failures.fail_all();
             inner.consumed = inner.produced;
             let base = cmdq_base::RA.of(1)
                 | cmdq_base::ADDR.in_place(self.pages.address().raw())
-                | cmdq_base::LOG2SIZE.of(u64::from(self.log2));
+                | cmdq_base::LOG2SIZE.of(self.capacity.trailing_zeros().into());
             unit.write64(spec::CMDQ_BASE, base);
             unit.write(spec::CMDQ_PROD, self.index(inner.produced));
             unit.write(spec::CMDQ_CONS, self.index(inner.produced));
-            inner.acknowledged = unit.read(spec::GERROR);
-            unit.write(spec::GERRORN, inner.acknowledged);
+            inner.repairs.acknowledged = unit.read(spec::GERROR);
+            unit.write(spec::GERRORN, inner.repairs.acknowledged);
         });
         self.dead.store(ALIVE, Ordering::Release);
     }
 
     /// How many commands the unit has refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.inner.with(|inner| inner.refused)
+        self.shared.inner.with(|inner| inner.repairs.refused)
     }
 
     /// Queues `count` commands of one kind and a CMD_SYNC, and waits until the unit has carried all of them out, at most until `deadline`.
@@ -152,13 +168,27 @@ impl<P: Platform> CommandQueue<P> {
     ) -> Result<(), OpsError> {
         match self.place_at_once(unit, command) {
             Some(ticket) if self.is_done(unit, &ticket) => Ok(()),
-            Some(ticket) => self.wait(unit, deadline, &ticket),
+            Some(ticket) => self.wait_long(unit, deadline, &ticket),
             None => self.execute(unit, deadline, 1, core::iter::once(command)),
         }
     }
 
-    /// Whether one look is enough to see that the unit has carried the ticket's commands out and nothing is wrong.
+    /// As [`submit`](Self::submit) for one command.
     #[inline]
+    pub(crate) fn submit_one<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        deadline: Deadline,
+        command: Command,
+    ) -> Result<Submitted, OpsError> {
+        match self.place_at_once(unit, command) {
+            Some(ticket) => Ok(ticket),
+            None => self.submit(unit, deadline, 1, core::iter::once(command)),
+        }
+    }
+
+    /// Whether one look is enough to see that the unit has carried the ticket's commands out and nothing is wrong.
+    #[inline(always)]
     fn is_done<R: Registers>(&self, unit: &Unit<P, R>, ticket: &Submitted) -> bool {
         let cons = unit.read(spec::CMDQ_CONS);
         // A unit that is gone reads as all ones, and so as an error.
@@ -177,7 +207,7 @@ impl<P: Platform> CommandQueue<P> {
         if !self.running.is_set() || self.dead.load(Ordering::Acquire) != ALIVE {
             return None;
         }
-        self.inner.with(|inner| {
+        self.shared.inner.with(|inner| {
             let first = inner.produced;
             let free = self.capacity() - (first - inner.consumed) as usize;
             if free < 2 || !inner.line.is_turn(None) {
@@ -200,7 +230,7 @@ impl<P: Platform> CommandQueue<P> {
     ) -> Submitted {
         self.publish(first, (after - first) as usize);
         inner.produced = after;
-        self.produced.store(after, Ordering::Release);
+        self.shared.produced.store(after, Ordering::Release);
         unit.write(spec::CMDQ_PROD, self.index(after));
         Submitted { first, after, failures: inner.failed }
     }
@@ -235,7 +265,7 @@ impl<P: Platform> CommandQueue<P> {
         if dead == ALIVE {
             return Ok(());
         }
-        self.inner.with(|inner| {
+        self.shared.inner.with(|inner| {
             self.look(unit, inner)?;
             let has_moved = inner.consumed >= dead || inner.consumed == inner.produced;
             if dead == FAILED || !has_moved {
@@ -256,14 +286,14 @@ impl<P: Platform> CommandQueue<P> {
     ) -> Result<Submitted, OpsError> {
         let mut turn = None;
         let placed = self.wait_until(unit, deadline, || {
-            self.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
+            self.shared.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
         });
         let placed = placed.and_then(|ticket| ticket.ok_or_else(|| error::no_room(SYNC_BOUND)));
         if let Some(turn) = turn {
             // Not used: it was in vain.
-            self.inner.with(|inner| inner.line.leave(turn));
+            self.shared.inner.with(|inner| inner.line.leave(turn));
         }
-        placed.inspect_err(|_| self.inner.with(|inner| self.mark_dead(unit, inner)))
+        placed.inspect_err(|_| self.shared.inner.with(|inner| self.mark_dead(unit, inner)))
     }
 
     fn try_place<R: Registers>(
@@ -323,7 +353,18 @@ impl<P: Platform> CommandQueue<P> {
     /// # Errors
     ///
     /// Unconfirmed: the bound passed, the unit refused one of them, or it is broken or gone.
+    #[inline]
     pub(crate) fn wait<R: Registers>(
+        &self,
+        unit: &Unit<P, R>,
+        deadline: Deadline,
+        ticket: &Submitted,
+    ) -> Result<(), OpsError> {
+        if self.is_done(unit, ticket) { Ok(()) } else { self.wait_long(unit, deadline, ticket) }
+    }
+
+    #[inline(never)]
+    fn wait_long<R: Registers>(
         &self,
         unit: &Unit<P, R>,
         deadline: Deadline,
@@ -332,12 +373,12 @@ impl<P: Platform> CommandQueue<P> {
         let waited = self.wait_until(unit, deadline, || {
             let cons = unit.read_live(spec::CMDQ_CONS)?;
             if cmdq_cons::ERR.is_set(u64::from(cons)) && self.has_stopped(unit)? {
-                self.inner.with(|inner| self.recover(unit, inner))?;
+                self.shared.inner.with(|inner| self.recover(unit, inner))?;
             }
             Ok(self.passed(cons, ticket.after).then_some(()))
         })?;
         if waited.is_none() {
-            self.inner.with(|inner| self.mark_dead(unit, inner));
+            self.shared.inner.with(|inner| self.mark_dead(unit, inner));
             return Err(error::unconfirmed(SYNC_BOUND));
         }
         match self.failures.hit(ticket) {
@@ -370,9 +411,9 @@ impl<P: Platform> CommandQueue<P> {
     /// proves that it was passed. A thread that looks again only after a whole round sees it by the write position: what was written a capacity later needed the room.
     #[inline]
     fn passed(&self, cons: u32, after: u64) -> bool {
-        let capacity = self.capacity() as u64;
+        let capacity = self.capacity;
         let ahead = u64::from(cons).wrapping_sub(after) & (2 * capacity - 1);
-        ahead < capacity || self.produced.load(Ordering::Acquire) >= after + capacity
+        ahead < capacity || self.shared.produced.load(Ordering::Acquire) >= after + capacity
     }
 
     /// Takes the unit for dead until its read index moves from where it stands now (or where it last was, if it does not say).
@@ -406,11 +447,11 @@ impl<P: Platform> CommandQueue<P> {
     ///
     /// The unit is gone, or its queue cannot be repaired: whoever waits for a command is told the same.
     pub(crate) fn acknowledge<R: Registers>(&self, unit: &Unit<P, R>) -> Result<u32, OpsError> {
-        self.inner.with(|inner| {
-            let active = unit.read_live(spec::GERROR)? ^ inner.acknowledged;
+        self.shared.inner.with(|inner| {
+            let active = unit.read_live(spec::GERROR)? ^ inner.repairs.acknowledged;
             if active != 0 {
-                inner.acknowledged ^= active & !(gerror::CMDQ_ERR.mask() as u32);
-                unit.write(spec::GERRORN, inner.acknowledged);
+                inner.repairs.acknowledged ^= active & !(gerror::CMDQ_ERR.mask() as u32);
+                unit.write(spec::GERRORN, inner.repairs.acknowledged);
                 self.recover(unit, inner)?;
             }
             if gerror::SFM_ERR.is_set(u64::from(active)) {
@@ -423,15 +464,15 @@ impl<P: Platform> CommandQueue<P> {
     /// Makes a queue that stopped go on; nothing to do if it did not stop, or if another thread was faster.
     fn recover<R: Registers>(&self, unit: &Unit<P, R>, inner: &mut Inner) -> Result<(), OpsError> {
         let error = gerror::CMDQ_ERR.mask() as u32;
-        if (unit.read_live(spec::GERROR)? ^ inner.acknowledged) & error == 0 {
+        if (unit.read_live(spec::GERROR)? ^ inner.repairs.acknowledged) & error == 0 {
             return Ok(());
         }
         let cons = unit.read_live(spec::CMDQ_CONS)?;
         let position = self.position(cons, inner)?;
         let code = cmdq_cons::ERR.get(u64::from(cons));
-        let again = inner.stopped.0 == position;
-        let stops = if again { inner.stopped.1.saturating_add(1) } else { 1 };
-        inner.stopped = (position, stops);
+        let again = inner.repairs.stopped.0 == position;
+        let stops = if again { inner.repairs.stopped.1.saturating_add(1) } else { 1 };
+        inner.repairs.stopped = (position, stops);
         if stops > STOP_LIMIT {
             return Err(error::stopped(cons));
         }
@@ -439,16 +480,16 @@ impl<P: Platform> CommandQueue<P> {
             self.store(position, Command::sync());
             self.publish(position, 1);
             inner.failed = self.failures.add(position, code);
-            inner.refused += 1;
+            inner.repairs.refused += 1;
         }
-        inner.acknowledged ^= error;
-        unit.write(spec::GERRORN, inner.acknowledged);
+        inner.repairs.acknowledged ^= error;
+        unit.write(spec::GERRORN, inner.repairs.acknowledged);
         Ok(())
     }
 
     /// The position behind a read index. Under the lock nothing is produced, so that the index stands for one position.
     fn position(&self, cons: u32, inner: &Inner) -> Result<u64, OpsError> {
-        let rounds = 2 * self.capacity() as u64;
+        let rounds = 2 * self.capacity;
         let waiting = inner.produced.wrapping_sub(u64::from(cons)) & (rounds - 1);
         if waiting > inner.produced - inner.consumed {
             return Err(error::bad_index(cons));
@@ -456,17 +497,20 @@ impl<P: Platform> CommandQueue<P> {
         Ok(inner.produced - waiting)
     }
 
+    #[inline]
     fn capacity(&self) -> usize {
-        1 << self.log2
+        self.capacity as usize
     }
 
     /// What the index registers hold for a position: the slot, and the parity of the round above it.
+    #[inline]
     fn index(&self, position: u64) -> u32 {
-        (position & (2 * self.capacity() as u64 - 1)) as u32
+        (position & (2 * self.capacity - 1)) as u32
     }
 
+    #[inline]
     fn slot(&self, position: u64) -> u64 {
-        (position & (self.capacity() as u64 - 1)) * spec::command::BYTES as u64
+        (position & (self.capacity - 1)) * spec::command::BYTES as u64
     }
 
     #[inline]
@@ -478,6 +522,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Makes `count` commands from `first` on visible to hardware; they may go round the end of the queue.
+    #[inline]
     fn publish(&self, first: u64, count: usize) {
         let start = self.slot(first);
         let bytes = count * spec::command::BYTES;
@@ -493,7 +538,7 @@ impl<P: Platform> core::fmt::Debug for CommandQueue<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("CommandQueue")
             .field("entries", &self.capacity())
-            .field("produced", &self.produced.load(Ordering::Relaxed))
+            .field("produced", &self.shared.produced.load(Ordering::Relaxed))
             .field("refused", &self.refused())
             .finish_non_exhaustive()
     }

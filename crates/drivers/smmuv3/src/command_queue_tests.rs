@@ -400,7 +400,7 @@ fn room_is_given_first_come_first_served() {
         let mut turns = [None; 3];
         let mut place = |n: usize, count: u16| {
             let mut sent = commands(n as u16, count);
-            stand.queue.inner.with(|inner| {
+            stand.queue.shared.inner.with(|inner| {
                 let (turn, count) = (&mut turns[n], usize::from(count));
                 stand.queue.try_place(&stand.unit, inner, turn, count, &mut sent).expect("alive")
             })

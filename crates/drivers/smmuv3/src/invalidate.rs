@@ -69,13 +69,26 @@ pub(crate) fn invalidation(name: Name, gather: &IotlbGather, ranges: bool) -> Op
 /// The one command that pays `gather`, where one is enough for it and it is not that for the whole space; the others are [`invalidation`]'s.
 #[inline]
 pub(crate) fn single(name: Name, gather: &IotlbGather, ranges: bool) -> Option<Command> {
-    let leaves = Leaves::of(&gather.range()?);
+    let leaves = Leaves::of(gather.as_range()?);
     if !ranges {
         return (leaves.count == 1).then(|| address(name, leaves.start, leaves.leaf));
     }
-    let mut pieces = leaves.pieces(name)?;
-    let first = pieces.next();
-    if pieces.left == 0 { first } else { None }
+    let Ranges { next, left, leaf, level, .. } = leaves.pieces(name)?;
+    let scale = left.trailing_zeros();
+    let units = left >> scale;
+    let fits = units < MAX_UNITS && scale <= MAX_SCALE;
+    fits.then(|| piece((name, next), (units, scale), leaf, level))
+}
+
+/// The command for `units << scale` granules from an address on.
+#[inline]
+fn piece((name, at): (Name, u64), (units, scale): (u64, u32), leaf: bool, level: u64) -> Command {
+    let command = address(name, at, leaf);
+    // A range of one granule without a level hint is a reserved encoding (§4.4.1.1): the plain form means the same.
+    if units << scale == 1 && level == 0 {
+        return command;
+    }
+    command.over(name.granule().command_code, units - 1, u64::from(scale), level)
 }
 
 /// The leaves of a range.
@@ -173,14 +186,7 @@ impl Iterator for Ranges {
         let low = (self.left >> scale) % MAX_UNITS;
         let units = if low == 0 { MAX_UNITS } else { low };
         let granules = units << scale;
-        let command = address(self.name, self.next, self.leaf);
-        // A range of one granule without a level hint is a reserved encoding (§4.4.1.1): the plain form means the same.
-        let command = if granules == 1 && self.level == 0 {
-            command
-        } else {
-            let granule = self.name.granule().command_code;
-            command.over(granule, units - 1, u64::from(scale), self.level)
-        };
+        let command = piece((self.name, self.next), (units, scale), self.leaf, self.level);
         self.next = self.next.wrapping_add(granules << self.name.granule().size.log2());
         self.left -= granules;
         Some(command)

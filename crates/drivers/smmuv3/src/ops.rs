@@ -10,7 +10,6 @@ use crate::invalidate::{Invalidation, invalidation, single, whole};
 use crate::unit::Deadline;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::iter;
 use portcullis::{
     AddressSpace, Capabilities, Fault, FormatSupport, Formats, IommuOps, MsiDoorbell, OpsError,
     Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec, StreamTarget, TableSpace,
@@ -250,11 +249,18 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let name = self.spaces.name(tag)?;
         let ranges = self.features.range_invalidation;
         let (queue, unit, now) = (&self.commands, &self.unit, Deadline::ONE_WAIT);
-        let ticket = match invalidation(name, gather, ranges) {
-            None => return Ok(NOTHING),
-            Some(Invalidation::Space(name)) => queue.submit(unit, now, 1, iter::once(whole(name))),
-            Some(Invalidation::Singles(leaves)) => queue.submit(unit, now, leaves.total(), leaves),
-            Some(Invalidation::Ranges(pieces)) => queue.submit(unit, now, pieces.total(), pieces),
+        let ticket = match single(name, gather, ranges) {
+            Some(command) => queue.submit_one(unit, now, command),
+            None => match invalidation(name, gather, ranges) {
+                None => return Ok(NOTHING),
+                Some(Invalidation::Space(name)) => queue.submit_one(unit, now, whole(name)),
+                Some(Invalidation::Singles(leaves)) => {
+                    queue.submit(unit, now, leaves.total(), leaves)
+                }
+                Some(Invalidation::Ranges(pieces)) => {
+                    queue.submit(unit, now, pieces.total(), pieces)
+                }
+            },
         };
         ticket.map(|ticket| Ticket([ticket.first, ticket.after, ticket.failures]))
     }

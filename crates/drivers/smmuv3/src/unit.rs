@@ -56,14 +56,17 @@ impl<P: Platform, R: Registers> Unit<P, R> {
         &self.platform
     }
 
+    #[inline]
     pub(crate) fn clock(&self) -> &P::Clock {
         self.platform.clock()
     }
 
+    #[inline]
     pub(crate) fn read(&self, register: Register) -> u32 {
         self.registers.read32(register.offset)
     }
 
+    #[inline]
     pub(crate) fn write(&self, register: Register, value: u32) {
         self.registers.write32(register.offset, value);
     }

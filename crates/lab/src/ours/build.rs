@@ -11,7 +11,7 @@ impl World {
         let stage = Arc::new(Stage::new(self));
         (0..self.iommus - self.absent).for_each(|index| self.add_iommu(index, &stage, w));
         if let Some(buffers) = self.warm {
-            stage.warm_up(0, buffers);
+            stage.warm_up(0, buffers, self.kept);
         }
         for (index, client) in self.clients.iter().enumerate() {
             if !client.driverless {

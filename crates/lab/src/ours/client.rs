@@ -2,8 +2,8 @@
 
 use crate::ours::platform::{LabMemory, LabPlatform};
 use portcullis::{
-    Both, BoundDriver, DmaError, DmaHandle, DmaMapping, Driver, ProbeContext, ProbeError,
-    Quarantined, Reach, UnmapFailure,
+    Both, BoundDriver, DmaBuffer, DmaError, DmaHandle, DmaMapping, Driver, ProbeContext,
+    ProbeError, Quarantined, Reach, UnmapFailure,
 };
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_machine::{DmaRequest, Machine};
@@ -29,6 +29,8 @@ pub struct Endpoint {
     bound: AtomicBool,
     /// A handle that the latest driver gave away, and that outlives it.
     kept: Mutex<Option<DmaHandle<LabPlatform>>>,
+    /// A buffer that was mapped through it for as long as it is there.
+    buffer: Mutex<Option<DmaBuffer<LabPlatform>>>,
     /// Where the device reached its latest driver's memory.
     latest: Mutex<Option<u64>>,
     /// What a driver could not take back when it was dropped, with the handle that can ask for it again.
@@ -55,6 +57,7 @@ impl Endpoint {
             probing: AtomicBool::new(false),
             bound: AtomicBool::new(false),
             kept: Mutex::new(None),
+            buffer: Mutex::new(None),
             latest: Mutex::new(None),
             held: Mutex::new(Vec::new()),
         }
@@ -80,8 +83,14 @@ impl Endpoint {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Keeps `buffer` as long as that handle.
+    pub(crate) fn keep(&self, buffer: DmaBuffer<LabPlatform>) {
+        *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
+    }
+
     /// Drops the handle that the latest driver gave away.
     pub(crate) fn forget_handle(&self) {
+        let _buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

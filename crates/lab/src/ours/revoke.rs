@@ -42,12 +42,15 @@ impl Stage {
         }
     }
 
-    /// Binds client `index` and has it map so many buffers, one after the other.
-    pub(crate) fn warm_up(&self, index: usize, buffers: usize) {
+    /// Binds client `index` and has it map so many buffers, one after the other, the last of which it keeps as long as the handle if it is `kept`.
+    pub(crate) fn warm_up(&self, index: usize, buffers: usize, kept: bool) {
         self.bind(index);
         let Some(handle) = self.clients[index].endpoint.kept_handle() else { return };
-        for _ in 0..buffers {
-            drop(handle.allocate(4096).expect("memory is left"));
+        for number in 0..buffers {
+            let buffer = handle.allocate(4096).expect("memory is left");
+            if kept && number + 1 == buffers {
+                self.clients[index].endpoint.keep(buffer);
+            }
         }
     }
 

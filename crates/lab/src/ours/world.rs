@@ -78,6 +78,8 @@ pub struct World {
     pub rounds: usize,
     /// How many buffers client 0, bound before the threads start, had then: from 16 on its addresses come from slabs. The threads share one CPU, and so these slabs. `None` where threads bind it.
     pub warm: Option<usize>,
+    /// Whether it has kept the last of them, so that the CPU has no address at hand.
+    pub kept: bool,
 }
 
 fn client(iommus: &[usize], stream: u32) -> Client {
@@ -101,6 +103,7 @@ impl World {
             absent: 0,
             rounds: 0,
             warm: None,
+            kept: false,
         }
     }
 
@@ -271,12 +274,15 @@ impl World {
         let lazily = Event::UseLazily(0);
         let handle = "a handle is used while its driver is unbound, addresses coming from slabs";
         let users = "two threads map and unmap through the handle of one driver";
+        let cached =
+            "two threads map and unmap through the handle of one driver, an address being at hand";
         let lazy = "two threads map and unmap lazily through the handle of one driver";
         let lazy_handle =
             "a handle is used lazily while its driver is unbound and the next one bound";
         vec![
             one("handle-slabs", 32, handle, [using, rebind]),
-            one("two-users", 32, users, [using, using]),
+            Self { kept: true, ..one("two-users", 32, users, [using, using]) },
+            one("two-users-cached", 32, cached, [using, using]),
             one("lazy", 0, lazy, [lazily, lazily]),
             one("lazy-rebind", 0, lazy_handle, [lazily, rebind]),
         ]

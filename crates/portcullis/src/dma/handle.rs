@@ -1,7 +1,7 @@
 //! The handle itself.
 
 use super::direction::prot;
-use super::lease::Grant;
+use super::grant::Grant;
 use super::{
     Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection, DmaMapping,
     Lease, Lendable, Lent, Loan, MapFailure, MemoryKind, NoBounce, Quarantined, Reach,
@@ -26,6 +26,7 @@ impl<P: Platform> DmaHandle<P> {
         Self { lease }
     }
 
+    #[inline]
     pub(super) fn lease(&self) -> &Lease<P> {
         &self.lease
     }
@@ -36,6 +37,7 @@ impl<P: Platform> DmaHandle<P> {
     }
 
     /// The platform, for drivers that allocate their own memory.
+    #[inline]
     pub fn platform(&self) -> &Arc<P> {
         self.lease.platform()
     }
@@ -89,6 +91,7 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// [`MapFailure::Refused`]: nothing is mapped, and the buffer comes back in it. [`MapFailure::Quarantined`]: the device may reach the buffer, which is locked up in the error for that reason.
     #[doc(alias = "dma_map_single")]
+    #[inline(always)]
     pub fn map<B: Lendable, D: DmaDirection>(
         &self,
         buffer: B,
@@ -152,6 +155,7 @@ impl<P: Platform> DmaHandle<P> {
     /// [`UnmapFailure::Quarantined`]: the device may still reach the buffer, which is locked up in the error for that reason. [`UnmapFailure::Foreign`]: the mapping was made through another driver's handle.
     #[doc(alias = "dma_unmap_single")]
     #[doc(alias = "dma_unmap_sg")]
+    #[inline(always)]
     pub fn unmap<B: Lent, D: DmaDirection>(
         &self,
         mapping: DmaMapping<B, D>,
@@ -307,7 +311,7 @@ impl<P: Platform> DmaHandle<P> {
     pub(super) fn note_lent<B: Lent, D: DmaDirection>(&self, buffer: &B, grant: &Grant) {
         if let Some(watch) = self.platform().lending() {
             cached(buffer, |start, len| {
-                watch.lends(start, len as u64, grant.address, D::DEVICE_WRITES);
+                watch.lends(start, len as u64, grant.address(), D::DEVICE_WRITES);
             });
         }
     }

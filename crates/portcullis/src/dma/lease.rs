@@ -1,5 +1,6 @@
 //! One bind's right to map, shared by all clones of its handle.
 
+use super::grant::{Grant, Placed};
 use super::lend::{Loan, MemoryKind};
 use super::list::whole_pages;
 use crate::description::{DeviceDescription, DomainType};
@@ -9,7 +10,7 @@ use crate::member::DeviceId;
 use crate::ops::AddressSpace;
 use crate::revocable::Revocable;
 use crate::segments::SegmentLimits;
-use crate::space::{Domain, Holding, LeaseId};
+use crate::space::{Domain, Holding, LeaseId, User};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -34,29 +35,6 @@ pub enum Reach {
     /// Nobody knows: the IOMMU in front of the device does not serve, and is not known to refuse its accesses, or did not confirm that it does. The one sure
     /// remedy is to keep the device from doing DMA, e.g. by clearing its bus mastering. Never the reach of a bound device.
     Unknown,
-}
-
-/// What a device was lent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grant {
-    /// As the device emits it.
-    pub(super) address: u64,
-    /// The whole pages around it; `None` where nothing is translated.
-    pages: Option<IovaRange>,
-    /// The lease under which it was given.
-    lease: LeaseId,
-}
-
-impl Grant {
-    /// The same addresses as nobody's, so that nobody gets back what is kept for them.
-    pub(super) fn of_nobody(self) -> Self {
-        Self { lease: LeaseId::NOBODY, ..self }
-    }
-
-    /// The first address of its pages; `None` where nothing is translated.
-    pub(super) fn first_page(&self) -> Option<u64> {
-        self.pages.map(|pages| pages.start().raw())
-    }
 }
 
 /// Where a device may write interrupts.
@@ -236,8 +214,18 @@ impl<P: Platform> Lease<P> {
             }
         }
         let prot = self.admit(&first, prot)?;
-        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        match (&*access, self.reach) {
+        self.with_room(|| self.lead_list(first.range.start(), loans.clone(), prot))
+    }
+
+    /// As [`map_list`](Self::map_list), for loans that were admitted, of which the first begins at `start`.
+    fn lead_list(
+        &self,
+        start: PhysAddr,
+        mut loans: impl Iterator<Item = Loan> + Clone,
+        prot: Prot,
+    ) -> Result<Grant, DmaError> {
+        let inside = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        match (&*inside, self.reach) {
             (_, Reach::Blocked) => Err(DmaError::Blocked),
             (Some(access), Reach::Translated) => {
                 let pages = |loan: Loan| pages_around(loan.range, self.granule);
@@ -248,16 +236,15 @@ impl<P: Platform> Lease<P> {
                     let (start, len) = pages_around(loan.range, self.granule)?;
                     PhysRange::new(start, len).ok()
                 });
-                let holding = access.holding(self.id)?;
-                let pages =
-                    access.space.map_list(&self.platform, holding, request, pieces, prot)?;
-                Ok(Grant { address: pages.start().raw(), pages: Some(pages), lease: self.id })
+                let user = self.user(access, inside.slot())?;
+                let pages = access.space.map_list(&user, request, pieces, prot)?;
+                Ok(self.grant(Placed::translated(pages, 0)))
             }
             _ => {
-                let mut loans = loans;
-                let all = loans.try_for_each(|loan| self.reaches(loan.range).map(drop));
-                let address = first.range.start().raw();
-                all.map(|()| Grant { address, pages: None, lease: self.id })
+                let all = loans.try_for_each(|loan| {
+                    self.reaches(loan.range.start(), loan.range.len()).map(drop)
+                });
+                all.map(|()| self.grant(Placed::untranslated(start.raw())))
             }
         }
     }
@@ -298,12 +285,13 @@ impl<P: Platform> Lease<P> {
     }
 
     /// The device address of `phys` without translation.
-    fn reaches(&self, phys: PhysRange) -> Result<u64, DmaError> {
-        if phys.last().raw() > self.limit().raw() {
+    fn reaches(&self, start: PhysAddr, len: u64) -> Result<u64, DmaError> {
+        let last = start.raw() + (len - 1);
+        if last > self.limit().raw() {
             let bits = self.bits.load(Ordering::Relaxed);
-            return Err(DmaError::OutOfReach { last: phys.last(), bits });
+            return Err(DmaError::OutOfReach { last: PhysAddr::new(last), bits });
         }
-        Ok(phys.start().raw())
+        Ok(start.raw())
     }
 
     /// Where the device must write for the doorbell at `doorbell`, which it can from now on until the lease ends.
@@ -323,7 +311,7 @@ impl<P: Platform> Lease<P> {
             _ => {
                 let register = PhysRange::new(doorbell, DOORBELL_BYTES);
                 let register = register.map_err(|_| DmaError::UnknownDoorbell(doorbell))?;
-                self.lead(register, Prot::WRITE | Prot::MMIO | Prot::NOEXEC)?.address
+                self.lead(register, Prot::WRITE | Prot::MMIO | Prot::NOEXEC)?.address()
             }
         };
         Ok(*known.address.insert(Iova::new(address)))
@@ -331,50 +319,168 @@ impl<P: Platform> Lease<P> {
 
     #[inline]
     fn lead(&self, phys: PhysRange, prot: Prot) -> Result<Grant, DmaError> {
+        let mut error = None;
+        match self.place(phys.start(), phys.len(), prot, &mut error) {
+            Some(placed) => Ok(self.grant(placed)),
+            None => Err(error.unwrap_or(DmaError::Revoked)),
+        }
+    }
+
+    /// As [`lead`](Self::lead), out of the caller's way: what comes and goes fits registers. `None`: it failed, with `error`.
+    #[inline(never)]
+    fn place(
+        &self,
+        start: PhysAddr,
+        len: u64,
+        prot: Prot,
+        error: &mut Option<DmaError>,
+    ) -> Option<Placed> {
+        match self.place_at_once(start, len, prot, error) {
+            None if error.is_none() => self.place_somehow(start, len, prot, error),
+            placed => placed,
+        }
+    }
+
+    /// What most maps of a busy lease are: an address that this CPU keeps, and a table that takes the pages. `None` without an error: nothing has happened, and nobody knows yet whether
+    /// anything is wrong.
+    #[inline(always)]
+    fn place_at_once(
+        &self,
+        start: PhysAddr,
+        len: u64,
+        prot: Prot,
+        error: &mut Option<DmaError>,
+    ) -> Option<Placed> {
+        let inside = self.space.enter(&self.platform)?;
+        let access = inside.as_ref()?;
+        if self.reach != Reach::Translated || self.limits.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let offset = start.offset_in(self.granule);
+        let request = self.request(whole_pages(offset, len, self.granule)?);
+        let kept = access.holding.get()?.cache(inside.slot()?)?;
+        let start = start.align_down(self.granule);
+        let pages = access.space.map_at_once(kept, (start, request), prot, error)?;
+        Some(Placed::translated(pages, offset))
+    }
+
+    #[inline(never)]
+    fn place_somehow(
+        &self,
+        start: PhysAddr,
+        len: u64,
+        prot: Prot,
+        error: &mut Option<DmaError>,
+    ) -> Option<Placed> {
+        let placed = self.with_room(|| self.try_place(start, len, prot));
+        placed.map_err(|found| *error = Some(found)).ok()
+    }
+
+    /// What `attempt` gives. Where it finds no free addresses it is tried once more, after those that CPUs keep for the lease were given back.
+    #[inline]
+    fn with_room<R>(
+        &self,
+        mut attempt: impl FnMut() -> Result<R, DmaError>,
+    ) -> Result<R, DmaError> {
+        let mut collected = false;
+        loop {
+            match attempt() {
+                Err(DmaError::Iova(AllocateError::NoSpace { .. })) if !collected => {
+                    self.collect();
+                    collected = true;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gives back the addresses that CPUs keep, but for those whose slot somebody has.
+    #[cold]
+    fn collect(&self) {
+        self.space.each_free_slot(|access, cpu| {
+            if let Some(access) = access
+                && let Some(holding) = access.holding.get()
+            {
+                access.space.give_back_cached(holding, cpu);
+            }
+        });
+    }
+
+    #[inline]
+    fn try_place(&self, start: PhysAddr, len: u64, prot: Prot) -> Result<Placed, DmaError> {
         let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
         let limits = self.limits.load(Ordering::Relaxed);
         if limits != 0 {
-            self.fits_segment(phys, SegmentLimits::unpack(limits))?;
+            self.fits_segment(start, len, SegmentLimits::unpack(limits))?;
         }
-        let (address, pages) = match (&*access, self.reach) {
-            (_, Reach::Blocked) => return Err(DmaError::Blocked),
-            (Some(access), Reach::Translated) => {
-                let (start, len) =
-                    pages_around(phys, self.granule).ok_or_else(|| self.no_space(phys.len()))?;
+        match (&*access, self.reach) {
+            (_, Reach::Blocked) => Err(DmaError::Blocked),
+            (Some(translated), Reach::Translated) => {
+                let offset = start.offset_in(self.granule);
+                let len = whole_pages(offset, len, self.granule);
+                let len = len.ok_or_else(|| self.no_space(u64::MAX))?;
                 let mut request = self.request(len);
                 if limits != 0 {
                     // Aligned to its size, it crosses no boundary that is as long as it is.
                     request = request.aligned_to(len.next_power_of_two());
                 }
-                let holding = access.holding(self.id)?;
-                let pages = access.space.map(&self.platform, holding, start, request, prot)?;
-                (pages.start().raw() + phys.start().offset_in(self.granule), Some(pages))
+                let user = self.user(translated, access.slot())?;
+                let start = start.align_down(self.granule);
+                let pages = translated.space.map(&user, start, request, prot)?;
+                Ok(Placed::translated(pages, offset))
             }
-            _ => (self.reaches(phys)?, None),
-        };
-        Ok(Grant { address, pages, lease: self.id })
+            _ => Ok(Placed::untranslated(self.reaches(start, len)?)),
+        }
+    }
+
+    /// The lease as the user of its space, from within its gate.
+    #[inline]
+    fn user<'a>(
+        &'a self,
+        access: &'a Access<P>,
+        slot: Option<usize>,
+    ) -> Result<User<'a, P>, DmaError> {
+        Ok(User { platform: &self.platform, holding: access.holding(self.id)?, slot })
+    }
+
+    #[inline]
+    fn grant(&self, placed: Placed) -> Grant {
+        Grant::new(placed, self.id)
     }
 
     /// Whether a mapping of `phys` as a whole can keep to `limits`.
     #[cold]
-    fn fits_segment(&self, phys: PhysRange, limits: SegmentLimits) -> Result<(), DmaError> {
+    fn fits_segment(
+        &self,
+        start: PhysAddr,
+        len: u64,
+        limits: SegmentLimits,
+    ) -> Result<(), DmaError> {
         // What is below a page is the same on both sides.
         let fits = if self.reach == Reach::Translated && limits.boundary > self.granule {
-            pages_around(phys, self.granule)
-                .and_then(|(_, len)| len.checked_next_power_of_two())
+            whole_pages(start.offset_in(self.granule), len, self.granule)
+                .and_then(u64::checked_next_power_of_two)
                 .is_some_and(|len| len <= limits.boundary)
         } else {
-            (phys.start().raw() ^ phys.last().raw()) < limits.boundary
+            (start.raw() ^ (start.raw() + (len - 1))) < limits.boundary
         };
-        if fits && phys.len() <= limits.most_bytes {
+        if fits && len <= limits.most_bytes {
             return Ok(());
         }
-        Err(DmaError::SegmentTooLong { len: phys.len(), limits })
+        Err(DmaError::SegmentTooLong { len, limits })
     }
 
     /// Unmaps what was lent, and returns once that is confirmed. After the lease has ended that is done already, or in quarantine; while it is ending, this waits for the outcome.
+    #[inline]
     pub(super) fn unmap(&self, grant: &Grant) -> Result<(), DmaError> {
-        self.finish(grant, Domain::unmap)
+        let mut error = DmaError::Revoked;
+        if self.take_back(grant, &mut error) { Ok(()) } else { Err(error) }
+    }
+
+    /// As [`unmap`](Self::unmap), out of the caller's way. `false`: it failed, with `error`.
+    #[inline(never)]
+    fn take_back(&self, grant: &Grant, error: &mut DmaError) -> bool {
+        self.finish(grant, Domain::unmap).map_err(|found| *error = found).is_ok()
     }
 
     /// Asks again for the confirmation that [`unmap`](Self::unmap) did not get.
@@ -384,19 +490,26 @@ impl<P: Platform> Lease<P> {
 
     /// What the device may reach after a map that ended in quarantine.
     pub(super) fn in_quarantine(&self, iova: Iova, len: u64) -> Grant {
-        Grant { address: iova.raw(), pages: IovaRange::new(iova, len).ok(), lease: self.id }
+        match IovaRange::new(iova, len) {
+            Ok(pages) => self.grant(Placed::translated(pages, 0)),
+            Err(_) => self.grant(Placed::untranslated(iova.raw())),
+        }
     }
 
     /// Reserves addresses for `len` bytes.
     pub(super) fn reserve(&self, len: u64) -> Result<Grant, DmaError> {
-        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        let (Some(access), Reach::Translated) = (&*access, self.reach) else {
+        self.with_room(|| self.try_reserve(len))
+    }
+
+    fn try_reserve(&self, len: u64) -> Result<Grant, DmaError> {
+        let inside = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let (Some(access), Reach::Translated) = (&*inside, self.reach) else {
             return Err(DmaError::NotTranslated);
         };
         let len = whole_pages(0, len, self.granule).ok_or_else(|| self.no_space(len))?;
-        let (holding, request) = (access.holding(self.id)?, self.request(len));
-        let pages = access.space.reserve(&self.platform, holding, request)?;
-        Ok(Grant { address: pages.start().raw(), pages: Some(pages), lease: self.id })
+        let user = self.user(access, inside.slot())?;
+        let pages = access.space.reserve(&user, self.request(len))?;
+        Ok(self.grant(Placed::translated(pages, 0)))
     }
 
     /// Maps `loan` behind the first `linked` bytes of `run`: its address, and how many bytes are linked then.
@@ -410,7 +523,7 @@ impl<P: Platform> Lease<P> {
     ) -> Result<(u64, u64), DmaError> {
         let prot = self.admit(loan, prot)?;
         let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        let (Some(access), Some(run)) = (&*access, run.pages) else {
+        let (Some(access), Some(run)) = (&*access, run.pages(self.granule)) else {
             return Err(DmaError::NotTranslated);
         };
         let left = run.len() - linked;
@@ -436,8 +549,8 @@ impl<P: Platform> Lease<P> {
     /// As [`unmap`](Self::unmap), but leaves the confirmation to a later flush; the epoch that must be over, or `None` where it is confirmed already.
     pub(super) fn unmap_later(&self, grant: &Grant) -> Result<Option<u64>, DmaError> {
         let mut parked = None;
-        self.finish(grant, |space, holding, pages| {
-            parked = space.unmap_later(&self.platform, holding, pages)?;
+        self.finish(grant, |space, user, pages| {
+            parked = space.unmap_later(user, pages)?;
             Ok(())
         })?;
         Ok(parked)
@@ -445,14 +558,15 @@ impl<P: Platform> Lease<P> {
 
     /// Returns once hardware has forgotten what was parked for `grant` in `epoch`.
     pub(super) fn await_flush(&self, grant: &Grant, epoch: u64) -> Result<(), DmaError> {
-        self.finish(grant, |space, holding, pages| space.await_flush(holding, pages, epoch))
+        self.finish(grant, |space, user, pages| space.await_flush(user, pages, epoch))
     }
 
     /// Has hardware forget everything that is parked.
     pub(super) fn flush(&self) -> Result<(), DmaError> {
-        let access = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        let access = access.as_ref().and_then(|access| Some((access, access.holding.get()?)));
-        access.map_or(Ok(()), |(access, holding)| access.space.flush_parked(holding))
+        let inside = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
+        let access = inside.as_ref().filter(|access| access.holding.get().is_some());
+        let Some(access) = access else { return Ok(()) };
+        access.space.flush_parked(&self.user(access, inside.slot())?)
     }
 
     /// Whether `grant` was given under this lease.
@@ -460,16 +574,18 @@ impl<P: Platform> Lease<P> {
         if grant.lease == self.id { Ok(()) } else { Err(DmaError::ForeignMapping) }
     }
 
+    #[inline]
     fn finish(
         &self,
         grant: &Grant,
-        act: impl FnOnce(&Domain<P>, &Holding<P>, IovaRange) -> Result<(), DmaError>,
+        act: impl FnOnce(&Domain<P>, &User<'_, P>, IovaRange) -> Result<(), DmaError>,
     ) -> Result<(), DmaError> {
         self.check(grant)?;
-        let Some(pages) = grant.pages else { return Ok(()) };
-        match self.space.enter(&self.platform).as_deref() {
-            Some(Some(access)) => act(&access.space, access.holding(self.id)?, pages),
-            Some(None) => Ok(()),
+        let Some(pages) = grant.pages(self.granule) else { return Ok(()) };
+        match self.space.enter(&self.platform) {
+            Some(inside) => inside.as_ref().map_or(Ok(()), |access| {
+                act(&access.space, &self.user(access, inside.slot())?, pages)
+            }),
             None => self.wait_for_end().map_err(|unconfirmed| unconfirmed.of(pages)),
         }
     }

@@ -55,11 +55,13 @@ pub unsafe trait Lendable: 'static {
     fn range(&self) -> PhysRange;
 
     /// The memory around it that belongs to the value too, itself included. A device that is not trusted is lent a buffer only where whole pages of the IOMMU do.
+    #[inline]
     fn around(&self) -> PhysRange {
         self.range()
     }
 
     /// What stands at these addresses.
+    #[inline]
     fn kind(&self) -> MemoryKind {
         MemoryKind::Ram
     }
@@ -111,6 +113,7 @@ impl Loan {
 
 // SAFETY: the pages belong to the value from `DmaMemory::allocate` to its drop, wherever it is moved; they are reached as atomic words, for which every content is valid.
 unsafe impl<M: DmaMemory> Lendable for DmaPages<M> {
+    #[inline]
     fn range(&self) -> PhysRange {
         PhysRange::new(self.address(), self.len() as u64).expect("memory does not wrap")
     }
@@ -118,14 +121,17 @@ unsafe impl<M: DmaMemory> Lendable for DmaPages<M> {
 
 // SAFETY: the box adds nothing to what the value in it promises.
 unsafe impl<T: Lendable + ?Sized> Lendable for Box<T> {
+    #[inline]
     fn range(&self) -> PhysRange {
         (**self).range()
     }
 
+    #[inline]
     fn around(&self) -> PhysRange {
         (**self).around()
     }
 
+    #[inline]
     fn kind(&self) -> MemoryKind {
         (**self).kind()
     }
@@ -169,10 +175,12 @@ impl RawMemory {
 
 // SAFETY: the caller of the function that made it has promised it.
 unsafe impl Lendable for RawMemory {
+    #[inline]
     fn range(&self) -> PhysRange {
         self.range
     }
 
+    #[inline]
     fn kind(&self) -> MemoryKind {
         self.kind
     }

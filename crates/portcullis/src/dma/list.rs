@@ -64,7 +64,9 @@ impl<B: Lendable, D: DmaDirection> DmaMapping<BufferList<B>, D> {
     #[doc(alias = "for_each_sgtable_dma_sg")]
     pub fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
         let BufferList { buffers, shape } = self.buffer();
-        let (at, granule) = (self.grant().first_page(), 1 << (shape >> GRANULE));
+        // The address of a list is that of its first page.
+        let at = self.grant().is_translated().then(|| self.grant().address());
+        let granule = 1 << (shape >> GRANULE);
         let limits = SegmentLimits::unpack(shape & ((1 << GRANULE) - 1));
         let pieces = Pieces { buffers: buffers.iter(), at, granule };
         Segments { pieces: pieces.peekable(), left: None, limits }

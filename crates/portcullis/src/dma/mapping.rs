@@ -1,6 +1,6 @@
 //! What a device was lent, and what it may have kept.
 
-use super::lease::Grant;
+use super::grant::Grant;
 use crate::dma::{DmaDirection, Lendable};
 use crate::error::DmaError;
 use core::fmt;
@@ -58,7 +58,7 @@ impl<B: Lendable, D: DmaDirection> DmaMapping<B, D> {
     /// What the driver writes into its device: an [`Iova`](portcullis_addr::Iova) or, without translation, a physical address.
     #[doc(alias = "dma_addr_t")]
     pub fn device_address(&self) -> u64 {
-        self.grant.address
+        self.grant.address()
     }
 
     /// Bytes that the device was lent.
@@ -69,20 +69,24 @@ impl<B: Lendable, D: DmaDirection> DmaMapping<B, D> {
 }
 
 impl<B, D> DmaMapping<B, D> {
+    #[inline]
     pub(super) fn new(buffer: B, grant: Grant) -> Self {
         Self { buffer: ManuallyDrop::new(buffer), grant, direction: PhantomData }
     }
 
+    #[inline]
     pub(super) fn grant(&self) -> &Grant {
         &self.grant
     }
 
     /// The buffer, for a caller that knows that it may look at it now.
+    #[inline]
     pub(super) fn buffer(&self) -> &B {
         &self.buffer
     }
 
     /// The buffer, which the device cannot reach any more.
+    #[inline]
     pub(super) fn end(self) -> B {
         ManuallyDrop::into_inner(self.buffer)
     }

@@ -1,6 +1,6 @@
 //! Buffers that wait for an invalidation which many share.
 
-use super::lease::Grant;
+use super::grant::Grant;
 use super::{DmaDirection, DmaHandle, DmaMapping, Lent, UnmapFailure};
 use crate::error::DmaError;
 use core::fmt;

@@ -1,7 +1,7 @@
 //! Addresses first, memory later, piece by piece.
 
 use super::direction::prot;
-use super::lease::Grant;
+use super::grant::Grant;
 use super::{BufferList, DmaDirection, DmaHandle, Lendable, MapFailure, Quarantined};
 use crate::error::DmaError;
 use alloc::vec::Vec;
@@ -57,7 +57,7 @@ impl<P: Platform> DmaHandle<P> {
 impl<B: Lendable, D: DmaDirection, P: Platform> DmaRun<B, D, P> {
     /// The first address of the run.
     pub fn device_address(&self) -> u64 {
-        self.grant.address
+        self.grant.address()
     }
 
     /// Bytes that lead to memory, in whole pages.

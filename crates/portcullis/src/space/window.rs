@@ -3,9 +3,11 @@
 //! Each lease has a [`Holding`]: what it takes from the space's tree of addresses, and, once it has taken a few ranges, slabs of its own in front of the tree. Slabs hand out and take back
 //! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. Ranges from the tree are noted with their lease.
 
+use super::cache::AddressCache;
 use super::lazy::FlushQueue;
 use crate::description::ReservedRegion;
 use crate::error::{DmaError, WindowError};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::borrow::{Borrow, BorrowMut};
@@ -14,7 +16,7 @@ use hashbrown::HashMap;
 use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PageSize};
 use portcullis_iova::{AllocateError, IovaAllocator, IovaRequest, IovaSlabs};
-use portcullis_platform::{Lock, LockLabel, Mutex, Platform};
+use portcullis_platform::{Lock, LockLabel, Mutex, PerCpu, Platform};
 
 /// One bind of one driver. No two have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,15 +42,54 @@ const FIRST_IN_TREE: u32 = 16;
 pub(crate) struct Holding<P: Platform> {
     lease: LeaseId,
     /// Filled once, by whoever fills it first. No step of the explorer: who looks finds nothing and asks the tree, or all of it.
-    slabs: OnceBox<IovaSlabs<P>>,
+    quick: OnceBox<Quick<P>>,
     /// What was unmapped and waits for a flush; made by the first that is.
     queue: OnceBox<FlushQueue<P>>,
 }
 
+/// What stands between a busy lease and the tree.
+struct Quick<P: Platform> {
+    slabs: IovaSlabs<P>,
+    /// In front of the slabs.
+    caches: PerCpu<AddressCache<P>>,
+}
+
+/// Who uses a space: a lease, through a thread that is inside its gate.
+pub(crate) struct User<'a, P: Platform> {
+    pub(crate) platform: &'a P,
+    pub(crate) holding: &'a Holding<P>,
+    /// The CPU that the thread has to itself, if any.
+    pub(crate) slot: Option<usize>,
+}
+
+impl<P: Platform> User<'_, P> {
+    /// What its CPU keeps for it.
+    #[inline]
+    fn cache(&self) -> Option<&AddressCache<P>> {
+        self.holding.cache(self.slot?)
+    }
+}
+
 impl<P: Platform> Holding<P> {
+    fn slabs(&self) -> Option<&IovaSlabs<P>> {
+        self.quick.get().map(|quick| &quick.slabs)
+    }
+
+    /// What CPU `slot` keeps, for whoever has that CPU to itself; `None` where no CPU keeps anything.
+    #[inline]
+    pub(crate) fn cache(&self, slot: usize) -> Option<&AddressCache<P>> {
+        self.quick.get().map(|quick| quick.caches.at(slot))
+    }
+
+    /// Ranges that CPUs keep for the next user.
+    fn cached(&self) -> usize {
+        let caches = self.quick.get().into_iter().flat_map(|quick| quick.caches.iter());
+        caches.map(AddressCache::count).sum()
+    }
+
     /// Where ranges wait for a flush; `None` without the memory for it.
     pub(super) fn queue_for(&self, platform: &P) -> Option<&FlushQueue<P>> {
-        let make = || FlushQueue::new(platform).map(alloc::boxed::Box::new).ok_or(());
+        let make = || FlushQueue::new(platform).map(Box::new).ok_or(());
         self.queue.get_or_try_init(make).ok()
     }
 
@@ -64,7 +105,7 @@ impl<P: Platform> Holding<P> {
 
     /// The ranges that its slabs have handed out.
     fn in_slabs(&self) -> impl Iterator<Item = IovaRange> + '_ {
-        self.slabs.get().into_iter().flat_map(IovaSlabs::live)
+        self.slabs().into_iter().flat_map(IovaSlabs::live)
     }
 }
 
@@ -167,20 +208,34 @@ impl<P: Platform> Window<P> {
         if let Some((holding, _)) = known {
             return Arc::clone(holding);
         }
-        let holding = Arc::new(Holding { lease, slabs: OnceBox::new(), queue: OnceBox::new() });
+        let holding = Arc::new(Holding { lease, quick: OnceBox::new(), queue: OnceBox::new() });
         books.holdings.push((Arc::clone(&holding), 0));
         holding
     }
 
-    /// Takes a free range for the lease of `holding`.
+    /// Takes a free range for `user`.
     #[inline]
     pub(super) fn allocate(
+        &self,
+        user: &User<'_, P>,
+        request: IovaRequest,
+    ) -> Result<IovaRange, AllocateError> {
+        if let Some(cache) = user.cache()
+            && let Some(range) = cache.take(&request)
+        {
+            return Ok(range);
+        }
+        self.allocate_beyond_cache(user.platform, user.holding, request)
+    }
+
+    #[inline(never)]
+    fn allocate_beyond_cache(
         &self,
         platform: &P,
         holding: &Holding<P>,
         request: IovaRequest,
     ) -> Result<IovaRange, AllocateError> {
-        if let Some(slabs) = holding.slabs.get()
+        if let Some(slabs) = holding.slabs()
             && let Some(range) = slabs.allocate_in_slab(platform, &self.books, request)
         {
             return Ok(range);
@@ -196,10 +251,12 @@ impl<P: Platform> Window<P> {
         request: IovaRequest,
     ) -> Result<IovaRange, AllocateError> {
         let mut books = self.books.lock();
-        if holding.slabs.get().is_none() && books.is_busy(holding.lease) {
+        if holding.quick.get().is_none() && books.is_busy(holding.lease) {
             // Without the memory for them it goes on with the tree.
-            let slabs = IovaSlabs::new(platform, &books.tree).map(alloc::boxed::Box::new);
-            _ = slabs.map(|slabs| holding.slabs.set(slabs));
+            if let Ok(slabs) = IovaSlabs::new(platform, &books.tree) {
+                let caches = PerCpu::new(platform, |_| AddressCache::new());
+                _ = holding.quick.set(Box::new(Quick { slabs, caches }));
+            }
         }
         let first = books.allocate(holding.lease, request);
         if !matches!(first, Err(AllocateError::NoSpace { .. })) {
@@ -208,7 +265,7 @@ impl<P: Platform> Window<P> {
         let holdings: Vec<_> = books.holdings.iter().map(|(it, _)| Arc::clone(it)).collect();
         drop(books);
         let shrink = |holding: &Arc<Holding<P>>| {
-            holding.slabs.get().map_or(0, |slabs| slabs.shrink(&self.books))
+            holding.slabs().map_or(0, |slabs| slabs.shrink(&self.books))
         };
         match holdings.iter().map(shrink).sum() {
             0usize => first,
@@ -217,9 +274,29 @@ impl<P: Platform> Window<P> {
     }
 
     /// Gives back a range that is live and not in quarantine.
-    #[inline(always)]
-    pub(super) fn give_back(&self, holding: &Holding<P>, range: IovaRange) {
-        match holding.slabs.get().and_then(|slabs| slabs.free_in_slab(range)) {
+    #[inline]
+    pub(super) fn give_back(&self, user: &User<'_, P>, range: IovaRange) {
+        if user.cache().is_some_and(|cache| cache.give(range)) {
+            return;
+        }
+        self.give_back_beyond_cache(user.holding, range);
+    }
+
+    /// Gives back what CPU `cpu` keeps for the lease of `holding`. For whoever has that CPU's slot.
+    pub(super) fn give_back_cached(&self, holding: &Holding<P>, cpu: usize) {
+        let kept = holding.cache(cpu).into_iter().flat_map(AddressCache::drain);
+        kept.for_each(|range| self.give_back_beyond_cache(holding, range));
+    }
+
+    /// Gives back what all CPUs keep for the lease of `holding`, which nobody uses any more.
+    fn give_back_all_cached(&self, holding: &Holding<P>) {
+        let cpus = holding.quick.get().map_or(0, |quick| quick.caches.iter().len());
+        (0..cpus).for_each(|cpu| self.give_back_cached(holding, cpu));
+    }
+
+    #[inline(never)]
+    fn give_back_beyond_cache(&self, holding: &Holding<P>, range: IovaRange) {
+        match holding.slabs().and_then(|slabs| slabs.free_in_slab(range)) {
             Some(freed) => {
                 debug_assert!(freed.is_ok(), "a live range was not known: {freed:?}");
             }
@@ -227,7 +304,7 @@ impl<P: Platform> Window<P> {
         }
     }
 
-    #[inline(never)]
+    #[cold]
     fn give_back_to_tree(&self, range: IovaRange) {
         self.books.lock().free(range);
     }
@@ -235,7 +312,7 @@ impl<P: Platform> Window<P> {
     /// Gives back a range that is live, from quarantine too.
     pub(super) fn free(&self, holding: &Holding<P>, range: IovaRange) {
         self.books.lock().quarantine.remove(&range.start());
-        self.give_back(holding, range);
+        self.give_back_beyond_cache(holding, range);
     }
 
     /// Puts a live range into quarantine. Without memory for the note it is live until its lease ends, and counts as a mapping.
@@ -246,8 +323,9 @@ impl<P: Platform> Window<P> {
         }
     }
 
-    /// The lease's live ranges in ascending order, with those in quarantine; nobody takes or gives back any for it meanwhile.
+    /// The lease's live ranges in ascending order, with those in quarantine; nobody takes or gives back any for it meanwhile, or will.
     pub(super) fn of(&self, holding: &Holding<P>) -> Vec<IovaRange> {
+        self.give_back_all_cached(holding);
         let books = self.books.lock();
         let mut ranges: Vec<_> = books.of(holding.lease).chain(holding.in_slabs()).collect();
         drop(books);
@@ -264,17 +342,17 @@ impl<P: Platform> Window<P> {
                 alone();
             }
         }
-        if let Some(slabs) = holding.slabs.get() {
+        if let Some(slabs) = holding.slabs() {
             slabs.shrink(&self.books);
         }
     }
 
     /// The lease's mappings in force.
     pub(super) fn mapped_by(&self, holding: &Holding<P>) -> usize {
-        let ranges = self.of(holding);
         let books = self.books.lock();
-        let held = |range: &&IovaRange| !books.quarantine.contains_key(&range.start());
-        ranges.iter().filter(held).count().saturating_sub(holding.parked())
+        let its = books.of(holding.lease).chain(holding.in_slabs());
+        let out = its.filter(|range| !books.quarantine.contains_key(&range.start())).count();
+        out.saturating_sub(holding.parked() + holding.cached())
     }
 
     /// Mappings in force.
@@ -282,7 +360,7 @@ impl<P: Platform> Window<P> {
         let books = self.books.lock();
         let holdings = || books.holdings.iter().map(|(holding, _)| holding);
         let out: usize = holdings().map(|holding| holding.in_slabs().count()).sum();
-        let parked: usize = holdings().map(|holding| holding.parked()).sum();
+        let parked: usize = holdings().map(|holding| holding.parked() + holding.cached()).sum();
         (books.direct.len() + out).saturating_sub(books.quarantine.len() + parked)
     }
 

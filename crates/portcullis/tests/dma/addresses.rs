@@ -181,3 +181,31 @@ fn a_list_of_a_direct_device_is_where_its_memory_is() {
     let far = handle.map_list(list(0x1_0000_0000).expect("three"), Both).map(drop);
     assert!(matches!(far.expect_err("too far").error(), DmaError::OutOfReach { bits: 32, .. }));
 }
+
+#[test]
+fn addresses_that_cpus_keep_are_given_back_before_a_map_finds_no_room() {
+    let Bound { handle, .. } = bound();
+    // 255 pages, the first one being nobody's.
+    handle.set_address_bits(20).expect("sound");
+    let all = |handle: &DmaHandle<Host>| {
+        (1..256).map(|number| handle.map(page(number), Both).expect("room")).collect::<Vec<_>>()
+    };
+    // In an order that leaves what is kept scattered, by threads that have left.
+    let (even, odd): (Vec<_>, Vec<_>) =
+        all(&handle).into_iter().enumerate().partition(|(number, _)| number % 16 == 0);
+    for (_, mapping) in odd {
+        handle.unmap(mapping).expect("confirmed");
+    }
+    std::thread::scope(|scope| {
+        let other = handle.clone();
+        scope.spawn(move || {
+            for (_, mapping) in even {
+                other.unmap(mapping).expect("confirmed");
+            }
+        });
+    });
+    assert_eq!(handle.live_mappings(), 0, "what is kept is nobody's mapping");
+    let run = handle.map(pages(300, 255), Both).expect("all of it is free");
+    handle.unmap(run).expect("confirmed");
+    assert_eq!(all(&handle).len(), 255);
+}
