@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(name = "portcullis", version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     /// What to do; `boot` on the built-in board when left out.
     #[command(subcommand)]
@@ -36,7 +36,7 @@ Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Bring a machine up, do real DMA through its IOMMUs, print what every device ended with.
-    Boot(BootArgs),
+    Boot(BootCommand),
     /// Who is behind which IOMMU, with which ids, in which group; and findings about the description.
     Show(ShowArgs),
     /// Explore every interleaving of the probe protocols: Linux's, and our own.
@@ -50,15 +50,29 @@ pub(crate) enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (troff).
-    Man,
+    /// Print a manual page (troff): `portcullis man lab check | man -l -`.
+    Man {
+        /// Whose page; the command's own when left out.
+        verb: Vec<String>,
+        /// Write every page into this folder instead, such as ~/.local/share/man/man1.
+        #[arg(long, value_name = "DIR", conflicts_with = "verb")]
+        all: Option<PathBuf>,
+    },
+}
+
+/// What `boot` takes. Without the verb there is no board to name: a word there is a verb, perhaps a mistyped one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BootCommand {
+    /// A board in any form that `show` takes; the built-in one when left out.
+    pub(crate) board: Option<PathBuf>,
+    /// The options.
+    #[command(flatten)]
+    pub(crate) options: BootArgs,
 }
 
 /// Options of `boot`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BootArgs {
-    /// A board in any form that `show` takes; the built-in one when left out.
-    pub(crate) board: Option<PathBuf>,
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,

@@ -1,8 +1,9 @@
 //! The `portcullis` command. See `portcullis --help`.
 
 mod args;
+mod man;
 
-use args::{Args, BenchCommand, BootArgs, Command, On, ShowArgs};
+use args::{Args, BenchCommand, BootArgs, BootCommand, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_bench::report;
 use portcullis_cli::bench::probe;
@@ -25,9 +26,10 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let command = args.command.unwrap_or(Command::Boot(args.boot));
+    let built_in = BootCommand { board: None, options: args.boot };
+    let command = args.command.unwrap_or(Command::Boot(built_in));
     let outcome = match command {
-        Command::Boot(args) => run_boot(&args),
+        Command::Boot(BootCommand { board, options }) => run_boot(board.as_deref(), &options),
         Command::Show(args) => run_show(&args),
         Command::Lab(args) => run_lab(&args),
         Command::Replay(args) => replay::run(&args).and_then(answered),
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);
             print_bytes(&script).map(|()| ExitCode::SUCCESS)
         }
-        Command::Man => man(),
+        Command::Man { verb, all } => run_man(&verb, all.as_deref()),
     };
     outcome.unwrap_or_else(|message| {
         eprintln!("portcullis: {message}");
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
+fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
     let options = BootOptions {
         cpus: args.cpus(),
         seed: args.seed,
@@ -63,9 +65,9 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
     };
     let style = Style::of_stdout();
     if args.on == On::Qemu {
-        return boot_on_qemu(args, options, style);
+        return boot_on_qemu(board, args, options, style);
     }
-    let description = described(args.board.as_deref(), &args.overlay, &args.deny, &args.allow)?;
+    let description = described(board, &args.overlay, &args.deny, &args.allow)?;
     let held = match args.repeat {
         Some(count) => {
             let bar = progress_bar(count);
@@ -89,8 +91,13 @@ fn run_boot(args: &BootArgs) -> Result<ExitCode, String> {
     Ok(verdict(held && !Gate::fails(&description)))
 }
 
-fn boot_on_qemu(args: &BootArgs, options: BootOptions, style: Style) -> Result<ExitCode, String> {
-    if args.board.is_some() || args.repeat.is_some() {
+fn boot_on_qemu(
+    board: Option<&Path>,
+    args: &BootArgs,
+    options: BootOptions,
+    style: Style,
+) -> Result<ExitCode, String> {
+    if board.is_some() || args.repeat.is_some() {
         return Err(
             "--on qemu boots QEMU's own board, once: leave BOARD and --repeat out".to_string()
         );
@@ -158,11 +165,15 @@ fn answered(answer: Answer) -> Result<ExitCode, String> {
     Ok(verdict(answer.held))
 }
 
-fn man() -> Result<ExitCode, String> {
-    let page = clap_mangen::Man::new(Args::command());
-    let mut text = Vec::new();
-    page.render(&mut text).map_err(|error| error.to_string())?;
-    print_bytes(&text).map(|()| ExitCode::SUCCESS)
+fn run_man(verb: &[String], all: Option<&Path>) -> Result<ExitCode, String> {
+    match all {
+        Some(folder) => {
+            let pages = man::write_all(Args::command(), folder)?;
+            print(&format!("{pages} pages in {}\n", folder.display()))?;
+        }
+        None => print_bytes(&man::page(Args::command(), verb)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows a bar on a terminal only.

@@ -63,6 +63,19 @@ fn what_cannot_be_used_is_status_2_with_a_message_that_names_it() {
 }
 
 #[test]
+fn the_version_names_the_command() {
+    let said = run(&["--version"]);
+    assert_eq!(text(&said.stdout).trim(), concat!("portcullis ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_mistyped_verb_gets_the_one_that_was_meant() {
+    let refused = run(&["shwo", "board.dtb"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("'show'"), "{}", text(&refused.stderr));
+}
+
+#[test]
 fn a_wrong_command_line_is_status_2() {
     for arguments in [
         &["--no-such-option"][..],
