@@ -4,6 +4,7 @@
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
 //! - `targets`: the library crates built for 64-bit and 32-bit kernels, and their tests run on 32 bits.
+//! - `msrv`: the workspace built by the oldest compiler that is promised.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
 //! - `package`: every crate packaged as it would be published, and built from its package.
@@ -17,6 +18,7 @@ mod counts;
 mod deps;
 mod image;
 mod modules;
+mod msrv;
 mod no_std;
 mod package;
 mod qemu;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("modules") => modules::check(),
         Some("no-std") => no_std::check(),
         Some("targets") => no_std::targets(),
+        Some("msrv") => msrv::check(),
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
         Some("image") => image::check(),
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|targets|budgets|counts|image|package|install-qemu|boards|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|targets|msrv|budgets|counts|image|package|install-qemu|boards|sanitize"
             );
             return ExitCode::from(2);
         }

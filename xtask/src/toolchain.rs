@@ -16,6 +16,19 @@ pub(crate) fn target(target: &str) -> Outcome {
     Err(format!("no {target} for this compiler: rustup target add {target}"))
 }
 
+/// Makes sure that rustup's compiler of that version can be called as `cargo +version`.
+pub(crate) fn version(version: &str) -> Outcome {
+    let there = || {
+        let mut rustc = Command::new("rustc");
+        output(rustc.args([&format!("+{version}"), "--version"])).is_ok()
+    };
+    let install = ["toolchain", "install", version, "--profile", "minimal"];
+    if there() || (Command::new("rustup").args(install).output().is_ok() && there()) {
+        return Ok(());
+    }
+    Err(format!("no Rust {version}: rustup {}", install.join(" ")))
+}
+
 fn is_there(target: &str) -> bool {
     let mut rustc = Command::new("rustc");
     rustc.args(["--print", "target-libdir", "--target", target]).current_dir(crate::root());

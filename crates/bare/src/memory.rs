@@ -35,7 +35,7 @@ impl LinearMap {
 
     /// Where the kernel sees the byte at `address`.
     #[inline]
-    const fn pointer(self, address: PhysAddr) -> *mut u8 {
+    fn pointer(self, address: PhysAddr) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(address.raw().wrapping_add(self.offset) as usize)
     }
 

@@ -61,7 +61,9 @@ pub fn order_loads() {
 /// Bytes that `clflush` works on: CPUID.01H:EBX\[15:8\] times 8.
 #[must_use]
 pub fn cache_line() -> Option<usize> {
-    let ebx = core::arch::x86_64::__cpuid(1).ebx;
+    #[expect(unused_unsafe, reason = "newer compilers call it safe")]
+    // SAFETY: every x86-64 processor has CPUID.
+    let ebx = unsafe { core::arch::x86_64::__cpuid(1) }.ebx;
     let line = (ebx >> 8 & 0xff) as usize * 8;
     (line > 0).then_some(line)
 }
