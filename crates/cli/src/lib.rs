@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod board;
 pub mod boot;
+pub mod interrupt;
 pub mod lab;
 pub mod replay;
 pub mod show;

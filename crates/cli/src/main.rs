@@ -12,7 +12,7 @@ use portcullis_cli::lab::{self, Answer, LabArgs};
 use portcullis_cli::replay;
 use portcullis_cli::show::Gate;
 use portcullis_cli::style::Style;
-use portcullis_cli::{board, show};
+use portcullis_cli::{board, interrupt, show};
 use portcullis_firmware::MachineDescription;
 use portcullis_testbed::{QemuMachine, SoftwareMachine};
 use std::io::{IsTerminal, Write};
@@ -71,7 +71,9 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
     let held = match args.repeat {
         Some(count) => {
             let bar = progress_bar(count);
-            let summary = boot::repeat(&description, options, count, |done| bar.set_position(done));
+            let stop = interrupt::flag();
+            let summary =
+                boot::repeat(&description, options, count, &stop, |done| bar.set_position(done));
             bar.finish_and_clear();
             let text = match args.json {
                 true => boot::summary_to_json(&summary) + "\n",

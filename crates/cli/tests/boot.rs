@@ -1,8 +1,12 @@
 //! Boots of the built-in board, through the same code as the command's.
 
 use portcullis_cli::board;
-use portcullis_cli::boot::{BootOptions, Order, boot, boot_failing, calm_picture, repeat, to_json};
+use portcullis_cli::boot::{
+    BootOptions, Order, boot, boot_failing, calm_picture, render_summary, repeat, to_json,
+};
+use portcullis_cli::style::Style;
 use portcullis_testbed::{QemuMachine, SoftwareMachine};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn any_order_ends_in_the_same_picture() {
@@ -78,7 +82,7 @@ fn a_board_with_mmu500_is_translated_whole() {
 fn a_storm_of_boots_keeps_every_promise() {
     let description = board::read(None, &[]).expect("the built-in board");
     let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
-    let summary = repeat(&description, options, 200, |_| {});
+    let summary = repeat(&description, options, 200, &AtomicBool::new(false), |_| {});
     assert!(
         summary.held(),
         "first broken with seed {:?}: {:?}",
@@ -86,6 +90,20 @@ fn a_storm_of_boots_keeps_every_promise() {
         summary.promises
     );
     assert!(summary.races[0] > 0 && summary.races[1] > 0, "{:?}", summary.races);
+}
+
+#[test]
+fn boots_that_are_interrupted_say_what_was_done() {
+    let description = board::read(None, &[]).expect("the built-in board");
+    let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
+    let stop = AtomicBool::new(false);
+    let summary = repeat(&description, options, 1_000_000, &stop, |done| {
+        stop.store(done == 3, Ordering::Relaxed);
+    });
+    assert_eq!((summary.boots, summary.asked), (3, 1_000_000));
+    let text = render_summary(&summary, Style::PLAIN);
+    assert!(text.starts_with("3 boots of") && text.contains("interrupted"), "{text}");
+    assert!(text.contains("seeds 1 to 3"), "{text}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::races::{Counts, KINDS};
 use super::{BootOptions, Picture, boot};
 use portcullis_firmware::MachineDescription;
 use portcullis_testbed::SoftwareMachine;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What many boots came to.
@@ -14,6 +15,8 @@ pub struct Summary {
     pub board: String,
     /// Boots done.
     pub boots: u64,
+    /// Boots asked for: more than were done if somebody interrupted them.
+    pub asked: u64,
     /// Threads that probed, each time.
     pub cpus: usize,
     /// The first seed; the others follow.
@@ -41,11 +44,12 @@ pub fn calm_picture(description: &MachineDescription) -> Picture {
 }
 
 /// Boots `count` software machines after `description`, with seeds from `options.seed` on, and compares each picture with that of a boot on one thread in the listed order.
-/// `progress` is told after each.
+/// `progress` is told after each. Ends early once `stop` is set, after the boot that is under way.
 pub fn repeat(
     description: &MachineDescription,
     options: BootOptions,
     count: u64,
+    stop: &AtomicBool,
     mut progress: impl FnMut(u64),
 ) -> Summary {
     let start = Instant::now();
@@ -53,8 +57,9 @@ pub fn repeat(
     let promises = Promises::default();
     let mut races: Counts = [0; KINDS.len()];
     let mut first_broken = None;
-    for done in 0..count {
-        let seed = options.seed.wrapping_add(done);
+    let mut boots = 0;
+    while boots < count && !stop.load(Ordering::Relaxed) {
+        let seed = options.seed.wrapping_add(boots);
         let machine = SoftwareMachine::with_preemption(description, seed);
         let (report, _) =
             boot(description, &machine, BootOptions { seed, ..options }, Some(&expected));
@@ -63,11 +68,13 @@ pub fn repeat(
         if !report.held() && first_broken.is_none() {
             first_broken = Some(seed);
         }
-        progress(done + 1);
+        boots += 1;
+        progress(boots);
     }
     Summary {
         board: description.board.clone(),
-        boots: count,
+        boots,
+        asked: count,
         cpus: options.cpus,
         first_seed: options.seed,
         promises: promises.verdicts(),

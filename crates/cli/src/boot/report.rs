@@ -251,7 +251,12 @@ fn race_lines(races: &Counts) -> String {
 /// The summary of many boots.
 pub fn render_summary(summary: &Summary, style: Style) -> String {
     let mut out = String::new();
-    let title = format!("{} boots of {}", summary.boots, summary.board);
+    let interrupted = match summary.boots < summary.asked {
+        true => format!(" ({} were asked for, interrupted)", summary.asked),
+        false => String::new(),
+    };
+    let plural = if summary.boots == 1 { "" } else { "s" };
+    let title = format!("{} boot{plural} of {}{interrupted}", summary.boots, summary.board);
     let _ = writeln!(
         out,
         "{}: {} CPUs, seeds {} to {}\n",

@@ -3,7 +3,8 @@
 use super::confirm::{Bench, Confirmation};
 use super::progress::{Background, Ticker, short};
 use super::render::Cure;
-use super::{Answer, CheckArgs, interrupt, render, write_page};
+use super::{Answer, CheckArgs, render, write_page};
+use crate::interrupt;
 use portcullis_explore::search::{Mode, Progress, Strategy};
 use portcullis_lab::linux::{self, Budget, Commit, Protocol, Report, Verdict, World};
 use portcullis_lab::picture::html;

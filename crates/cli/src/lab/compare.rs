@@ -3,7 +3,8 @@
 use super::confirm::{Bench, Confirmation};
 use super::progress::{Background, Ticker};
 use super::render::View;
-use super::{Answer, CompareArgs, interrupt, write_page};
+use super::{Answer, CompareArgs, write_page};
+use crate::interrupt;
 use crate::style::{Style, table};
 use portcullis_lab::linux::{
     Cell, Matrix, PROPERTIES, Protocol, Verdict, compare, compared_bases, comparison_worlds,

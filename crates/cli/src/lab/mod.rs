@@ -4,7 +4,6 @@ mod args;
 mod check;
 mod compare;
 mod confirm;
-mod interrupt;
 mod list;
 mod ours;
 mod progress;

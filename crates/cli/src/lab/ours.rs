@@ -1,7 +1,8 @@
 //! `lab ours`: the shipped core and driver.
 
 use super::progress::{Ticker, short};
-use super::{Answer, OursArgs, OursFamily, interrupt, render, write_page};
+use super::{Answer, OursArgs, OursFamily, render, write_page};
+use crate::interrupt;
 use crate::style::table;
 use portcullis_lab::ours::{Budget, Family, Report, Verdict, World, check};
 use portcullis_lab::picture::{Ladder, html};

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// A flag that becomes true at the first Ctrl-C. At the second one the program ends at once.
-pub(crate) fn flag() -> Arc<AtomicBool> {
+pub fn flag() -> Arc<AtomicBool> {
     let install = || {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
