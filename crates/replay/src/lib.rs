@@ -11,7 +11,7 @@
 //! `gdb`, `steer` (the threads are parked and let go) → `outcome` (one set of rules for model and kernel) → [`report`].
 //!
 //! ```no_run
-//! use portcullis_replay::package::{Cache, Kernel};
+//! use portcullis_replay::package::{Cache, Kernel, find_qemu};
 //! use portcullis_replay::{Options, Replay, Schedule};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,7 +20,7 @@
 //! let busybox = std::fs::read("busybox")?;
 //! let schedule = Schedule::parse("seed")?;
 //! let board = schedule.board()?;
-//! let qemu = portcullis_qemu::find()?;
+//! let qemu = &find_qemu(&cache)?;
 //! let options = Options::default();
 //! let report = Replay { qemu, kernel: &kernel, busybox: &busybox, board, schedule, options }.run()?;
 //! println!("{}", report.answer());

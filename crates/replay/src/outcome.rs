@@ -1,6 +1,6 @@
 //! What a replay came to, judged by the same rules for the lab's model and for the kernel.
 
-use crate::steer::{Observation, Path};
+use crate::steer::{Doorbell, Observation, Path};
 use serde::Serialize;
 use std::fmt;
 
@@ -19,6 +19,8 @@ pub enum BadEnd {
     NoIommu,
     /// I7: a driver is bound and `owner_cnt` is zero.
     Uncounted,
+    /// I2: the message of an interrupt holds the doorbell's physical address, which the device's domain does not map.
+    MsiUnmapped,
 }
 
 impl BadEnd {
@@ -30,6 +32,7 @@ impl BadEnd {
             Self::PathSwitched => "path-switched",
             Self::NoIommu => "no-iommu",
             Self::Uncounted => "uncounted",
+            Self::MsiUnmapped => "msi-unmapped",
         }
     }
 
@@ -66,11 +69,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What can still be compared when the client's driver failed: it has given its claim back, so nobody can tell whether it was counted.
+    /// What can still be compared when the client's driver failed: it has given its claim and its vectors back, so nobody can tell whether they were right.
     pub(crate) fn after_a_failed_driver(&self) -> Self {
         let Self::Occurred { ends } = self else { return self.clone() };
+        let given_back = [BadEnd::Uncounted, BadEnd::MsiUnmapped];
         let left: Vec<BadEnd> =
-            ends.iter().copied().filter(|end| *end != BadEnd::Uncounted).collect();
+            ends.iter().copied().filter(|end| !given_back.contains(end)).collect();
         if left.is_empty() { Self::Harmless } else { Self::Occurred { ends: left } }
     }
 }
@@ -113,6 +117,7 @@ pub(crate) fn bad_ends(evidence: &Evidence<'_>) -> Vec<BadEnd> {
         (direct && last.path == Path::IommuDma, BadEnd::PathSwitched),
         (direct && !last.group, BadEnd::NoIommu),
         (*bound && last.group && last.owner_cnt == 0, BadEnd::Uncounted),
+        (translated && last.domain && last.doorbell == Doorbell::Physical, BadEnd::MsiUnmapped),
     ];
     found.into_iter().filter_map(|(is, end)| is.then_some(end)).collect()
 }
@@ -130,6 +135,7 @@ mod tests {
             owner_cnt: 1,
             path: Path::IommuDma,
             driver: true,
+            doorbell: Doorbell::Mapped,
         }
     }
 
@@ -139,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_driver_that_failed_leaves_its_claim_out() {
-        let both = Outcome::Occurred { ends: vec![BadEnd::PathSwitched, BadEnd::Uncounted] };
+        let ends = vec![BadEnd::PathSwitched, BadEnd::Uncounted, BadEnd::MsiUnmapped];
+        let both = Outcome::Occurred { ends };
         let one = Outcome::Occurred { ends: vec![BadEnd::PathSwitched] };
         assert_eq!(both.after_a_failed_driver(), one);
         assert_eq!(one.after_a_failed_driver(), one);
@@ -157,8 +164,11 @@ mod tests {
             ends(direct, &Observation { path: Path::Direct, ..healthy() }),
             [BadEnd::WrongPath]
         );
+        let physical = Observation { doorbell: Doorbell::Physical, ..healthy() };
+        assert_eq!(ends(Some(Path::IommuDma), &physical), [BadEnd::MsiUnmapped]);
         let identity = Observation {
             path: Path::Direct,
+            doorbell: Doorbell::Physical,
             default_domain: Some("IDENTITY".into()),
             ..healthy()
         };
@@ -171,6 +181,7 @@ mod tests {
             owner_cnt: 0,
             path: Path::Direct,
             driver: true,
+            doorbell: Doorbell::Physical,
         };
         assert_eq!(ends(direct, &alone), [BadEnd::NoIommu]);
         assert_eq!(

@@ -1,9 +1,10 @@
 //! What the lab says a kernel will do under a plan.
 
+use crate::board::Interrupts;
 use crate::error::Error;
 use crate::outcome::{BadEnd, EPROBE_DEFER, Evidence, Outcome, bad_ends};
 use crate::plan::{Model, ModelEnd, Plan, State, Who};
-use crate::steer::Path;
+use crate::steer::{Doorbell, Path};
 use portcullis_explore::search::Trace;
 use portcullis_lab::linux::{Protocol, World};
 
@@ -96,6 +97,20 @@ impl Prediction {
         };
         !broken && self.last.client.path == Path::IommuDma
     }
+
+    /// Will an interrupt of the client arrive in the end? Nothing is said of wires.
+    pub(crate) fn interrupts(&self, by: Interrupts) -> Option<bool> {
+        let arrives = match self.last.client.doorbell {
+            Doorbell::None => false,
+            Doorbell::Physical => self.last.client.default_domain.as_deref() == Some("IDENTITY"),
+            Doorbell::Mapped => self.last.translated,
+        };
+        match by {
+            Interrupts::Wires => None,
+            Interrupts::Messages => Some(arrives),
+            Interrupts::MessagesOfDma => Some(arrives && self.works()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,7 +132,8 @@ mod tests {
     fn predictions_are_what_kernels_did() {
         let deferred = "prevented at iommu_device_use_default_domain, -EPROBE_DEFER";
         for (version, board, schedule, outcome) in [
-            ((6, 1, 192), "nvme-two", "seed", "occurred: wrong-path"),
+            ((6, 1, 192), "nvme-two", "seed", "occurred: wrong-path, msi-unmapped"),
+            ((6, 1, 192), "e1000e-two", "seed", "occurred: wrong-path, msi-unmapped"),
             ((6, 1, 192), "virtio-mmio-two", "seed", "occurred: wrong-path"),
             ((6, 1, 192), "nvme", "seed", "occurred: no-iommu"),
             ((6, 12, 117), "nvme-two", "seed", deferred),
@@ -127,6 +143,7 @@ mod tests {
             ((6, 16, 3), "nvme", "early", "prevented at iommu_fwspec_init, -EPROBE_DEFER"),
             ((7, 3, 4), "nvme", "grouped", deferred),
             ((7, 3, 4), "nvme-two", "seed", "infeasible at step 2"),
+            ((7, 3, 4), "e1000e", "late-group", "occurred: path-switched, uncounted, msi-unmapped"),
             ((6, 1, 192), "nvme", "control", "harmless: the whole schedule ran, nothing is wrong"),
             ((6, 12, 117), "nvme", "control", "harmless: the whole schedule ran, nothing is wrong"),
         ] {
@@ -135,6 +152,29 @@ mod tests {
                 outcome,
                 "{version:?} {board} {schedule}"
             );
+        }
+    }
+
+    /// What stock kernels did on the board with a network card: an interrupt by wire says nothing, and messages arrive where they are composed for the device's
+    /// domain. Behind an SMMU that lets nothing through a right address does not help.
+    #[test]
+    fn interrupts_arrive_where_kernels_let_them() {
+        for (version, board, schedule, arrive) in [
+            ((6, 1, 192), "e1000e", "control", Some(true)),
+            ((6, 1, 192), "e1000e", "unbound", Some(false)),
+            ((6, 1, 192), "e1000e-two", "seed", Some(false)),
+            ((7, 3, 4), "e1000e", "late-group", Some(false)),
+            ((7, 3, 4), "nvme", "late-group", Some(false)),
+            ((7, 3, 4), "nvme", "grouped", Some(true)),
+            ((7, 3, 4), "virtio-mmio", "late-group", None),
+        ] {
+            let board = Board::find(board).expect("a board");
+            let named = Named::find(schedule).expect("a name");
+            let plan = named.plan(version, board.client.bus).expect("a plan");
+            let protocol = protocol_of(version).expect("a known version");
+            let prediction = predict(&protocol, &board.world(), &plan).expect("the lab runs");
+            let by = board.client.interrupts_by;
+            assert_eq!(prediction.interrupts(by), arrive, "{version:?} {} {schedule}", board.name);
         }
     }
 

@@ -105,7 +105,7 @@ impl Schedule {
 }
 
 fn carries(board: &Board, world: &World) -> Result<(), Error> {
-    if board.world() == *world {
+    if board.carries(world) {
         return Ok(());
     }
     Err(Error::Board(format!(
@@ -155,6 +155,7 @@ impl Replay<'_> {
         let setup = Setup {
             image: &self.kernel.image,
             devices: Devices { client: self.board.client.device, smmu: self.board.registering() },
+            is_pci: self.board.client.bus == Bus::Pci,
             watched: WATCHED,
             driver_probe: driver_probe(self.board.client.bus)?,
         };
@@ -267,6 +268,7 @@ impl Replay<'_> {
             protocol: protocol.to_string(),
             stock: self.options.ablate.is_none(),
             ablated: self.options.ablate.clone().map(|commit| (commit, ablated)),
+            interrupts_predicted: prediction.interrupts(self.board.client.interrupts_by),
             works_predicted: self.board.client.dma_translated.then(|| prediction.works()),
             predicted: prediction.outcome,
             observed,
@@ -474,7 +476,7 @@ pub(crate) fn differences(
     observed: &Observation,
     driver_failed: bool,
 ) -> Vec<Deviation> {
-    let given_back = ["owner_cnt", "dev->driver"];
+    let given_back = ["owner_cnt", "dev->driver", "MSI doorbell"];
     let pairs = predicted.fields().into_iter().zip(observed.fields());
     let differ = pairs.filter(|((name, predicted), (_, observed))| {
         predicted != observed && !(driver_failed && given_back.contains(name))

@@ -96,7 +96,7 @@ impl Confirmation {
 
 /// The kernels at hand, and what runs them.
 pub(crate) struct Bench {
-    qemu: &'static Installation,
+    qemu: Installation,
     busybox: Vec<u8>,
     kernels: Vec<Kernel>,
 }
@@ -111,9 +111,8 @@ impl Bench {
         if !args.confirm {
             return Ok(None);
         }
-        let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
-            .map_err(|error| error.to_string())?;
         let mut sources = Sources::of_user()?;
+        let qemu = sources.qemu(false)?;
         let kernels = match (&args.kernel[..], &args.fetch[..]) {
             ([], []) => sources.cached()?,
             ([], versions) => {
@@ -165,7 +164,7 @@ impl Bench {
             Ok(board) => board,
             Err(error) => return Confirmation::not_tried(error),
         };
-        let (qemu, busybox, options) = (self.qemu, &self.busybox, Options::default());
+        let (qemu, busybox, options) = (&self.qemu, &self.busybox, Options::default());
         match (Replay { qemu, kernel, busybox, board, schedule, options }).run() {
             Ok(run) => {
                 let words = format!("{} on {}: {}", run.kernel, board.name, run.answer());

@@ -5,8 +5,9 @@ mod survey;
 use crate::lab::Answer;
 use crate::style::{Style, table};
 use clap::Args;
+use portcullis_qemu::Installation;
 use portcullis_replay::board::{BOARDS, Board};
-use portcullis_replay::package::{Cache, Deb, Kernel, Mirror};
+use portcullis_replay::package::{Cache, Deb, Kernel, Mirror, fetch_qemu, find_qemu};
 use portcullis_replay::plan::NAMED;
 use portcullis_replay::report::{self, Paint, Report};
 use portcullis_replay::{Options, Replay, Schedule};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "Examples:
   portcullis replay --list
-  portcullis replay --fetch 6.1 --board nvme-two --schedule seed
+  portcullis replay --fetch-qemu --fetch 6.1 --board nvme-two --schedule seed
   portcullis replay --fetch 6.12 --schedule unbound --html unbound.html
   portcullis replay --kernel linux-image-6.12.43_arm64.deb --schedule linux2:v6.12/...
 Exit status: 0 when the kernel did what the lab predicts, 1 when it did something else, 2 when the replay could not be done.";
@@ -35,8 +36,11 @@ pub struct ReplayArgs {
     /// A statically linked busybox for arm64; fetched like a kernel when left out.
     #[arg(long, value_name = "FILE")]
     pub busybox: Option<PathBuf>,
+    /// Get Debian's QEMU 11 with its libraries into the cache, beside the system; boards with two SMMUs need it. Once fetched it is used by every replay.
+    #[arg(long)]
+    pub fetch_qemu: bool,
     /// A schedule's name, or a schedule as `lab check` prints it.
-    #[arg(long, required_unless_present_any = ["list", "survey"])]
+    #[arg(long, required_unless_present_any = ["list", "survey", "fetch_qemu"])]
     pub schedule: Option<String>,
     /// The machine; the one that fits the schedule when left out.
     #[arg(long)]
@@ -74,9 +78,14 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         return Ok(Answer { text: list(style), held: true });
     }
     let mut sources = Sources::of_user()?;
+    let qemu = sources.qemu(args.fetch_qemu)?;
     if args.survey {
-        let held = survey::run(&mut sources, &args.fetch, args.repeat)?;
+        let held = survey::run(&mut sources, &qemu, &args.fetch, args.repeat)?;
         return Ok(Answer { text: String::new(), held });
+    }
+    if args.schedule.is_none() && args.fetch_qemu {
+        let text = format!("QEMU {}: {}\n", qemu.version(), qemu.program().display());
+        return Ok(Answer { text, held: true });
     }
     let schedule = args.schedule.as_deref().ok_or("give --schedule")?;
     let schedule = Schedule::parse(schedule).map_err(said)?;
@@ -85,14 +94,13 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         None => schedule.board(),
     };
     let board = board.map_err(said)?;
-    let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
-        .map_err(|error| error.to_string())?;
-    board.supported_by(qemu).map_err(said)?;
+    board.supported_by(&qemu).map_err(said)?;
     let busybox = sources.busybox(args.busybox.as_deref())?;
     let version = args.fetch.last().map(String::as_str);
     let kernel = sources.kernel(&args.kernel, args.modules.as_deref(), version)?;
     let options = Options { kaslr: args.kaslr, ablate: args.ablate.clone() };
-    let replay = Replay { qemu, kernel: &kernel, busybox: &busybox, board, schedule, options };
+    let replay =
+        Replay { qemu: &qemu, kernel: &kernel, busybox: &busybox, board, schedule, options };
     let mut reports = Vec::new();
     for _ in 0..args.repeat {
         reports.push(replay.run().map_err(said)?);
@@ -118,6 +126,11 @@ impl Sources {
     /// The user's cache, and the system's mirror once something is asked of it.
     pub(crate) fn of_user() -> Result<Self, String> {
         Ok(Self { cache: Cache::of_user().map_err(said)?, mirror: None })
+    }
+
+    /// The QEMU for replays, fetched first where that is wanted.
+    pub(crate) fn qemu(&self, fetch: bool) -> Result<Installation, String> {
+        if fetch { fetch_qemu(&self.cache) } else { find_qemu(&self.cache) }.map_err(said)
     }
 
     /// The kernels that are in the cache.

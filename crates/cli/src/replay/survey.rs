@@ -1,14 +1,18 @@
 //! Many schedules on many kernels: the table of `docs/replay.md`.
 
 use super::{Sources, said};
+use portcullis_qemu::Installation;
 use portcullis_replay::board::{Board, SURVEY};
 use portcullis_replay::{Options, Outcome, Replay, Report, Schedule};
 use std::io::Write;
 
 /// Runs every schedule of the survey on each kernel, and prints a row of Markdown as soon as it is known. Says whether everything was as predicted.
-pub(super) fn run(sources: &mut Sources, versions: &[String], runs: u32) -> Result<bool, String> {
-    let qemu = portcullis_qemu::find(portcullis_qemu::Architecture::Aarch64)
-        .map_err(|error| error.to_string())?;
+pub(super) fn run(
+    sources: &mut Sources,
+    qemu: &Installation,
+    versions: &[String],
+    runs: u32,
+) -> Result<bool, String> {
     let busybox = sources.busybox(None)?;
     row("| kernel | board | schedule | predicted | observed | as predicted | seconds |")?;
     row("| --- | --- | --- | --- | --- | --- | --- |")?;

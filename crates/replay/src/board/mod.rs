@@ -5,7 +5,7 @@ mod tree;
 pub(crate) use tree::gate;
 
 use crate::error::Error;
-use portcullis_lab::linux::{Bus, World};
+use portcullis_lab::linux::{Bus, Event, World};
 use portcullis_qemu::Installation;
 
 /// A machine that a schedule can be forced on.
@@ -42,6 +42,19 @@ pub struct Client {
     pub(crate) interrupts: &'static str,
     /// QEMU translates its DMA, so its damage can be seen.
     pub dma_translated: bool,
+    /// Whose interrupts its driver gets.
+    pub interrupts_by: Interrupts,
+}
+
+/// How a client's interrupts reach the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupts {
+    /// By wires, which no IOMMU is in the way of.
+    Wires,
+    /// By messages, one for each command that is done: none where its DMA does not work.
+    MessagesOfDma,
+    /// By messages that need no other DMA.
+    Messages,
 }
 
 const NVME: Client = Client {
@@ -59,6 +72,7 @@ const NVME: Client = Client {
     probe: "/dev/nvme0n1",
     interrupts: "nvme",
     dma_translated: true,
+    interrupts_by: Interrupts::MessagesOfDma,
 };
 
 const E1000E: Client = Client {
@@ -77,6 +91,8 @@ const E1000E: Client = Client {
     probe: "/sys/bus/pci/devices/0000:00:02.0/net",
     interrupts: "eth|enp",
     dma_translated: true,
+    // That its link is up is an interrupt, and no DMA.
+    interrupts_by: Interrupts::Messages,
 };
 
 const VIRTIO_MMIO: Client = Client {
@@ -89,6 +105,7 @@ const VIRTIO_MMIO: Client = Client {
     probe: "",
     interrupts: "virtio",
     dma_translated: false,
+    interrupts_by: Interrupts::Wires,
 };
 
 /// Every board.
@@ -118,6 +135,12 @@ pub const BOARDS: &[Board] = &[
         client: &NVME,
     },
     Board {
+        name: "e1000e-two",
+        summary: "two SMMUv3s, an e1000e network card behind the one that is bound at boot",
+        smmus: 2,
+        client: &E1000E,
+    },
+    Board {
         name: "virtio-mmio-two",
         summary: "two SMMUv3s, a virtio-mmio device behind the one that is bound at boot",
         smmus: 2,
@@ -133,10 +156,14 @@ pub const SURVEY: &[(&str, &str)] = &[
     ("nvme", "early"),
     ("nvme", "grouped"),
     ("nvme", "late-group"),
+    ("e1000e", "control"),
+    ("e1000e", "unbound"),
+    ("e1000e", "late-group"),
     ("virtio-mmio", "seed"),
     ("virtio-mmio", "late-group"),
     ("nvme-two", "control"),
     ("nvme-two", "seed"),
+    ("e1000e-two", "seed"),
     ("virtio-mmio-two", "seed"),
 ];
 
@@ -156,10 +183,21 @@ impl Board {
         })
     }
 
-    /// The world of the lab that this board is.
+    /// The world of the lab that this board is. Where the client's interrupts are messages, its driver allocates vectors there.
     #[must_use]
     pub fn world(&self) -> World {
-        World { bus: self.client.bus, ..World::of(self.smmus, 1, 1) }
+        let events = match self.client.interrupts_by {
+            Interrupts::Wires => Vec::new(),
+            Interrupts::MessagesOfDma | Interrupts::Messages => vec![Event::Msi],
+        };
+        World { bus: self.client.bus, events, ..World::of(self.smmus, 1, 1) }
+    }
+
+    /// Whether the board can carry schedules of this world. Vectors take no step of their own away from a schedule without them.
+    #[must_use]
+    pub fn carries(&self, world: &World) -> bool {
+        let own = self.world();
+        own == *world || World { events: Vec::new(), ..own } == *world
     }
 
     /// The device name of the SMMU whose registration is steered.
@@ -180,7 +218,7 @@ impl Board {
         }
         Err(Error::Qemu(format!(
             "the board `{}` has two SMMUs, which needs a QEMU with `-device {device}` (11 or later); {} is {}. \
-             Name the folder of another one in {}",
+             `portcullis replay --fetch-qemu` gets Debian's; {} names the folder of another one",
             self.name,
             qemu.program().display(),
             qemu.version(),

@@ -29,7 +29,13 @@ use() {
     case $driver in
     nvme) [ -b /dev/nvme0n1 ] && timeout 5 head -c 24 /dev/nvme0n1 ;;
     virtio_mmio | virtio_pci) [ -e $device/driver ] && timeout 5 head -c 8 /dev/hwrng | wc -c ;;
-    e1000e) ls $device/net 2> /dev/null ;;
+    # An interface that comes up raises an interrupt by itself: its link is up.
+    e1000e)
+        for name in $(ls $device/net 2> /dev/null); do
+            timeout 5 ip link set $name up && sleep 2
+            echo $name
+        done
+        ;;
     esac
 }
 

@@ -196,5 +196,6 @@ pub(crate) fn kernel_btf() -> Vec<u8> {
     );
     types.structure("iommu_domain", &[("type", int, 0)]);
     types.structure("dev_iommu", &[("fwspec", int, 0)]);
+    types.structure("pci_dev", &[("msix_base", int, 0), ("dev", int, 8)]);
     types.image()
 }

@@ -1,14 +1,17 @@
-//! Kernels as distributions ship them: packages, an image with its modules, and where they are kept once unpacked.
+//! Kernels as distributions ship them: packages, an image with its modules, and where they are kept once unpacked; the QEMU that runs them.
 
+mod apt;
 mod cache;
 mod deb;
 mod fetch;
 mod module;
+mod qemu;
 
 pub use cache::Cache;
 pub use deb::Deb;
 pub use fetch::Mirror;
 pub use module::{Module, Modules};
+pub use qemu::{fetch_qemu, find_qemu};
 
 use crate::error::{Error, io_at};
 use crate::image::KernelImage;

@@ -3,7 +3,7 @@
 use super::Who;
 use super::map::Place;
 use crate::error::Error;
-use crate::steer::{Observation, Path};
+use crate::steer::{Doorbell, Observation, Path};
 use portcullis_explore::proto;
 use portcullis_explore::schedule::{Move, Schedule};
 use portcullis_explore::search::{Action, Object, ThreadStatus, Trace, TraceStep};
@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) client: Observation,
     /// How the client's driver mapped its first buffer, if it has.
     pub(crate) first_mapping: Option<Path>,
+    /// A DMA domain translates what the client does, messages included.
+    pub(crate) translated: bool,
 }
 
 /// A protocol in a board's world, at some moment.
@@ -166,6 +168,7 @@ impl Model {
                 "none" | "" => None,
                 other => Some(path(other)),
             },
+            translated: of_client("hardware domain") == "DMA",
             client: Observation {
                 group,
                 fwspec: !matches!(of_client("fwspec"), "NULL" | ""),
@@ -176,6 +179,11 @@ impl Model {
                 owner_cnt: if group { of_group("owner_cnt").parse().unwrap_or(0) } else { 0 },
                 path: path(of_client("DMA path")),
                 driver: of_client("dev->driver") == "set",
+                doorbell: match of_client("MSI doorbell") {
+                    "physical address" => Doorbell::Physical,
+                    "mapped" => Doorbell::Mapped,
+                    _ => Doorbell::None,
+                },
             },
         })
     }

@@ -27,6 +27,24 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// Whether an interrupt of the client arrived; none if the guest did not come to count them.
+    #[must_use]
+    pub fn interrupted(&self) -> Option<bool> {
+        self.interrupts.filter(|_| self.finished).map(|number| number > 0)
+    }
+
+    /// Its interrupts, in words.
+    pub(super) fn interrupts_in_words(&self, predicted: Option<bool>) -> Option<String> {
+        let as_predicted = match (predicted, self.interrupted()) {
+            (Some(predicted), Some(observed)) if predicted == observed => " (as predicted)",
+            (Some(true), Some(_)) => " (the lab says that some do)",
+            (Some(false), Some(_)) => " (the lab says that none does)",
+            _ => "",
+        };
+        let number = self.interrupts?;
+        Some(format!("{number} interrupts of it arrived{as_predicted}"))
+    }
+
     /// Reads the console and the trace of a run.
     pub(crate) fn read(
         console: &[ConsoleLine],

@@ -46,9 +46,7 @@ fn damage(report: &Report) -> Vec<String> {
     if let Some(works) = damage.works {
         lines.push(if works { "the device works" } else { "the device does not work" }.to_owned());
     }
-    if let Some(interrupts) = damage.interrupts {
-        lines.push(format!("{interrupts} interrupts of it arrived"));
-    }
+    lines.extend(damage.interrupts_in_words(report.interrupts_predicted));
     lines.extend(
         damage.smmu_events.iter().map(|(event, number)| format!("SMMU event {event}: {number}")),
     );

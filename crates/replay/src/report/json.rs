@@ -21,6 +21,7 @@ struct Json<'a> {
     steps: Vec<StepJson<'a>>,
     returns: Vec<(&'a str, i32)>,
     works_predicted: Option<bool>,
+    interrupts_predicted: Option<bool>,
     damage: &'a Damage,
     seconds: f64,
 }
@@ -79,6 +80,7 @@ impl Report {
             steps: steps.collect(),
             returns: self.returns.iter().map(|(name, value)| (name.as_str(), *value)).collect(),
             works_predicted: self.works_predicted,
+            interrupts_predicted: self.interrupts_predicted,
             damage: &self.damage,
             seconds: self.seconds.1,
         };

@@ -49,6 +49,8 @@ pub struct Report {
     pub damage: Damage,
     /// Whether the device works in the end, as the lab predicts; none where QEMU does not translate its DMA.
     pub works_predicted: Option<bool>,
+    /// Whether an interrupt of it arrives in the end, as the lab predicts; none where interrupts are wires.
+    pub interrupts_predicted: Option<bool>,
     /// Seconds until the schedule was through, and in all.
     pub seconds: (f64, f64),
     /// Stops, parks and packets.
@@ -183,32 +185,43 @@ impl std::fmt::Display for StepEnd {
 }
 
 impl Report {
-    /// The kernel did what the lab said, and the device works or not as the lab said.
+    /// The kernel did what the lab said, and afterwards the device and its interrupts work or not as the lab said.
     #[must_use]
     pub fn agrees(&self) -> bool {
-        self.verdict == Verdict::Agrees && !self.damage_differs()
+        self.verdict == Verdict::Agrees && self.damage_differs().is_none()
     }
 
-    /// The device works although the lab says no, or the other way round.
+    /// What works although the lab says no, or the other way round, in words.
     #[must_use]
-    pub fn damage_differs(&self) -> bool {
-        matches!((self.works_predicted, self.damage.works), (Some(predicted), Some(works)) if predicted != works)
+    pub fn damage_differs(&self) -> Option<String> {
+        let differ = |predicted: Option<bool>, observed: Option<bool>| {
+            predicted.zip(observed).filter(|(predicted, observed)| predicted != observed)
+        };
+        let verb = |works| if works { "works" } else { "does not work" };
+        let arrive = |some| if some { "arrive" } else { "do not arrive" };
+        if let Some((predicted, works)) = differ(self.works_predicted, self.damage.works) {
+            return Some(format!(
+                "the device {} and the lab says that it {}",
+                verb(works),
+                verb(predicted)
+            ));
+        }
+        let (predicted, some) = differ(self.interrupts_predicted, self.damage.interrupted())?;
+        Some(format!(
+            "its interrupts {} and the lab says that they {}",
+            arrive(some),
+            arrive(predicted)
+        ))
     }
 
     /// The verdict in words.
     #[must_use]
     pub fn answer(&self) -> String {
         match &self.verdict {
-            Verdict::Agrees if self.damage_differs() => {
-                let works = |works| if works { "works" } else { "does not work" };
-                let predicted = works(self.works_predicted.unwrap_or_default());
-                let observed = works(self.damage.works.unwrap_or_default());
-                format!(
-                    "{}; but the device {observed} and the lab says that it {predicted}",
-                    self.observed
-                )
-            }
-            Verdict::Agrees => format!("{} (as predicted)", self.observed),
+            Verdict::Agrees => match self.damage_differs() {
+                Some(words) => format!("{}; but {words}", self.observed),
+                None => format!("{} (as predicted)", self.observed),
+            },
             Verdict::Diverged { step, deviations } => {
                 let all: Vec<String> = deviations
                     .iter()

@@ -104,13 +104,16 @@ fn tail(report: &Report, paint: Paint<'_>) -> String {
     let works = match damage.works {
         Some(true) => "the device works".to_owned(),
         Some(false) => "the device does not work".to_owned(),
+        None if report.board.client.dma_translated => {
+            "whether the device's DMA works cannot be told: no packet is sent".to_owned()
+        }
         None => {
             "QEMU does not translate this device's DMA: whether it works says nothing".to_owned()
         }
     };
     let _ = writeln!(out, "afterwards: {works}; sysfs claims {}", damage.claims);
-    if let Some(interrupts) = damage.interrupts {
-        let _ = writeln!(out, "            {interrupts} interrupts of it arrived");
+    if let Some(words) = damage.interrupts_in_words(report.interrupts_predicted) {
+        let _ = writeln!(out, "            {words}");
     }
     for (name, counts) in [("reported", &damage.smmu_events), ("did", &damage.trace)] {
         if !counts.is_empty() {

@@ -15,6 +15,6 @@ mod stop;
 mod tests;
 mod thread;
 
-pub(crate) use observe::{Observation, Path};
+pub(crate) use observe::{Doorbell, Observation, Path};
 pub(crate) use session::{Ablation, Arrival, Session, Setup};
 pub(crate) use stop::{At, Devices, Stop, symbol};

@@ -25,6 +25,8 @@ pub(crate) struct Offsets {
     group_owner_cnt: u64,
     domain_type: u64,
     fwspec: u64,
+    /// Of a `struct pci_dev`: its `dev`, and `msix_base`.
+    pci: [u64; 2],
 }
 
 /// Where a device's DMA path is kept.
@@ -46,6 +48,22 @@ pub(crate) enum Path {
     IommuDma,
 }
 
+/// Where the message of a device's first interrupt goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Doorbell {
+    /// The driver has allocated no vectors.
+    None,
+    /// To the doorbell's physical address: right without an IOMMU only.
+    Physical,
+    /// To an address that the device's domain maps to the doorbell.
+    Mapped,
+}
+
+/// GITS_TRANSLATER of the board's ITS: `VIRT_GIC_ITS` is at 0x0808_0000 (hw/arm/virt.c), its translation page is the second 64 KiB, the register at 0x40 there
+/// (IHI 0069, 12.18 "GITS_TRANSLATER").
+const ITS_DOORBELL: u64 = 0x0808_0000 + 0x1_0000 + 0x40;
+
 /// A device at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Observation {
@@ -63,6 +81,8 @@ pub(crate) struct Observation {
     pub(crate) path: Path,
     /// `dev->driver` is set.
     pub(crate) driver: bool,
+    /// The first interrupt's message.
+    pub(crate) doorbell: Doorbell,
 }
 
 impl Offsets {
@@ -97,6 +117,7 @@ impl Offsets {
             group_owner_cnt: byte("iommu_group", "owner_cnt")?,
             domain_type: byte("iommu_domain", "type")?,
             fwspec: byte("dev_iommu", "fwspec")?,
+            pci: [byte("pci_dev", "dev")?, byte("pci_dev", "msix_base")?],
         })
     }
 
@@ -106,8 +127,13 @@ impl Offsets {
         name.and_then(|name| client.text(name, 64)).unwrap_or_default()
     }
 
-    /// Reads a device.
-    pub(crate) fn observe(&self, client: &mut Client, device: u64) -> Result<Observation, Error> {
+    /// Reads a device; of a PCI function also the first message that was composed for it.
+    pub(crate) fn observe(
+        &self,
+        client: &mut Client,
+        device: u64,
+        is_pci: bool,
+    ) -> Result<Observation, Error> {
         let group = client.word(device + self.device_group)?;
         let iommu = client.word(device + self.device_iommu)?;
         let in_group = |client: &mut Client, offset: u64| {
@@ -130,7 +156,19 @@ impl Offsets {
             owner_cnt,
             path: self.path(client, device)?,
             driver: client.word(device + self.device_driver)? != 0,
+            doorbell: match is_pci {
+                true => self.doorbell(client, device)?,
+                false => Doorbell::None,
+            },
         })
+    }
+
+    /// What the first entry of the device's MSI-X table says (PCI Express base specification 6.0, 7.7.2.3): it is the device's memory, mapped at `msix_base`.
+    fn doorbell(&self, client: &mut Client, device: u64) -> Result<Doorbell, Error> {
+        let [inside, table] = self.pci;
+        let table = client.word(device.wrapping_sub(inside) + table)?;
+        let message = if table == 0 { 0 } else { client.word(table)? };
+        Ok(doorbell(message))
     }
 
     fn path(&self, client: &mut Client, device: u64) -> Result<Path, Error> {
@@ -142,6 +180,15 @@ impl Offsets {
                 .is_some_and(|byte| byte >> place.bit & 1 != 0),
         };
         Ok(if through_iommu { Path::IommuDma } else { Path::Direct })
+    }
+}
+
+/// Which way a message goes to the ITS.
+fn doorbell(message: u64) -> Doorbell {
+    match message {
+        0 => Doorbell::None,
+        ITS_DOORBELL => Doorbell::Physical,
+        _ => Doorbell::Mapped,
     }
 }
 
@@ -165,9 +212,19 @@ impl fmt::Display for Path {
     }
 }
 
+impl fmt::Display for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "no vectors",
+            Self::Physical => "physical",
+            Self::Mapped => "mapped",
+        })
+    }
+}
+
 impl Observation {
     /// Each field's name with its value, in the order of reports.
-    pub(crate) fn fields(&self) -> [(&'static str, String); 7] {
+    pub(crate) fn fields(&self) -> [(&'static str, String); 8] {
         let there = |there: bool| if there { "set".to_owned() } else { "NULL".to_owned() };
         [
             ("iommu_group", there(self.group)),
@@ -177,6 +234,7 @@ impl Observation {
             ("DMA path", self.path.to_string()),
             ("owner_cnt", self.owner_cnt.to_string()),
             ("dev->driver", there(self.driver)),
+            ("MSI doorbell", self.doorbell.to_string()),
         ]
     }
 }
@@ -202,5 +260,13 @@ mod tests {
         assert_eq!(domain_type(3), "DMA");
         assert_eq!(domain_type(11), "DMA", "with a flush queue");
         assert_eq!(domain_type(4), "IDENTITY");
+    }
+
+    /// The devicetree that QEMU writes for `virt`: `msi-controller@8080000`; and an address that Linux 6.1.192 composed behind a DMA domain.
+    #[test]
+    fn messages_go_to_the_doorbell_or_through_the_domain() {
+        assert_eq!(doorbell(0), Doorbell::None);
+        assert_eq!(doorbell(0x0809_0040), Doorbell::Physical);
+        assert_eq!(doorbell(0xffff_e040), Doorbell::Mapped);
     }
 }
