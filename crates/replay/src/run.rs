@@ -1,6 +1,6 @@
 //! One replay, from a kernel and a schedule to a report.
 
-use crate::board::Board;
+use crate::board::{Board, Interrupts};
 use crate::error::Error;
 use crate::guest::{Guest, build};
 use crate::machine::{Boot, Console, ConsoleLine, Machine};
@@ -155,7 +155,7 @@ impl Replay<'_> {
         let setup = Setup {
             image: &self.kernel.image,
             devices: Devices { client: self.board.client.device, smmu: self.board.registering() },
-            is_pci: self.board.client.bus == Bus::Pci,
+            reads_doorbell: self.board.client.interrupts_by == Interrupts::Messages,
             watched: WATCHED,
             driver_probe: driver_probe(self.board.client.bus)?,
         };

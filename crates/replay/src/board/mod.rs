@@ -51,9 +51,10 @@ pub struct Client {
 pub enum Interrupts {
     /// By wires, which no IOMMU is in the way of.
     Wires,
-    /// By messages, one for each command that is done: none where its DMA does not work.
-    MessagesOfDma,
-    /// By messages that need no other DMA.
+    /// By messages, one for each command that is done: none where its DMA does not work. The driver allocates its vectors in its probe or in a worker of its own,
+    /// by version (NVMe: in a worker in Linux 6.1), so nothing is said of when.
+    Commands,
+    /// By messages that need no other DMA. The driver allocates its vectors in its probe.
     Messages,
 }
 
@@ -72,7 +73,7 @@ const NVME: Client = Client {
     probe: "/dev/nvme0n1",
     interrupts: "nvme",
     dma_translated: true,
-    interrupts_by: Interrupts::MessagesOfDma,
+    interrupts_by: Interrupts::Commands,
 };
 
 const E1000E: Client = Client {
@@ -183,12 +184,12 @@ impl Board {
         })
     }
 
-    /// The world of the lab that this board is. Where the client's interrupts are messages, its driver allocates vectors there.
+    /// The world of the lab that this board is. If the client's driver allocates vectors in its probe, it does there.
     #[must_use]
     pub fn world(&self) -> World {
         let events = match self.client.interrupts_by {
-            Interrupts::Wires => Vec::new(),
-            Interrupts::MessagesOfDma | Interrupts::Messages => vec![Event::Msi],
+            Interrupts::Wires | Interrupts::Commands => Vec::new(),
+            Interrupts::Messages => vec![Event::Msi],
         };
         World { bus: self.client.bus, events, ..World::of(self.smmus, 1, 1) }
     }

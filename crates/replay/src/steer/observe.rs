@@ -127,12 +127,12 @@ impl Offsets {
         name.and_then(|name| client.text(name, 64)).unwrap_or_default()
     }
 
-    /// Reads a device; of a PCI function also the first message that was composed for it.
+    /// Reads a device, and if wanted the first message that was composed for it, which needs a PCI function.
     pub(crate) fn observe(
         &self,
         client: &mut Client,
         device: u64,
-        is_pci: bool,
+        with_doorbell: bool,
     ) -> Result<Observation, Error> {
         let group = client.word(device + self.device_group)?;
         let iommu = client.word(device + self.device_iommu)?;
@@ -156,7 +156,7 @@ impl Offsets {
             owner_cnt,
             path: self.path(client, device)?,
             driver: client.word(device + self.device_driver)? != 0,
-            doorbell: match is_pci {
+            doorbell: match with_doorbell {
                 true => self.doorbell(client, device)?,
                 false => Doorbell::None,
             },

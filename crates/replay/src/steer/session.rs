@@ -29,8 +29,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) image: &'a KernelImage,
     /// The devices.
     pub(crate) devices: Devices,
-    /// The client is a PCI function.
-    pub(crate) is_pci: bool,
+    /// The client is a PCI function whose driver allocates MSI-X vectors in its probe: the first message is observed, too.
+    pub(crate) reads_doorbell: bool,
     /// Functions whose return values are noted, in threads of the schedule; those that a kernel does not have are left out.
     pub(crate) watched: &'a [&'a str],
     /// Where the client's driver begins its probe: what the device looks like there is noted.
@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
         if device == 0 || !self.select_kernel_cpu()? {
             return Ok(None);
         }
-        self.offsets.observe(&mut self.client, device, self.setup.is_pci).map(Some)
+        self.offsets.observe(&mut self.client, device, self.setup.reads_doorbell).map(Some)
     }
 
     /// Chooses a CPU that runs in the kernel, whose memory the stub can then read.
@@ -363,8 +363,9 @@ impl<'a> Session<'a> {
         if registers.pc == self.driver_probe
             && self.offsets.device_name(&mut self.client, registers.x[0]) == client
         {
-            let (device, is_pci) = (registers.x[0], self.setup.is_pci);
-            self.at_driver_probe = Some(self.offsets.observe(&mut self.client, device, is_pci)?);
+            let (device, doorbell) = (registers.x[0], self.setup.reads_doorbell);
+            self.at_driver_probe =
+                Some(self.offsets.observe(&mut self.client, device, doorbell)?);
         }
         self.alter(registers)?;
         let arrived = self.arrives(number, registers)?;

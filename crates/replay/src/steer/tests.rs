@@ -48,7 +48,7 @@ fn session(image: &KernelImage, threads: Vec<FakeThread>) -> (Session<'_>, Log) 
     let setup = Setup {
         image,
         devices: Devices { client: CLIENT, smmu: SMMU },
-        is_pci: false,
+        reads_doorbell: false,
         watched: &["iommu_device_use_default_domain", "not_in_this_kernel"],
         driver_probe: "pci_device_probe".parse().expect("a stop"),
     };
