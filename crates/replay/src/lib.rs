@@ -48,6 +48,7 @@ mod error;
 mod gdb;
 mod guest;
 pub mod image;
+mod layout;
 mod machine;
 mod outcome;
 pub mod package;
@@ -59,6 +60,7 @@ mod scratch;
 mod steer;
 
 pub use error::Error;
+pub use layout::{DmaIommuLayout, Home};
 pub use outcome::{BadEnd, Outcome};
 pub use report::{Damage, Report, Verdict};
 pub use run::{Options, Replay, Schedule};

@@ -10,7 +10,7 @@ use portcullis_replay::board::{BOARDS, Board};
 use portcullis_replay::package::{Cache, Deb, Kernel, Mirror, fetch_qemu, find_qemu};
 use portcullis_replay::plan::NAMED;
 use portcullis_replay::report::{self, Paint, Report};
-use portcullis_replay::{Options, Replay, Schedule};
+use portcullis_replay::{DmaIommuLayout, Options, Replay, Schedule};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "Examples:
@@ -40,7 +40,7 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub fetch_qemu: bool,
     /// A schedule's name, or a schedule as `lab check` prints it.
-    #[arg(long, required_unless_present_any = ["list", "survey", "fetch_qemu"])]
+    #[arg(long, required_unless_present_any = ["list", "survey", "fetch_qemu", "layout"])]
     pub schedule: Option<String>,
     /// The machine; the one that fits the schedule when left out.
     #[arg(long)]
@@ -57,6 +57,9 @@ pub struct ReplayArgs {
     /// Run every schedule with a name on the kernels of --fetch, --repeat times each, and print a table in Markdown.
     #[arg(long, requires = "fetch", conflicts_with_all = ["schedule", "board", "ablate", "kaslr", "html", "json"])]
     pub survey: bool,
+    /// Say where the kernel keeps dma_iommu, and which other fields share its byte, by its type information; 1 if the lab's protocol has it otherwise.
+    #[arg(long, conflicts_with_all = ["schedule", "survey"])]
+    pub layout: bool,
     /// List boards and schedules.
     #[arg(long)]
     pub list: bool,
@@ -78,6 +81,9 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         return Ok(Answer { text: list(style), held: true });
     }
     let mut sources = Sources::of_user()?;
+    if args.layout {
+        return layout(args, &mut sources);
+    }
     let qemu = sources.qemu(args.fetch_qemu)?;
     if args.survey {
         let held = survey::run(&mut sources, &qemu, &args.fetch, args.repeat)?;
@@ -110,6 +116,21 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(Answer { text: text(&reports, args, style), held: reports.iter().all(Report::agrees) })
+}
+
+/// Where each kernel that is named keeps `dma_iommu`.
+fn layout(args: &ReplayArgs, sources: &mut Sources) -> Result<Answer, String> {
+    let versions = args.fetch.iter().map(|version| Some(version.as_str()));
+    let wanted: Vec<Option<&str>> =
+        if args.fetch.is_empty() { vec![None] } else { versions.collect() };
+    let mut answer = Answer { text: String::new(), held: true };
+    for version in wanted {
+        let kernel = sources.kernel(&args.kernel, args.modules.as_deref(), version)?;
+        let layout = DmaIommuLayout::of(&kernel).map_err(said)?;
+        answer.text += &format!("Linux {}: {layout}", kernel.name);
+        answer.held &= layout.differences().is_empty();
+    }
+    Ok(answer)
 }
 
 fn said(error: portcullis_replay::Error) -> String {

@@ -8,6 +8,7 @@ use super::commit::Commit;
 use super::errno::{Errno, OK};
 use super::kernel::{Client, DMA, Dev, Kernel, Step, T};
 use super::property::Id;
+use super::protocol::Protocol;
 
 /// Bit 0 of a client's `dma` field: DMA goes through iommu-dma.
 pub(crate) const IOMMU_DMA: u64 = 1;
@@ -27,6 +28,22 @@ pub(crate) enum Neighbour {
 }
 
 impl Neighbour {
+    const ALL: [Self; 3] = [Self::Coherent, Self::CanMatch, Self::SkipSync];
+
+    /// The member of `struct device`.
+    fn member(self) -> &'static str {
+        match self {
+            Self::Coherent => "dma_coherent",
+            Self::CanMatch => "can_match",
+            Self::SkipSync => "dma_skip_sync",
+        }
+    }
+
+    /// Is it in one byte with `dma_iommu`?
+    fn shares_byte(self, protocol: &Protocol) -> bool {
+        is_bit_field(protocol) && !protocol.has(self.atomic())
+    }
+
     /// The commit that makes it an atomic bit of its own.
     fn atomic(self) -> Commit {
         match self {
@@ -46,8 +63,18 @@ impl Neighbour {
 }
 
 /// Is `dma_iommu` a bit of a byte, so that whoever stores a neighbour stores it too?
-fn is_bit_field(k: &Kernel) -> bool {
-    k.has(Commit::DmaIommuFlag) && !k.has(Commit::AtomicBits)
+fn is_bit_field(protocol: &Protocol) -> bool {
+    protocol.has(Commit::DmaIommuFlag) && !protocol.has(Commit::AtomicBits)
+}
+
+impl Protocol {
+    /// The members of `struct device` that share a byte with `dma_iommu` and are stored while a device is probed, as modelled; empty where `dma_iommu` is no bit
+    /// field. `portcullis replay --layout` compares them with the type information of a kernel.
+    #[must_use]
+    pub fn beside_dma_iommu(&self) -> Vec<&'static str> {
+        let beside = Neighbour::ALL.into_iter().filter(|neighbour| neighbour.shares_byte(self));
+        beside.map(Neighbour::member).collect()
+    }
 }
 
 /// A store to a neighbour of `dma_iommu`: load the byte, change a bit, store the byte. No step where the two do not
@@ -58,7 +85,7 @@ pub(crate) fn store_neighbour(
     x: Client,
     neighbour: Neighbour,
 ) -> Step<()> {
-    if !is_bit_field(k) || k.has(neighbour.atomic()) {
+    if !neighbour.shares_byte(k.protocol()) {
         return Ok(());
     }
     let dma = k.client(x).dma;
@@ -79,7 +106,7 @@ pub(crate) fn set_dma_iommu(t: &mut T<'_>, k: &Kernel, x: Client, on: bool) -> S
     };
     let (dma, chosen) = (k.client(x).dma, k.client(x).path_chosen);
     let merged = move |byte: u64| if on { byte | IOMMU_DMA } else { byte & !IOMMU_DMA };
-    if is_bit_field(k) {
+    if is_bit_field(k.protocol()) {
         return t.scope(|t| {
             let byte = t.read(dma, "load the byte of dma_iommu and its neighbours")?;
             t.update(why, move |shared| {

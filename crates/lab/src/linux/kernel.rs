@@ -258,6 +258,11 @@ impl Kernel {
         !(self.world.has(Event::Plug) && x.0 + 1 == self.world.clients)
     }
 
+    /// The protocol.
+    pub(crate) fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+
     /// Does the tree carry this commit?
     pub(crate) fn has(&self, commit: Commit) -> bool {
         self.protocol.has(commit)

@@ -126,6 +126,42 @@ impl Btf {
         })
     }
 
+    /// The bit fields of `struct name` that have a bit in the byte where the bit field `member` begins, itself among them, with their first bits in that byte, in order.
+    /// `None` if `member` is no bit field, or is not there.
+    pub(crate) fn byte_of(&self, name: &str, member: &str) -> Option<Vec<(String, u32)>> {
+        let named = |(offset, _): &(&u32, &usize)| self.name(**offset) == name.as_bytes();
+        let index = *self.structs.iter().find(named)?.1;
+        let mut fields = Vec::new();
+        self.bit_fields(index, 0, 0, &mut fields);
+        let byte = fields.iter().find(|(name, ..)| name == member)?.1 / 8;
+        let mut inside: Vec<(String, u32)> = fields
+            .into_iter()
+            .filter(|(_, first, width)| first / 8 <= byte && byte <= (first + width - 1) / 8)
+            .map(|(name, first, _)| (name, first.saturating_sub(8 * byte)))
+            .collect();
+        inside.sort_by_key(|(_, bit)| *bit);
+        Some(inside)
+    }
+
+    /// Adds name, first bit and width of each bit field of a structure, also of those inside anonymous members.
+    fn bit_fields(&self, index: usize, base: u32, depth: u32, found: &mut Vec<(String, u32, u32)>) {
+        let outer = self.types.get(index).filter(|outer| matches!(outer.kind, STRUCT | UNION));
+        let Some(outer) = outer.filter(|_| depth <= 16) else { return };
+        for &(name, kind, offset) in &outer.members {
+            let (offset, width) =
+                if outer.wide { (offset & 0x00ff_ffff, offset >> 24) } else { (offset, 0) };
+            let name = self.name(name);
+            if width > 0 {
+                let name = String::from_utf8_lossy(name).into_owned();
+                found.push((name, base + offset, width));
+            } else if name.is_empty()
+                && let Some(inner) = self.resolve(kind as usize)
+            {
+                self.bit_fields(inner, base + offset, depth + 1, found);
+            }
+        }
+    }
+
     /// The value of an enumerator, of any enumeration.
     pub(crate) fn enumerator(&self, name: &str) -> Option<u32> {
         let enums = self.types.iter().filter(|found| matches!(found.kind, ENUM | ENUM64));
@@ -222,6 +258,34 @@ mod tests {
         assert_eq!(btf.member("nothing", "a"), None);
         assert_eq!(btf.enumerator("DEV_FLAG_DMA_IOMMU"), Some(7));
         assert_eq!(btf.enumerator("DEV_FLAG_X"), None);
+    }
+
+    /// The bit field of the sample has a neighbour below it; one that begins in the byte before and ends in this one is in it too.
+    #[test]
+    fn what_shares_a_byte() {
+        let named = |fields: Option<Vec<(String, u32)>>| {
+            let fields = fields.unwrap_or_default();
+            fields.iter().map(|(name, bit)| format!("{name} {bit}")).collect::<Vec<_>>()
+        };
+        let btf = Btf::find(&sample().image()).expect("the sample is complete");
+        assert_eq!(named(btf.byte_of("device", "dma_iommu")), ["x 0", "dma_iommu 1"]);
+        assert_eq!(btf.byte_of("device", "a"), None, "no bit field");
+        assert_eq!(btf.byte_of("device", "missing"), None);
+        let mut s = Types::default();
+        s.record("int", 1 << 24, 4, &[32]);
+        let field = |s: &mut Types, name: &str, first: u32, width: u32| {
+            [s.string(name), 1, width << 24 | first]
+        };
+        let fields = [("a", 0, 1), ("b", 1, 12), ("c", 13, 3), ("d", 16, 1)];
+        let more: Vec<u32> = fields
+            .iter()
+            .flat_map(|(name, first, width)| field(&mut s, name, *first, *width))
+            .collect();
+        s.record("device", 1 << 31 | 4 << 24 | 4, 4, &more);
+        let btf = Btf::find(&s.image()).expect("the sample is complete");
+        assert_eq!(named(btf.byte_of("device", "c")), ["b 0", "c 5"]);
+        assert_eq!(named(btf.byte_of("device", "a")), ["a 0", "b 1"]);
+        assert_eq!(named(btf.byte_of("device", "d")), ["d 0"]);
     }
 
     #[test]
