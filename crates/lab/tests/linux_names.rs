@@ -27,6 +27,22 @@ fn bases_and_commits_are_found_by_the_names_people_use() {
     );
     assert_eq!(Commit::find("b46064a18810-6.6.y"), Some(Commit::DefaultDomainBackport));
     assert_eq!(Commit::find("b4606"), None, "too short to be sure");
+    for garbage in [
+        "b46064a18810-6.6.yy",
+        "b46064a18810xyz",
+        "f188056352bc0000",
+        "b46064a18810bad3aea089a79993ca5ea7a3d2b3",
+        "b46064a18810bad3aea089a79993ca5ea7a3d2b20",
+        "rfc-2024",
+        "",
+    ] {
+        assert_eq!(Commit::find(garbage), None, "{garbage}");
+    }
+    for info in COMMITS.iter().filter(|info| !info.hash.is_empty()) {
+        assert!(info.hash.len() == 40 && info.hash.starts_with(info.id), "{}", info.id);
+        assert!(info.hash.bytes().all(|digit| digit.is_ascii_hexdigit()), "{}", info.hash);
+        assert_eq!(Commit::find(info.hash), Some(info.commit));
+    }
     for info in COMMITS {
         assert_eq!(Commit::find(info.id), Some(info.commit));
         assert_eq!(info.commit.info().id, info.id);

@@ -5,6 +5,7 @@ use super::{Answer, ListArgs};
 use crate::style::{Style, table};
 use portcullis_lab::linux::{BASES, BaseInfo, COMMITS, CommitInfo};
 use portcullis_lab::picture::text::paragraph;
+use portcullis_lab::picture::words;
 use serde_json::{Value, json};
 
 pub(crate) fn run(args: &ListArgs) -> Answer {
@@ -30,6 +31,7 @@ fn as_json() -> Value {
     let commits = COMMITS.iter().map(|commit| {
         json!({
             "id": commit.id,
+            "hash": commit.hash,
             "since": commit.since,
             "subject": commit.subject,
             "summary": commit.summary,
@@ -74,7 +76,8 @@ fn as_text(view: View) -> String {
         let needs: Vec<&str> = commit.needs.iter().map(|commit| commit.id()).collect();
         let needs =
             if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
-        let text = format!("\"{}\", {}. {}{needs}", commit.subject, commit.since, commit.summary);
+        let carriers = words::carriers(commit);
+        let text = format!("\"{}\", {carriers}. {}{needs}", commit.subject, commit.summary);
         out += &paragraph(&format!("  {:<20}", commit.id), &text, width);
     }
     out

@@ -175,10 +175,14 @@ fn closing(report: &Report, cure: &Cure, view: View) -> String {
     let closers = &cure.closers;
     let mut out = String::new();
     for (number, set) in closers.clean.iter().enumerate() {
-        let label = if number == 0 { "closes it" } else { "or" };
-        let subjects: Vec<String> = set.iter().map(summary).collect();
-        let text = cut(&subjects.join(" and "), view.width().saturating_sub(16));
-        out += &view.say(label, &text);
+        for (at, change) in set.iter().enumerate() {
+            let label = match (number, at) {
+                (0, 0) => "closes it",
+                (_, 0) => "or",
+                _ => "  and",
+            };
+            out += &view.say(label, &cut(&summary(change), view.width().saturating_sub(16)));
+        }
         let advice = cure.advice.iter().find(|advice| advice.changes == *set);
         let caveats = advice.map(words::caveats).unwrap_or_default();
         if !caveats.is_empty() {

@@ -105,11 +105,14 @@ pub struct CommitInfo {
     pub commit: Commit,
     /// The id to write on the command line: twelve hex digits, or a name where there is no commit.
     pub id: &'static str,
+    /// All forty digits; empty where there is no commit.
+    pub hash: &'static str,
     /// Its subject line.
     pub subject: &'static str,
     /// One line: what it changes in the protocol.
     pub summary: &'static str,
-    /// The releases that first carried it, mainline first, then the stable trees; `-` where none does.
+    /// The releases that first carried it, mainline first (`-` if it never did), then the stable trees, newest branch first. `6.6.y` stands where the branch has it and
+    /// from which release on is not known.
     pub since: &'static str,
     /// The bases that carry it.
     pub carried_by: &'static [BaseId],
@@ -137,22 +140,14 @@ impl Commit {
         self.info().id
     }
 
-    /// Finds a commit by its id or by any prefix of at least seven characters.
+    /// Finds a commit by its id, or by seven to forty digits of its hash. A digit too many or a wrong one finds nothing.
     #[must_use]
     pub fn find(id: &str) -> Option<Self> {
         let id = id.trim().to_ascii_lowercase();
-        COMMITS
-            .iter()
-            .find(|info| info.id == id)
-            .or_else(|| {
-                // A full forty-digit hash, or an abbreviation of seven digits and more.
-                COMMITS.iter().find(|info| {
-                    id.len() >= 7
-                        && !info.id.contains('-')
-                        && (info.id.starts_with(&id) || id.starts_with(info.id))
-                })
-            })
-            .map(|info| info.commit)
+        let named = |info: &&CommitInfo| {
+            info.id == id || (id.len() >= 7 && !info.hash.is_empty() && info.hash.starts_with(&id))
+        };
+        COMMITS.iter().find(named).map(|info| info.commit)
     }
 }
 

@@ -29,6 +29,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ProbeLock,
         id: "01657bc14a39",
+        hash: "01657bc14a3990c665375f77978631fee77b1fce",
         subject: "iommu: Avoid races around device probe",
         since: "6.2",
         summary: "iommu_probe_device_lock serialises the probe of one device",
@@ -40,8 +41,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::FwspecLock,
         id: "a2e7e59a9426",
+        hash: "a2e7e59a94269484a83386972ca07c22fd188854",
         subject: "iommu: Avoid more races around device probe",
-        since: "6.7",
+        since: "6.7, 6.6.5, 6.1.68",
         summary: "the same lock covers the making of the fwspec (of/acpi_iommu_configure)",
         carried_by: FROM_6_1_Y,
         applies_to: &[V6_1_0],
@@ -51,8 +53,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::KeepDefaultDomain,
         id: "64c3873cb255",
+        hash: "64c3873cb255d23047843ca3a1b9769c07d7ecef",
         subject: "iommu: Avoid races around default domain allocations",
-        since: "6.1.84",
+        since: "-, 6.1.84",
         summary: "the walk keeps a default domain that a client's probe made meanwhile",
         carried_by: &[V6_1_Y, ANDROID14_6_1],
         applies_to: &[V6_1_0],
@@ -62,6 +65,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::GroupTestLocked,
         id: "6eb4da8cf545",
+        hash: "6eb4da8cf54537992fc9843be8b2af4f83f717e0",
         subject: "iommu: Have __iommu_probe_device() check for already probed devices",
         since: "6.6",
         summary: "the 'already in a group' test moves under the lock; of_iommu_configure no longer skips the replay for a device in a group",
@@ -73,6 +77,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AttachInProbe,
         id: "f188056352bc",
+        hash: "f188056352bcdcd4bec31c22baa00ba6568f1416",
         subject: "iommu: Avoid locking/unlocking for iommu_probe_device()",
         since: "6.6",
         summary: "a device is attached to its group's domain inside its probe; the walk defers the default domain, and 'already in a group' returns before any domain work",
@@ -84,6 +89,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::Rfc20241213,
         id: "rfc-20241213",
+        hash: "",
         subject: "[PATCH RFC] iommu: fix wrong DMA ops for iommu device",
         since: "-",
         summary: "the RFC of 13 December 2024: iommu_probe_device sets up the default domain when the group has none",
@@ -95,8 +101,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DefaultDomainBackport,
         id: "b46064a18810-6.6.y",
+        hash: "",
         subject: "iommu: Handle race with default domain setup (backport to 6.6.y)",
-        since: "-",
+        since: "-, 6.6.90",
         summary: "the 6.6.y backport of b46064a18810: iommu_probe_device and iommu_device_use_default_domain defer while the group has no default domain",
         carried_by: &[V6_6_Y],
         applies_to: &[V6_6],
@@ -106,6 +113,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::RetireBusOps,
         id: "17de3f5fdd35",
+        hash: "17de3f5fdd35676b0e3d41c7c9bf4e3032eb3673",
         subject: "iommu: Retire bus ops",
         since: "6.8",
         summary: "the instance is found from the fwspec before dev->iommu is touched; a deferral leaves no empty fwspec behind",
@@ -117,6 +125,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DmaOpsWithDomain,
         id: "b67483b3c44e",
+        hash: "b67483b3c44eaef2f771fa4c712e13f452675a67",
         subject: "iommu/dma: Centralise iommu_setup_dma_ops()",
         since: "6.10",
         summary: "iommu_setup_dma_ops is called where the default domain is set, under group->mutex, no longer from arch_setup_dma_ops",
@@ -128,6 +137,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DmaIommuFlag,
         id: "b5c58b2fdc42",
+        hash: "b5c58b2fdc427e7958412ecb2de2804a1f7c1572",
         subject: "dma-mapping: direct calls for dma-iommu",
         since: "6.12",
         summary: "the flag dev->dma_iommu takes the place of the dma_ops pointer, in one byte with dma_coherent",
@@ -139,8 +149,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DeferUnboundSmmu,
         id: "229e6ee43d2a",
+        hash: "229e6ee43d2a160a1592b83aad620d6027084aad",
         subject: "iommu/arm-smmu: Defer probe of clients after smmu device bound",
-        since: "6.13, 6.12.4, 6.1.120",
+        since: "6.13, 6.12.4, 6.6.y, 6.1.120, 5.15.y",
         summary: "SMMUv2: a client whose instance is not on the driver's list yet defers (before: NULL dereference)",
         carried_by: &[
             V5_15,
@@ -162,6 +173,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::LookupByBus,
         id: "7d835134d4e1",
+        hash: "7d835134d4e13e9c30509fd24a42f8c2b94135ea",
         subject: "iommu/arm-smmu: Make instance lookup robust",
         since: "6.14",
         summary: "the instance is looked up on the platform bus, where it is since device_add, and SMMUv2 is ready before it registers",
@@ -173,6 +185,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DropDeferUnboundSmmu,
         id: "97cb1fa02726",
+        hash: "97cb1fa0272646c2a033b05338bb8e0260879968",
         subject: "iommu/arm-smmu: Retire probe deferral workaround",
         since: "6.14",
         summary: "takes 229e6ee43d2a out again",
@@ -184,10 +197,21 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::CleanSmmuV3Failure,
         id: "fcbd62156742",
+        hash: "fcbd621567420b3a2f21f49bbc056de8b273c625",
         subject: "iommu/arm-smmu-v3: Clean up more on probe failure",
-        since: "6.14, 6.12.14, 6.1.129",
+        since: "6.14, 6.13.y, 6.12.14, 6.6.y, 6.1.129",
         summary: "SMMUv3: a probe that fails to register disables the SMMU and frees its queues",
-        carried_by: &[V6_1_Y, ANDROID14_6_1, V6_12_Y, V6_14, V6_15_RC1, V6_15, V6_16, V7_3_RC7],
+        carried_by: &[
+            V6_1_Y,
+            ANDROID14_6_1,
+            V6_6_Y,
+            V6_12_Y,
+            V6_14,
+            V6_15_RC1,
+            V6_15,
+            V6_16,
+            V7_3_RC7,
+        ],
         applies_to: &[V6_1_0, V6_6, V6_12, V6_13_RC5],
         reverts_from: &[V6_1_Y, V6_14, V6_15_RC1, V7_3_RC7],
         needs: &[],
@@ -195,6 +219,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DeferInFwspecInit,
         id: "46b3df8eb9bd",
+        hash: "46b3df8eb9bd035620bc48bd7a1f028490626621",
         subject: "iommu: Manage driver probe deferral better",
         since: "6.14",
         summary: "iommu_fwspec_init itself decides between deferring and giving up, for DT and ACPI alike",
@@ -206,6 +231,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::FreeWholeDevIommu,
         id: "3832862eb9c4",
+        hash: "3832862eb9c4dfa0e80b2522bfaedbc8a43de97d",
         subject: "iommu: Keep dev->iommu state consistent",
         since: "6.15, 6.12.31",
         summary: "a failed firmware parse frees the dev->iommu that it made, not only the fwspec",
@@ -217,6 +243,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ClearDmaIommu,
         id: "280e5a301005",
+        hash: "280e5a30100578106a4305ce0118e0aa9b866f12",
         subject: "iommu: Clear iommu-dma ops on cleanup",
         since: "6.15, 6.12.26",
         summary: "dma_iommu is cleared when a device leaves its group",
@@ -228,8 +255,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DefaultDomainCheck,
         id: "b46064a18810",
+        hash: "b46064a18810bad3aea089a79993ca5ea7a3d2b2",
         subject: "iommu: Handle race with default domain setup",
-        since: "6.15, 6.12.26",
+        since: "6.15, 6.14.y, 6.12.26",
         summary: "iommu_device_use_default_domain defers while the group has no default domain",
         carried_by: FROM_6_15_AND_6_12_Y,
         applies_to: UP_TO_6_14,
@@ -239,6 +267,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ParseInWalk,
         id: "bcb81ac6ae3c",
+        hash: "bcb81ac6ae3c2ef95b44e7b54c3c9522364a245c",
         subject: "iommu: Get DT/ACPI parsing into the proper probe path",
         since: "6.15",
         summary: "iommu_init_device calls bus->dma_configure itself, with iommu_probe_device_lock dropped; the replay at driver bind is only for devices nobody has touched",
@@ -250,6 +279,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::RecheckAfterParse,
         id: "0c8e9c148e29",
+        hash: "0c8e9c148e29a983e67060fb4944a8ca79d4362a",
         subject: "iommu: Avoid introducing more races",
         since: "6.16, 6.15.1",
         summary: "after re-taking the lock, iommu_init_device stops if another thread has freed or finished the device",
@@ -261,6 +291,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ReadyFlag,
         id: "da33e87bd2bf",
+        hash: "da33e87bd2bfc63531cf7448a3cd7a3d42182f08",
         subject: "iommu: Handle yet another race around registration",
         since: "6.16, 6.15.1",
         summary: "iommu_fwspec_init defers while the instance is still inside iommu_device_register",
@@ -272,6 +303,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::PlatformDriverOnce,
         id: "95deee37a123",
+        hash: "95deee37a12364f410d22c6a8383f59738a2fef3",
         subject: "platform: Fix race condition during DMA configure at IOMMU probe time",
         since: "6.15",
         summary: "platform_dma_configure reads dev->driver once",
@@ -283,6 +315,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::PciDriverOnce,
         id: "78447d4545b2",
+        hash: "78447d4545b2ea76ee04f4e46d473639483158b2",
         subject: "PCI: Fix driver_managed_dma check",
         since: "6.15",
         summary: "pci_dma_configure reads dev->driver once",
@@ -294,6 +327,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AtomicBits,
         id: "f8670e8e43b8",
+        hash: "f8670e8e43b84bbd17e2689e646c9c514d4bbcff",
         subject: "driver core: Replace dev->dma_iommu with dev_dma_iommu()",
         since: "7.2",
         summary: "dma_iommu becomes an atomic bit of the word of flags: no store of a neighbour loses it any more",
@@ -305,6 +339,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AtomicCoherent,
         id: "23ca35ee8872",
+        hash: "23ca35ee8872a42b99404e6e6326ab5693e1c125",
         subject: "driver core: Replace dev->dma_coherent with dev_dma_coherent()",
         since: "7.2",
         summary: "dma_coherent becomes an atomic bit: its store does not touch dma_iommu any more",
@@ -316,6 +351,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AtomicCanMatch,
         id: "3e3c2f53da2a",
+        hash: "3e3c2f53da2a9d0c2952328a0831c548c8a0051b",
         subject: "driver core: Replace dev->can_match with dev_can_match()",
         since: "7.2",
         summary: "can_match becomes an atomic bit: each attempt to bind stores it",
@@ -327,6 +363,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AtomicSkipSync,
         id: "d26b560dfb89",
+        hash: "d26b560dfb893c46ec3b9a84bbb033770b58438b",
         subject: "driver core: Replace dev->dma_skip_sync with dev_dma_skip_sync()",
         since: "7.2",
         summary: "dma_skip_sync becomes an atomic bit: dma_set_mask() in a driver's probe stores it",
@@ -338,6 +375,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AtomicStateSynced,
         id: "1c7ea139fb1c",
+        hash: "1c7ea139fb1c428a45b0c7a770c139645b82bcf3",
         subject: "driver core: Replace dev->state_synced with dev_state_synced()",
         since: "7.2",
         summary: "state_synced becomes an atomic bit (stored for suppliers only; no step here)",
@@ -349,10 +387,11 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ReadyToProbe,
         id: "a2225b6e834a",
+        hash: "a2225b6e834a838ae3c93709760edc0a169eb2f2",
         subject: "driver core: Don't let a device probe until it's ready",
-        since: "7.1, 6.12.86, 6.1.175",
+        since: "7.1, 6.18.y, 6.12.86, 6.6.y, 6.1.175, 5.10.y",
         summary: "a device is not probed before device_add is ready for it; brings the word of atomic flags",
-        carried_by: &[V6_1_Y, V6_12_Y, V7_3_RC7],
+        carried_by: &[V6_1_Y, V6_6_Y, V6_12_Y, V7_3_RC7],
         applies_to: BEFORE_7_1,
         reverts_from: &[V6_1_Y, V7_3_RC7],
         needs: &[],
@@ -360,6 +399,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::FslMcDriverOnce,
         id: "152f33ee30ee",
+        hash: "152f33ee30ee6a7f4c15bedd7529dc5945315547",
         subject: "bus: fsl_mc: Fix driver_managed_dma check",
         since: "7.0",
         summary: "fsl_mc_dma_configure reads dev->driver once",
@@ -371,6 +411,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::DefaultDomainMandatory,
         id: "98ac73f99bc4",
+        hash: "98ac73f99bc44fba8a14252ffb0bad02459f7008",
         subject: "iommu: Require a default_domain for all iommu drivers",
         since: "6.7",
         summary: "every IOMMU driver gives every group a default domain; b46064a18810 relies on it (the Arm drivers always did)",
@@ -382,6 +423,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::UnexportFwspecFree,
         id: "29c6e1c2b923",
+        hash: "29c6e1c2b923b43e8082bba5c6675185a8fe305a",
         subject: "iommu: Unexport iommu_fwspec_free()",
         since: "6.15",
         summary: "iommu_fwspec_free is not exported any more: no driver frees a fwspec behind the core's back",
@@ -393,6 +435,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::OpsInInitDevice,
         id: "fd598f71b669",
+        hash: "fd598f71b66975c042f40ae7cd4310d6e699e149",
         subject: "iommu: Resolve ops in iommu_init_device()",
         since: "6.15",
         summary: "the operations are resolved in iommu_init_device, after dev->iommu is there",
@@ -404,6 +447,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::WarnAfterInit,
         id: "73d2f10957f5",
+        hash: "73d2f10957f517e5918c81b7e859e214ba71c044",
         subject: "iommu: Don't warn prematurely about dodgy probes",
         since: "6.15",
         summary: "the warning about a late probe comes after a probe that succeeded, so that devices without an IOMMU do not warn",
@@ -415,8 +459,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::HideBeforeFree,
         id: "b54240ad4943",
+        hash: "b54240ad494300ff0994c4539a531727874381f4",
         subject: "iommu: Fix potential use-after-free during probe",
-        since: "5.17, 5.15.24, 5.10.101",
+        since: "5.17, 5.16.10",
         summary: "dev_iommu_free hides dev->iommu before it frees it",
         carried_by: &[
             V5_15,
@@ -441,8 +486,9 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::MediatekReady,
         id: "38e8844005e6",
+        hash: "38e8844005e6068f336a3ad45451a562a0040ca1",
         subject: "iommu/mediatek: Fix NULL pointer deference in mtk_iommu_device_group",
-        since: "6.15",
+        since: "6.15, 6.12.24",
         summary: "iommu/mediatek registers when its list of hardware is ready (no step here: Arm drivers only)",
         carried_by: FROM_6_15_FINAL,
         applies_to: &[V6_15_RC1],
@@ -452,6 +498,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::IpmmuOrder,
         id: "d9d3cede4167",
+        hash: "d9d3cede416719c2d41cd4da1955b12a85856e2f",
         subject: "iommu/ipmmu-vmsa: Register in a sensible order",
         since: "6.15",
         summary: "iommu/ipmmu-vmsa registers in a sensible order (no step here: Arm drivers only)",
@@ -463,6 +510,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::VirtioReady,
         id: "72b6f7cd89ce",
+        hash: "72b6f7cd89cea8251979b65528d302f9c0ed37bf",
         subject: "iommu/virtio: Make instance lookup robust",
         since: "6.17",
         summary: "iommu/virtio is ready before it registers (no step here: Arm drivers only)",
@@ -474,6 +522,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::AmbaDriverOnce,
         id: "amba-driver-once",
+        hash: "",
         subject: "amba: the fix of 95deee37a123 for amba_dma_configure() (posted, not upstream in 7.3.4)",
         since: "-",
         summary: "amba_dma_configure reads dev->driver once",
@@ -485,6 +534,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::ModDelayedWork,
         id: "1137838865bf",
+        hash: "1137838865bfc9a7cd5869c1dc5c22aa45ec12c8",
         subject: "driver core: Use mod_delayed_work to prevent lost deferred probe work",
         since: "7.1, 6.12.97, 6.1.178",
         summary: "the deferred-probe timeout is moved, not queued a second time (no step here: the timeout is an event of the world)",
@@ -496,6 +546,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::RegisterWalks,
         id: "57365a04c921",
+        hash: "57365a04c92126525a58bf7a1599ddfa832415e9",
         subject: "iommu: Move bus setup to IOMMU device registration",
         since: "6.1",
         summary: "every registration walks the buses; before, bus_set_iommu did, once, for the first instance of a driver",
@@ -507,6 +558,7 @@ pub const COMMITS: &[CommitInfo] = &[
     CommitInfo {
         commit: Commit::LockedGroupTest6_1,
         id: "6eb4da8cf545-6.1",
+        hash: "",
         subject: "iommu: Have __iommu_probe_device() check for already probed devices (the part that android14-6.1 has)",
         since: "-",
         summary: "half of 6eb4da8cf545 for 6.1: __iommu_probe_device looks again under the lock whether the device is in a group; the replay is skipped as before",

@@ -3,8 +3,8 @@
 use portcullis_explore::search::{Change, Label, Object, Operation, TraceStep};
 
 use crate::linux::{
-    Advice, Behind, Bus, Change as TreeChange, Closers, DEVICE_LOCK, Driver, Firmware, Grouping,
-    PropertyId, Report, ViolationReport, World,
+    Advice, Behind, Bus, Change as TreeChange, Closers, CommitInfo, DEVICE_LOCK, Driver, Firmware,
+    Grouping, PropertyId, Report, ViolationReport, World,
 };
 
 /// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
@@ -242,17 +242,25 @@ pub fn remedy(closers: &Closers) -> String {
     }
 }
 
-/// `apply b46064a18810 ("iommu: Handle race with default domain setup", upstream since 6.15)`.
+/// `apply b46064a18810 ("iommu: Handle race with default domain setup", upstream since 6.15, in 6.12.26)`.
 fn change(change: &TreeChange) -> String {
     let (TreeChange::Apply(commit) | TreeChange::Revert(commit)) = change;
     let info = commit.info();
-    let since = info.since.split(',').next().unwrap_or("-");
-    let where_to_find = match (change, since) {
-        (TreeChange::Revert(_), _) => String::new(),
-        (TreeChange::Apply(_), "-") => ", never upstream".to_owned(),
-        (TreeChange::Apply(_), since) => format!(", upstream since {since}"),
+    match change {
+        TreeChange::Revert(_) => format!("{change} (\"{}\")", info.subject),
+        TreeChange::Apply(_) => format!("{change} (\"{}\", {})", info.subject, carriers(info)),
+    }
+}
+
+/// Which kernels have a commit: `upstream since 6.15, in 6.12.26`.
+#[must_use]
+pub fn carriers(info: &CommitInfo) -> String {
+    let (upstream, stable) = info.since.split_once(", ").unwrap_or((info.since, ""));
+    let upstream = match upstream {
+        "-" => "never upstream".to_owned(),
+        since => format!("upstream since {since}"),
     };
-    format!("{change} (\"{}\"{where_to_find})", info.subject)
+    if stable.is_empty() { upstream } else { format!("{upstream}, in {stable}") }
 }
 
 /// What a piece of advice costs and leaves, in sentences; empty where there is nothing to say.
