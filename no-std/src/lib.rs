@@ -12,6 +12,7 @@ use portcullis_iova as _;
 use portcullis_pgtable as _;
 use portcullis_platform as _;
 use portcullis_driver_parts as _;
+use portcullis_riscv as _;
 use portcullis_smmuv2 as _;
 use portcullis_smmuv3 as _;
 use portcullis_spec as _;

@@ -20,6 +20,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
     ("portcullis-driver-parts", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     (
+        "portcullis-riscv",
+        &[
+            "portcullis-addr",
+            "portcullis-driver-parts",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis",
+        ],
+    ),
+    (
         "portcullis-smmuv2",
         &[
             "portcullis-addr",
@@ -80,8 +91,11 @@ const SEES_EVERYTHING: &[&str] =
     &["portcullis-cli", "portcullis-lab", "portcullis-scenarios", "portcullis-testbed"];
 
 /// Not even in a test: the software machine and the drivers meet only where neither is under test alone, so the model never learns from a driver.
-const NEVER: &[(&str, &str)] =
-    &[("portcullis-machine", "portcullis-smmuv2"), ("portcullis-machine", "portcullis-smmuv3")];
+const NEVER: &[(&str, &str)] = &[
+    ("portcullis-machine", "portcullis-riscv"),
+    ("portcullis-machine", "portcullis-smmuv2"),
+    ("portcullis-machine", "portcullis-smmuv3"),
+];
 
 /// Crates that must be usable without an operating system: `std` may not come in through a default feature.
 pub(crate) const NO_STD: &[&str] = &[
@@ -94,6 +108,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis",
     "portcullis-firmware",
     "portcullis-driver-parts",
+    "portcullis-riscv",
     "portcullis-smmuv2",
     "portcullis-smmuv3",
     "portcullis-virtio",

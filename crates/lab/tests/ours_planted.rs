@@ -2,6 +2,7 @@
 
 use portcullis::Safeguard;
 use portcullis_lab::ours::{Omitted, World, omit, omit_named};
+use portcullis_riscv as riscv;
 use portcullis_smmuv2 as smmuv2;
 use portcullis_threads::{Budget, Explorer, Report};
 
@@ -18,6 +19,11 @@ fn found(safeguard: Safeguard, key: &str, property: &str) {
 
 /// The same for a safeguard of the SMMUv2 driver.
 fn found_in_v2(safeguard: smmuv2::Safeguard, key: &str, property: &str) {
+    missed(safeguard.name(), omit_named(safeguard.name()), key, property);
+}
+
+/// The same for a safeguard of the RISC-V driver.
+fn found_in_riscv(safeguard: riscv::Safeguard, key: &str, property: &str) {
     missed(safeguard.name(), omit_named(safeguard.name()), key, property);
 }
 
@@ -157,6 +163,11 @@ fn smmuv2_a_bank_used_again_before_its_tag_is_clean() {
 #[test]
 fn smmuv2_a_dropped_mask() {
     found_in_v2(smmuv2::Safeguard::KeepMask, "v2-masked", "P1");
+}
+
+#[test]
+fn riscv_a_context_that_is_not_forgotten() {
+    found_in_riscv(riscv::Safeguard::ForgetContext, "riscv-e", "machine");
 }
 
 /// The twelfth is in what surrounds the core: its types do not let an instance be registered that is not brought up, a wrapper does.

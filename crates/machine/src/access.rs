@@ -64,7 +64,7 @@ pub enum Passage {
     /// Translated; `cached` tells a TLB hit from a fresh walk.
     Translated {
         /// Address space tag of stage 1, if stage 1 took part.
-        asid: Option<u16>,
+        asid: Option<u32>,
         /// Tag of the virtual machine (0 without stage 2).
         vmid: u16,
         /// Whether the translation came from the TLB.

@@ -9,6 +9,7 @@ use crate::memory::{PhysicalMemory, Usage};
 use crate::model::{Access, Grant, IommuModel, Iommus, Wiring};
 use crate::oracle::{Oracle, Violation};
 use crate::request::{Bytes, DmaOutcome, DmaRequest};
+use crate::riscv::{RiscvIommu, RiscvProfile};
 use crate::smmuv2::{SmmuV2, SmmuV2Profile};
 use crate::smmuv3::{Profile, SmmuV3};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
@@ -136,6 +137,11 @@ impl Machine {
     /// Adds an SMMUv2 as it comes out of reset.
     pub fn add_smmuv2(&self, profile: SmmuV2Profile) -> Arc<SmmuV2> {
         self.add_iommu(profile.coherent, |wiring| SmmuV2::new(wiring, profile))
+    }
+
+    /// Adds a RISC-V IOMMU as it comes out of reset.
+    pub fn add_riscv(&self, profile: RiscvProfile) -> Arc<RiscvIommu> {
+        self.add_iommu(profile.coherent, |wiring| RiscvIommu::new(wiring, profile))
     }
 
     /// Adds the IOMMU that `make` returns. `coherent` says whether its own accesses snoop the CPUs' caches.

@@ -30,7 +30,7 @@ pub enum ChunkOrder {
 /// Which chunk of an entry was just read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkPoint {
-    /// `"STE"` or `"CD"`.
+    /// `"STE"`, `"CD"` or `"DC"`.
     pub structure: &'static str,
     /// Physical address of the entry (of a CD behind stage 2: intermediate).
     pub address: u64,
@@ -42,7 +42,7 @@ pub struct ChunkPoint {
 
 type BetweenChunks = Arc<dyn Fn(ChunkPoint) + Send + Sync>;
 
-/// How the 64 bytes of a stream table entry or context descriptor are read.
+/// How the bytes of a stream table entry, context descriptor or device context are read.
 #[derive(Clone)]
 pub struct ReadChunks {
     pub(crate) bytes: usize,

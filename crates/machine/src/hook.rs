@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// The schedule explorer makes each of them a scheduling point. The machine holds no lock of its own during the call, so the hook may switch to another
 /// coroutine, or use the machine itself.
 pub trait StepHook: Send + Sync {
-    /// The machine is about to do `what` to `object` number `index` (`"smmu"`: instance; `"device"`: device; `"clock"`: 0).
+    /// The machine is about to do `what` to `object` number `index` (`"smmu"`, `"iommu"`: instance; `"device"`: device; `"clock"`: 0).
     fn step(&self, object: &'static str, index: u64, what: &'static str, write: bool);
 }
 

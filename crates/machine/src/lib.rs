@@ -1,7 +1,7 @@
 //! The software machine: memory, a bus, register-level IOMMUs and devices that do DMA, built to punish.
 //!
 //! Scope: what a core and a driver need to run on ([`MachinePlatform`]), hardware that uses every freedom the architecture gives it ([`Policy`]) or is
-//! broken ([`Faults`]), and an [`Oracle`] that records whatever must not happen. Any [`IommuModel`] fits the bus; two are here. An [`SmmuV3`] keeps every entry and translation until a command covers
+//! broken ([`Faults`]), and an [`Oracle`] that records whatever must not happen. Any [`IommuModel`] fits the bus; three are here. An [`SmmuV3`] keeps every entry and translation until a command covers
 //! it, reads entries in pieces, consumes commands late, and does not see stores that were not published. A page that was freed is poisoned, and every access to it is
 //! recorded.
 //!
@@ -40,6 +40,9 @@
 //! Also not supported, of SMMUv2: nested translation, short descriptors, the upper range of AArch32 tables, address translation operations, the performance monitor; a transaction that faults is aborted also where `GFRE`
 //! or `CFRE` ask for an answer of zeroes.
 //!
+//! Also not supported, of a [`RiscvIommu`]: process directories, MSI page tables, ATS (the page-request queue is there, nothing comes), flags set by hardware, big endian, Sv32, Svpbmt, the performance
+//! monitor, debugging by translation requests, quality of service.
+//!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 
 mod access;
@@ -55,6 +58,7 @@ mod oracle;
 mod platform;
 mod random;
 mod request;
+mod riscv;
 mod sight;
 mod smmuv2;
 mod smmuv3;
@@ -75,5 +79,6 @@ pub use model::{Aborted, Access, Grant, IommuModel, Land, RegisterBlock, Registe
 pub use oracle::{Oracle, Violation};
 pub use platform::MachinePlatform;
 pub use request::{DmaOutcome, DmaRequest};
+pub use riscv::{RiscvCounters, RiscvInterrupts, RiscvIommu, RiscvProfile};
 pub use smmuv2::{SmmuV2, SmmuV2Counters, SmmuV2Line, SmmuV2Profile, SmmuV2Registers};
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};

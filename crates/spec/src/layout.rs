@@ -152,17 +152,17 @@ pub struct Code {
     pub value: u64,
 }
 
-/// Declares registers: a constant each, and a module of field constants.
+/// Declares registers: a constant each, and a module of field constants. `prefix` is what the document puts before each name.
 macro_rules! registers {
-    ($($module:ident $register:ident $name:literal $offset:literal $bits:literal $doc:literal {
+    (prefix $prefix:literal; $($module:ident $register:ident $name:literal $offset:literal $bits:literal $doc:literal {
         $($field:ident $field_name:literal [$hi:literal : $lo:literal] $field_doc:literal;)*
     })*) => {
         $(
-            #[doc = concat!("`SMMU_", $name, "`: ", $doc)]
+            #[doc = concat!("`", $prefix, $name, "`: ", $doc)]
             pub const $register: $crate::Register = $crate::Register {
                 name: $name, offset: $offset, bits: $bits, fields: $module::FIELDS,
             };
-            #[doc = concat!("Fields of `SMMU_", $name, "`: ", $doc)]
+            #[doc = concat!("Fields of `", $prefix, $name, "`: ", $doc)]
             pub mod $module {
                 $(
                     #[doc = concat!("`", $field_name, "`, bits `[", $hi, ":", $lo, "]`: ", $field_doc)]

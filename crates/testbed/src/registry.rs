@@ -10,6 +10,7 @@ use std::sync::Arc;
 /// The hardware families that have a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
+    RiscV,
     SmmuV2,
     SmmuV3,
 }
@@ -29,6 +30,7 @@ pub struct IommuDriver {
 pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "smmuv3", compatible: &["arm,smmu-v3"], family: Family::SmmuV3 },
     IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
+    IommuDriver { name: "riscv", compatible: portcullis_riscv::COMPATIBLE, family: Family::RiscV },
 ];
 
 /// NVIDIA's units are two or three MMU-500s that must be programmed alike. Whatever else such a unit says it is, one alone would leave the others as they were found.
@@ -93,6 +95,19 @@ impl IommuDriver {
         unit: &UnitOptions,
     ) -> Result<ReadyInstance, NodeFailure> {
         match self.family {
+            Family::RiscV => {
+                let usual = portcullis_riscv::Options::default();
+                let options = portcullis_riscv::Options {
+                    index: unit.index,
+                    coherent: unit.coherent,
+                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
+                    event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
+                    stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
+                    ..usual
+                };
+                let iommu = portcullis_riscv::Iommu::bring_up(platform, registers, options);
+                iommu.map(|iommu| Box::new(iommu) as _).map_err(NodeFailure::from)
+            }
             Family::SmmuV2 => {
                 let UnitOptions { index, coherent, quirks, .. } = *unit;
                 let options = portcullis_smmuv2::Options { index, coherent, quirks };

@@ -1,4 +1,4 @@
-//! The software machine as a testbed: a register-level SMMUv3 or SMMUv2 for each one that is described, and a device for each client.
+//! The software machine as a testbed: a register-level model for each IOMMU of a kind that it has, and a device for each client.
 
 use crate::endpoint::Endpoint;
 use crate::random::Random;
@@ -9,7 +9,8 @@ use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
     Device, DmaRequest, Expectation, IommuModel, Machine, MachineBuilder, MachinePlatform, Policy,
-    Port, Profile, RegisterBlock, RegisterModel, SmmuV2Profile, StepHook, TimeSource, Violation,
+    Port, Profile, RegisterBlock, RegisterModel, RiscvProfile, SmmuV2Profile, StepHook, TimeSource,
+    Violation,
 };
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Platform, Registers};
@@ -30,6 +31,8 @@ pub enum UnitProfile {
     SmmuV3(Profile),
     /// An SMMUv2.
     SmmuV2(SmmuV2Profile),
+    /// A RISC-V IOMMU.
+    RiscV(RiscvProfile),
 }
 
 impl From<Profile> for UnitProfile {
@@ -54,6 +57,7 @@ impl Unit {
         match profile {
             UnitProfile::SmmuV3(profile) => Self::of(machine.add_smmuv3(profile)),
             UnitProfile::SmmuV2(profile) => Self::of(machine.add_smmuv2(profile)),
+            UnitProfile::RiscV(profile) => Self::of(machine.add_riscv(profile)),
         }
     }
 
@@ -216,10 +220,15 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
                 ..SmmuV2Profile::mmu500()
             }))
         }
+        IommuKind::RiscV => {
+            let function = iommu.compatible.iter().any(|name| name == "riscv,pci-iommu");
+            let whole =
+                if function { RiscvProfile::qemu10_function() } else { RiscvProfile::qemu10() };
+            Some(UnitProfile::RiscV(RiscvProfile { coherent, ..whole }))
+        }
         IommuKind::SmmuV2
         | IommuKind::VtD
         | IommuKind::AmdVi
-        | IommuKind::RiscV
         | IommuKind::VirtioIommu
         | IommuKind::Other => None,
     }

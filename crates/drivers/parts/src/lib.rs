@@ -4,6 +4,7 @@
 //!
 //! - [`HardwarePages`]: memory that a unit reads or writes on its own, and that is not freed before the unit has stopped.
 //! - [`Claims`]: whose streams are whose, who changes an entry, and of which entries hardware has not confirmed that they block.
+//! - [`Ids`]: the tags of address spaces.
 //! - [`Line`], [`Failures`]: of a queue of commands that several threads use: who waits for room, and whose command was refused.
 //!
 //! Dependency rule: uses `addr`, `platform` and the interfaces of the core. Knows no driver. `no_std` + `alloc`, no `unsafe`.
@@ -14,10 +15,12 @@ extern crate alloc;
 
 mod claims;
 mod failures;
+mod ids;
 mod line;
 mod memory;
 
 pub use claims::{Claims, Held, Stream};
 pub use failures::{Failures, Submitted};
+pub use ids::{Ids, Search};
 pub use line::Line;
 pub use memory::{HardwarePages, Running};

@@ -9,12 +9,11 @@ use crate::identify::{Features, GRANULES, Granule, address_size_code};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 use portcullis::{AddressSpace, OpsError, SpaceTag};
 use portcullis_addr::PhysAddr;
-use portcullis_driver_parts::{HardwarePages, Running};
+use portcullis_driver_parts::{HardwarePages, Ids, Running, Search};
 use portcullis_pgtable::{ArmLpaeStage1, TableConfig, TableFormat, TableRoot};
-use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform, RawAtomic};
+use portcullis_platform::{DmaMemory, Lock, LockLabel, Platform};
 use portcullis_spec::smmuv3::{cacheability, cd, shareability, ste};
 
 /// What a tag says by itself.
@@ -50,8 +49,8 @@ impl Name {
 
 #[derive(Debug)]
 pub(crate) struct Spaces<P: Platform> {
-    /// One bit per id: in use or in quarantine. Written under the lock, read without it.
-    used: Vec<P::Atomic>,
+    /// In use or in quarantine. Written under the lock, read without it.
+    ids: Ids<P::Atomic>,
     records: Lock<P, Records<P::Memory>>,
     features: Features,
     coherent: bool,
@@ -62,8 +61,7 @@ pub(crate) struct Spaces<P: Platform> {
 struct Records<M: DmaMemory> {
     /// By id.
     spaces: BTreeMap<u16, Space<M>>,
-    /// Where the search for a free id goes on, so that ids are reused as late as possible.
-    next: usize,
+    search: Search,
 }
 
 #[derive(Debug)]
@@ -92,15 +90,9 @@ impl<P: Platform> Spaces<P> {
         let stage2 = if features.stage2 { features.vmid_bits } else { 16 };
         // Id 0 is never given out: VMID 0 tags the stage 1 streams.
         let ids = (1usize << stage1.min(stage2)).min((limit as usize).saturating_add(1));
-        let used: Vec<_> = (0..ids.div_ceil(64))
-            .map(|_| P::Atomic::new(LockLabel::new("smmu.used", label), 0))
-            .collect();
-        for id in (ids..used.len() * 64).chain([0]) {
-            used[id / 64].fetch_or(1 << (id % 64), Ordering::Relaxed);
-        }
-        let records = Records { spaces: BTreeMap::new(), next: 1 };
+        let records = Records { spaces: BTreeMap::new(), search: Search::START };
         Self {
-            used,
+            ids: Ids::new(ids, LockLabel::new("smmu.used", label)),
             records: Lock::<P, _>::new(LockLabel::new("smmu.asids", label), records),
             features: *features,
             coherent,
@@ -124,7 +116,7 @@ impl<P: Platform> Spaces<P> {
             Some(HardwarePages::new(memory, &self.running, cd::BYTES, bits)?)
         };
         let mut records = self.records.lock();
-        let Some(id) = self.take_id(&mut records) else {
+        let Some(id) = self.ids.take(&mut records.search) else {
             drop(records);
             if let Some(pages) = descriptor {
                 pages.release();
@@ -149,9 +141,7 @@ impl<P: Platform> Spaces<P> {
     pub(crate) fn name(&self, tag: SpaceTag) -> Result<Name, OpsError> {
         let unknown = OpsError::UnknownSpace { tag };
         let name = Name::of(tag).ok_or(unknown)?;
-        let word = self.used.get(usize::from(name.id) / 64).ok_or(unknown)?;
-        let used = word.load(Ordering::Acquire) >> (name.id % 64) & 1 == 1;
-        if used && name.id != 0 { Ok(name) } else { Err(unknown) }
+        if self.ids.is_used(name.id) { Ok(name) } else { Err(unknown) }
     }
 
     /// The stream table entry that leads to the space.
@@ -185,8 +175,7 @@ impl<P: Platform> Spaces<P> {
         let space = {
             let mut records = self.records.lock();
             let space = records.spaces.remove(&name.id);
-            let bit = 1 << (name.id % 64);
-            self.used[usize::from(name.id) / 64].fetch_and(!bit, Ordering::Release);
+            self.ids.free(name.id);
             space
         };
         if let Some(Space { _descriptor: Some(pages), .. }) = space {
@@ -202,24 +191,6 @@ impl<P: Platform> Spaces<P> {
     /// How many ids are taken, those in quarantine included.
     pub(crate) fn count(&self) -> usize {
         self.records.lock().spaces.len()
-    }
-
-    fn take_id(&self, records: &mut Records<P::Memory>) -> Option<u16> {
-        let words = self.used.len();
-        // One word more than there are: the first is looked at again for the ids below `next`.
-        for step in 0..=words {
-            let word = (records.next / 64 + step) % words;
-            let skipped = if step == 0 { (1u64 << (records.next % 64)) - 1 } else { 0 };
-            let free = !(self.used[word].load(Ordering::Relaxed) | skipped);
-            if free != 0 {
-                let bit = free.trailing_zeros() as usize;
-                self.used[word].fetch_or(1 << bit, Ordering::Release);
-                let id = word * 64 + bit;
-                records.next = (id + 1) % (words * 64);
-                return u16::try_from(id).ok();
-            }
-        }
-        None
     }
 
     /// Whether this unit can walk the table; gives the index of its granule.

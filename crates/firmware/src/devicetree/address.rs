@@ -187,16 +187,21 @@ impl<'t, 'a> Addresses<'t, 'a> {
     /// Whether transactions of `node` snoop the CPU's caches: the nearest `dma-coherent` or `dma-noncoherent` on the way up decides; without one they do not.
     #[doc(alias = "of_dma_is_coherent")]
     pub(super) fn coherent(&self, node: Node<'t, 'a>) -> bool {
+        self.coherency(node).unwrap_or(false)
+    }
+
+    /// The same; `None` where nothing on the way up says.
+    pub(super) fn coherency(&self, node: Node<'t, 'a>) -> Option<bool> {
         let mut at = Some(node);
         for _ in 0..super::tree::TreeLimits::DEPTH {
             match at {
-                Some(node) if node.has("dma-coherent") => return true,
-                Some(node) if node.has("dma-noncoherent") => return false,
+                Some(node) if node.has("dma-coherent") => return Some(true),
+                Some(node) if node.has("dma-noncoherent") => return Some(false),
                 Some(node) => at = self.dma_parent(node),
-                None => return false,
+                None => return None,
             }
         }
-        false
+        None
     }
 }
 

@@ -29,6 +29,9 @@ const SMMUV2: &[&str] = &[
     "qcom,smmu-v2",
 ];
 
+/// Compatibles of the RISC-V IOMMU (binding `iommu/riscv,iommu.yaml`): a platform device, and a PCI function, whose registers are in its BAR 0 and not in the tree.
+const RISCV: &[&str] = &["riscv,iommu", "riscv,pci-iommu"];
+
 /// The widest stream id of an SMMUv2 (IHI 0062, SMMU_IDR1 and extended stream matching): 16 bits.
 pub(super) const SMMUV2_LAST_ID: u32 = 0xffff;
 
@@ -37,6 +40,9 @@ fn kind_of(node: Node<'_, '_>) -> IommuKind {
     for compatible in node.strings("compatible") {
         if compatible == "arm,smmu-v3" {
             return IommuKind::SmmuV3;
+        }
+        if RISCV.contains(&compatible) {
+            return IommuKind::RiscV;
         }
         if SMMUV2.contains(&compatible) {
             kind = IommuKind::SmmuV2;
@@ -79,7 +85,8 @@ fn read_one(
         context_banks: context_banks(node, kind, interrupts.len()),
         interrupts,
         quirks: quirks(node, kind),
-        coherent: addresses.coherent(node),
+        // On RISC-V what says nothing snoops (Linux: `dma_default_coherent`), elsewhere it does not.
+        coherent: addresses.coherency(node).unwrap_or(kind == IommuKind::RiscV),
         late: node.has("portcullis,late"),
         unusable: None,
     };
@@ -97,6 +104,7 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
     let (allowed, remedy) = match iommu.kind {
         IommuKind::SmmuV3 => (1..=1, "an SMMUv3 takes one cell, the stream id"),
         IommuKind::SmmuV2 => (1..=2, "this IOMMU takes one cell (id) or two (id, mask)"),
+        IommuKind::RiscV => (1..=1, "a RISC-V IOMMU takes one cell, the device id"),
         _ => (0..=2, "0 to 2 cells are supported"),
     };
     match iommu.cells {
@@ -116,15 +124,19 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
 
 /// Only where the binding says that the kind has registers.
 fn check_registers(iommu: &IommuNode) -> Option<Problem> {
-    (matches!(iommu.kind, IommuKind::SmmuV2 | IommuKind::SmmuV3) && iommu.registers.is_none()).then(
-        || {
-            Problem::new(
-                rule::IOMMU_REG,
-                "`reg` gives no register window that the CPU can reach",
-                "give it a `reg`, and each bus above it a `ranges` that covers it",
-            )
-        },
-    )
+    let function = iommu.compatible.iter().any(|name| name == "riscv,pci-iommu");
+    let needed = match iommu.kind {
+        IommuKind::SmmuV2 | IommuKind::SmmuV3 => true,
+        IommuKind::RiscV => !function,
+        _ => false,
+    };
+    (needed && iommu.registers.is_none()).then(|| {
+        Problem::new(
+            rule::IOMMU_REG,
+            "`reg` gives no register window that the CPU can reach",
+            "give it a `reg`, and each bus above it a `ranges` that covers it",
+        )
+    })
 }
 
 fn check_quirks(iommu: &IommuNode) -> Option<Problem> {

@@ -2,7 +2,8 @@
 
 use portcullis::FwNode;
 use portcullis_machine::{
-    Consumption, Faults, Policy, Profile, SmmuV2, SmmuV2Profile, SmmuV3, TlbPolicy,
+    Consumption, Faults, Policy, Profile, RiscvIommu, RiscvProfile, SmmuV2, SmmuV2Profile, SmmuV3,
+    TlbPolicy,
 };
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
@@ -19,17 +20,20 @@ pub enum Family {
     SmmuV3,
     /// SMMUv2.
     SmmuV2,
+    /// The RISC-V IOMMU.
+    RiscV,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::SmmuV3, Self::SmmuV2];
+    pub const ALL: [Self; 3] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV];
 
     /// Its driver's word.
     pub fn driver(self) -> &'static str {
         match self {
             Self::SmmuV3 => "smmuv3",
             Self::SmmuV2 => "smmuv2",
+            Self::RiscV => "riscv",
         }
     }
 
@@ -43,6 +47,7 @@ impl Family {
         match self {
             Self::SmmuV3 => "",
             Self::SmmuV2 => "v2-",
+            Self::RiscV => "riscv-",
         }
     }
 
@@ -51,10 +56,11 @@ impl Family {
         match self {
             Self::SmmuV3 => "",
             Self::SmmuV2 => "SMMUv2: ",
+            Self::RiscV => "RISC-V: ",
         }
     }
 
-    /// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 takes effect at once; an SMMUv2's maintenance does when it is waited for.
+    /// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 or a RISC-V IOMMU takes effect at once; an SMMUv2's maintenance does when it is waited for.
     pub(crate) fn policy(self) -> Policy {
         let policy = Policy {
             tlb: TlbPolicy::HOARD,
@@ -63,7 +69,7 @@ impl Family {
             ..Policy::like_qemu()
         };
         match self {
-            Self::SmmuV3 => policy,
+            Self::SmmuV3 | Self::RiscV => policy,
             Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
         }
     }
@@ -85,13 +91,15 @@ impl Family {
                 mask_bits: (1 << ID_BITS) - 1,
                 ..SmmuV2Profile::mmu500()
             }),
+            // A directory of one level has as many ids as the worlds need.
+            Self::RiscV => UnitProfile::RiscV(RiscvProfile::small()),
         }
     }
 
     /// What firmware has done to the unit before the world begins: an SMMUv2 lets everything pass out of reset, and firmware has seen to it that what matches no group faults.
     pub(crate) fn prepare<P: Platform>(self, bed: &SoftwareMachine<P>, node: FwNode) {
         match self {
-            Self::SmmuV3 => {}
+            Self::SmmuV3 | Self::RiscV => {}
             Self::SmmuV2 => {
                 let smmu = bed.iommu::<SmmuV2>(node).expect("it was assembled");
                 smmu.registers().write32(SCR0.offset, scr0::USFCFG.of(1) as u32);
@@ -113,6 +121,9 @@ impl Family {
             Self::SmmuV2 => {
                 bed.iommu::<SmmuV2>(node).expect("it was assembled").inject(faults);
             }
+            Self::RiscV => {
+                bed.iommu::<RiscvIommu>(node).expect("it was assembled").inject(faults);
+            }
         }
     }
 
@@ -123,6 +134,7 @@ impl Family {
     pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
         match self {
             Self::SmmuV3 => step("smmu", index, what, write),
+            Self::RiscV => step("iommu", index, what, write),
             Self::SmmuV2 => {
                 step("smmu", index, what, what == "transaction");
                 let shared = [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH];

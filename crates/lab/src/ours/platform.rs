@@ -193,7 +193,7 @@ impl StepHook for LabHook {
         if !self.fine && object != "device" {
             return;
         }
-        if object == "smmu" {
+        if object == "smmu" || object == "iommu" {
             if what != "transaction" || self.transactions {
                 self.family.step(index, what, write);
             }

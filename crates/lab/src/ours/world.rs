@@ -299,6 +299,10 @@ impl World {
         let own = match family {
             Family::SmmuV3 => return Vec::new(),
             Family::SmmuV2 => Self::only_smmu_v2(),
+            Family::RiscV => {
+                let queued = |world: &Self| world.key == "unanswered";
+                Self::revoking().into_iter().filter(queued).collect()
+            }
         };
         let both = Self::exhaustive().into_iter().filter(|world| world.key.as_str() <= "h");
         let handle = Self::revoking().into_iter().filter(|world| world.key == "handle");

@@ -274,7 +274,7 @@ impl<'a> Transit<'a> {
                 }
                 let physical = leaf.physical | input & ((1 << size) - 1);
                 let (asid, vmid, cached) = (tag.asid, tag.vmid, made.is_some());
-                let passage = Passage::Translated { asid, vmid, cached };
+                let passage = Passage::Translated { asid: asid.map(u32::from), vmid, cached };
                 Ok(Target { physical, passage, made, size })
             }
         }

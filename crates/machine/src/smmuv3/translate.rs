@@ -278,8 +278,11 @@ impl<'a> Transit<'a> {
             self.subject.address
         };
         let tag = Tag { regime: Regime::Stage1, vmid: stages.vmid, asid: Some(context.asid) };
-        let passage =
-            |cached| Passage::Translated { asid: Some(context.asid), vmid: stages.vmid, cached };
+        let passage = |cached| Passage::Translated {
+            asid: Some(context.asid.into()),
+            vmid: stages.vmid,
+            cached,
+        };
         if let Some((size, leaf)) = self.cached(|caches| caches.translations.leaf(tag, input)) {
             let offset = input & ((1 << size) - 1);
             self.permit(table, leaf.own, class::IN, input)?;

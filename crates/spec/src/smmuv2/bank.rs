@@ -2,7 +2,7 @@
 
 use crate::layout::registers;
 
-registers! {
+registers! { prefix "SMMU_";
     sctlr SCTLR "CBn_SCTLR" 0x0 32 "control." {
         M "M" [0:0] "translate; 0: pass unchanged.";
         TRE "TRE" [1:1] "TEX remap, short descriptors.";

@@ -5,7 +5,7 @@ use crate::layout::registers;
 /// Bytes between `SMR0` and `SMR1`, and between `S2CR0` and `S2CR1`.
 pub const GROUP_STRIDE: usize = 4;
 
-registers! {
+registers! { prefix "SMMU_";
     scr0 SCR0 "sCR0" 0x0 32 "configuration." {
         CLIENTPD "CLIENTPD" [0:0] "client port disable: everything passes untranslated.";
         GFRE "GFRE" [1:1] "a global fault is answered with an abort.";

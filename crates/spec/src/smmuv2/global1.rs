@@ -5,7 +5,7 @@ use crate::layout::registers;
 /// Bytes between the registers of bank 0 and those of bank 1.
 pub const BANK_STRIDE: usize = 4;
 
-registers! {
+registers! { prefix "SMMU_";
     cbar CBAR "CBAR0" 0x0 32 "attributes of bank 0; bank n: 4n higher. What bits 15:8 mean depends on `TYPE`." {
         VMID "VMID" [7:0] "tag, without 16-bit VMIDs.";
         BPSHCFG "BPSHCFG" [9:8] "stage 1 only: shareability at stage 2.";

@@ -86,7 +86,7 @@ pub mod cerror {
     }
 }
 
-registers! {
+registers! { prefix "SMMU_";
     idr0 IDR0 "IDR0" 0x0 32 "features (§6.3.1)." {
         S2P "S2P" [0:0] "stage 2 is implemented.";
         S1P "S1P" [1:1] "stage 1 is implemented.";

@@ -1,0 +1,172 @@
+//! Why a unit could not be brought up.
+
+use alloc::string::ToString;
+use core::fmt;
+use portcullis::{Awaited, Blocking, Breakage, NodeFailure, OpsError};
+use portcullis_platform::{AllocError, Nanos, Timeout};
+
+/// A unit could not be brought up. Everything that was taken is given back, except memory that hardware may still read, which is kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BringUpError {
+    /// Why.
+    pub cause: BringUpCause,
+    /// What the devices behind the unit can reach now.
+    pub blocking: Blocking,
+}
+
+/// Why a unit could not be brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BringUpCause {
+    /// The register block is smaller than the page of the architecture (chapter 5).
+    BlockTooSmall {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A register reads as all ones: no unit answers there.
+    Gone {
+        /// The register.
+        register: &'static str,
+    },
+    /// The unit works in a way that this driver does not.
+    Refused {
+        /// The register that says so.
+        register: &'static str,
+        /// Its field.
+        field: &'static str,
+        /// The field's value.
+        value: u64,
+        /// What the driver needs.
+        needs: &'static str,
+    },
+    /// A control register did not take effect in time, or not at all.
+    Stuck {
+        /// The register that was watched.
+        register: &'static str,
+        /// What it should have read, under the bits that count.
+        wanted: u32,
+        /// What it last read.
+        found: u32,
+        /// The bound that passed.
+        timeout: Timeout,
+    },
+    /// `ddtp` takes none of the modes with a device directory (§5.5).
+    NoDirectory,
+    /// No memory for `what`, or only memory beyond the unit's addresses.
+    NoMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// The request that failed.
+        error: AllocError,
+    },
+    /// The first invalidations were not confirmed.
+    Commands(OpsError),
+}
+
+impl fmt::Display for BringUpCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BlockTooSmall { len } => {
+                write!(f, "the register block has {len:#x} bytes, 4 KiB are needed (check `reg`)")
+            }
+            Self::Gone { register } => write!(
+                f,
+                "{register} reads as all ones: no unit answers (check its clock and power, and `reg`)"
+            ),
+            Self::Refused { register, field, value, needs } => {
+                write!(f, "{register}.{field} is {value:#x}; this driver needs {needs}")
+            }
+            Self::Stuck { register, wanted, found, timeout } => {
+                write!(f, "{register} reads {found:#x} instead of {wanted:#x}: {timeout}")
+            }
+            Self::NoDirectory => f.write_str("ddtp takes no mode with a device directory"),
+            Self::NoMemory { what, error } => write!(f, "{what}: {error}"),
+            Self::Commands(error) => write!(f, "first invalidation: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for BringUpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RISC-V IOMMU: {}; ", self.cause)?;
+        f.write_str(match self.blocking {
+            Blocking::Confirmed => "its devices are blocked",
+            Blocking::Unknown => {
+                "whether its devices are blocked is unknown: turn their bus mastering off"
+            }
+        })
+    }
+}
+
+impl core::error::Error for BringUpError {}
+
+impl From<BringUpError> for NodeFailure {
+    fn from(error: BringUpError) -> Self {
+        Self { words: error.to_string(), blocking: error.blocking }
+    }
+}
+
+impl BringUpCause {
+    /// The same, after the unit has confirmed that everything is blocked. One that has vanished since confirms nothing.
+    pub(crate) fn blocked(self) -> BringUpError {
+        match self {
+            Self::Gone { .. } => self.unknown(),
+            _ => BringUpError { cause: self, blocking: Blocking::Confirmed },
+        }
+    }
+
+    /// The same, when the unit has not confirmed that.
+    pub(crate) fn unknown(self) -> BringUpError {
+        BringUpError { cause: self, blocking: Blocking::Unknown }
+    }
+
+    /// The same, as an answer to the core: what stopping a unit can meet.
+    pub(crate) fn as_ops_error(self) -> OpsError {
+        match self {
+            Self::Stuck { register, timeout, .. } => {
+                OpsError::Timeout { awaited: Awaited::Register(register), timeout }
+            }
+            Self::Commands(error) => error,
+            _ => gone(),
+        }
+    }
+}
+
+/// The unit's registers read as all ones.
+pub(crate) fn gone() -> OpsError {
+    broken(Breakage::Gone, u32::MAX.into())
+}
+
+/// The unit was stopped by this driver.
+pub(crate) fn shut_down() -> OpsError {
+    broken(Breakage::ShutDown, 0)
+}
+
+/// Nothing was queued: there was no room for so long.
+pub(crate) fn no_room(after: Nanos) -> OpsError {
+    OpsError::Timeout { awaited: Awaited::Room, timeout: Timeout { after } }
+}
+
+/// A fence did not complete for so long.
+pub(crate) fn unconfirmed(after: Nanos) -> OpsError {
+    OpsError::Timeout { awaited: Awaited::Confirmation, timeout: Timeout { after } }
+}
+
+/// The unit refused a command; `bits` are those of `cqcsr` that say why.
+pub(crate) fn refused(bits: u64) -> OpsError {
+    broken(Breakage::CommandRefused, bits)
+}
+
+/// The queue stops at the same place again and again.
+pub(crate) fn stopped(head: u32) -> OpsError {
+    broken(Breakage::QueueStopped, head.into())
+}
+
+/// `cqh` reads as something that it cannot be.
+pub(crate) fn bad_index(head: u32) -> OpsError {
+    broken(Breakage::BadIndex, head.into())
+}
+
+fn broken(breakage: Breakage, status: u64) -> OpsError {
+    OpsError::Hardware { breakage, status }
+}
