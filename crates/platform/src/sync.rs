@@ -75,7 +75,8 @@ pub trait RawEvent: Send + Sync + 'static {
     fn notify_all(&self);
 }
 
-/// Data that is reached only while holding a lock of kind `L`.
+/// Data that is reached only while holding a lock of kind `L`. The lock stands in front of what it protects: most often they share a cache line.
+#[repr(C)]
 pub struct Mutex<T, L> {
     raw: L,
     data: UnsafeCell<T>,

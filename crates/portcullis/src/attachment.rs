@@ -1,6 +1,6 @@
 //! What leads to an address space: the streams of a group's members, at every instance in front of them.
 
-use crate::description::{DomainType, FwNode, ReservedKind, ReservedRegion};
+use crate::description::{DomainType, FwNode, FwStream, ReservedKind, ReservedRegion};
 use crate::error::Unconfirmed;
 use crate::hooks::{Safeguard, omitted};
 use crate::instance::IommuDevice;
@@ -27,10 +27,27 @@ type Streams = SmallVec<[StreamSpec; 4]>;
 
 /// A domain together with the streams that lead to it. Changed only under the group lock.
 #[must_use = "dropping it would leave streams attached: detach it"]
+#[repr(C)]
 pub(crate) struct Attachment<P: Platform> {
     domain: Arc<Domain<P>>,
+    joined: SmallVec<[Joined; 1]>,
     instances: Instances<P>,
-    joined: SmallVec<[Member; 1]>,
+}
+
+/// A member whose streams lead to the domain. With a copy of these: they are known here for as long as they lead there.
+struct Joined {
+    id: DeviceId,
+    streams: SmallVec<[FwStream; 1]>,
+}
+
+impl Joined {
+    fn new(member: &Member) -> Self {
+        let streams = match member.streams() {
+            [only] => SmallVec::from_buf([*only]),
+            several => SmallVec::from_slice(several),
+        };
+        Self { id: member.id, streams }
+    }
 }
 
 impl<P: Platform> Attachment<P> {
@@ -55,7 +72,7 @@ impl<P: Platform> Attachment<P> {
         if omitted::<P>(Safeguard::AttachBeforeShowing)
             || omitted::<P>(Safeguard::AttachBeforeProbe)
         {
-            attachment.joined = members.iter().cloned().collect();
+            attachment.joined = members.iter().map(Joined::new).collect();
             return Ok(attachment);
         }
         match members.iter().try_for_each(|member| attachment.join(member)) {
@@ -70,7 +87,7 @@ impl<P: Platform> Attachment<P> {
     /// Leads the streams of all members to the domain, which was shown already: [`Safeguard::AttachBeforeShowing`] is left out.
     pub(crate) fn join_late(&mut self) -> Result<(), Box<SetUpError>> {
         let members = core::mem::take(&mut self.joined);
-        members.iter().try_for_each(|member| self.join(member))
+        members.into_iter().try_for_each(|member| self.lead(member))
     }
 
     /// Whether the domain has all that `member` needs. One in use can neither be bound at another IOMMU nor take back addresses.
@@ -83,7 +100,7 @@ impl<P: Platform> Attachment<P> {
         if let Some(stream) = member.streams().iter().find(|stream| !behind(stream.iommu)) {
             return Err(BlockedReason::GroupLacksIommu(stream.iommu));
         }
-        if member.description.untrusted && self.domain.kind() == DomainType::DmaLazy {
+        if member.is_untrusted() && self.domain.kind() == DomainType::DmaLazy {
             return Err(BlockedReason::GroupIsLazy);
         }
         let mut ground = Ground::default();
@@ -98,27 +115,31 @@ impl<P: Platform> Attachment<P> {
 
     /// Leads one more member to the domain: at every instance, or at none.
     pub(crate) fn join(&mut self, member: &Member) -> Result<(), Box<SetUpError>> {
+        self.lead(Joined::new(member))
+    }
+
+    fn lead(&mut self, member: Joined) -> Result<(), Box<SetUpError>> {
         for index in 0..self.instances.len() {
-            if let Err(error) = self.join_at(index, member) {
-                let _on_record = self.leave_at(0..index, member);
+            if let Err(error) = self.lead_at(index, &member.streams) {
+                let _on_record = self.leave_at(0..index, &member.streams);
                 return Err(Box::new(SetUpError::Ops(self.instances[index].node, error)));
             }
         }
-        self.joined.push(member.clone());
+        self.joined.push(member);
         Ok(())
     }
 
-    fn join_at(&self, index: usize, member: &Member) -> Result<(), OpsError> {
+    fn lead_at(&self, index: usize, streams: &[FwStream]) -> Result<(), OpsError> {
         let instance = &self.instances[index];
-        let streams = streams_at(member, instance.node);
-        if streams.is_empty() {
+        let here = streams_at(streams, instance.node);
+        if here.is_empty() {
             return Ok(());
         }
-        instance.ops.claim(&streams)?;
+        instance.ops.claim(&here)?;
         // A claim that succeeded confirms that the streams are blocked.
-        instance.quarantine.trust(&streams);
-        instance.ops.attach(&streams, None, self.target(index)).inspect_err(|_| {
-            let _on_record = self.leave_at(index..index + 1, member);
+        instance.quarantine.trust(&here);
+        instance.ops.attach(&here, None, self.target(index)).inspect_err(|_| {
+            let _on_record = self.leave_at(index..index + 1, streams);
         })
     }
 
@@ -137,18 +158,18 @@ impl<P: Platform> Attachment<P> {
     fn leave_at(
         &self,
         instances: core::ops::Range<usize>,
-        member: &Member,
+        streams: &[FwStream],
     ) -> Result<(), Unconfirmed> {
         let mut confirmed = Ok(());
         for instance in &self.instances[instances] {
-            let streams = streams_at(member, instance.node);
-            if streams.is_empty() {
+            let here = streams_at(streams, instance.node);
+            if here.is_empty() {
                 continue;
             }
-            if let Err(error) = instance.ops.release(&streams)
+            if let Err(error) = instance.ops.release(&here)
                 && !omitted::<P>(Safeguard::SayUnconfirmed)
             {
-                instance.quarantine.doubt(&streams, error);
+                instance.quarantine.doubt(&here, error);
                 confirmed = confirmed.and(Err(instance.unconfirmed(error)));
             }
         }
@@ -165,7 +186,7 @@ impl<P: Platform> Attachment<P> {
             return Ok(());
         };
         let member = self.joined.remove(position);
-        self.leave_at(0..self.instances.len(), &member)
+        self.leave_at(0..self.instances.len(), &member.streams)
     }
 
     /// Blocks every member's streams, then gives the address space up at every instance.
@@ -176,7 +197,7 @@ impl<P: Platform> Attachment<P> {
     pub(crate) fn detach(mut self) -> Result<(), Unconfirmed> {
         let mut confirmed = Ok(());
         while let Some(member) = self.joined.pop() {
-            confirmed = confirmed.and(self.leave_at(0..self.instances.len(), &member));
+            confirmed = confirmed.and(self.leave_at(0..self.instances.len(), &member.streams));
         }
         let unbound = unbind_spaces(self.domain.spaces());
         if omitted::<P>(Safeguard::SayUnconfirmed) {
@@ -193,14 +214,15 @@ impl<P: Platform> Attachment<P> {
     }
 }
 
-fn streams_at(member: &Member, node: FwNode) -> Streams {
-    let mut streams = Streams::new();
-    for stream in member.streams() {
+/// Those of `streams` that reach the IOMMU at `node`.
+fn streams_at(streams: &[FwStream], node: FwNode) -> Streams {
+    let mut here = Streams::new();
+    for stream in streams {
         if stream.iommu == node {
-            streams.push(stream.spec());
+            here.push(stream.spec());
         }
     }
-    streams
+    here
 }
 
 /// Unbinds a space everywhere. Where hardware does not confirm, the instance's driver keeps the space alive: something may still walk it.
@@ -223,7 +245,7 @@ fn make_domain<P: Platform>(
     {
         return Err(Box::new(SetUpError::NoCommonGround(NotShared::Identity)));
     }
-    let untrusted = members.iter().any(|member| member.description.untrusted);
+    let untrusted = members.iter().any(Member::is_untrusted);
     let kind = if untrusted && kind.translates() { DomainType::Dma } else { kind };
     let mut ground = Ground::default();
     ground.survey(instances, members)?;
@@ -238,7 +260,7 @@ fn make_domain<P: Platform>(
         }
         _ => (None, Spaces::new()),
     };
-    let coherent = members.iter().all(|member| member.description.coherent);
+    let coherent = members.iter().all(Member::is_coherent);
     let nothing_direct = reserved.iter().all(|region| region.kind != ReservedKind::Direct);
     let domain = Arc::new(Domain::new(kind, space, spaces, reserved, label_of(members)));
     if nothing_direct {
@@ -293,9 +315,9 @@ impl Ground {
         members: &[Member],
     ) -> Result<(), Box<SetUpError>> {
         for member in members {
-            self.regions.extend_from_slice(&member.description.reserved);
+            self.regions.extend_from_slice(member.reserved());
             for instance in instances {
-                let streams = streams_at(member, instance.node);
+                let streams = streams_at(member.streams(), instance.node);
                 if !streams.is_empty() {
                     let asked = self.ask(&*instance.ops, &streams);
                     asked.map_err(|error| SetUpError::Ops(instance.node, error))?;

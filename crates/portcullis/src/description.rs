@@ -146,7 +146,9 @@ pub enum DmaPath {
 }
 
 /// One device of the machine, as described.
+// In this order a bind reads one cache line of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct DeviceDescription {
     /// The name that reports use (devicetree: full path; PCI functions: path of the host bridge and the requester id).
     pub path: String,

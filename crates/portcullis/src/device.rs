@@ -30,7 +30,8 @@ pub(crate) struct Bound<P: Platform> {
     pub(crate) lease: Arc<Lease<P>>,
 }
 
-/// What the device lock protects.
+/// What the device lock protects, in the order in which a bind asks for it.
+#[repr(C)]
 pub(crate) struct DeviceState<P: Platform> {
     pub(crate) bound: Option<Bound<P>>,
     /// Set while a driver is bound or wants to be.
@@ -42,20 +43,22 @@ pub(crate) struct DeviceState<P: Platform> {
 }
 
 /// One device of the machine.
+// In the order in which a bind asks for it: a binding of many devices in any order waits for each cache line.
 #[doc(alias = "struct device")]
+#[repr(C)]
 pub struct Device<P: Platform> {
-    id: DeviceId,
-    description: Arc<DeviceDescription>,
+    /// The thread that runs a callback of the device's driver; 0 for none. A thread can only find its own number here by having put it there.
+    caller: AtomicUsize,
     /// `None` where the description puts the device behind no IOMMU, or is unusable, or its group could not be joined.
     group: Option<Arc<Group<P>>>,
-    /// Why it could not join its group.
-    refused: Option<Box<BlockedReason>>,
+    description: Arc<DeviceDescription>,
     /// Held while the device's driver is probed or removed: one attempt at a time.
     #[doc(alias = "device_lock")]
     pub(crate) state: Lock<P, DeviceState<P>>,
     pub(crate) status: Status<P>,
-    /// The thread that runs a callback of the device's driver; 0 for none. A thread can only find its own number here by having put it there.
-    caller: AtomicUsize,
+    id: DeviceId,
+    /// Why it could not join its group.
+    refused: Option<Box<BlockedReason>>,
 }
 
 impl<P: Platform> Device<P> {
@@ -125,10 +128,9 @@ impl<P: Platform> Device<P> {
         self.caller.load(Ordering::Relaxed) == platform.thread()
     }
 
-    /// Reads what an attempt to bind begins with, so that it is in the cache by then. Of no use as a number.
-    pub(crate) fn look(&self) -> u64 {
-        let group = self.group.as_ref().map_or(0, |group| group.id().0);
-        group + self.description.streams().first().map_or(0, |stream| u64::from(stream.id.raw()))
+    /// Reads what an attempt to bind asks for later, so that the memory answers all of it together. Of no use as a number.
+    pub(crate) fn look(&self) -> usize {
+        self.group.as_ref().map_or(0, Arc::strong_count) + usize::from(self.description.coherent)
     }
 
     /// Why it is behind an IOMMU and has no group.

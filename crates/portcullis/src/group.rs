@@ -35,24 +35,26 @@ pub(crate) enum Owner {
     External(u64, usize),
 }
 
-/// What the group lock protects.
+/// What the group lock protects. In the order in which a bind asks for it, so that one that finds its group attached reads two cache lines.
+#[repr(C)]
 pub(crate) struct GroupState<P: Platform, D> {
+    /// Set once, when the group became part of another.
+    merged_into: Option<Arc<IommuGroup<P, D>>>,
+    pub(crate) owner: Owner,
+    /// Set last, when every member's streams lead to the domain, so that nobody sees half of it.
+    pub(crate) attached: Option<Attachment<P>>,
     pub(crate) members: SmallVec<[Member; 1]>,
     /// The nodes of all members, each once.
     pub(crate) nodes: SmallVec<[Arc<GroupNode<P, D>>; 1]>,
-    /// Set last, when every member's streams lead to the domain, so that nobody sees half of it.
-    pub(crate) attached: Option<Attachment<P>>,
-    pub(crate) owner: Owner,
-    /// Set once, when the group became part of another.
-    merged_into: Option<Arc<IommuGroup<P, D>>>,
 }
 
 /// A group.
 #[doc(alias = "iommu_group")]
+#[repr(C)]
 pub(crate) struct IommuGroup<P: Platform, D> {
-    id: GroupId,
     #[doc(alias = "group->mutex")]
     state: Lock<P, GroupState<P, D>>,
+    id: GroupId,
 }
 
 /// Why a group has no domain. Reasons are boxed: results of this kind are passed up by every attempt, and nearly always without one.
@@ -283,7 +285,7 @@ impl<P: Platform, D> GroupState<P, D> {
     fn join_late(&mut self, member: DeviceId, kind: DomainType) -> Result<(), NotAttached> {
         let late = self.members.iter().find(|other| other.id == member);
         let late = late.ok_or(BlockedReason::NoGroup)?;
-        if late.description.required_domain.is_some_and(|required| required != kind) {
+        if late.required_domain().is_some_and(|required| required != kind) {
             return Err(BlockedReason::GroupUses(kind).into());
         }
         let attached = self.attached.as_mut().ok_or(BlockedReason::NoGroup)?;
@@ -312,7 +314,7 @@ impl<P: Platform, D> GroupState<P, D> {
     fn choose_domain(&self, default: DomainType) -> Result<DomainType, Box<BlockedReason>> {
         let mut wanted: Option<(&Member, DomainType)> = None;
         for member in &self.members {
-            let Some(kind) = member.description.required_domain else { continue };
+            let Some(kind) = member.required_domain() else { continue };
             match wanted {
                 Some((other, before)) if before != kind => {
                     return Err(Box::new(BlockedReason::Disagreement {

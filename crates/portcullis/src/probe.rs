@@ -19,7 +19,7 @@ use crate::subsystem::Subsystem;
 use crate::work::Work;
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt;
+use core::{fmt, hint};
 use portcullis_platform::{MutexGuard, Platform};
 
 type DeviceGuard<'a, P> = MutexGuard<'a, DeviceState<P>, <P as Platform>::Lock>;
@@ -150,6 +150,7 @@ impl<P: Platform> Subsystem<P> {
 
     /// The device lock, for a device that is still there.
     fn lock<'a>(&self, device: &'a Device<P>) -> Result<DeviceGuard<'a, P>, BindError> {
+        hint::black_box(device.look());
         if device.is_called_by(self.platform()) {
             return Err(BindError::WithinCallback);
         }

@@ -37,7 +37,9 @@ const AT_ONCE: usize = 8;
 pub(crate) type Spaces<P> = SmallVec<[(Arc<IommuDevice<P>>, SpaceTag); 1]>;
 
 /// An I/O address space.
+// In order of use: whoever takes a lease reads the beginning.
 #[doc(alias = "iommu_domain")]
+#[repr(C)]
 pub(crate) struct Domain<P: Platform> {
     kind: DomainType,
     space: Option<Arc<dyn AddressSpace>>,

@@ -169,7 +169,7 @@ impl<P: Platform> Plug<P> {
             return Ok(None);
         }
         let home = IommuGroup::unite(&self.candidates)?;
-        let member = Member { id: self.id, description: Arc::clone(&self.description) };
+        let member = Member::new(self.id, Arc::clone(&self.description));
         home.add_member(member, &self.nodes);
         Ok(Some(home))
     }

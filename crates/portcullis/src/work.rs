@@ -52,7 +52,7 @@ impl<P: Platform> LookAhead<P> {
     /// Looks at those that were chosen.
     fn look(&mut self) {
         if !self.devices.is_empty() {
-            hint::black_box(self.devices.iter().map(|device| device.look()).sum::<u64>());
+            hint::black_box(self.devices.iter().map(|device| device.look()).sum::<usize>());
             self.devices.clear();
         }
     }
