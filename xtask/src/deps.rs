@@ -61,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis",
             "portcullis-bare",
             "portcullis-firmware",
+            "portcullis-riscv",
             "portcullis-smmuv2",
             "portcullis-smmuv3",
             "portcullis-virtio",

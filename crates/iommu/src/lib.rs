@@ -14,6 +14,7 @@
 //! | [`platform`] | `portcullis-platform` | the seams: locks, memory, registers, time | `std`: on the standard library |
 //! | [`pgtable`] | `portcullis-pgtable` | page tables, thirteen formats | |
 //! | [`iova`] | `portcullis-iova` | the allocator of I/O addresses | |
+//! | `riscv` | `portcullis-riscv` | driver: RISC-V IOMMU 1.0 | `riscv` |
 //! | `smmuv2` | `portcullis-smmuv2` | driver: Arm SMMUv2, MMU-500 | `smmuv2` |
 //! | `smmuv3` | `portcullis-smmuv3` | driver: Arm SMMUv3 | `smmuv3` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
@@ -65,6 +66,8 @@ pub use portcullis_firmware as firmware;
 pub use portcullis_iova as iova;
 pub use portcullis_pgtable as pgtable;
 pub use portcullis_platform as platform;
+#[cfg(feature = "riscv")]
+pub use portcullis_riscv as riscv;
 #[cfg(feature = "smmuv2")]
 pub use portcullis_smmuv2 as smmuv2;
 #[cfg(feature = "smmuv3")]
