@@ -35,7 +35,7 @@ const CALLS: usize = 512;
 
 /// Runs `case` for `rounds` rounds and returns how many calls a round has; `None` where there is no such case.
 pub fn run(case: &str, rounds: usize) -> Option<usize> {
-    pool::small(64 << 20);
+    pool::small(128 << 20);
     let (what, which) = case.split_once(' ')?;
     let table = || Some(workload(which.chars().next()?, CALLS));
     let number = || which.trim_start_matches('I').parse::<u16>().ok();

@@ -7,7 +7,6 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::hint;
 use portcullis_platform::{Platform, RawEvent};
-use smallvec::SmallVec;
 
 /// How many groups are looked at together.
 const AT_ONCE: usize = 32;
@@ -63,11 +62,9 @@ impl<P: Platform> Subsystem<P> {
     fn set_up_groups(&self, node: &DeviceNode<P>) {
         let groups = Arc::clone(&node.slot.lock().groups);
         for some in groups.chunks(AT_ONCE) {
-            // Plain loads of all of them first, where each begins and then where it ends: the memory answers them together.
+            // Plain loads of all of them first: the memory answers them together.
             hint::black_box(some.iter().map(Weak::strong_count).sum::<usize>());
-            let some: SmallVec<[_; AT_ONCE]> = some.iter().filter_map(Weak::upgrade).collect();
-            hint::black_box(some.iter().map(|group| group.id().0).sum::<u64>());
-            some.iter().for_each(|group| self.set_up_group(group));
+            some.iter().filter_map(Weak::upgrade).for_each(|group| self.set_up_group(&group));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::IoPageTable;
 use super::pages::FreeChain;
-use super::walk::{COMMON_PAGE, Slot, entry_at};
+use super::walk::{COMMON_PAGE, Slot, common_level, entry_at};
 use crate::{Format, Level, MapError};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
@@ -80,6 +80,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             return Ok(());
         }
         // In the order of this call's own arguments, so that they stay where they are.
+        self.map_block(iova, phys, len, prot)
+    }
+
+    /// A block of the level above the pages, or anything else that [`map_one`](Self::map_one) did not map. A function of its own, so that neither it nor its caller keeps a stack frame.
+    #[inline(never)]
+    fn map_block(&self, iova: u64, phys: u64, len: u64, prot: Prot) -> Result<(), MapError> {
+        if len == self.block && self.map_one::<1, true>(iova, phys, len - 1, prot) {
+            return Ok(());
+        }
         self.map_more(iova, phys, len, prot)
     }
 
@@ -103,7 +112,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if self.memory.load64(address) != 0 {
             return false;
         }
-        let level = self.geometry.level(DOWN);
+        let level = if COMMON { common_level(DOWN) } else { self.geometry.level(DOWN) };
         self.memory.store64(address, self.format.leaf(bits, phys, level, level.shift));
         self.publish(address, 8);
         true

@@ -1,7 +1,7 @@
 //! Unmapping: look at the whole range, then clear. Never allocates.
 
 use super::IoPageTable;
-use super::walk::{COMMON_PAGE, Slot};
+use super::walk::{COMMON_PAGE, Slot, common_level};
 use crate::geometry::leaf_size;
 use crate::{FlushRange, Format, IotlbGather, UnmapError};
 use portcullis_addr::{Iova, PageSize};
@@ -38,6 +38,20 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if len == COMMON_PAGE && self.unmap_one::<0, true>(iova.raw(), COMMON_PAGE - 1, gather) {
             return Ok(());
         }
+        self.unmap_block(iova, len, gather)
+    }
+
+    /// A block of the level above the pages, or anything else that [`unmap_one`](Self::unmap_one) did not unmap. A function of its own, so that neither it nor its caller keeps a stack frame.
+    #[inline(never)]
+    fn unmap_block(
+        &self,
+        iova: Iova,
+        len: u64,
+        gather: &mut IotlbGather,
+    ) -> Result<(), UnmapError> {
+        if len == self.block && self.unmap_one::<1, true>(iova.raw(), len - 1, gather) {
+            return Ok(());
+        }
         self.unmap_more(iova, len, gather)
     }
 
@@ -53,7 +67,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             return false;
         }
         let Some(address) = self.slot::<DOWN, COMMON>(iova) else { return false };
-        let level = self.geometry.level(DOWN);
+        let level = if COMMON { common_level(DOWN) } else { self.geometry.level(DOWN) };
         let entry = self.memory.load64(address);
         let single = || self.format.leaf_size(entry, level) == level.shift;
         if !self.format.is_leaf(entry, level) || !single() {
@@ -63,6 +77,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.publish(address, 8);
         let leaf = match (DOWN, COMMON) {
             (0, true) => PageSize::SIZE_4K,
+            (1, true) => PageSize::SIZE_2M,
             (0, false) => self.params.granule,
             _ => leaf_size(level.shift),
         };

@@ -17,6 +17,11 @@ pub(super) struct Slot {
 /// The pages of trees of the shape that most have: 4 KiB, four levels.
 pub(super) const COMMON_PAGE: u64 = 4096;
 
+/// Level number `number` of such a tree.
+pub(super) const fn common_level(number: u8) -> Level {
+    Level { number, shift: 12 + 9 * number as u32 }
+}
+
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// The entry that decides about `iova`, but none below level number `deepest`. `SETTLE`: publish table entries on the way whose publication by
     /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.

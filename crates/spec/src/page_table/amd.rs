@@ -2,7 +2,7 @@
 //! [`x86`](super::x86).
 //!
 //! The section and the bits PR, D, NextLevel, ADDR, FC, IR and IW, and the values 0 and 7 of NextLevel, were compared with Linux's `generic_pt/fmt/amdv1.h`, which cites the same section; U
-//! with KVM's early AMD IOMMU model (bit 59). A and the ignored bits are from memory of the document.
+//! with KVM's early AMD IOMMU model (bit 59); A, and that bits 1 to 4 are ignored, with Xen's `xen/drivers/passthrough/amd/iommu-defs.h` (`union amd_iommu_pte`).
 
 /// Page directory and page table entries.
 pub mod host {

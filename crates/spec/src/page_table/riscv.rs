@@ -1,8 +1,8 @@
 //! RISC-V page table entries (Privileged Architecture 20211203: 4.4 "Sv39", 4.5 "Sv48", 4.6 "Sv57", chapter 5 "Svnapot", chapter 6 "Svpbmt"; 8.5.1 for the
 //! x4 modes of the second stage). IOMMUs walk them as the RISC-V IOMMU Architecture 1.0, chapter 3, says, which also demands Svnapot of every IOMMU.
 //!
-//! Sections 4.3 (Sv32) and 4.4 (Sv39) were found cited for that edition; the bits were compared with Linux's `pgtable-bits.h` and `pgtable-64.h` (N 63, MT 62:61, PFN 53:10, software 9:8, D to V). The numbers of chapters 5,
-//! 6 and 8 are from memory.
+//! Sections 4.3 (Sv32) and 4.4 (Sv39) were found cited for that edition; the bits were compared with Linux's `pgtable-bits.h` and `pgtable-64.h` (N 63, MT 62:61, PFN 53:10, software 9:8, D to V). **Not verified**:
+//! the numbers of chapters 5, 6 and 8. That IOMMUs must have Svnapot is said under "IOMMU capabilities" (6.4 by Linux's count, `drivers/iommu/riscv/iommu.c`).
 
 /// Entries of every level.
 pub mod pte {

@@ -1,7 +1,7 @@
 //! Intel VT-d second-stage paging entries (D51397 rev 4.1, section 9.8). First-stage entries are those of the processor, see [`x86`](super::x86) (section 9.7).
 //!
 //! The sections are those of the table of contents of rev 5.10 too. The bits R, W, A, D, SNP, PS and ADDR were compared with Linux's
-//! `generic_pt/fmt/vtdss.h`, which cites the same section; EMT, IPAT and the ignored bits are from memory of the document. X is deprecated in newer revisions, and from rev 5.20 on a unit
+//! `generic_pt/fmt/vtdss.h`, which cites the same section (and 3.7 for the walk); EMT, IPAT, and that bits 7 and 10 of a last-level entry, 61 to 52 and 63 are ignored, with VirtualBox's `include/VBox/iommu-intel.h`. X is deprecated in newer revisions, and from rev 5.20 on a unit
 //! can be told (root table address register) to take bits 61 and 62 for R and W: nothing here does that.
 
 /// SS-PML5E to SS-PTE (9.8): the same fields at every level.

@@ -2,7 +2,7 @@
 //! entries as VT-d first stage (D51397 section 9.7) and AMD v2, "guest", tables (48882, section 2.2.6).
 //!
 //! Section 4.5 "4-Level Paging and 5-Level Paging" is cited so for the SDM of December 2023 (Linux's `generic_pt/fmt/x86_64.h` says 4.4), with table 4-19 for a page table entry; the two sections for IOMMUs are those that
-//! Linux cites. The numbers of the other tables, and that of AMD's volume 2, are from memory. The `x86_64` crate reads our tables with its own layout (`benches/table-peers`).
+//! Linux cites. In the numbering used here table 4-20 is the one of entries that map a 4 KiB page, as several programs cite it. **Not verified**: the numbers of the tables before it, and the section of AMD's volume 2. The `x86_64` crate reads our tables with its own layout (`benches/table-peers`).
 
 /// PML5E to PTE.
 pub mod paging {
