@@ -94,9 +94,12 @@ pub(crate) struct BootArgs {
     /// Boot N times with different seeds, and summarise.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: Option<u64>,
-    /// What to boot on. QEMU brings its own board: the devicetree that it writes for a machine with an SMMUv3.
+    /// What to boot on. QEMU brings its own board: the devicetree that it writes for a machine with an IOMMU.
     #[arg(long, value_enum, default_value_t = On::Software)]
     pub(crate) on: On,
+    /// Which of QEMU's boards.
+    #[arg(long, value_enum, default_value_t = QemuMachineName::ArmVirt)]
+    pub(crate) machine: QemuMachineName,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -110,8 +113,27 @@ pub(crate) struct BootArgs {
 pub(crate) enum On {
     /// The software machine: register-level SMMUv3 models that punish.
     Software,
-    /// QEMU's own SMMUv3 and devices, without a guest.
+    /// QEMU's own IOMMU and devices, without a guest.
     Qemu,
+}
+
+/// QEMU's boards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum QemuMachineName {
+    /// Arm's `virt` with an SMMUv3, described by its devicetree.
+    ArmVirt,
+    /// RISC-V's `virt` with `iommu-sys=on`, described by its devicetree.
+    Riscv,
+}
+
+impl QemuMachineName {
+    /// The board.
+    pub(crate) fn board(self) -> portcullis_testbed::QemuBoard {
+        match self {
+            Self::ArmVirt => portcullis_testbed::QemuBoard::Arm,
+            Self::Riscv => portcullis_testbed::QemuBoard::Riscv,
+        }
+    }
 }
 
 impl BootArgs {

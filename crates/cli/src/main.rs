@@ -104,9 +104,9 @@ fn boot_on_qemu(
             "--on qemu boots QEMU's own board, once: leave BOARD and --repeat out".to_string()
         );
     }
-    let (calm, description) = QemuMachine::start()?;
+    let (calm, description) = QemuMachine::start(args.machine.board())?;
     let (_, picture) = boot::boot(&description, &calm, BootOptions::CALM, None);
-    let (machine, description) = QemuMachine::start()?;
+    let (machine, description) = QemuMachine::start(args.machine.board())?;
     let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
     print_report(args, &report, style)?;
     Ok(verdict(report.held()))

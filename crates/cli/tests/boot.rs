@@ -5,7 +5,7 @@ use portcullis_cli::boot::{
     BootOptions, Order, boot, boot_failing, calm_picture, render_summary, repeat, to_json,
 };
 use portcullis_cli::style::Style;
-use portcullis_testbed::{QemuMachine, SoftwareMachine};
+use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
@@ -137,10 +137,10 @@ fn qemu_boots_its_own_devicetree_with_every_device_translated() {
     if portcullis_qemu::for_test("qemu_boots_its_own_devicetree").is_none() {
         return;
     }
-    let (calm, description) = QemuMachine::start().expect("QEMU starts");
+    let (calm, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
     let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
     for order in [Order::Reverse, Order::Random] {
-        let (machine, description) = QemuMachine::start().expect("QEMU starts");
+        let (machine, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
         let options = BootOptions { cpus: 2, seed: 3, order, storm: true };
         let (report, _) = boot(&description, &machine, options, Some(&picture));
         assert!(report.held(), "{:?}", report.promises);
@@ -158,5 +158,24 @@ fn qemu_boots_its_own_devicetree_with_every_device_translated() {
         };
         assert_eq!(group("edu@02:01.0"), group("edu@02:02.0"), "one alias behind the bridge");
         assert_ne!(group("edu@00:02.0"), group("edu@01:00.0"));
+    }
+}
+
+/// The same on RISC-V's board: its own IOMMU, an NVMe disk, an entropy source and two `edu`, each with real DMA.
+#[test]
+fn qemu_boots_a_riscv_board_with_every_device_translated() {
+    let riscv = portcullis_qemu::Architecture::Riscv64;
+    if portcullis_qemu::for_test_on(riscv, "qemu_boots_a_riscv_board").is_none() {
+        return;
+    }
+    let (calm, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
+    let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
+    let (machine, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
+    let options = BootOptions { cpus: 2, seed: 3, order: Order::Random, storm: true };
+    let (report, _) = boot(&description, &machine, options, Some(&picture));
+    assert!(report.held(), "{:?}", report.promises);
+    assert_eq!(report.clients.len(), 4);
+    for client in &report.clients {
+        assert_eq!((client.path_word(), client.dma_ok), ("translated", Some(true)), "{client:?}");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! [`MUTANTS`] are the driver with one kind of invalidation dropped or misdirected. Each must fail a scenario on QEMU.
 //!
-//! Not supported: other IOMMUs than SMMUv3; what QEMU's has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
+//! Not supported here: other IOMMUs than SMMUv3 (those of the RISC-V IOMMU are in `tests/riscv.rs`); what QEMU's has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
 //!
 //! [`virtio`] runs the drivers of the `virtio-drivers` crate behind the core's DMA handle.
 //!

@@ -27,7 +27,7 @@ mod software;
 mod testbed;
 
 pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
-pub use qemu::QemuMachine;
+pub use qemu::{QemuBoard, QemuMachine};
 pub use random::Random;
 pub use registry::{DRIVERS, IommuDriver, UnitOptions, quirk_words};
 pub use software::{SoftwareMachine, UnitProfile};

@@ -1,4 +1,4 @@
-//! QEMU as a testbed: its own SMMUv3, its own devices, the devicetree that it writes itself.
+//! QEMU as a testbed: its own IOMMU, its own devices, the devicetree that it writes itself.
 
 use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
 use crate::registry::{IommuDriver, UnitOptions};
@@ -20,8 +20,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Base class 6: bridges, which do no DMA of their own here.
 const BRIDGE_CLASS: u32 = 6;
 
-/// A QEMU `virt` machine with endpoints behind its SMMUv3.
+/// Which of QEMU's boards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QemuBoard {
+    /// Arm's `virt` with an SMMUv3.
+    #[default]
+    Arm,
+    /// RISC-V's `virt` with the IOMMU that is part of it.
+    Riscv,
+}
+
+impl QemuBoard {
+    fn virt(self) -> Virt {
+        match self {
+            Self::Arm => Virt::demonstration(),
+            Self::Riscv => Virt::riscv_demonstration(),
+        }
+    }
+
+    fn kind(self) -> IommuKind {
+        match self {
+            Self::Arm => IommuKind::SmmuV3,
+            Self::Riscv => IommuKind::RiscV,
+        }
+    }
+}
+
+/// A QEMU `virt` machine with endpoints behind its IOMMU.
 pub struct QemuMachine {
+    board: QemuBoard,
     machine: Arc<VirtMachine>,
     platform: Arc<QemuPlatform>,
     endpoints: HashMap<String, Arc<dyn Endpoint>>,
@@ -33,9 +60,9 @@ impl QemuMachine {
     /// # Errors
     ///
     /// Why QEMU cannot be used, with how to get it.
-    pub fn start() -> Result<(Self, MachineDescription), String> {
+    pub fn start(board: QemuBoard) -> Result<(Self, MachineDescription), String> {
         let text = |error: portcullis_qemu::Error| error.to_string();
-        let machine = Arc::new(Virt::demonstration().start().map_err(text)?);
+        let machine = Arc::new(board.virt().start().map_err(text)?);
         let blob = machine.devicetree().map_err(text)?;
         let mut description =
             read_devicetree(&blob, "qemu-virt").map_err(|error| error.to_string())?;
@@ -54,7 +81,7 @@ impl QemuMachine {
             endpoints.insert(path, endpoint);
         }
         let platform = Arc::new(machine.platform());
-        Ok((Self { machine, platform, endpoints }, description))
+        Ok((Self { board, machine, platform, endpoints }, description))
     }
 }
 
@@ -99,7 +126,7 @@ impl Testbed for QemuMachine {
     }
 
     fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure> {
-        if iommu.kind != IommuKind::SmmuV3 {
+        if iommu.kind != self.board.kind() {
             return Err("QEMU's machine has no such IOMMU".into());
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
