@@ -4,7 +4,7 @@ use crate::clock::{time, wall_time};
 use crate::floor::{Floor, FloorTable};
 use crate::instant::{BoundDevice, Host};
 use crate::pool::{Piece, memory};
-use portcullis::{Both, DmaHandle, DmaMapping};
+use portcullis::{Both, DmaHandle, DmaMapping, Parked};
 use portcullis_platform::host::HostLock;
 use portcullis_platform::{LockLabel, Mutex};
 use std::collections::VecDeque;
@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 pub const SIZES: [usize; 5] = [1, 8, 32, 64, 512];
 /// Mappings in flight, and the most bytes of them.
 const IN_FLIGHT: usize = 256;
+/// Mappings that are unmapped lazily and come back together.
+pub const TOGETHER: usize = 64;
 const MOST_BYTES: usize = 32 << 20;
 
 /// A device with some mappings in flight, the oldest of which goes with each new one.
@@ -22,6 +24,10 @@ pub struct Ring {
     handle: DmaHandle<Host>,
     spare: Vec<Piece>,
     live: VecDeque<DmaMapping<Piece, Both>>,
+    /// What waits for a flush. Empty where the device's domain is strict.
+    parked: Vec<Parked<Piece, Both>>,
+    /// How many come back together; 0 in a strict domain.
+    together: usize,
 }
 
 impl Ring {
@@ -32,10 +38,25 @@ impl Ring {
     ///
     /// If the pool is used up, or nothing can be mapped.
     pub fn new(device: &BoundDevice, pages: usize) -> Self {
+        Self::of(device, pages, 0)
+    }
+
+    /// The same, unmapped lazily: [`TOGETHER`] come back by one invalidation, or as many as are in flight.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    pub fn lazy(device: &BoundDevice, pages: usize) -> Self {
+        Self::of(device, pages, TOGETHER)
+    }
+
+    fn of(device: &BoundDevice, pages: usize, together: usize) -> Self {
         let count = IN_FLIGHT.min(MOST_BYTES / (pages * 4096));
-        let spare =
-            (0..=count).map(|_| Piece::new(pages).expect("the pool is large enough")).collect();
-        let mut ring = Self { handle: device.handle.clone(), spare, live: VecDeque::new() };
+        let together = together.min(count);
+        let piece = |_| Piece::new(pages).expect("the pool is large enough");
+        let spare = (0..=count + together).map(piece).collect();
+        let (handle, parked) = (device.handle.clone(), Vec::with_capacity(together));
+        let mut ring = Self { handle, spare, live: VecDeque::new(), parked, together };
         (0..count).for_each(|_| ring.map());
         ring
     }
@@ -52,12 +73,26 @@ impl Ring {
         self.spare.push(self.handle.unmap(mapping).expect("confirmed"));
     }
 
+    #[inline(always)]
+    fn unmap_later(&mut self) {
+        let mapping = self.live.pop_front().expect("some are in flight");
+        self.parked.push(self.handle.unmap_later(mapping).expect("unmapped"));
+        if self.parked.len() == self.together {
+            self.redeem();
+        }
+    }
+
+    fn redeem(&mut self) {
+        let back = |piece| self.spare.push(piece);
+        self.handle.redeem_all(&mut self.parked, back).expect("confirmed");
+    }
+
     /// Maps one and unmaps the oldest, `pairs` times; nanoseconds a pair.
     pub fn pairs(&mut self, pairs: usize) -> f64 {
         time(pairs, || {
             for _ in 0..pairs {
                 self.map();
-                self.unmap();
+                if self.together == 0 { self.unmap() } else { self.unmap_later() }
             }
         })
     }
@@ -68,6 +103,7 @@ impl Drop for Ring {
         while !self.live.is_empty() {
             self.unmap();
         }
+        self.redeem();
         self.spare.drain(..).for_each(Piece::give_back);
     }
 }

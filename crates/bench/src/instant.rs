@@ -114,9 +114,18 @@ impl BoundDevice {
     ///
     /// If the device does not come to be bound.
     pub fn new(ranges: bool) -> Self {
+        Self::with(ranges, Policy::default())
+    }
+
+    /// The same under `policy`.
+    ///
+    /// # Panics
+    ///
+    /// If the device does not come to be bound.
+    pub fn with(ranges: bool, policy: Policy) -> Self {
         let platform = platform();
         let unit = unit(&platform, ranges);
-        let subsystem = Subsystem::new(platform, Policy::default());
+        let subsystem = Subsystem::new(platform, policy);
         let node = FwNode(1);
         let stream = FwStream::new(node, StreamId::new(1));
         let path = DmaPath::Translated(FwSpec { streams: vec![stream] });

@@ -120,11 +120,12 @@ fn space_row<S: Space>(out: &mut String, name: &str, make: fn() -> S, pair: f64,
 /// The whole of `map` and `unmap`.
 pub fn dma(effort: Effort) -> String {
     use crate::instant::BoundDevice;
+    use portcullis::{DomainType, Policy};
     let load = Load::begin();
     let pairs = effort.most_calls.min(20_000);
     let mut out = String::from(
         "map and unmap, strict, SMMUv3 with range invalidation whose registers act at once, 256 mappings (at most 32 MiB) in flight; ns a pair and ratio to the floor\n\
-         pages    floor     portcullis   one command a page\n",
+         pages    floor     portcullis  lazily, 64 together  one command a page  lazily\n",
     );
     for pages in dma::SIZES {
         let best = |pair: &mut dyn FnMut() -> f64| {
@@ -133,8 +134,17 @@ pub fn dma(effort: Effort) -> String {
         let floor = best(&mut || dma::PathFloor::default().pairs(pages, pairs));
         let ours =
             |ranges| best(&mut || dma::Ring::new(&BoundDevice::new(ranges), pages).pairs(pairs));
-        let (with, without) = (Against(ours(true), floor), Against(ours(false), floor));
-        let _ = writeln!(out, "{pages:5}  {floor:7.1}  {with}  {without}");
+        let lazy = Policy { default_domain: DomainType::DmaLazy };
+        let later = |ranges| {
+            best(&mut || dma::Ring::lazy(&BoundDevice::with(ranges, lazy), pages).pairs(pairs))
+        };
+        let _ = write!(out, "{pages:5}  {floor:7.1}");
+        for ranges in [true, false] {
+            let strict = ours(ranges);
+            let (against, lazy) = (Against(strict, floor), Against(later(ranges), strict));
+            let _ = write!(out, "  {against}  {lazy} of it");
+        }
+        out.push('\n');
     }
     out.push_str(
         "\ntwo threads, a ring each on one device and one command queue: wall ns a pair in total\n",

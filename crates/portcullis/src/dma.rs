@@ -11,6 +11,7 @@ mod list;
 mod mapping;
 mod parked;
 mod run;
+mod turn;
 mod view;
 
 pub use bounce::{Bounce, NoBounce};
@@ -25,4 +26,5 @@ pub use list::{BufferList, Segment};
 pub use mapping::{DmaMapping, MapFailure, Quarantined, UnmapFailure};
 pub use parked::{NotRedeemed, Parked};
 pub use run::DmaRun;
+pub use turn::NotTurned;
 pub use view::CpuView;

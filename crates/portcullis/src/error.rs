@@ -6,7 +6,7 @@ use crate::segments::SegmentLimits;
 use core::fmt;
 use portcullis_addr::{Iova, IovaRange, PhysAddr};
 use portcullis_iova::AllocateError;
-use portcullis_pgtable::{MapError, UnmapError};
+use portcullis_pgtable::{MapError, ProtectError, UnmapError};
 use portcullis_platform::AllocError;
 
 /// Why a DMA call failed. Except for [`Quarantined`](Self::Quarantined) and the addresses of [`Unconfirmed`](Self::Unconfirmed), everything is as before the call.
@@ -34,6 +34,10 @@ pub enum DmaError {
     Map(MapError),
     /// The table refused.
     Unmap(UnmapError),
+    /// The table refused to change what the mapping allows.
+    Protect(ProtectError),
+    /// Hardware did not confirm that it goes by a mapping's new direction: the device may still use the mapping as before.
+    NotTurned(Unconfirmed),
     /// Hardware did not confirm that the device reaches nothing at these addresses. The frames must not be reused: the device may still reach
     /// them. The address range stays taken.
     Quarantined {
@@ -95,6 +99,11 @@ impl fmt::Display for DmaError {
             Self::Window(what) => write!(f, "no address space to hand out: {what}"),
             Self::Map(error) => write!(f, "{error}"),
             Self::Unmap(error) => write!(f, "{error}"),
+            Self::Protect(error) => write!(f, "{error}"),
+            Self::NotTurned(Unconfirmed { node, error }) => write!(
+                f,
+                "the IOMMU at {node} did not confirm the mapping's new direction ({error})"
+            ),
             Self::Quarantined { iova, len, node, error } => write!(
                 f,
                 "{len:#x} bytes at {iova} are in quarantine: the IOMMU at {node} did not confirm ({error})"

@@ -72,6 +72,8 @@ safeguards! {
     OwnSlot = "own-slot",
     /// A buffer whose mapping hardware may still hold comes back after an invalidation. Left out, a lazy unmap gives frames to others while the device reaches them.
     WaitForFlush = "wait-for-flush",
+    /// The first mapping that is parked sets the time of the next flush. Left out, a driver that stops unmapping leaves its device what it has unmapped.
+    FlushInTime = "flush-in-time",
 }
 
 impl fmt::Display for Safeguard {

@@ -86,6 +86,7 @@ mod dma;
 mod driver;
 mod error;
 mod faults;
+mod flushes;
 mod group;
 mod hooks;
 mod instance;
@@ -121,7 +122,7 @@ pub use device::Device;
 pub use dma::{
     Both, Bounce, BufferList, CpuView, DeviceReads, DeviceWrites, DmaBuffer, DmaDirection,
     DmaHandle, DmaMapping, DmaRun, FromDevice, Lendable, Lent, MapFailure, MemoryKind, NoBounce,
-    NotRedeemed, Parked, Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
+    NotRedeemed, NotTurned, Parked, Quarantined, RawMemory, Reach, Segment, ToDevice, UnmapFailure,
 };
 pub use driver::{BoundDriver, Driver, ProbeContext, ProbeError};
 pub use error::{DmaError, Unconfirmed, WindowError};

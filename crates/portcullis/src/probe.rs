@@ -4,7 +4,7 @@
 //! made, and given back before the driver runs.
 
 use crate::callback;
-use crate::description::{DmaPath, FwNode};
+use crate::description::{DmaPath, DomainType, FwNode};
 use crate::device::{Bound, Device, DeviceState, DeviceWaiter};
 use crate::dma::{DmaHandle, Lease, Reach};
 use crate::driver::{Driver, ProbeContext, ProbeError};
@@ -14,6 +14,7 @@ use crate::hooks::{Safeguard, omitted};
 use crate::node::SlotState;
 use crate::omit;
 use crate::reason::{BlockedReason, FailedReason};
+use crate::space::Domain;
 use crate::status::DeviceStage;
 use crate::subsystem::Subsystem;
 use crate::work::Work;
@@ -194,7 +195,17 @@ impl<P: Platform> Subsystem<P> {
         device: &Arc<Device<P>>,
         state: &mut DeviceState<P>,
     ) -> Result<Arc<Lease<P>>, NotAttached> {
-        let lease = |domain| Lease::new(self.platform(), device.id(), device.description(), domain);
+        let lease = |domain: Option<Arc<Domain<P>>>| {
+            let kind = domain.as_deref().map(Domain::kind);
+            let lazy = kind == Some(DomainType::DmaLazy);
+            let timer = lazy.then(|| Arc::clone(self.work().arrived()));
+            let lease =
+                Lease::new(self.platform(), device.id(), device.description(), domain, timer);
+            if lazy {
+                self.flushes().watch(&lease);
+            }
+            lease
+        };
         // The group first: whoever has one is behind an IOMMU, and the description of a device that must wait need not be fetched.
         let Some(group) = device.group() else {
             return match &device.description().dma {

@@ -100,6 +100,11 @@ impl<T, P: Platform> Revocable<T, P> {
         Some(Inside { value: value.expect("emptied only when nobody is inside"), stay })
     }
 
+    /// As [`enter`](Self::enter), where anybody has entered before.
+    pub(crate) fn enter_again(&self, platform: &P) -> Option<Inside<'_, T, P>> {
+        self.inside.get().and_then(|_| self.enter(platform))
+    }
+
     /// The slots, for a caller that found none; `None` once the gate is closed.
     #[cold]
     fn first_use(&self, platform: &P) -> Option<&PerCpu<Slot<P::Atomic>>> {

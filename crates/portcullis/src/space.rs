@@ -15,7 +15,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use lazy::Outcome;
+use lazy::{Amount, Outcome, Then};
 use once_cell::race::OnceBox;
 use portcullis_addr::{Address, Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_iova::IovaRequest;
@@ -35,6 +35,15 @@ const AT_ONCE: usize = 8;
 
 /// What each instance in front of a group calls an address space.
 pub(crate) type Spaces<P> = SmallVec<[(Arc<IommuDevice<P>>, SpaceTag); 1]>;
+
+/// A mapping that waits for a flush.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parked {
+    /// The epoch that must be over.
+    pub(crate) epoch: u64,
+    /// Whether it is the first for a while, so that a timer must learn of it.
+    pub(crate) tell_timer: bool,
+}
 
 /// An I/O address space.
 // In order of use: whoever takes a lease reads the beginning.
@@ -100,9 +109,10 @@ impl<P: Platform> Domain<P> {
         self.kind
     }
 
-    /// Bytes in quarantine: their frames and addresses are not used again before hardware confirmed that it forgot them.
+    /// Bytes in quarantine: their frames and addresses are not used again before hardware confirmed that it forgot them. What is parked is among them once a flush was not confirmed.
     pub(crate) fn quarantined(&self) -> u64 {
-        self.window.get().map_or(0, Window::quarantined)
+        let (bytes, parked) = self.window.get().map_or((0, 0), Window::quarantined);
+        bytes + parked * self.granule
     }
 
     /// Mappings that are in force.
@@ -368,6 +378,7 @@ impl<P: Platform> Domain<P> {
         match error {
             SpaceError::Map(error) => DmaError::Map(error),
             SpaceError::Unmap(error) => DmaError::Unmap(error),
+            SpaceError::Protect(error) => DmaError::Protect(error),
             SpaceError::Request(error) => {
                 let unconfirmed = self.unanswered(error);
                 if error.is_unconfirmed() {
@@ -421,6 +432,19 @@ impl<P: Platform> Domain<P> {
         removed
     }
 
+    /// Allows the device what `prot` says in `range`, which is mapped, and returns once every instance has confirmed that it goes by it.
+    ///
+    /// # Errors
+    ///
+    /// [`DmaError::NotTurned`]: hardware may go by what was allowed before. Otherwise everything is as before.
+    pub(crate) fn protect(&self, range: IovaRange, prot: Prot) -> Result<(), DmaError> {
+        let (space, _) = self.parts()?;
+        let mut gather = IotlbGather::new();
+        let changed = space.protect(range.start(), range.len(), prot, &mut gather);
+        changed.map_err(|error| self.refused(error, range))?;
+        self.settle(space, &mut gather).map_err(DmaError::NotTurned)
+    }
+
     /// Reserves addresses.
     pub(crate) fn reserve(
         &self,
@@ -466,7 +490,7 @@ impl<P: Platform> Domain<P> {
         taken.map_err(|unconfirmed| unconfirmed.of(range))
     }
 
-    /// As [`unmap`](Self::unmap), but where the domain is lazy hardware may hold the mapping until a flush: the epoch that must be over then.
+    /// As [`unmap`](Self::unmap), but where the domain is lazy hardware may hold the mapping until a flush.
     ///
     /// # Errors
     ///
@@ -475,12 +499,11 @@ impl<P: Platform> Domain<P> {
         &self,
         user: &User<'_, P>,
         range: IovaRange,
-    ) -> Result<Option<u64>, DmaError> {
-        let (space, window) = self.parts()?;
-        let lazy = self.kind == DomainType::DmaLazy;
-        let Some(queue) = lazy.then(|| user.holding.queue_for(user.platform)).flatten() else {
+    ) -> Result<Option<Parked>, DmaError> {
+        if self.kind != DomainType::DmaLazy {
             return self.unmap(user, range).map(|()| None);
-        };
+        }
+        let (space, window) = self.parts()?;
         // What it owes, the flush pays with everything else; an unmap never takes tables out.
         let mut owed = IotlbGather::new();
         if let Err(error) = space.unmap(range.start(), range.len(), &mut owed) {
@@ -490,64 +513,66 @@ impl<P: Platform> Domain<P> {
             }
             return Err(error);
         }
-        match queue.park(user.platform, range) {
-            Outcome::Parked(epoch) => Ok(Some(epoch)),
-            Outcome::Due(epoch) => {
-                // Who redeems is told again what is not confirmed.
-                let _parked_as_before = self.end_epoch(user, epoch);
-                Ok(Some(epoch))
-            }
-            Outcome::Full => match self.end_epoch(user, queue.latest()) {
-                Ok(()) => {
-                    window.give_back(user, range);
-                    Ok(None)
-                }
-                Err(unconfirmed) => {
-                    window.quarantine(range);
-                    Err(unconfirmed.of(range))
-                }
-            },
+        let parking = user.holding.parking_for(user.platform);
+        let Outcome { epoch, then } = parking.park(user.platform, self.amount(range));
+        if then == Then::Flush {
+            // Who redeems is told again what is not confirmed.
+            let _parked_as_before = self.end_epoch(user, epoch);
         }
+        Ok(Some(Parked { epoch, tell_timer: then == Then::TellTimer }))
     }
 
-    /// Returns once hardware has forgotten what was parked in `epoch`.
+    fn amount(&self, range: IovaRange) -> Amount {
+        Amount::one(range.len() / self.granule)
+    }
+
+    /// Returns once hardware has forgotten what was parked in `epoch` and before.
     ///
     /// # Errors
     ///
-    /// [`DmaError::Quarantined`]: it did not confirm, and `range` is parked as before.
-    pub(crate) fn await_flush(
-        &self,
-        user: &User<'_, P>,
-        range: IovaRange,
-        epoch: u64,
-    ) -> Result<(), DmaError> {
-        match user.holding.queue() {
-            Some(queue) if !queue.is_over(epoch) => {
-                self.end_epoch(user, epoch).map_err(|unconfirmed| unconfirmed.of(range))
-            }
+    /// It did not confirm: all of it is parked as before.
+    pub(crate) fn await_flush(&self, user: &User<'_, P>, epoch: u64) -> Result<(), Unconfirmed> {
+        match user.holding.parking() {
+            Some(parking) if !parking.is_over(epoch) => self.end_epoch(user, epoch),
             _ => Ok(()),
         }
     }
 
-    /// Has hardware forget all that the user's lease has parked.
+    /// Takes back the addresses of what was parked, which hardware has forgotten.
+    pub(crate) fn take_back_parked(
+        &self,
+        user: &User<'_, P>,
+        ranges: impl Iterator<Item = IovaRange>,
+    ) {
+        let (Ok((_, window)), Some(parking)) = (self.parts(), user.holding.parking()) else {
+            return;
+        };
+        let mut gone = Amount::default();
+        ranges.for_each(|range| {
+            gone.add(self.amount(range));
+            window.give_back(user, range);
+        });
+        parking.take_away(user.platform, gone);
+    }
+
+    /// Has hardware forget all that the user's lease has parked since the last flush.
     pub(crate) fn flush_parked(&self, user: &User<'_, P>) -> Result<(), DmaError> {
-        match user.holding.queue().filter(|queue| queue.count() != 0) {
-            Some(queue) => self.end_epoch(user, queue.latest()).map_err(DmaError::NotFlushed),
+        match user.holding.parking().filter(|parking| parking.due().is_some()) {
+            Some(parking) => self.end_epoch(user, parking.latest()).map_err(DmaError::NotFlushed),
             None => Ok(()),
         }
     }
 
-    /// Has every instance forget the whole space, and frees what the user's lease had parked up to `epoch`.
+    /// Has every instance forget the whole space, which ends what the user's lease had parked up to `epoch`.
     fn end_epoch(&self, user: &User<'_, P>, epoch: u64) -> Result<(), Unconfirmed> {
-        let (Ok((space, window)), Some(queue)) = (self.parts(), user.holding.queue()) else {
+        let (Ok((space, _)), Some(parking)) = (self.parts(), user.holding.parking()) else {
             return Ok(());
         };
-        let invalidate = || {
+        parking.flush(user.platform, epoch, || {
             let mut everything = IotlbGather::new();
             everything.add_everything();
             self.settle(space, &mut everything)
-        };
-        queue.flush(epoch, invalidate, |range| window.give_back(user, range))
+        })
     }
 
     /// Asks once more for the confirmation that an unmap of `range` did not get.
@@ -589,7 +614,7 @@ impl<P: Platform> Domain<P> {
                 Ok(())
             }
             Err(SpaceError::Request(error)) => Err(self.unanswered(error)),
-            Err(error @ (SpaceError::Unmap(_) | SpaceError::Map(_))) => {
+            Err(error @ (SpaceError::Unmap(_) | SpaceError::Map(_) | SpaceError::Protect(_))) => {
                 debug_assert!(false, "a range that was handed out cannot be unmapped: {error}");
                 Err(self.unanswered(OpsError::IncompatibleSpace))
             }
@@ -651,6 +676,9 @@ impl<P: Platform> Domain<P> {
                 Ok(()) => window.free(holding, range),
                 Err(_) => window.quarantine(range),
             }
+        }
+        if let Some(parking) = holding.parking() {
+            parking.hand_over();
         }
         if cleared.is_ok() {
             window.dismiss(holding, || free_tables(space));

@@ -2,6 +2,7 @@
 
 use crate::description::{DeviceDescription, DomainType, FwNode};
 use crate::device::{Device, DeviceNode, Group};
+use crate::flushes::Flushes;
 use crate::omit;
 use crate::topology::{self, AddDeviceError, Topology};
 use crate::work::{Work, WorkQueue};
@@ -28,13 +29,15 @@ pub struct Subsystem<P: Platform> {
     policy: Policy,
     topology: Lock<P, Topology<P>>,
     work: WorkQueue<P>,
+    flushes: Flushes<P>,
 }
 
 impl<P: Platform> Subsystem<P> {
     /// A subsystem that knows no device yet.
     pub fn new(platform: Arc<P>, policy: Policy) -> Self {
         let topology = Mutex::new(LockLabel::new("topology", 0), Topology::new());
-        Self { platform, policy, topology, work: WorkQueue::new() }
+        let (work, flushes) = (WorkQueue::new(), Flushes::new());
+        Self { platform, policy, topology, work, flushes }
     }
 
     /// The system it runs on.
@@ -88,6 +91,10 @@ impl<P: Platform> Subsystem<P> {
 
     pub(crate) fn work(&self) -> &WorkQueue<P> {
         &self.work
+    }
+
+    pub(crate) fn flushes(&self) -> &Flushes<P> {
+        &self.flushes
     }
 
     /// Devices without a driver get their group's domain too: its reserved regions and isolation do not wait for a driver.

@@ -61,14 +61,15 @@ impl<P: Platform> LookAhead<P> {
 #[doc(alias = "deferred_probe_active_list")]
 pub(crate) struct WorkQueue<P: Platform> {
     items: Lock<P, VecDeque<Work<P>>>,
-    arrived: P::Event,
+    /// Shared with who may have something to flush.
+    arrived: Arc<P::Event>,
 }
 
 impl<P: Platform> WorkQueue<P> {
     pub(crate) fn new() -> Self {
         Self {
             items: Mutex::new(LockLabel::new("work", 0), VecDeque::new()),
-            arrived: P::Event::new(LockLabel::new("work", 0)),
+            arrived: Arc::new(P::Event::new(LockLabel::new("work", 0))),
         }
     }
 
@@ -93,7 +94,7 @@ impl<P: Platform> WorkQueue<P> {
         self.items.lock().len()
     }
 
-    pub(crate) fn arrived(&self) -> &P::Event {
+    pub(crate) fn arrived(&self) -> &Arc<P::Event> {
         &self.arrived
     }
 }

@@ -1,5 +1,7 @@
 //! One bind's right to map, shared by all clones of its handle.
 
+mod lazy;
+
 use super::grant::{Grant, Placed};
 use super::lend::{Loan, MemoryKind};
 use super::list::whole_pages;
@@ -112,15 +114,18 @@ pub(crate) struct Lease<P: Platform> {
     /// Made when the lease is closed.
     end: Lock<P, Option<Box<End>>>,
     ended: P::Event,
+    /// Who must learn when there is something to flush.
+    timer: Option<Arc<P::Event>>,
 }
 
 impl<P: Platform> Lease<P> {
-    /// The only way to a handle: `space` is what the group lock showed attached, or `None` where the description names no IOMMU.
+    /// The only way to a handle: `space` is what the group lock showed attached, or `None` where the description names no IOMMU. `timer` is signalled where unmaps wait for a flush.
     pub(crate) fn new(
         platform: &Arc<P>,
         device: DeviceId,
         description: &DeviceDescription,
         space: Option<Arc<Domain<P>>>,
+        timer: Option<Arc<P::Event>>,
     ) -> Arc<Self> {
         let index = device.0;
         let (reach, granule) =
@@ -140,6 +145,7 @@ impl<P: Platform> Lease<P> {
             space: Revocable::new(index, access),
             end: Mutex::new(LockLabel::new("lease", index), None),
             ended: P::Event::new(LockLabel::new("lease", index)),
+            timer,
         })
     }
 
@@ -488,6 +494,12 @@ impl<P: Platform> Lease<P> {
         self.finish(grant, Domain::confirm)
     }
 
+    /// Allows the device what `prot` says of what it was lent, which is `loan` or begins with it.
+    pub(super) fn protect(&self, grant: &Grant, loan: &Loan, prot: Prot) -> Result<(), DmaError> {
+        let prot = self.admit(loan, prot)?;
+        self.finish(grant, |space, _, pages| space.protect(pages, prot))
+    }
+
     /// What the device may reach after a map that ended in quarantine.
     pub(super) fn in_quarantine(&self, iova: Iova, len: u64) -> Grant {
         match IovaRange::new(iova, len) {
@@ -544,29 +556,6 @@ impl<P: Platform> Lease<P> {
     /// As [`unmap`](Self::unmap), for a run that may not be filled.
     pub(super) fn unmap_run(&self, run: &Grant) -> Result<(), DmaError> {
         self.finish(run, Domain::unmap_run)
-    }
-
-    /// As [`unmap`](Self::unmap), but leaves the confirmation to a later flush; the epoch that must be over, or `None` where it is confirmed already.
-    pub(super) fn unmap_later(&self, grant: &Grant) -> Result<Option<u64>, DmaError> {
-        let mut parked = None;
-        self.finish(grant, |space, user, pages| {
-            parked = space.unmap_later(user, pages)?;
-            Ok(())
-        })?;
-        Ok(parked)
-    }
-
-    /// Returns once hardware has forgotten what was parked for `grant` in `epoch`.
-    pub(super) fn await_flush(&self, grant: &Grant, epoch: u64) -> Result<(), DmaError> {
-        self.finish(grant, |space, user, pages| space.await_flush(user, pages, epoch))
-    }
-
-    /// Has hardware forget everything that is parked.
-    pub(super) fn flush(&self) -> Result<(), DmaError> {
-        let inside = self.space.enter(&self.platform).ok_or(DmaError::Revoked)?;
-        let access = inside.as_ref().filter(|access| access.holding.get().is_some());
-        let Some(access) = access else { return Ok(()) };
-        access.space.flush_parked(&self.user(access, inside.slot())?)
     }
 
     /// Whether `grant` was given under this lease.

@@ -3,14 +3,16 @@
 use super::grant::Grant;
 use super::{DmaDirection, DmaHandle, DmaMapping, Lent, UnmapFailure};
 use crate::error::DmaError;
+use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use portcullis_platform::Platform;
 
-/// A buffer that was unmapped by [`DmaHandle::unmap_later`] and comes back by [`DmaHandle::redeem`]: until hardware has forgotten the mapping, its device may still reach it.
+/// A buffer that was unmapped by [`DmaHandle::unmap_later`] and comes back by [`DmaHandle::redeem`] or [`redeem_all`](DmaHandle::redeem_all): until hardware has forgotten the mapping, its device may still reach
+/// it.
 ///
-/// Dropped, it leaks the buffer; the addresses come back nevertheless.
+/// Dropped, it leaks the buffer, and its addresses stay taken until the driver is unbound.
 #[must_use = "the buffer is leaked unless it is redeemed"]
 pub struct Parked<B, D> {
     buffer: ManuallyDrop<B>,
@@ -66,8 +68,8 @@ impl<P: Platform> DmaHandle<P> {
     /// ([`DomainType::DmaLazy`](crate::DomainType::DmaLazy)) and the device is trusted, that is: elsewhere it is [`unmap`](Self::unmap), and the buffer is ready.
     ///
     /// Until the invalidation the device may reach the memory through what hardware has cached, so the buffer is not given back before: [`redeem`](Self::redeem) does, after an invalidation for all
-    /// that is parked if need be, and so pays one invalidation for as many buffers as the driver has parked. At the latest a CPU flushes when it has parked 256 mappings of this driver,
-    /// or parks one (of sixteen) when the oldest has waited for 10 ms; who wants a bound in time while nothing is parked any more calls [`flush`](Self::flush) from a timer.
+    /// that is parked if need be, and so pays one invalidation for as many buffers as the driver has parked. At the latest a CPU flushes when it has parked 256 mappings of this driver, and a timer
+    /// ([`Subsystem::flush_overdue`](crate::Subsystem::flush_overdue)) when the first of them has waited for 10 ms.
     ///
     /// # Errors
     ///
@@ -94,19 +96,49 @@ impl<P: Platform> DmaHandle<P> {
         &self,
         parked: Parked<B, D>,
     ) -> Result<B, NotRedeemed<B, D>> {
-        let awaited = match parked.epoch {
-            Some(epoch) => self.lease().await_flush(&parked.grant, epoch),
-            None => self.lease().check(&parked.grant),
-        };
-        if let Err(error) = awaited {
-            return Err(NotRedeemed { parked, error });
+        match self.await_all(core::slice::from_ref(&parked)) {
+            Ok(()) => Ok(self.give_back(parked)),
+            Err(error) => Err(NotRedeemed { parked, error }),
         }
+    }
+
+    /// As [`redeem`](Self::redeem) for many: all of `parked` at once, by one invalidation if any, each buffer to `give`. `parked` is empty then, and keeps its memory for the next ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`redeem`](Self::redeem): all of them are parked as before.
+    pub fn redeem_all<B: Lent, D: DmaDirection>(
+        &self,
+        parked: &mut Vec<Parked<B, D>>,
+        mut give: impl FnMut(B),
+    ) -> Result<(), DmaError> {
+        self.await_all(parked)?;
+        parked.drain(..).for_each(|parked| give(self.give_back(parked)));
+        Ok(())
+    }
+
+    /// Returns once hardware has forgotten all of `parked`, and takes their addresses back.
+    fn await_all<B: Lent, D: DmaDirection>(&self, parked: &[Parked<B, D>]) -> Result<(), DmaError> {
+        let foreign = |parked: &Parked<B, D>| self.lease().check(&parked.grant).is_err();
+        if parked.iter().any(foreign) {
+            return Err(DmaError::ForeignMapping);
+        }
+        // Those that were unmapped at once have neither addresses nor anything to wait for.
+        let waiting = parked.iter().filter(|parked| parked.epoch.is_some());
+        match waiting.clone().filter_map(|parked| parked.epoch).max() {
+            Some(last) => self.lease().redeem(waiting.map(|parked| &parked.grant), last),
+            None => Ok(()),
+        }
+    }
+
+    /// A buffer that nothing reaches any more.
+    fn give_back<B: Lent, D: DmaDirection>(&self, parked: Parked<B, D>) -> B {
         let buffer = parked.end();
         if D::DEVICE_WRITES {
             self.refresh(&buffer);
         }
         self.note_returned(&buffer);
-        Ok(buffer)
+        buffer
     }
 
     /// Has hardware forget everything that this driver has unmapped and parked.

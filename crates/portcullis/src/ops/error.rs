@@ -3,7 +3,7 @@
 use super::SpaceTag;
 use crate::stream::{Pasid, StreamSpec};
 use core::fmt;
-use portcullis_pgtable::{MapError, UnmapError};
+use portcullis_pgtable::{MapError, ProtectError, UnmapError};
 use portcullis_platform::{AllocError, Timeout};
 
 /// What an instance cannot do at all.
@@ -204,6 +204,8 @@ pub enum SpaceError {
     Map(MapError),
     /// It refused to unmap: nothing has changed.
     Unmap(UnmapError),
+    /// It refused to change what a mapping allows: nothing has changed.
+    Protect(ProtectError),
     /// The request for it failed. Where that is [unconfirmed](OpsError::is_unconfirmed), hardware may or may not have carried it out: neither the addresses nor the
     /// frames may be used again.
     Request(OpsError),
@@ -214,6 +216,7 @@ impl fmt::Display for SpaceError {
         match self {
             Self::Map(error) => write!(f, "{error}"),
             Self::Unmap(error) => write!(f, "{error}"),
+            Self::Protect(error) => write!(f, "{error}"),
             Self::Request(error) => write!(f, "{error}"),
         }
     }
@@ -224,6 +227,12 @@ impl core::error::Error for SpaceError {}
 impl From<MapError> for SpaceError {
     fn from(error: MapError) -> Self {
         Self::Map(error)
+    }
+}
+
+impl From<ProtectError> for SpaceError {
+    fn from(error: ProtectError) -> Self {
+        Self::Protect(error)
     }
 }
 

@@ -4,7 +4,7 @@ use super::SpaceError;
 use core::any::Any;
 use core::fmt;
 use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, PhysAddr, PhysRange, Prot};
-use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable};
+use portcullis_pgtable::{FlushRange, Flushed, IotlbGather, PageTable, ProtectError};
 
 /// One I/O address space: a table that hardware walks, or a channel of requests to the instance that made it.
 ///
@@ -76,6 +76,22 @@ pub trait AddressSpace: Any + Send + Sync + fmt::Debug {
     ///
     /// [`SpaceError`].
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), SpaceError>;
+
+    /// As [`PageTable::protect`]: allows what `prot` says in a range that is mapped. Hardware may go by the old protection until what `gather` owes was waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`]; nothing has changed. [`ProtectError::Unsupported`] by default.
+    fn protect(
+        &self,
+        iova: Iova,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError> {
+        let _ = (iova, len, prot, gather);
+        Err(SpaceError::Protect(ProtectError::Unsupported))
+    }
 
     /// As [`PageTable::reclaim`]: makes room for large leaves in a range in which nothing is mapped. Returns how many tables wait in `gather`.
     ///
@@ -194,6 +210,16 @@ impl<T: PageTable + 'static> AddressSpace for TableSpace<T> {
     #[inline]
     fn unmap(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), SpaceError> {
         Ok(self.table.unmap(iova, len, gather)?)
+    }
+
+    fn protect(
+        &self,
+        iova: Iova,
+        len: u64,
+        prot: Prot,
+        gather: &mut IotlbGather,
+    ) -> Result<(), SpaceError> {
+        Ok(self.table.protect(iova, len, prot, gather)?)
     }
 
     fn reclaim(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<usize, SpaceError> {

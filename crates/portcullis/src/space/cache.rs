@@ -10,10 +10,10 @@ use portcullis_platform::{LockLabel, Platform, RawAtomic};
 
 /// The most ranges that a CPU keeps for a lease: as many as Linux's network drivers complete at a time (`NAPI_POLL_WEIGHT`).
 const MOST: usize = 64;
-/// How many of them may be longer than [`LONG`], so that they hold no more than 24 MiB of addresses a CPU where ranges are up to 2 MiB.
+/// How many of them may be longer than [`LONG`], so that they hold no more than 32 MiB of addresses a CPU where ranges are up to 2 MiB.
 const MOST_LONG: usize = 8;
 /// Bytes.
-const LONG: u64 = 128 << 10;
+const LONG: u64 = 256 << 10;
 /// How far down a range is looked for that is not on top.
 const LOOKS: usize = 8;
 

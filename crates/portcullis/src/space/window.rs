@@ -4,7 +4,7 @@
 //! without a lock, and what they have handed out is the lease's, so nobody writes down whose it is. Ranges from the tree are noted with their lease.
 
 use super::cache::AddressCache;
-use super::lazy::FlushQueue;
+use super::lazy::{Amount, Parking};
 use crate::description::ReservedRegion;
 use crate::error::{DmaError, WindowError};
 use alloc::boxed::Box;
@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PageSize};
 use portcullis_iova::{AllocateError, IovaAllocator, IovaRequest, IovaSlabs};
-use portcullis_platform::{Lock, LockLabel, Mutex, PerCpu, Platform};
+use portcullis_platform::{Lock, LockLabel, Mutex, Nanos, PerCpu, Platform};
 
 /// One bind of one driver. No two have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ pub(crate) struct Holding<P: Platform> {
     /// Filled once, by whoever fills it first. No step of the explorer: who looks finds nothing and asks the tree, or all of it.
     quick: OnceBox<Quick<P>>,
     /// What was unmapped and waits for a flush; made by the first that is.
-    queue: OnceBox<FlushQueue<P>>,
+    parking: OnceBox<Parking<P>>,
 }
 
 /// What stands between a busy lease and the tree.
@@ -87,20 +87,25 @@ impl<P: Platform> Holding<P> {
         caches.map(AddressCache::count).sum()
     }
 
-    /// Where ranges wait for a flush; `None` without the memory for it.
-    pub(super) fn queue_for(&self, platform: &P) -> Option<&FlushQueue<P>> {
-        let make = || FlushQueue::new(platform).map(Box::new).ok_or(());
-        self.queue.get_or_try_init(make).ok()
+    /// Where mappings wait for a flush.
+    #[inline]
+    pub(super) fn parking_for(&self, platform: &P) -> &Parking<P> {
+        self.parking.get_or_init(|| Box::new(Parking::new(platform)))
     }
 
     /// The same, if anything ever waited.
-    pub(super) fn queue(&self) -> Option<&FlushQueue<P>> {
-        self.queue.get()
+    pub(super) fn parking(&self) -> Option<&Parking<P>> {
+        self.parking.get()
     }
 
-    /// Ranges that wait.
+    /// When there must be a flush; `None` where nothing waits.
+    pub(crate) fn flush_due(&self) -> Option<Nanos> {
+        self.parking()?.due()
+    }
+
+    /// Mappings that wait.
     fn parked(&self) -> usize {
-        self.queue().map_or(0, FlushQueue::count)
+        self.parking().map_or(0, |parking| parking.parked().mappings())
     }
 
     /// The ranges that its slabs have handed out.
@@ -208,7 +213,7 @@ impl<P: Platform> Window<P> {
         if let Some((holding, _)) = known {
             return Arc::clone(holding);
         }
-        let holding = Arc::new(Holding { lease, quick: OnceBox::new(), queue: OnceBox::new() });
+        let holding = Arc::new(Holding { lease, quick: OnceBox::new(), parking: OnceBox::new() });
         books.holdings.push((Arc::clone(&holding), 0));
         holding
     }
@@ -364,8 +369,11 @@ impl<P: Platform> Window<P> {
         (books.direct.len() + out).saturating_sub(books.quarantine.len() + parked)
     }
 
-    /// Bytes in quarantine.
-    pub(super) fn quarantined(&self) -> u64 {
-        self.books.lock().quarantine.values().sum()
+    /// Bytes in quarantine, and pages that are parked after a flush which was not confirmed.
+    pub(super) fn quarantined(&self) -> (u64, u64) {
+        let books = self.books.lock();
+        let parkings = books.holdings.iter().filter_map(|(holding, _)| holding.parking());
+        let unconfirmed = parkings.map(|parking| Amount::pages(parking.unconfirmed())).sum();
+        (books.quarantine.values().sum(), unconfirmed)
     }
 }

@@ -5,12 +5,14 @@ use crate::meddler::Rule;
 use crate::world::{Board, PAGE, Platform, STREAM};
 use portcullis::{
     Both, BufferList, DeviceDescription, DmaError, DmaHandle, DmaMapping, DmaPath, FromDevice,
-    FwNode, FwSpec, FwStream, Lendable, MapFailure, Segment, SegmentLimits, Subsystem, ToDevice,
+    FwNode, FwSpec, FwStream, Lendable, MapFailure, NotTurned, Segment, SegmentLimits, Subsystem,
+    ToDevice,
 };
 use portcullis_addr::{Iova, PhysAddr, PhysRange};
 use portcullis_machine::{DmaRequest, Expectation, PhysicalMemory, Policy, Profile};
 use portcullis_platform::{DmaPages, PageLayout};
 use portcullis_smmuv3::Options;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 const NODE: FwNode = FwNode(1);
@@ -18,6 +20,8 @@ const NODE: FwNode = FwNode(1);
 const TLBI_NH_VA: u64 = 0x12;
 const TLBI_NH_ASID: u64 = 0x11;
 const SYNC: u64 = 0x46;
+/// Changes nothing.
+const PREFETCH_CONFIG: u64 = 0x01;
 
 /// A part of pages that belong to it: not whole pages.
 struct Part {
@@ -41,6 +45,8 @@ struct Path {
     device: Arc<portcullis::Device<Platform>>,
     dma: DmaHandle<Platform>,
     commands: Arc<Mutex<Vec<u64>>>,
+    /// Whether invalidations are lost on the way: the planted bug.
+    deaf: Arc<AtomicBool>,
 }
 
 impl Path {
@@ -51,7 +57,15 @@ impl Path {
     fn with(policy: portcullis::Policy, describe: impl FnOnce(&mut DeviceDescription)) -> Self {
         let commands = Arc::<Mutex<Vec<u64>>>::default();
         let seen = Arc::clone(&commands);
-        let rule: Rule = Arc::new(move |words| seen.lock().expect("test").push(words[0] & 0xff));
+        let deaf = Arc::<AtomicBool>::default();
+        let loses = Arc::clone(&deaf);
+        let rule: Rule = Arc::new(move |words| {
+            let opcode = words[0] & 0xff;
+            seen.lock().expect("test").push(opcode);
+            if loses.load(Ordering::Relaxed) && opcode != SYNC {
+                *words = [PREFETCH_CONFIG, 0];
+            }
+        });
         let mut board = Board::new(Profile::server(), Policy::default());
         board.rule = Some(rule);
         let smmu = board.bring_up(Options::default()).expect("the unit comes up");
@@ -67,7 +81,7 @@ impl Path {
         core.bind(&device, driver.clone()).expect("tried");
         board.device.expect(Expectation::Translated);
         let dma = driver.0.lock().expect("test").take().expect("bound");
-        Self { board, core, device, dma, commands }
+        Self { board, core, device, dma, commands, deaf }
     }
 
     fn part(&self, pages: u64, offset: u64, len: u64) -> Part {
@@ -367,5 +381,80 @@ fn an_unbind_removes_a_run_that_was_not_filled() {
     assert!(!path.write(address, b"after"));
     let part = run.end().expect("confirmed by the unbind").expect("one buffer").into_buffers();
     assert_eq!(path.contents(part[0].range())[..6], *b"before");
+    path.board.assert_clean();
+}
+
+/// Has the device write a buffer that it may read only from then on; whether it still can. On a unit that never forgets by itself.
+fn writes_what_it_may_only_read(path: &Path, pages: u64) -> bool {
+    let mapping = path.dma.map(path.part(pages, 0, pages * PAGE), Both).expect("mapped");
+    let address = mapping.device_address();
+    assert!(path.write(address, b"before"), "so that it is cached");
+    path.sent();
+    let mapping = path.dma.turn(mapping, ToDevice).expect("confirmed");
+    assert_eq!(path.sent(), [TLBI_NH_VA, SYNC], "one invalidation");
+    assert_eq!(mapping.device_address(), address);
+    let wrote = path.write(address, b"after!");
+    let mut bytes = [0; 6];
+    assert!(path.read(address, &mut bytes), "reading is allowed as before");
+    assert_eq!(bytes, if wrote { *b"after!" } else { *b"before" });
+    let mapping = path.dma.turn(mapping, Both).expect("confirmed");
+    assert!(wrote || path.write(address, b"again!"), "and writing is again");
+    path.dma.unmap(mapping).expect("confirmed");
+    wrote
+}
+
+#[test]
+fn a_mapping_gets_another_direction_where_it_stands() {
+    let path = Path::new(|_| ());
+    for pages in [1, 3, 512] {
+        assert!(!writes_what_it_may_only_read(&path, pages), "{pages} pages");
+    }
+    let list = map_list(&path);
+    let first = list.segments().next().expect("not empty").address;
+    let list = path.dma.turn(list, ToDevice).expect("confirmed");
+    assert!(!path.write(first, b"no"), "nor the first buffer of a list");
+    path.dma.unmap(list).expect("confirmed");
+    path.board.assert_clean();
+}
+
+#[test]
+fn a_direction_without_its_invalidation_is_noticed() {
+    let path = Path::new(|_| ());
+    path.deaf.store(true, Ordering::Relaxed);
+    assert!(writes_what_it_may_only_read(&path, 1), "hardware goes by what it has cached");
+}
+
+#[test]
+fn another_handles_mapping_is_not_turned() {
+    let (path, other) = (Path::new(|_| ()), Path::new(|_| ()));
+    let mapping = path.dma.map(path.part(1, 0, PAGE), Both).expect("mapped");
+    let NotTurned { mapping, error } = other.dma.turn(mapping, ToDevice).expect_err("not its own");
+    assert_eq!(error, DmaError::ForeignMapping);
+    assert!(path.write(mapping.device_address(), b"as before"));
+    path.dma.unmap(mapping).expect("confirmed");
+}
+
+/// Small and large leaves in turn at the same addresses: what large leaves have replaced is kept while a driver is bound, but never more than 64 tables of a space.
+#[test]
+fn a_driver_that_goes_on_for_long_holds_a_bounded_number_of_tables() {
+    const LARGE: u64 = 2 << 20;
+    let path = Path::new(|_| ());
+    let blocks = || path.board.machine.memory().live_blocks().len();
+    let aligned = PageLayout::new(LARGE as usize, LARGE as usize).expect("2 MiB");
+    let (before, mut most) = (blocks(), 0);
+    for round in 0..200 {
+        // In pages that begin where no large leaf can.
+        let small = path.dma.map(path.part(514, PAGE, LARGE), Both).expect("mapped");
+        path.dma.unmap(small).expect("confirmed");
+        let pages = DmaPages::new(path.board.machine.memory(), aligned).expect("memory");
+        let large = path.dma.map(Part { pages, offset: 0, len: LARGE }, Both).expect("mapped");
+        let there = large.device_address() + LARGE - 8;
+        assert!(path.write(there, b"the end."), "{round}");
+        path.dma.unmap(large).expect("confirmed");
+        most = most.max(blocks() - before);
+    }
+    assert!((64..=64 + 32).contains(&most), "{most} pages of tables");
+    path.core.unbind(&path.device).expect("bound");
+    assert!(blocks() < before + 32, "they went with the last lease");
     path.board.assert_clean();
 }
