@@ -7,12 +7,33 @@ use crate::steer::{Ablation, symbol};
 /// A fix that can be gone without.
 struct Fix {
     commit: &'static str,
-    /// The function that it adds a test to. The test is `cbz` of a pointer that leads to `-EPROBE_DEFER`.
+    /// The function that it adds a test to, which leads to `-EPROBE_DEFER`.
     function: &'static str,
+    test: Test,
 }
 
-const FIXES: &[Fix] =
-    &[Fix { commit: "b46064a18810", function: "iommu_device_use_default_domain" }];
+/// What a fix looks at.
+#[derive(Clone, Copy)]
+enum Test {
+    /// `cbz` of a pointer.
+    Pointer,
+    /// `tbz` of bit 0 of a byte that was loaded just before: this member of this structure.
+    Flag(&'static str, &'static str),
+}
+
+const FIXES: &[Fix] = &[
+    Fix {
+        commit: "b46064a18810",
+        function: "iommu_device_use_default_domain",
+        test: Test::Pointer,
+    },
+    // `if (!dev->iommu && !READ_ONCE(iommu->ready))`: the second half.
+    Fix {
+        commit: "da33e87bd2bf",
+        function: "iommu_fwspec_init",
+        test: Test::Flag("iommu_device", "ready"),
+    },
+];
 
 /// `mov w0, #-517` in both registers that compilers use for a result that is still to come: `movn wN, #516` (DDI 0487, C6.2 "MOVN"), without N.
 const MOVN_516: u32 = 0x1280_4080;
@@ -35,13 +56,27 @@ pub(crate) fn find(commit: &str, image: &KernelImage) -> Result<Ablation, Error>
         .step_by(4)
         .filter(|at| word(*at).is_some_and(|word| word & !0x1f == MOVN_516))
         .collect();
-    let test = (start..end).step_by(4).find_map(|at| {
-        let (register, target) = cbz(word(at)?, at)?;
-        // Straight to the refusal, or with the result prepared before the test.
-        let leads = refusals
-            .iter()
-            .any(|refusal| *refusal == target || (*refusal < at && at - *refusal <= 16));
-        leads.then_some((at, register))
+    let flag = match fix.test {
+        Test::Pointer => None,
+        Test::Flag(structure, member) => image.btf.member(structure, member),
+    };
+    let test = (start..end).step_by(4).find_map(|at| match (fix.test, flag) {
+        (Test::Pointer, _) => {
+            let (register, target) = cbz(word(at)?, at)?;
+            // Straight to the refusal, or with the result prepared before the test.
+            let leads = refusals
+                .iter()
+                .any(|refusal| *refusal == target || (*refusal < at && at - *refusal <= 16));
+            leads.then_some((at, register))
+        }
+        (Test::Flag(..), Some(place)) => {
+            let (register, target) = tbz(word(at)?, at)?;
+            // A register may be restored before the result is set.
+            let leads = refusals.iter().any(|at| *at == target || *at == target + 4);
+            let loaded = load_of_byte(word(at.checked_sub(4)?)?) == Some((register, place.byte));
+            (leads && loaded).then_some((at, register))
+        }
+        (Test::Flag(..), None) => None,
     });
     let (offset, register) = test.ok_or_else(|| Error::Stop {
         stop: fix.function.to_owned(),
@@ -60,9 +95,35 @@ fn cbz(word: u32, at: u64) -> Option<(usize, u64)> {
     Some(((word & 0x1f) as usize, at.wrapping_add((offset * 4).cast_unsigned())))
 }
 
+/// `tbz wN, #0, target` (DDI 0487, C6.2 "TBZ"): the register and the target.
+fn tbz(word: u32, at: u64) -> Option<(usize, u64)> {
+    if word & 0xfff8_0000 != 0x3600_0000 {
+        return None;
+    }
+    let imm14 = i64::from(word >> 5 & 0x3fff);
+    let offset = if imm14 >> 13 == 0 { imm14 } else { imm14 - (1 << 14) };
+    Some(((word & 0x1f) as usize, at.wrapping_add((offset * 4).cast_unsigned())))
+}
+
+/// `ldrb wN, [xM, #offset]` (DDI 0487, C6.2 "LDRB (immediate)", unsigned offset): register and offset.
+fn load_of_byte(word: u32) -> Option<(usize, u64)> {
+    (word >> 22 == 0xe5).then_some(((word & 0x1f) as usize, u64::from(word >> 10 & 0xfff)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Words of iommu_fwspec_init in Debian's 6.16.3 and 7.3.4, as LLVM disassembles them: `ldrb w0, [x19, #52]`, `tbz w0, #0, .+60`; and what is neither, as it
+    /// assembles `tbz w0, #1, .+60`, `tbnz w0, #0, .+60`, `ldrh w0, [x19, #52]`.
+    #[test]
+    fn test_of_a_flag() {
+        assert_eq!(load_of_byte(0x3940_d260), Some((0, 52)));
+        assert_eq!(tbz(0x3600_01e0, 0x100), Some((0, 0x13c)));
+        assert_eq!(tbz(0x3608_01e0, 0x100), None);
+        assert_eq!(tbz(0x3700_01e0, 0x100), None);
+        assert_eq!(load_of_byte(0x7940_6a60), None);
+    }
 
     /// As GNU as assembles `cbz x1, .+16` and `cbz x20, .-8`; `cbz w1` is another instruction.
     #[test]

@@ -51,7 +51,14 @@ fn cells(reports: &[Result<Report, portcullis_replay::Error>]) -> String {
     };
     // What is worth telling is what is not as predicted.
     let told = done.iter().find(|report| !report.agrees()).unwrap_or(first);
-    let observed = if told.agrees() { brief(&told.observed) } else { told.answer() };
+    let observed = match (told.agrees(), told.observed == told.predicted) {
+        (true, true) => brief(&told.observed),
+        // The only difference that agrees with a prediction.
+        (true, false) => {
+            format!("{}; the driver fails and gives its claim back", brief(&told.observed))
+        }
+        (false, _) => told.answer(),
+    };
     let slowest = done.iter().map(|report| report.seconds.1).fold(0.0, f64::max);
     format!(
         "{} | {observed} | {agreeing} of {} | {slowest:.0} |",

@@ -25,7 +25,7 @@
 //!
 //! Allocation failures; PASIDs; PCI aliases and ACS (a group is what the world says); fw_devlink.strict; the 6.8 to 6.11
 //! kernels; weak memory (the explorer is sequentially consistent). IOMMUs other than Arm's: the fixes of their
-//! drivers are listed without a step. 5.10 and 5.15 are written from memory of their registration only. Stores of
+//! drivers are listed without a step. 5.10 and 5.15 are written from the lines that 57365a04c921 takes away, their registration only. Stores of
 //! `state_synced` (suppliers only) and `of_node_reused`, which share the byte of `dma_iommu` too. In 6.12 the type that
 //! `iommu_setup_dma_ops` looks at is that of `group->domain`, in 7.2 that of the default domain: the difference shows
 //! only under an outside owner, and the model has the latter.

@@ -42,12 +42,15 @@ use() {
 for module in $(cat /mod/early); do load $module; done
 echo "@@@ ready"
 ( load $gate; echo "@@@ gate returned $?" ) &
-( load $driver; echo "@@@ client returned $?" ) &
-i=0
-while [ $i -lt $wait ]; do
+( load $driver; echo "@@@ client returned $?"; : > /returned ) &
+# A thread that is held is no reason to end: the wait begins when the driver's module is loaded.
+waited=0
+seconds=0
+while [ $waited -lt $wait ] && [ $seconds -lt 120 ]; do
     [ -n "$probe" ] && [ -e "$probe" ] && break
     sleep 1
-    i=$((i + 1))
+    seconds=$((seconds + 1))
+    [ -e /returned ] && waited=$((waited + 1))
 done
 state
 answer=$(use)
