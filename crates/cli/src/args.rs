@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use portcullis_bench::report::Effort;
 use portcullis_cli::bench::probe::ProbeBench;
-use portcullis_cli::boot::Order;
+use portcullis_cli::boot::{FirmwarePolicy, Order};
 use portcullis_cli::lab::LabArgs;
 use portcullis_cli::replay::ReplayArgs;
 use std::path::PathBuf;
@@ -23,6 +23,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "Examples:
   portcullis                                  boot the built-in board
   portcullis boot board.dtb --order reverse   clients first, IOMMUs last
+  portcullis boot board.dtb --firmware-streams adopt   keep the boot picture until the display's driver binds
   portcullis boot --repeat 10000              ten thousand boots, each with its own seed
   portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
   portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
@@ -91,6 +92,9 @@ pub(crate) struct BootArgs {
     /// Who arrives when.
     #[arg(long, value_enum, default_value_t = Order::Random)]
     pub(crate) order: Order,
+    /// What becomes of streams that firmware left running at an SMMUv2: those of clients with a region that must stay mapped 1:1, a boot framebuffer say.
+    #[arg(long, value_enum, default_value_t = FirmwarePolicy::Block)]
+    pub(crate) firmware_streams: FirmwarePolicy,
     /// Boot N times with different seeds, and summarise.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: Option<u64>,

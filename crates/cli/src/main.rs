@@ -62,6 +62,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
         seed: args.seed,
         order: args.order,
         storm: args.repeat.is_some(),
+        firmware_streams: args.firmware_streams,
     };
     let style = Style::of_stdout();
     if args.on == On::Qemu {
@@ -84,6 +85,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
         }
         None => {
             let machine = SoftwareMachine::new(&description, args.seed);
+            let machine = args.firmware_streams.apply(machine, &description);
             let picture = boot::calm_picture(&description);
             let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
             print_report(args, &report, style)?;

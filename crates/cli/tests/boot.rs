@@ -2,7 +2,8 @@
 
 use portcullis_cli::board;
 use portcullis_cli::boot::{
-    BootOptions, Order, boot, boot_failing, calm_picture, render_summary, repeat, to_json,
+    BootOptions, FirmwarePolicy, Order, boot, boot_failing, calm_picture, render, render_summary,
+    repeat, to_json,
 };
 use portcullis_cli::style::Style;
 use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
@@ -14,7 +15,7 @@ fn any_order_ends_in_the_same_picture() {
     let expected = calm_picture(&description);
     for order in [Order::Listed, Order::Reverse, Order::Random] {
         for cpus in [1, 2, 4] {
-            let options = BootOptions { cpus, seed: 7, order, storm: false };
+            let options = BootOptions { cpus, seed: 7, order, storm: false, ..BootOptions::CALM };
             let machine = SoftwareMachine::new(&description, 7);
             let (report, _) = boot(&description, &machine, options, Some(&expected));
             assert!(report.held(), "{order:?} on {cpus}: {:?}", report.promises);
@@ -29,7 +30,8 @@ fn any_order_ends_in_the_same_picture() {
 #[test]
 fn the_built_in_board_has_every_shape_that_matters() {
     let description = board::read(None, &[]).expect("the built-in board");
-    let options = BootOptions { cpus: 2, seed: 1, order: Order::Listed, storm: false };
+    let options =
+        BootOptions { cpus: 2, seed: 1, order: Order::Listed, storm: false, ..BootOptions::CALM };
     let machine = SoftwareMachine::new(&description, 1);
     let (report, _) = boot(&description, &machine, options, None);
     let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
@@ -54,6 +56,40 @@ fn the_built_in_board_has_every_shape_that_matters() {
     );
 }
 
+/// The boot picture of `mmu500`'s display: blocked or kept by policy, said either way, and looked at by the display itself before its driver binds.
+#[test]
+fn streams_that_firmware_left_running_are_blocked_or_adopted_and_said() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
+    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let expected = calm_picture(&description);
+    for (firmware_streams, kind, word) in [
+        (FirmwarePolicy::Block, "firmware-stream-blocked", "as the policy says"),
+        (FirmwarePolicy::Adopt, "firmware-stream-adopted", "until its driver binds"),
+    ] {
+        let options = BootOptions { cpus: 2, seed: 5, firmware_streams, ..BootOptions::CALM };
+        let machine = firmware_streams.apply(SoftwareMachine::new(&description, 5), &description);
+        let (report, _) = boot(&description, &machine, options, Some(&expected));
+        assert!(report.held(), "{:?}", report.promises);
+        let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+        let notes = |index: usize| {
+            let notes = json["iommus"][index]["notes"].as_array().expect("a list");
+            notes.iter().filter(|note| note["kind"] == kind).count()
+        };
+        assert_eq!((notes(0), notes(1), notes(2)), (2, 0, 0), "the display's two: {json}");
+        let text = render(&report, false, Style::PLAIN);
+        let told = ["stream 0x1c0 running untranslated", "stream 0x2c0 under mask 0x400", word];
+        assert!(told.iter().all(|it| text.contains(it)), "{text}");
+        let summary = repeat(
+            &description,
+            BootOptions { storm: true, ..options },
+            5,
+            &AtomicBool::new(false),
+            |_| {},
+        );
+        assert!(summary.held(), "{:?}", summary.promises);
+    }
+}
+
 /// The shape of the machines of the original report: several MMU-500, ids under masks.
 #[test]
 fn a_board_with_mmu500_is_translated_whole() {
@@ -61,7 +97,7 @@ fn a_board_with_mmu500_is_translated_whole() {
     let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
     let expected = calm_picture(&description);
     for (cpus, order) in [(1, Order::Listed), (2, Order::Reverse), (4, Order::Random)] {
-        let options = BootOptions { cpus, seed: 3, order, storm: false };
+        let options = BootOptions { cpus, seed: 3, order, storm: false, ..BootOptions::CALM };
         let machine = SoftwareMachine::new(&description, 3);
         let (report, _) = boot(&description, &machine, options, Some(&expected));
         assert!(report.held(), "{order:?} on {cpus}: {:?}", report.promises);
@@ -81,7 +117,8 @@ fn a_board_with_mmu500_is_translated_whole() {
 #[test]
 fn a_storm_of_boots_keeps_every_promise() {
     let description = board::read(None, &[]).expect("the built-in board");
-    let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
+    let options =
+        BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
     let summary = repeat(&description, options, 200, &AtomicBool::new(false), |_| {});
     assert!(
         summary.held(),
@@ -95,7 +132,8 @@ fn a_storm_of_boots_keeps_every_promise() {
 #[test]
 fn boots_that_are_interrupted_say_what_was_done() {
     let description = board::read(None, &[]).expect("the built-in board");
-    let options = BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true };
+    let options =
+        BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
     let stop = AtomicBool::new(false);
     let summary = repeat(&description, options, 1_000_000, &stop, |done| {
         stop.store(done == 3, Ordering::Relaxed);
@@ -141,7 +179,7 @@ fn qemu_boots_its_own_devicetree_with_every_device_translated() {
     let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
     for order in [Order::Reverse, Order::Random] {
         let (machine, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
-        let options = BootOptions { cpus: 2, seed: 3, order, storm: true };
+        let options = BootOptions { cpus: 2, seed: 3, order, storm: true, ..BootOptions::CALM };
         let (report, _) = boot(&description, &machine, options, Some(&picture));
         assert!(report.held(), "{:?}", report.promises);
         assert_eq!(report.clients.len(), 6);
@@ -171,7 +209,8 @@ fn qemu_boots_a_riscv_board_with_every_device_translated() {
     let (calm, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
     let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
     let (machine, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
-    let options = BootOptions { cpus: 2, seed: 3, order: Order::Random, storm: true };
+    let options =
+        BootOptions { cpus: 2, seed: 3, order: Order::Random, storm: true, ..BootOptions::CALM };
     let (report, _) = boot(&description, &machine, options, Some(&picture));
     assert!(report.held(), "{:?}", report.promises);
     assert_eq!(report.clients.len(), 4);

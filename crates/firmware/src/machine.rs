@@ -134,6 +134,9 @@ pub struct IommuNode {
     pub cells: Option<u32>,
     /// Its first register window, as the CPU sees it; `None` where it has none or `ranges` above it cannot be followed.
     pub registers: Option<PhysRange>,
+    /// Further register windows that must be programmed exactly like the first: NVIDIA's pairs of MMU-500s, between which a client's accesses are interleaved (binding `iommu/arm,smmu.yaml`,
+    /// `nvidia,smmu-500`). Empty for everybody else.
+    pub mirrors: Vec<PhysRange>,
     /// Its interrupts, in the description's order; empty where they are not described by a plain `interrupts`.
     pub interrupts: Vec<Interrupt>,
     /// Whether its own table walks and queues snoop the CPU's caches.

@@ -134,7 +134,7 @@ pub mod rule {
             "iommus = <&smmu_a 5>, <&smmu_b 5>;",
             "Compares the drivers only: the second instance's ids are programmed into the first one.";
         FRAMEBUFFER_NOT_KEPT Note "framebuffer-not-kept":
-            "Memory that boot firmware scans out has no `iommu-addresses`: the display is shut out as soon as its IOMMU is taken over.",
+            "Memory that boot firmware scans out, by a display behind an SMMU, has no `iommu-addresses`: the display is shut out as soon as its IOMMU is taken over.",
             "splash@9d400000 { reg = <...>; no-map; }; below reserved-memory, and a display behind an SMMU",
             "arm-smmu on Qualcomm's machines lets streams that firmware matches bypass until their driver attaches; elsewhere the display faults until then.";
         MMU_MASTERS Error "mmu-masters":

@@ -80,5 +80,8 @@ pub use oracle::{Oracle, Violation};
 pub use platform::MachinePlatform;
 pub use request::{DmaOutcome, DmaRequest};
 pub use riscv::{RiscvCounters, RiscvInterrupts, RiscvIommu, RiscvProfile};
-pub use smmuv2::{SmmuV2, SmmuV2Counters, SmmuV2Line, SmmuV2Profile, SmmuV2Registers};
+pub use smmuv2::{
+    FirmwareGroup, Interleaved, SmmuV2, SmmuV2Counters, SmmuV2Line, SmmuV2Profile, SmmuV2Registers,
+    share_translations,
+};
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};

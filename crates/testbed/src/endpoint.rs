@@ -20,6 +20,12 @@ pub trait Endpoint: Send + Sync {
         let _ = (port, from, to, len);
     }
 
+    /// Whether a read of 4 bytes at device address `from` through `port` succeeds; `None` where it cannot be tried.
+    fn reads(&self, port: usize, from: u64) -> Option<bool> {
+        let _ = (port, from);
+        None
+    }
+
     /// From now on nothing of the device may reach memory untranslated (`true`), or nothing is claimed (`false`).
     fn expect_translated(&self, translated: bool) {
         let _ = translated;

@@ -29,6 +29,6 @@ mod testbed;
 pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
 pub use qemu::{QemuBoard, QemuMachine};
 pub use random::Random;
-pub use registry::{DRIVERS, IommuDriver, UnitOptions, quirk_words};
+pub use registry::{BroughtUp, DRIVERS, IommuDriver, UnitNote, UnitOptions, quirk_words};
 pub use software::{SoftwareMachine, UnitProfile};
 pub use testbed::Testbed;

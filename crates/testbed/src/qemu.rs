@@ -1,9 +1,9 @@
 //! QEMU as a testbed: its own IOMMU, its own devices, the devicetree that it writes itself.
 
 use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
-use crate::registry::{IommuDriver, UnitOptions};
+use crate::registry::{BroughtUp, IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
-use portcullis::{NodeFailure, ReadyInstance};
+use portcullis::NodeFailure;
 use portcullis_addr::Iova;
 use portcullis_firmware::{
     IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_devicetree,
@@ -125,13 +125,13 @@ impl Testbed for QemuMachine {
         &self.platform
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure> {
+    fn bring_up(&self, iommu: &IommuNode) -> Result<BroughtUp, NodeFailure> {
         if iommu.kind != self.board.kind() {
             return Err("QEMU's machine has no such IOMMU".into());
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
-        let options = UnitOptions::described(iommu);
-        driver.bring_up(Arc::clone(&self.platform), self.machine.iommu(), &options)
+        let options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
+        driver.bring_up(Arc::clone(&self.platform), self.machine.iommu(), Vec::new(), &options)
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

@@ -1,9 +1,11 @@
 //! Which hardware driver serves which IOMMU: the one place that knows both firmware's names and the drivers.
 
-use portcullis::{NodeFailure, ReadyInstance};
+use portcullis::{NodeFailure, ReadyInstance, StreamSpec};
 use portcullis_firmware::IommuNode;
 use portcullis_platform::{Platform, Registers};
-use portcullis_smmuv2::{COMPATIBLE, Quirks};
+use portcullis_smmuv2::{
+    self as smmuv2, COMPATIBLE, Fate, FirmwareStream, FirmwareStreams, Notice, Quirks,
+};
 use portcullis_smmuv3::{Options, Smmu};
 use std::sync::Arc;
 
@@ -33,11 +35,8 @@ pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "riscv", compatible: portcullis_riscv::COMPATIBLE, family: Family::RiscV },
 ];
 
-/// NVIDIA's units are two or three MMU-500s that must be programmed alike. Whatever else such a unit says it is, one alone would leave the others as they were found.
-const MIRRORED: &str = "nvidia,smmu-500";
-
 /// What a driver is told of a unit besides its registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitOptions {
     /// Tells the locks of two units apart in reports.
     pub index: u64,
@@ -50,21 +49,64 @@ pub struct UnitOptions {
     pub stream_id_bits: Option<u8>,
     /// What an SMMUv2's integration is known for.
     pub quirks: Quirks,
+    /// Where an SMMUv2's ASIDs and VMIDs begin, where several units share them.
+    pub first_tag: u16,
+    /// What becomes of streams that firmware left running at an SMMUv2.
+    pub firmware_streams: FirmwareStreams,
+}
+
+/// As many ASIDs and VMIDs as an SMMUv2 can have context banks.
+const TAGS_OF_A_UNIT: u16 = 128;
+
+/// A unit that serves, and what its driver found when it took it over.
+#[derive(Debug)]
+pub struct BroughtUp {
+    /// The unit.
+    pub instance: ReadyInstance,
+    /// What was found, with remedies.
+    pub notes: Vec<UnitNote>,
+    /// The streams that firmware had left running and that go on until their client is attached.
+    pub adopted: Vec<StreamSpec>,
+}
+
+impl BroughtUp {
+    /// A unit about which there is nothing to say.
+    fn of(instance: ReadyInstance) -> Self {
+        Self { instance, notes: Vec::new(), adopted: Vec::new() }
+    }
+}
+
+/// Something that a driver found when it took a unit over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitNote {
+    /// A stable word for its kind.
+    pub kind: &'static str,
+    /// For people.
+    pub words: String,
 }
 
 impl UnitOptions {
-    /// What the description says of `iommu`.
-    pub fn described(iommu: &IommuNode) -> Self {
-        let index = u64::from(iommu.node.0);
-        let quirks = Quirks::of(iommu.compatible.iter().map(String::as_str));
-        Self { index, coherent: Some(iommu.coherent), quirks, ..Self::default() }
+    /// What the description says of `iommu`, which is one of the machine's `all`.
+    pub fn described(iommu: &IommuNode, all: &[IommuNode]) -> Self {
+        let quirks = quirks(iommu);
+        let before =
+            |other: &&IommuNode| other.node < iommu.node && self::quirks(other).shares_tags;
+        let sharers = if quirks.shares_tags { all.iter().filter(before).count() } else { 0 };
+        let first_tag = u16::try_from(sharers).unwrap_or(u16::MAX).saturating_mul(TAGS_OF_A_UNIT);
+        let (index, coherent) = (u64::from(iommu.node.0), Some(iommu.coherent));
+        Self { index, coherent, quirks, first_tag, ..Self::default() }
     }
+}
+
+/// What the integration of an SMMUv2 is known for.
+pub(crate) fn quirks(iommu: &IommuNode) -> Quirks {
+    Quirks::of(iommu.compatible.iter().map(String::as_str))
 }
 
 /// What sets `iommu` apart, in stable words: the properties that firmware names, and what its driver knows its integration for.
 pub fn quirk_words(iommu: &IommuNode) -> Vec<&'static str> {
     let described = iommu.quirks.iter().map(|quirk| quirk.name());
-    described.chain(UnitOptions::described(iommu).quirks.words()).collect()
+    described.chain(quirks(iommu).words()).collect()
 }
 
 impl IommuDriver {
@@ -76,14 +118,12 @@ impl IommuDriver {
     /// The driver that serves `iommu`: the first of its `compatible` strings that a driver knows decides, as in Linux's `of_match_node`.
     #[doc(alias = "of_match_node")]
     pub fn of(iommu: &IommuNode) -> Option<&'static Self> {
-        if iommu.compatible.iter().any(|name| name == MIRRORED) {
-            return None;
-        }
         let drivers = |name: &String| DRIVERS.iter().find(|it| it.compatible.contains(&&**name));
         iommu.compatible.iter().find_map(drivers)
     }
 
-    /// Brings a unit up: reset, tables installed, all streams blocked, not yet registered.
+    /// Brings a unit up: reset, tables installed, all streams blocked (but for those that it adopts), not yet registered. `mirrors` are register blocks to be programmed like the first one
+    /// ([`IommuNode::mirrors`]).
     ///
     /// # Errors
     ///
@@ -92,8 +132,12 @@ impl IommuDriver {
         &self,
         platform: Arc<P>,
         registers: R,
+        mirrors: Vec<R>,
         unit: &UnitOptions,
-    ) -> Result<ReadyInstance, NodeFailure> {
+    ) -> Result<BroughtUp, NodeFailure> {
+        if !mirrors.is_empty() && self.family != Family::SmmuV2 {
+            return Err("units of this kind have one register block".into());
+        }
         match self.family {
             Family::RiscV => {
                 let usual = portcullis_riscv::Options::default();
@@ -106,13 +150,21 @@ impl IommuDriver {
                     ..usual
                 };
                 let iommu = portcullis_riscv::Iommu::bring_up(platform, registers, options);
-                iommu.map(|iommu| Box::new(iommu) as _).map_err(NodeFailure::from)
+                Ok(BroughtUp::of(Box::new(iommu?)))
             }
             Family::SmmuV2 => {
-                let UnitOptions { index, coherent, quirks, .. } = *unit;
-                let options = portcullis_smmuv2::Options { index, coherent, quirks };
-                let smmu = portcullis_smmuv2::Smmu::bring_up(platform, registers, options);
-                smmu.map(|smmu| Box::new(smmu) as _).map_err(NodeFailure::from)
+                let UnitOptions { index, coherent, quirks, first_tag, .. } = *unit;
+                let firmware_streams = unit.firmware_streams.clone();
+                let options =
+                    smmuv2::Options { index, coherent, quirks, first_tag, firmware_streams };
+                let smmu = smmuv2::Smmu::bring_up_mirrored(platform, registers, mirrors, options)?;
+                let note =
+                    |notice: Notice| UnitNote { kind: notice.word(), words: notice.to_string() };
+                let notes = smmu.notices().map(note).collect();
+                let goes_on = |it: &&FirmwareStream| !matches!(it.fate, Fate::Blocked(_));
+                let adopted = smmu.firmware_streams().iter().filter(goes_on);
+                let adopted = adopted.map(|it| it.stream).collect();
+                Ok(BroughtUp { instance: Box::new(smmu), notes, adopted })
             }
             Family::SmmuV3 => {
                 let usual = Options::default();
@@ -124,8 +176,8 @@ impl IommuDriver {
                     stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
                     ..usual
                 };
-                let smmu = Smmu::bring_up(platform, registers, options);
-                smmu.map(|smmu| Box::new(smmu) as _).map_err(NodeFailure::from)
+                let smmu = Smmu::bring_up(platform, registers, options)?;
+                Ok(BroughtUp::of(Box::new(smmu)))
             }
         }
     }
@@ -134,6 +186,21 @@ impl IommuDriver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Linux counts the context banks of the units before (`cavium_cfg_probe`); as many as a unit can have are kept for each here.
+    #[test]
+    fn units_that_share_tags_get_tags_of_their_own() {
+        let tree = |compatible: &str| {
+            let board = include_bytes!("../../../boards/mmu500.dtb");
+            let mut machine =
+                portcullis_firmware::read_devicetree(board, "mmu500").expect("a board");
+            machine.iommus.iter_mut().for_each(|it| it.compatible = vec![compatible.into()]);
+            let first = |it| UnitOptions::described(it, &machine.iommus).first_tag;
+            machine.iommus.iter().map(first).collect::<Vec<_>>()
+        };
+        assert_eq!(tree("cavium,smmu-v2"), [0, 128, 256]);
+        assert_eq!(tree("arm,smmu-v2"), [0, 0, 0]);
+    }
 
     /// Two drivers for one name would make the order of the table decide.
     #[test]

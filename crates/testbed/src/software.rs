@@ -2,18 +2,21 @@
 
 use crate::endpoint::Endpoint;
 use crate::random::Random;
-use crate::registry::{IommuDriver, UnitOptions};
+use crate::registry::{self, BroughtUp, IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
-use portcullis::{DeviceDescription, DmaPath, FwNode, NodeFailure, ReadyInstance};
+use portcullis::{
+    DeviceDescription, DmaPath, FwNode, FwStream, NodeFailure, ReservedKind, StreamSpec,
+};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
-    Device, DmaRequest, Expectation, IommuModel, Machine, MachineBuilder, MachinePlatform, Policy,
-    Port, Profile, RegisterBlock, RegisterModel, RiscvProfile, SmmuV2Profile, StepHook, TimeSource,
-    Violation,
+    Device, DmaRequest, Expectation, FirmwareGroup, Interleaved, IommuModel, Machine,
+    MachineBuilder, MachinePlatform, Policy, Port, Profile, RegisterBlock, RegisterModel,
+    RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, share_translations,
 };
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Platform, Registers};
+use portcullis_smmuv2::{Adoptable, FirmwareStreams};
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,8 +32,8 @@ type HostPlatform = MachinePlatform<HostThreads>;
 pub enum UnitProfile {
     /// An SMMUv3.
     SmmuV3(Profile),
-    /// An SMMUv2.
-    SmmuV2(SmmuV2Profile),
+    /// An SMMUv2, and how many register blocks like its first one it has besides.
+    SmmuV2(SmmuV2Profile, usize),
     /// A RISC-V IOMMU.
     RiscV(RiscvProfile),
 }
@@ -50,20 +53,28 @@ struct Unit {
     registers: Arc<dyn Registers>,
     /// The same, for whoever knows its kind.
     own: Arc<dyn Any + Send + Sync>,
+    /// SMMUv2s that must be programmed like it: accesses are interleaved between them.
+    mirrors: Vec<Arc<SmmuV2>>,
 }
 
 impl Unit {
     fn new(machine: &Machine, profile: UnitProfile) -> Self {
         match profile {
             UnitProfile::SmmuV3(profile) => Self::of(machine.add_smmuv3(profile)),
-            UnitProfile::SmmuV2(profile) => Self::of(machine.add_smmuv2(profile)),
+            UnitProfile::SmmuV2(profile, 0) => Self::of(machine.add_smmuv2(profile)),
+            UnitProfile::SmmuV2(profile, mirrors) => {
+                let units: Vec<_> =
+                    (0..=mirrors).map(|_| machine.add_smmuv2(profile.clone())).collect();
+                let model = Interleaved::new(&units);
+                Self { model, mirrors: units[1..].to_vec(), ..Self::of(Arc::clone(&units[0])) }
+            }
             UnitProfile::RiscV(profile) => Self::of(machine.add_riscv(profile)),
         }
     }
 
     fn of<M: IommuModel + RegisterModel>(model: Arc<M>) -> Self {
         let registers = Arc::new(RegisterBlock::new(&model));
-        Self { model: Arc::<M>::clone(&model), registers, own: model }
+        Self { model: Arc::<M>::clone(&model), registers, own: model, mirrors: Vec::new() }
     }
 
     fn port(&self, id: StreamId) -> Port {
@@ -84,6 +95,8 @@ pub struct SoftwareMachine<P = HostPlatform> {
     platform: Arc<P>,
     units: HashMap<FwNode, Unit>,
     devices: HashMap<String, Arc<Device>>,
+    /// What the drivers of described units are told.
+    options: HashMap<FwNode, UnitOptions>,
 }
 
 impl SoftwareMachine {
@@ -116,8 +129,63 @@ impl SoftwareMachine {
         let platform = Arc::new(MachinePlatform::new(&machine));
         let units = description.iommus.iter().filter(|iommu| iommu.enabled);
         let units = units.filter_map(|it| Some((it.node, unit_profile(description, it)?)));
-        Self::assemble(machine, platform, units, description.clients())
+        let mut bed = Self::assemble(machine, platform, units, description.clients());
+        bed.prepare(description);
+        bed
     }
+
+    /// What firmware and the integration have done to the units, and what their drivers are told.
+    fn prepare(&mut self, description: &MachineDescription) {
+        let all = &description.iommus;
+        for (node, unit) in &self.units {
+            let first = self.iommu::<SmmuV2>(*node);
+            let clients = adoptable(description, *node);
+            first.iter().chain(&unit.mirrors).for_each(|smmu| leave_running(smmu, &clients));
+        }
+        let sharing = all.iter().filter(|iommu| registry::quirks(iommu).shares_tags);
+        let sharing: Vec<_> = sharing.filter_map(|iommu| self.iommu(iommu.node)).collect();
+        share_translations(&sharing);
+        self.options = all.iter().map(|it| (it.node, UnitOptions::described(it, all))).collect();
+    }
+
+    /// The machine, with drivers that adopt the streams that firmware left running: those of the clients that `description` gives a direct region.
+    #[must_use]
+    pub fn adopting(mut self, description: &MachineDescription) -> Self {
+        for (node, options) in &mut self.options {
+            options.firmware_streams = FirmwareStreams::Adopt(adoptable(description, *node));
+        }
+        self
+    }
+}
+
+/// The clients of the unit at `node` that firmware may have left running: they have a region that must stay mapped 1:1.
+fn adoptable(description: &MachineDescription, node: FwNode) -> Vec<Adoptable> {
+    let clients = description.clients().filter_map(|client| {
+        let kept = client.reserved.iter().any(|region| region.kind == ReservedKind::Direct);
+        let streams = client.streams().iter().filter(|stream| stream.iommu == node);
+        let streams: Vec<_> = streams.map(FwStream::spec).collect();
+        let (reserved, coherent) = (client.reserved.clone(), client.coherent);
+        (kept && !streams.is_empty()).then_some(Adoptable { streams, reserved, coherent })
+    });
+    clients.collect()
+}
+
+/// Firmware shows its boot picture on each of these: their streams pass. A unit that needs extended ids it leaves off.
+fn leave_running(smmu: &SmmuV2, clients: &[Adoptable]) {
+    let mut streams: Vec<StreamSpec> = Vec::new();
+    for stream in clients.iter().flat_map(|client| &client.streams) {
+        if !streams.iter().any(|known| known.overlaps(stream)) {
+            streams.push(*stream);
+        }
+    }
+    if streams.is_empty() || smmu.profile().extended_ids {
+        return;
+    }
+    let left = streams.iter().map(|stream| {
+        let (id, mask) = (StreamId::new(stream.id.raw()), stream.mask as u16);
+        FirmwareGroup { id, mask, bank: None }
+    });
+    smmu.leave_running(&left.collect::<Vec<_>>());
 }
 
 impl<P: Platform> SoftwareMachine<P> {
@@ -138,7 +206,7 @@ impl<P: Platform> SoftwareMachine<P> {
                 devices.insert(path.clone(), machine.add_device(path, &ports));
             }
         }
-        Self { machine, platform, units, devices }
+        Self { machine, platform, units, devices, options: HashMap::new() }
     }
 
     /// The machine.
@@ -166,9 +234,11 @@ impl<P: Platform> SoftwareMachine<P> {
         node: FwNode,
         driver: &IommuDriver,
         options: &UnitOptions,
-    ) -> Result<ReadyInstance, NodeFailure> {
+    ) -> Result<BroughtUp, NodeFailure> {
         let unit = self.units.get(&node).ok_or("the machine has no such IOMMU")?;
-        driver.bring_up(Arc::clone(&self.platform), Arc::clone(&unit.registers), options)
+        let block = |smmu| Arc::new(RegisterBlock::new(smmu)) as Arc<dyn Registers>;
+        let mirrors = unit.mirrors.iter().map(block).collect();
+        driver.bring_up(Arc::clone(&self.platform), Arc::clone(&unit.registers), mirrors, options)
     }
 
     /// Lets allocation number `nth` (from 1, counted from now) of DMA memory fail, and no other.
@@ -207,9 +277,9 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
         IommuKind::SmmuV3 => Some(Profile { sid_bits: bits, coherent, ..Profile::server() }.into()),
         // Without a driver it would be one of another version, which is another machine.
         IommuKind::SmmuV2 if IommuDriver::of(iommu).is_some() => {
-            let known = UnitOptions::described(iommu).quirks;
+            let known = registry::quirks(iommu);
             let (clients, streams) = load(description, iommu.node);
-            Some(UnitProfile::SmmuV2(SmmuV2Profile {
+            let profile = SmmuV2Profile {
                 groups: streams.clamp(16, 128) as u8,
                 banks: clients.clamp(8, 128) as u8,
                 pages_log2: 7,
@@ -217,8 +287,11 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
                 extended_ids: needs_extended_ids(description, iommu.node),
                 wide_access: !known.narrow_access,
                 fakes_s2cr: known.may_trap_s2cr,
+                // Tags of 16 bits, as the units have that share them.
+                vmid16: known.shares_tags,
                 ..SmmuV2Profile::mmu500()
-            }))
+            };
+            Some(UnitProfile::SmmuV2(profile, iommu.mirrors.len()))
         }
         IommuKind::RiscV => {
             let function = iommu.compatible.iter().any(|name| name == "riscv,pci-iommu");
@@ -288,9 +361,10 @@ impl<P: Platform> Testbed for SoftwareMachine<P> {
         &self.platform
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure> {
+    fn bring_up(&self, iommu: &IommuNode) -> Result<BroughtUp, NodeFailure> {
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
-        self.bring_up_at(iommu.node, driver, &UnitOptions::described(iommu))
+        let usual = UnitOptions::default();
+        self.bring_up_at(iommu.node, driver, self.options.get(&iommu.node).unwrap_or(&usual))
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {
@@ -337,6 +411,14 @@ impl Endpoint for SoftwareDevice {
             // Whether it arrived shows in memory, which is what counts.
             let _ = self.machine.dma_of(&self.device, write);
         }
+    }
+
+    fn reads(&self, port: usize, from: u64) -> Option<bool> {
+        let mut bytes = [0; 4];
+        // Descriptions reserve memory that this machine need not have.
+        let there = self.machine.memory().read_bytes(PhysAddr::new(from), &mut bytes);
+        let read = DmaRequest::read(Iova::new(from), &mut bytes).through(port);
+        there.then(|| self.machine.dma_of(&self.device, read).is_completed())
     }
 
     fn expect_translated(&self, translated: bool) {

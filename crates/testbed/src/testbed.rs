@@ -1,7 +1,8 @@
 //! What a boot needs of the machine it runs on, so that one harness serves every platform.
 
 use crate::endpoint::Endpoint;
-use portcullis::{NodeFailure, ReadyInstance};
+use crate::registry::BroughtUp;
+use portcullis::NodeFailure;
 use portcullis_firmware::IommuNode;
 use portcullis_platform::Platform;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub trait Testbed: Send + Sync {
     /// # Errors
     ///
     /// Why it cannot serve, for people.
-    fn bring_up(&self, iommu: &IommuNode) -> Result<ReadyInstance, NodeFailure>;
+    fn bring_up(&self, iommu: &IommuNode) -> Result<BroughtUp, NodeFailure>;
 
     /// The device that stands for `path`; `None` where the machine has none that can do DMA on its behalf.
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>>;

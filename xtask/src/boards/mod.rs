@@ -6,7 +6,8 @@
 //! - `--jobs N`: boards at the same time; as many as there are CPUs where it is left out.
 //! - `--fetch`: only fetch and unpack, and print the folder.
 //!
-//! It fails on a panic, a board that is not read, a broken promise, a client whose DMA fails and one that is blocked without a reason. Times are printed, never judged.
+//! It fails on a panic, a board that is not read, a broken promise, a client whose DMA fails and one that is blocked without a reason, and where `show` and `boot` say different things of a client or
+//! end differently. Times are printed, never judged.
 
 mod fetch;
 mod summary;

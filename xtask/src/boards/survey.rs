@@ -54,32 +54,37 @@ impl Survey {
 
     fn look(&self, path: &Path, board: &mut Board) -> Result<(), String> {
         let start = Instant::now();
-        let shown = self.run(&["show", "--json"], path)?;
-        let booted = self.run(&["boot", "--json"], path)?;
+        let (show_exit, shown) = self.run(&["show", "--json"], path)?;
+        let (boot_exit, booted) = self.run(&["boot", "--json"], path)?;
         board.once = start.elapsed();
+        if show_exit != boot_exit {
+            board.failures.push(format!("show exits {show_exit}, boot {boot_exit}"));
+        }
+        board.failures.extend(disagreements(&shown, &booted));
         read_shown(&shown, board);
         read_booted(&shown, &booted, board);
         board.failures.extend(broken(&booted, "boot"));
         if self.repeat > 0 && board.driven > 0 {
             let start = Instant::now();
             let count = self.repeat.to_string();
-            let many = self.run(&["boot", "--json", "--repeat", &count], path)?;
+            let (_, many) = self.run(&["boot", "--json", "--repeat", &count], path)?;
             board.repeated = start.elapsed();
             board.failures.extend(broken(&many, "boot --repeat"));
         }
         Ok(())
     }
 
-    /// The document that a command prints. 0 and 1 (a finding stands) are answers; everything else is a failure, a panic above all.
-    fn run(&self, arguments: &[&str], path: &Path) -> Result<Value, String> {
+    /// How a command ends and the document that it prints. 0 and 1 (a finding stands) are answers; everything else is a failure, a panic above all.
+    fn run(&self, arguments: &[&str], path: &Path) -> Result<(i32, Value), String> {
         let words = arguments.join(" ");
         let output = Command::new(&self.program).args(arguments).arg(path).output();
         let output = output.map_err(|error| format!("{}: {error}", self.program.display()))?;
-        if !matches!(output.status.code(), Some(0 | 1)) {
+        let Some(exit @ (0 | 1)) = output.status.code() else {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("{words}: {}: {}", output.status, said.trim()));
-        }
-        serde_json::from_slice(&output.stdout).map_err(|error| format!("{words}: {error}"))
+        };
+        let document = serde_json::from_slice(&output.stdout);
+        document.map(|document| (exit, document)).map_err(|error| format!("{words}: {error}"))
     }
 }
 
@@ -99,6 +104,32 @@ fn broken(document: &Value, words: &str) -> Vec<String> {
         None => format!("{words}: {} is broken", text(it, "id")),
     });
     told.collect()
+}
+
+/// Clients of which `show` says something else than what `boot` does with them: "translated" where it is blocked, above all.
+fn disagreements(shown: &Value, booted: &Value) -> Vec<String> {
+    let mut said = BTreeMap::new();
+    for device in list(shown, "devices").iter().filter(|device| device["enabled"] == true) {
+        let functions = list(device, "functions");
+        if !list(device, "streams").is_empty() || functions.is_empty() {
+            said.insert(text(device, "path"), text(device, "dma"));
+        }
+        said.extend(functions.iter().map(|it| (text(it, "path"), text(it, "dma"))));
+    }
+    let mut differ = Vec::new();
+    for device in list(booted, "devices") {
+        let done = if text(device, "state") == "bound" { text(device, "dma") } else { "blocked" };
+        match said.get(text(device, "path")) {
+            // Some functions of the bus are translated and some are not: no word is right for all.
+            Some(&"mixed") => {}
+            Some(says) if *says == done => {}
+            says => {
+                let says = says.unwrap_or(&"nothing");
+                differ.push(format!("{}: show says {says}, boot {done}", text(device, "path")));
+            }
+        }
+    }
+    differ
 }
 
 fn read_shown(shown: &Value, board: &mut Board) {
@@ -180,6 +211,32 @@ fn compatible<'v>(shown: &'v Value, iommu: Option<&Value>) -> &'v str {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn show_and_boot_must_say_the_same() {
+        let shown = json!({ "devices": [
+            { "path": "/a", "enabled": true, "dma": "translated", "streams": [1], "functions": [] },
+            { "path": "/off", "enabled": false, "dma": "", "streams": [1], "functions": [] },
+            { "path": "/pci", "enabled": true, "dma": "mixed", "streams": [],
+              "functions": [{ "path": "/pci/00:01.0", "dma": "blocked" }] },
+        ] });
+        let boot = |a: &str, function: &str| {
+            let state = |way: &str| if way == "blocked" { "blocked" } else { "bound" };
+            disagreements(
+                &shown,
+                &json!({ "devices": [
+                    { "path": "/a", "state": state(a), "dma": a },
+                    { "path": "/pci/00:01.0", "state": state(function), "dma": function },
+                ] }),
+            )
+        };
+        assert!(boot("translated", "blocked").is_empty());
+        assert_eq!(boot("blocked", "blocked"), ["/a: show says translated, boot blocked"]);
+        assert_eq!(
+            boot("translated", "translated"),
+            ["/pci/00:01.0: show says blocked, boot translated"]
+        );
+    }
 
     #[test]
     fn what_must_not_be_is_a_failure() {

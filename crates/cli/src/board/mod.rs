@@ -84,7 +84,8 @@ fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
         false => std::fs::File::open(path).map_err(|error| error.to_string()).and_then(limited),
     }?;
     match bytes.first_chunk::<2>() {
-        Some([0x1f, 0x8b]) => limited(flate2::read::MultiGzDecoder::new(bytes.as_slice())),
+        Some([0x1f, 0x8b]) => limited(flate2::read::MultiGzDecoder::new(bytes.as_slice()))
+            .map_err(|error| format!("it is packed by gzip and damaged or cut off: {error}")),
         _ => Ok(bytes),
     }
 }

@@ -3,7 +3,7 @@
 use super::promises::Promises;
 use portcullis::{
     Both, BoundDriver, DmaBuffer, DmaHandle, DmaMapping, DmaPath, Driver, FromDevice, FwNode,
-    ProbeContext, ProbeError, Reach, Subsystem, ToDevice,
+    ProbeContext, ProbeError, Reach, ReservedKind, Subsystem, ToDevice,
 };
 use portcullis_addr::PhysAddr;
 use portcullis_platform::{Coherency, DmaMemory, DmaPages, PageLayout, Platform};
@@ -155,8 +155,30 @@ impl<P: Platform> ClientDriver<P> {
         }
         for port in 0..endpoint.ports() {
             self.transfer(device, dma, &**endpoint, port)?;
+            self.reach_regions(device, dma, &**endpoint, port);
         }
         Ok(())
+    }
+
+    /// What must stay mapped 1:1 is.
+    fn reach_regions(
+        &self,
+        device: &ProbeContext<'_>,
+        dma: &DmaHandle<P>,
+        endpoint: &dyn Endpoint,
+        port: usize,
+    ) {
+        let reserved = device.description().reserved.iter();
+        for region in reserved.filter(|region| region.kind == ReservedKind::Direct) {
+            let start = region.range.start();
+            if let (Reach::Translated, Some(reads)) =
+                (dma.reach(), endpoint.reads(port, start.raw()))
+            {
+                self.promises.check("P2", reads, || {
+                    format!("{}: its reserved region at {start} is not mapped", device.path())
+                });
+            }
+        }
     }
 
     /// The device's own driver at work; then its memory is taken away, and what it does next must be refused and reported.

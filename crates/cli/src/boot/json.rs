@@ -27,6 +27,15 @@ struct Iommu<'a> {
     state: &'static str,
     /// Why it failed.
     reason: Option<&'a str>,
+    /// What its driver found when it took it over.
+    notes: Vec<Note<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Note<'a> {
+    /// `firmware-stream-blocked`, `firmware-stream-adopted`, `banks-kept` or `s2cr-faked`.
+    kind: &'static str,
+    words: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,7 +131,8 @@ fn iommu(row: &IommuRow) -> Iommu<'_> {
         IommuState::NoDriver => ("no-driver", None),
         IommuState::Disabled => ("disabled", None),
     };
-    Iommu { path: &row.path, driver: row.driver, state, reason }
+    let notes = row.notes.iter().map(|note| Note { kind: note.kind, words: &note.words });
+    Iommu { path: &row.path, driver: row.driver, state, reason, notes: notes.collect() }
 }
 
 fn device(row: &ClientRow) -> Device<'_> {

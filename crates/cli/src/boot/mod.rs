@@ -19,10 +19,11 @@ pub use report::{BootReport, ClientRow, IommuRow, IommuState, render, render_sum
 
 use client::{ClientDriver, ClientRecord, FaultLog, is_shut_out};
 use portcullis::{
-    DeviceReport, DeviceStage, DmaPath, FwNode, NodeFailure, NodeState, Policy, Reach, Subsystem,
+    DeviceReport, DeviceStage, DmaPath, FwNode, NodeFailure, NodeState, Policy, Reach,
+    ReservedKind, StreamSpec, Subsystem,
 };
 use portcullis_firmware::{IommuNode, MachineDescription};
-use portcullis_testbed::{IommuDriver, Random, Testbed};
+use portcullis_testbed::{BroughtUp, IommuDriver, Random, SoftwareMachine, Testbed, UnitNote};
 use races::Races;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,11 +41,43 @@ pub struct BootOptions {
     pub order: Order,
     /// Whether some clients are unbound and bound again on the way, and some arrivals are made to meet.
     pub storm: bool,
+    /// What becomes of streams that firmware left running.
+    pub firmware_streams: FirmwarePolicy,
+}
+
+/// What becomes of streams that firmware left running at an SMMUv2: those of clients with a region that must stay mapped 1:1, a boot framebuffer say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FirmwarePolicy {
+    /// They are blocked until their driver binds.
+    #[default]
+    Block,
+    /// They go on reaching that region, and nothing else, until their driver binds.
+    Adopt,
+}
+
+impl FirmwarePolicy {
+    /// The software machine after `description` on which a boot with this policy runs.
+    pub fn apply(
+        self,
+        machine: SoftwareMachine,
+        description: &MachineDescription,
+    ) -> SoftwareMachine {
+        match self {
+            Self::Block => machine,
+            Self::Adopt => machine.adopting(description),
+        }
+    }
 }
 
 impl BootOptions {
     /// One thread, as listed, nothing on the way: what every other boot is compared with.
-    pub const CALM: Self = Self { cpus: 1, seed: 0, order: Order::Listed, storm: false };
+    pub const CALM: Self = Self {
+        cpus: 1,
+        seed: 0,
+        order: Order::Listed,
+        storm: false,
+        firmware_streams: FirmwarePolicy::Block,
+    };
 }
 
 /// What one boot left to look at, whatever came first: the same in every order (P9).
@@ -69,6 +102,8 @@ struct Boot<'a, T: Testbed> {
     clients: Vec<Client<T>>,
     races: Races,
     promises: Arc<Promises>,
+    /// What drivers found when they took their units over.
+    notes: Mutex<HashMap<FwNode, Vec<UnitNote>>>,
 }
 
 /// Boots the described machine on `testbed` and takes it down again. `picture` is what an earlier boot of the same machine ended with, if there was one.
@@ -143,7 +178,8 @@ impl<'a, T: Testbed> Boot<'a, T> {
         let nodes = description.iommus.iter().map(|iommu| iommu.node);
         let streams = clients.iter().flat_map(|client: &Client<T>| client.streams.iter().copied());
         let races = Races::new(nodes, streams);
-        Self { description, testbed, subsystem, clients, races, promises }
+        let notes = Mutex::default();
+        Self { description, testbed, subsystem, clients, races, promises, notes }
     }
 
     /// Every arrival, on as many threads as asked for.
@@ -213,7 +249,11 @@ impl<'a, T: Testbed> Boot<'a, T> {
     fn register(&self, iommu: &IommuNode) {
         self.races.registration_begins(iommu.node);
         match self.bring_up(iommu) {
-            Ok(instance) => {
+            Ok(BroughtUp { instance, notes, adopted }) => {
+                self.check_firmware_streams(iommu.node, &adopted);
+                let mut all = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+                all.insert(iommu.node, notes);
+                drop(all);
                 let registered = self.subsystem.register(iommu.node, instance);
                 self.promises.check("P6", registered.is_ok(), || {
                     format!("{}: registered twice", iommu.path)
@@ -224,7 +264,42 @@ impl<'a, T: Testbed> Boot<'a, T> {
         self.races.registration_ends(iommu.node);
     }
 
-    fn bring_up(&self, iommu: &IommuNode) -> Result<portcullis::ReadyInstance, NodeFailure> {
+    /// A stream that firmware left running goes on in its client's regions if it was adopted; otherwise, and elsewhere, it is blocked. Asked before the unit is registered: nobody has attached it yet.
+    fn check_firmware_streams(&self, node: FwNode, adopted: &[StreamSpec]) {
+        for client in &self.clients {
+            let Some(endpoint) = &client.driver.endpoint else { continue };
+            let description = client.device.description();
+            let direct = description.reserved.iter().find(|it| it.kind == ReservedKind::Direct);
+            let Some(region) = direct else { continue };
+            for (port, stream) in description.streams().iter().enumerate() {
+                if stream.iommu != node {
+                    continue;
+                }
+                let goes_on = adopted.iter().any(|it| it.overlaps(&stream.spec()));
+                if let Some(reads) = endpoint.reads(port, region.range.start().raw()) {
+                    self.promises.check("P2", reads == goes_on, || {
+                        format!(
+                            "{}: adopted {goes_on}, reaches its region {reads}",
+                            description.path
+                        )
+                    });
+                }
+            }
+            if description.streams().iter().all(|stream| stream.iommu == node) {
+                self.check_reaches_nothing(client, "not attached yet");
+            }
+        }
+    }
+
+    fn check_reaches_nothing(&self, client: &Client<T>, when: &str) {
+        let Some(endpoint) = &client.driver.endpoint else { return };
+        let shut_out = is_shut_out(self.testbed.platform(), &**endpoint);
+        self.promises.check("P2", shut_out, || {
+            format!("{}: {when}, but it reached memory", client.device.path())
+        });
+    }
+
+    fn bring_up(&self, iommu: &IommuNode) -> Result<BroughtUp, NodeFailure> {
         if let Some(reason) = &iommu.unusable {
             return Err(reason.clone().into());
         }
@@ -276,11 +351,8 @@ impl<'a, T: Testbed> Boot<'a, T> {
     fn check_shut_out(&self, client: &Client<T>, report: &DeviceReport) {
         let is_bound = report.stage == DeviceStage::Bound;
         let direct = matches!(client.device.description().dma, DmaPath::Direct);
-        if let (false, false, Some(endpoint)) = (is_bound, direct, &client.driver.endpoint) {
-            let shut_out = is_shut_out(self.testbed.platform(), &**endpoint);
-            self.promises.check("P2", shut_out, || {
-                format!("{}: not bound, but it reached memory", report.path)
-            });
+        if !is_bound && !direct {
+            self.check_reaches_nothing(client, "not bound");
         }
     }
 
@@ -329,10 +401,12 @@ impl<'a, T: Testbed> Boot<'a, T> {
                 IommuState::Failed("it was never registered".to_string())
             }
         };
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         IommuRow {
             path: iommu.path.clone(),
             driver: IommuDriver::of(iommu).map(|driver| driver.name),
             state,
+            notes: notes.get(&iommu.node).cloned().unwrap_or_default(),
         }
     }
 

@@ -61,6 +61,7 @@ pub fn repeat(
     while boots < count && !stop.load(Ordering::Relaxed) {
         let seed = options.seed.wrapping_add(boots);
         let machine = SoftwareMachine::with_preemption(description, seed);
+        let machine = options.firmware_streams.apply(machine, description);
         let (report, _) =
             boot(description, &machine, BootOptions { seed, ..options }, Some(&expected));
         promises.absorb(&report.promises);

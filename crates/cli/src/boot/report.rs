@@ -5,6 +5,7 @@ use super::races::{Counts, KINDS};
 use super::repeat::Summary;
 use crate::style::{Style, table};
 use portcullis::{BlockedReason, DeviceReport, DeviceStage, OpsError, Reach, SetUpError};
+use portcullis_testbed::UnitNote;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct IommuRow {
     pub driver: Option<&'static str>,
     /// How it ended.
     pub state: IommuState,
+    /// What its driver found when it took it over, with remedies.
+    pub notes: Vec<UnitNote>,
 }
 
 /// One client.
@@ -182,7 +185,13 @@ fn iommu_table(report: &BootReport, style: Style) -> String {
         };
         rows.push(vec![iommu.path.clone(), iommu.driver.unwrap_or("-").to_string(), state]);
     }
-    table(&rows)
+    let mut out = table(&rows);
+    for iommu in &report.iommus {
+        for note in &iommu.notes {
+            let _ = writeln!(out, "{}: {}", style.warn(&iommu.path), note.words);
+        }
+    }
+    out
 }
 
 fn client_table(report: &BootReport, style: Style) -> String {

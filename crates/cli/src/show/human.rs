@@ -64,9 +64,36 @@ pub fn render_human(
     } else {
         out.push_str(&tables(machine, width, paint));
     }
+    if let Some(running) = left_running(machine) {
+        let _ = writeln!(out, "\n{}", wrap(&running, width, 0));
+    }
     out.push('\n');
     out.push_str(&findings(machine, width, paint));
     out
+}
+
+/// Who may be running when the kernel starts, and what becomes of it.
+fn left_running(machine: &MachineDescription) -> Option<String> {
+    let may = machine.devices.iter().filter(|device| may_run(machine, device));
+    let paths: Vec<_> = may.map(|device| device.description.path.as_str()).collect();
+    (!paths.is_empty()).then(|| {
+        format!(
+            "Firmware may have left running (their regions say so): {}. Such streams are blocked until their driver binds; with `boot --firmware-streams adopt` they go on reaching these regions, and nothing else, until then.",
+            paths.join(", ")
+        )
+    })
+}
+
+/// Whether a device has a region that must stay mapped 1:1, behind a unit whose driver can adopt its streams.
+pub(super) fn may_run(machine: &MachineDescription, device: &DescribedDevice) -> bool {
+    let direct =
+        device.description.reserved.iter().any(|region| region.kind == ReservedKind::Direct);
+    let adopts = |node: &FwNode| {
+        let unit = machine.iommus.iter().find(|iommu| iommu.node == *node && iommu.enabled);
+        unit.and_then(IommuDriver::of).is_some_and(|driver| driver.name == "smmuv2")
+    };
+    let streams = device.description.streams();
+    device.enabled && direct && streams.iter().any(|stream| adopts(&stream.iommu))
 }
 
 fn tables(machine: &MachineDescription, width: usize, paint: Paint) -> String {

@@ -1,5 +1,6 @@
 //! The document that `show --json` prints. Field names and meanings are stable; fields may be added.
 
+use super::human::may_run;
 use super::verdict::{Verdict, of_client, of_device};
 use portcullis::{DmaPath, FwStream, ReservedKind};
 use portcullis_addr::PhysRange;
@@ -116,6 +117,8 @@ struct Device {
     address_bits: u8,
     /// Ranges of its address space that are spoken for.
     reserved: Vec<Reserved>,
+    /// Whether firmware may have left it running, behind an SMMUv2: see `boot --firmware-streams`.
+    may_run: bool,
     /// `msi-map` or `msi-parent`.
     msi: Vec<Msi>,
 }
@@ -295,6 +298,7 @@ fn device(machine: &MachineDescription, device: &DescribedDevice, group: usize) 
                 },
             })
             .collect(),
+        may_run: may_run(machine, device),
         msi: device.msi.iter().map(msi).collect(),
     }
 }

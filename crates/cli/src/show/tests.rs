@@ -80,6 +80,21 @@ fn page_says_what_becomes_of_each_device() {
     assert!(line(&page, "/soc/pcie@").contains("rid:0x0-0xfff>0x1000"));
 }
 
+/// `mmu500`'s display has a region behind an SMMUv2; the built-in board's is behind an SMMUv3, whose driver adopts nothing.
+#[test]
+fn page_says_whom_firmware_may_have_left_running() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
+    let board = crate::board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let page = render_human(&board, 400, false, false);
+    let told = line(&page, "Firmware may have left running");
+    assert!(told.contains(": /soc/display@ae00000. ") && told.contains("--firmware-streams adopt"));
+    assert!(!render_human(&default_board(), 400, false, false).contains("left running"));
+    let json: serde_json::Value = serde_json::from_str(&to_json(&board)).expect("JSON");
+    let devices = json["devices"].as_array().expect("a list").iter();
+    let may: Vec<_> = devices.filter(|it| it["may_run"] == true).map(|it| &it["path"]).collect();
+    assert_eq!(may, ["/soc/display@ae00000"]);
+}
+
 #[test]
 fn findings_stand_below_worst_first() {
     let mut machine = default_board();

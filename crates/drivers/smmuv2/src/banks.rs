@@ -1,8 +1,9 @@
 //! Translation context banks: address spaces.
 //!
-//! A bank's number plus one is its ASID (stage 1) or VMID (stage 2), so a tag names both and no two spaces share one. A bank is used again only after the unit has confirmed that nothing
+//! A bank's number plus one is its ASID (stage 1) or VMID (stage 2), counted from the unit's first tag, so a [`SpaceTag`] names both and no two spaces share one. A bank is used again only after the unit has confirmed that nothing
 //! with its tag is cached; until then it stays in quarantine together with its table.
 
+use crate::hooks::{Safeguard, omitted};
 use crate::identify::{Features, GRANULES, Granule, address_size_code};
 use crate::unit::Unit;
 use alloc::sync::Arc;
@@ -11,6 +12,7 @@ use core::sync::atomic::Ordering;
 use portcullis::{AddressSpace, OpsError, SpaceTag};
 use portcullis_pgtable::{ArmLpaeStage1, TableConfig, TableFormat, TableRoot};
 use portcullis_platform::{Lock, LockLabel, Platform, RawAtomic, Registers};
+use portcullis_spec::Field;
 use portcullis_spec::smmuv2::bank::{self, TCR_EAE, sctlr, tcr, tcr_stage2, tcr2, ttbr0};
 use portcullis_spec::smmuv2::global1::{self, cba2r, cbar};
 use portcullis_spec::smmuv2::{cbar_type, sep};
@@ -39,13 +41,15 @@ impl Name {
         known.then_some(Self { bank: tag.0 as u8 & 0x7f, stage2, aarch64 })
     }
 
-    /// Its ASID or VMID. 0 is nobody's: VMID 0 tags all that stage 1 does.
-    pub(crate) fn id(self) -> u16 {
-        u16::from(self.bank) + 1
-    }
-
     pub(crate) fn index(self) -> usize {
         self.bank.into()
+    }
+}
+
+impl Features {
+    /// The ASID or VMID of a space. 0 is nobody's: VMID 0 tags all that stage 1 does.
+    pub(crate) fn tag_of(&self, name: Name) -> u16 {
+        self.first_tag + u16::from(name.bank) + 1
     }
 }
 
@@ -58,17 +62,40 @@ struct Space {
     quarantined: bool,
 }
 
+/// A bank through which a stream goes on as firmware set it up.
+#[derive(Clone, Copy, Debug)]
+struct FirmwareBank {
+    bank: u8,
+    /// Every ASID and VMID that its registers name. No space of ours may have one of them meanwhile.
+    tags: [u16; 4],
+}
+
+impl FirmwareBank {
+    fn excludes<P: Platform>(&self, bank: usize, first_tag: u16) -> bool {
+        let tag = first_tag + bank as u16 + 1;
+        let tagged = self.tags.contains(&tag) && !omitted::<P>(Safeguard::AvoidFirmwareTags);
+        usize::from(self.bank) == bank || tagged
+    }
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    spaces: Vec<Option<Space>>,
+    firmware: Vec<FirmwareBank>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Banks<P: Platform> {
     /// One bit a bank: in use or in quarantine. Written under the lock, read without it.
     used: [P::Atomic; 2],
-    records: Lock<P, Vec<Option<Space>>>,
+    records: Lock<P, Records>,
     features: Features,
 }
 
 impl<P: Platform> Banks<P> {
     pub(crate) fn new(features: &Features, label: u64) -> Self {
-        let records = (0..features.banks).map(|_| None).collect();
+        let spaces = (0..features.banks).map(|_| None).collect();
+        let records = Records { spaces, firmware: Vec::new() };
         Self {
             used: [0, 1].map(|_| P::Atomic::new(LockLabel::new("smmu2.used", label), 0)),
             records: Lock::<P, _>::new(LockLabel::new("smmu2.banks", label), records),
@@ -83,12 +110,53 @@ impl<P: Platform> Banks<P> {
         let mut records = self.records.lock();
         // The first banks can do stage 2 only, so stage 2 takes the lowest free one and stage 1 one above them.
         let first = if stage2 { 0 } else { self.features.stage2_banks.into() };
-        let free = |index: &usize| records[*index].is_none();
-        let index = (first..records.len()).find(free).ok_or(OpsError::OutOfTags)?;
+        let free = |index: &usize| {
+            records.spaces[*index].is_none()
+                && !records
+                    .firmware
+                    .iter()
+                    .any(|kept| kept.excludes::<P>(*index, self.features.first_tag))
+        };
+        let index = (first..records.spaces.len()).find(free).ok_or(OpsError::OutOfTags)?;
         let name = Name { bank: index as u8, stage2, aarch64 };
-        records[index] = Some(Space { name, _space: Arc::clone(space), quarantined: false });
-        self.used[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+        records.spaces[index] = Some(Space { name, _space: Arc::clone(space), quarantined: false });
+        self.mark_used(index);
         Ok(name)
+    }
+
+    fn mark_used(&self, bank: usize) {
+        self.used[bank / 64].fetch_or(1 << (bank % 64), Ordering::Release);
+    }
+
+    fn mark_free(&self, bank: usize) {
+        self.used[bank / 64].fetch_and(!(1 << (bank % 64)), Ordering::Release);
+    }
+
+    /// Leaves a bank as firmware set it up, but for its faults: they are told like those of any bank, and do not hold up what comes after.
+    pub(crate) fn leave_to_firmware<R: Registers>(&self, unit: &Unit<P, R>, bank: u8) {
+        let index = usize::from(bank);
+        let asid = |register| ttbr0::ASID.get(unit.read_bank64(register, index)) as u16;
+        let context = unit.read_bank(bank::CONTEXTIDR, index) as u16 & 0xff;
+        let vmid = cbar::VMID.get(unit.read_attribute(global1::CBAR, index).into()) as u16;
+        let tags = [asid(bank::TTBR0), asid(bank::TTBR1), context, vmid];
+        self.records.lock().firmware.push(FirmwareBank { bank, tags });
+        let control = u64::from(unit.read_bank(bank::SCTLR, index));
+        let control = FAULTS.iter().fold(control, |word, field| field.with(word, 1));
+        unit.write_bank(bank::SCTLR, index, control as u32);
+        unit.write_bank(bank::FSR, index, u32::MAX);
+        self.mark_used(index);
+    }
+
+    /// Takes a bank over that firmware's streams have left; the unit has confirmed that nothing of it is cached.
+    pub(crate) fn take_from_firmware(&self, bank: u8) {
+        let mut records = self.records.lock();
+        records.firmware.retain(|kept| kept.bank != bank);
+        self.mark_free(bank.into());
+    }
+
+    /// Whether a bank is used as firmware set it up.
+    pub(crate) fn is_firmwares(&self) -> bool {
+        !self.records.lock().firmware.is_empty()
     }
 
     /// The tag of a space whose bank is set up.
@@ -110,7 +178,7 @@ impl<P: Platform> Banks<P> {
     pub(crate) fn open(&self, tag: SpaceTag) -> Result<Name, OpsError> {
         let name = self.name(tag)?;
         let records = self.records.lock();
-        let space = records.get(name.index()).and_then(Option::as_ref);
+        let space = records.spaces.get(name.index()).and_then(Option::as_ref);
         let open = space.is_some_and(|space| space.name == name && !space.quarantined);
         open.then_some(name).ok_or(OpsError::UnknownSpace { tag })
     }
@@ -119,7 +187,7 @@ impl<P: Platform> Banks<P> {
     pub(crate) fn quarantine(&self, tag: SpaceTag) -> Result<Name, OpsError> {
         let name = self.name(tag)?;
         let mut records = self.records.lock();
-        let space = records.get_mut(name.index()).and_then(Option::as_mut);
+        let space = records.spaces.get_mut(name.index()).and_then(Option::as_mut);
         let space = space.filter(|space| space.name == name);
         space.ok_or(OpsError::UnknownSpace { tag })?.quarantined = true;
         Ok(name)
@@ -128,7 +196,7 @@ impl<P: Platform> Banks<P> {
     /// The spaces whose unbinding was not confirmed.
     pub(crate) fn quarantined(&self) -> Vec<Name> {
         let records = self.records.lock();
-        let spaces = records.iter().flatten().filter(|space| space.quarantined);
+        let spaces = records.spaces.iter().flatten().filter(|space| space.quarantined);
         spaces.map(|space| space.name).collect()
     }
 
@@ -137,8 +205,8 @@ impl<P: Platform> Banks<P> {
         // The table is dropped without the lock.
         let _space = {
             let mut records = self.records.lock();
-            let space = records[name.index()].take();
-            self.used[name.index() / 64].fetch_and(!(1 << (name.index() % 64)), Ordering::Release);
+            let space = records.spaces[name.index()].take();
+            self.mark_free(name.index());
             space
         };
     }
@@ -149,7 +217,7 @@ impl<P: Platform> Banks<P> {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.records.lock().iter().flatten().count()
+        self.records.lock().spaces.iter().flatten().count()
     }
 
     /// Whether this unit can walk the table: stage 2 or not, AArch64 or not.
@@ -186,6 +254,9 @@ fn first_level(config: &TableConfig, aarch64: bool) -> Option<u64> {
     u64::try_from(code).ok().filter(|code| *code <= 2)
 }
 
+/// A fault is answered, tells, and does not hold up the other devices of the space.
+const FAULTS: [Field; 3] = [sctlr::CFRE, sctlr::CFIE, sctlr::HUPCF];
+
 /// Inner and outer cacheability, and shareability, of walks.
 fn attributes(coherent: bool) -> (u64, u64) {
     // Write-back, read- and write-allocate, inner shareable; otherwise non-cacheable, which is outer shareable whatever the field says.
@@ -201,11 +272,14 @@ pub(crate) fn set_up<P: Platform, R: Registers>(
 ) {
     let index = name.index();
     unit.write_bank(bank::SCTLR, index, 0);
+    let id = features.tag_of(name).into();
     let format = cba2r::VA64.of(name.aarch64.into());
+    let wide = name.stage2 && features.wide_vmids;
+    let format = if wide { format | cba2r::VMID16.of(id) } else { format };
     unit.write_attribute(global1::CBA2R, index, format as u32);
     // Stage 1: the weakest attributes at the second stage, so that the first one's count.
     let kind = if name.stage2 {
-        cbar::TYPE.of(cbar_type::STAGE2) | cbar::VMID.of(name.id().into())
+        cbar::TYPE.of(cbar_type::STAGE2) | cbar::VMID.of(if wide { 0 } else { id })
     } else {
         cbar::TYPE.of(cbar_type::STAGE1_BYPASS) | cbar::MEM_ATTR.of(0xf) | cbar::BPSHCFG.of(3)
     };
@@ -219,15 +293,14 @@ pub(crate) fn set_up<P: Platform, R: Registers>(
         let second = size | tcr2::SEP.of(sep::UPSTREAM) | tcr2::AS.of(1);
         unit.write_bank(bank::TCR2, index, second as u32);
         unit.write_bank(bank::TCR, index, stage1_control(features, name, config) as u32);
-        let asid = ttbr0::ASID.of(name.id().into());
+        let asid = ttbr0::ASID.of(id);
         unit.write_bank64(bank::TTBR0, index, ttbr0::ADDRESS.in_place(root) | asid);
         unit.write_bank(bank::MAIR0, index, ArmLpaeStage1::MAIR as u32);
         unit.write_bank(bank::MAIR1, index, (ArmLpaeStage1::MAIR >> 32) as u32);
     }
     unit.write_bank(bank::FSR, index, u32::MAX);
-    // A fault is answered, tells, and does not hold up the other devices of the space.
-    let on = [sctlr::M, sctlr::CFRE, sctlr::CFIE, sctlr::HUPCF, sctlr::ASIDPNE];
-    let on = on.iter().fold(0, |word, field| word | field.of(1));
+    let on = sctlr::M.of(1) | sctlr::ASIDPNE.of(1);
+    let on = FAULTS.iter().fold(on, |word, field| word | field.of(1));
     unit.write_bank(bank::SCTLR, index, on as u32);
 }
 

@@ -45,6 +45,15 @@ pub enum BringUpCause {
         /// What it read.
         found: u32,
     },
+    /// The register blocks that must be programmed alike are not alike.
+    Unlike {
+        /// The register in which they differ.
+        register: &'static str,
+        /// What the first block has.
+        first: u32,
+        /// What another has.
+        other: u32,
+    },
     /// The first wait for TLB maintenance was in vain.
     Sync(OpsError),
 }
@@ -66,6 +75,10 @@ impl fmt::Display for BringUpCause {
             Self::Stuck { register, wanted, found } => {
                 write!(f, "{register} reads {found:#x} instead of {wanted:#x}")
             }
+            Self::Unlike { register, first, other } => write!(
+                f,
+                "{register} is {first:#x} in one register block and {other:#x} in its mirror (check `reg`)"
+            ),
             Self::Sync(error) => write!(f, "first TLB sync: {error}"),
         }
     }

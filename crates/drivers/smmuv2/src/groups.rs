@@ -6,7 +6,7 @@ use crate::hooks::{Safeguard, omitted};
 use crate::identify::Features;
 use crate::unit::Unit;
 use alloc::vec::Vec;
-use portcullis::{OpsError, StreamSpec, Unsupported};
+use portcullis::{OpsError, SpaceTag, StreamSpec, Unsupported};
 use portcullis_platform::{Lock, LockLabel, Platform, Registers};
 use portcullis_spec::smmuv2::global0::{self, s2cr, smr, smr_extended};
 use portcullis_spec::smmuv2::s2cr_type;
@@ -20,6 +20,26 @@ struct Record {
     doubtful: bool,
     /// Which use of the group this is.
     serial: u64,
+    /// Firmware left it running, and it goes on through this until it is led somewhere.
+    goes_on: Option<GoesOn>,
+}
+
+/// What a stream goes on through that firmware left running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GoesOn {
+    /// An address space of this driver's with its client's regions.
+    Space(SpaceTag),
+    /// A bank of firmware's.
+    Bank(u8),
+}
+
+/// What a confirmation has settled.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Groups that nobody claims, which are free once they match nothing ([`free`](Groups::free)).
+    pub(crate) unclaimed: Vec<Held>,
+    /// What no stream goes on through any more.
+    pub(crate) over: Vec<GoesOn>,
 }
 
 /// A group, and which use of it.
@@ -86,7 +106,8 @@ impl<P: Platform> Groups<P> {
     ) -> Result<(), OpsError> {
         self.check(spec)?;
         if let Some((held, record)) = records.find(spec) {
-            if record.claims == 0 {
+            let goes_on = record.goes_on.is_some() && !omitted::<P>(Safeguard::GoOnUntilReplaced);
+            if record.claims == 0 && !goes_on {
                 claimed.doubtful.push(held);
             }
             record.claims += 1;
@@ -96,16 +117,45 @@ impl<P: Platform> Groups<P> {
             // Two groups that match one stream are a fault of the whole unit.
             return Err(OpsError::StreamInUse { stream: spec });
         }
-        let group = if self.features.stream_matching {
-            records.entries.iter().position(Option::is_none).ok_or(OpsError::OutOfStreams)?
-        } else {
-            spec.id.raw() as usize
+        let held = self.take(records, spec, None)?;
+        claimed.fresh.push((held, spec));
+        Ok(())
+    }
+
+    /// Takes a group for a stream: `wanted`, or a free one.
+    fn take(
+        &self,
+        records: &mut Records,
+        spec: StreamSpec,
+        wanted: Option<usize>,
+    ) -> Result<Held, OpsError> {
+        let free = || records.entries.iter().position(Option::is_none);
+        let group = match wanted {
+            Some(group) => group,
+            None if self.features.stream_matching => free().ok_or(OpsError::OutOfStreams)?,
+            None => spec.id.raw() as usize,
         };
         records.serial += 1;
         let serial = records.serial;
-        records.entries[group] = Some(Record { spec, claims: 1, doubtful: false, serial });
-        claimed.fresh.push((Held { group, serial }, spec));
-        Ok(())
+        let record = Record { spec, claims: 1, doubtful: false, serial, goes_on: None };
+        records.entries[group] = Some(record);
+        Ok(Held { group, serial })
+    }
+
+    /// Takes a group for a stream that goes on through `by`: `wanted`, or a free one. Nobody claims it yet.
+    pub(crate) fn adopt(
+        &self,
+        wanted: Option<usize>,
+        spec: StreamSpec,
+        by: GoesOn,
+    ) -> Result<Held, OpsError> {
+        self.check(spec)?;
+        let mut records = self.records.lock();
+        let held = self.take(&mut records, spec, wanted)?;
+        if let Some(record) = records.get(held) {
+            (record.claims, record.goes_on) = (0, Some(by));
+        }
+        Ok(held)
     }
 
     fn check(&self, spec: StreamSpec) -> Result<(), OpsError> {
@@ -145,6 +195,16 @@ impl<P: Platform> Groups<P> {
         streams.iter().map(find).collect()
     }
 
+    /// The group of a stream, whether somebody claims it or not.
+    pub(crate) fn find(&self, spec: StreamSpec) -> Option<Held> {
+        self.records.lock().find(spec).map(|(held, _)| held)
+    }
+
+    /// Whether some stream goes on through that.
+    pub(crate) fn goes_on(&self, by: GoesOn) -> bool {
+        self.records.lock().entries.iter().flatten().any(|record| record.goes_on == Some(by))
+    }
+
     /// Notes that groups were written, but may not yet act as they say.
     pub(crate) fn doubt(&self, groups: &[Held]) {
         let mut records = self.records.lock();
@@ -166,19 +226,23 @@ impl<P: Platform> Groups<P> {
         doubtful.collect()
     }
 
-    /// The unit has confirmed that these act as they say. Gives those that nobody claims, which are free once they match nothing ([`free`](Self::free)).
-    pub(crate) fn trust(&self, groups: &[Held]) -> Vec<Held> {
+    /// The unit has confirmed that these act as they say.
+    pub(crate) fn trust(&self, groups: &[Held]) -> Settled {
         let mut records = self.records.lock();
-        let mut unclaimed = Vec::new();
+        let mut settled = Settled::default();
         for held in groups {
             if let Some(record) = records.get(*held) {
                 record.doubtful = false;
+                settled.over.extend(record.goes_on.take());
                 if record.claims == 0 {
-                    unclaimed.push(*held);
+                    settled.unclaimed.push(*held);
                 }
             }
         }
-        unclaimed
+        settled.over.retain(|by| {
+            !records.entries.iter().flatten().any(|record| record.goes_on == Some(*by))
+        });
+        settled
     }
 
     /// Gives groups back that match nothing any more.
@@ -234,22 +298,30 @@ impl<P: Platform> Groups<P> {
         group: usize,
         spec: StreamSpec,
     ) -> Result<(), u32> {
-        let mask = if omitted::<P>(Safeguard::KeepMask) { 0 } else { spec.mask };
-        let (id, mask) = (u64::from(spec.id.raw()), u64::from(mask));
         if self.features.extended_ids {
-            let word = smr_extended::ID.of(id) | smr_extended::MASK.of(mask);
-            unit.write_group(global0::SMR, group, word as u32);
+            self.matches(unit, group, spec);
             return self.lead(unit, group, Destination::Fault);
         }
         let late = omitted::<P>(Safeguard::DestinationBeforeMatch);
         if !late {
             self.lead(unit, group, Destination::Fault)?;
         }
+        self.matches(unit, group, spec);
+        if late { self.lead(unit, group, Destination::Fault) } else { Ok(()) }
+    }
+
+    /// Has a group match these ids, and no others, by one store.
+    pub(crate) fn matches<R: Registers>(&self, unit: &Unit<P, R>, group: usize, spec: StreamSpec) {
+        let mask = if omitted::<P>(Safeguard::KeepMask) { 0 } else { spec.mask };
+        let (id, mask) = (u64::from(spec.id.raw()), u64::from(mask));
+        let word = if self.features.extended_ids {
+            smr_extended::ID.of(id) | smr_extended::MASK.of(mask)
+        } else {
+            smr::VALID.of(1) | smr::ID.of(id) | smr::MASK.of(mask)
+        };
         if self.features.stream_matching {
-            let word = smr::VALID.of(1) | smr::ID.of(id) | smr::MASK.of(mask);
             unit.write_group(global0::SMR, group, word as u32);
         }
-        if late { self.lead(unit, group, Destination::Fault) } else { Ok(()) }
     }
 
     /// Lets a group match nothing. With extended ids the valid bit is in `S2CR`, so what matters is that the group faults before.

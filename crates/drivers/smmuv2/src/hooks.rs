@@ -16,12 +16,31 @@ pub enum Safeguard {
     CleanBeforeReuse,
     /// The match register gets the mask. Left out, only one of the ids under it is matched.
     KeepMask,
+    /// A stream that firmware left running goes on until its group leads to its client's address space. Left out, accesses of the time between are lost.
+    GoOnUntilReplaced,
+    /// A stream that firmware let pass is adopted through a table of its client's regions. Left out, it goes on reaching all of memory.
+    OnlyItsRegions,
+    /// No space gets a tag that firmware's own bank has while that goes on. Left out, one finds the other's translations.
+    AvoidFirmwareTags,
+    /// What is written to one register block is written to its mirrors too. Left out, they stay as they were found.
+    ProgramMirrors,
+    /// A wait is over when all register blocks say so. Left out, "forgotten" is said while a mirror still translates.
+    WaitForMirrors,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::DestinationBeforeMatch, Self::TlbSync, Self::CleanBeforeReuse, Self::KeepMask];
+    pub const ALL: &[Self] = &[
+        Self::DestinationBeforeMatch,
+        Self::TlbSync,
+        Self::CleanBeforeReuse,
+        Self::KeepMask,
+        Self::GoOnUntilReplaced,
+        Self::OnlyItsRegions,
+        Self::AvoidFirmwareTags,
+        Self::ProgramMirrors,
+        Self::WaitForMirrors,
+    ];
 
     /// Its name, as [`Platform::omits`] is asked.
     pub const fn name(self) -> &'static str {
@@ -30,6 +49,11 @@ impl Safeguard {
             Self::TlbSync => "smmuv2-tlb-sync",
             Self::CleanBeforeReuse => "smmuv2-clean-before-reuse",
             Self::KeepMask => "smmuv2-keep-mask",
+            Self::GoOnUntilReplaced => "smmuv2-go-on-until-replaced",
+            Self::OnlyItsRegions => "smmuv2-only-its-regions",
+            Self::AvoidFirmwareTags => "smmuv2-avoid-firmware-tags",
+            Self::ProgramMirrors => "smmuv2-program-mirrors",
+            Self::WaitForMirrors => "smmuv2-wait-for-mirrors",
         }
     }
 }

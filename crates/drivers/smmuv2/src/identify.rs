@@ -1,7 +1,7 @@
 //! What a unit can do, from its id registers, and whether this driver can drive it.
 
+use crate::Options;
 use crate::error::BringUpCause;
-use crate::quirks::Quirks;
 use crate::unit::Unit;
 use portcullis_addr::{PageSize, PageSizes};
 use portcullis_platform::{Platform, Registers};
@@ -43,10 +43,14 @@ pub struct Features {
     pub aarch32: bool,
     /// Firmware makes "bypass" of `S2CR` "fault", and ignores "fault".
     pub s2cr_is_trapped: bool,
+    /// Only the smallest pages of a granule are mapped.
+    pub pages_only: bool,
+    /// ASIDs and VMIDs begin above this.
+    pub first_tag: u16,
+    /// VMIDs of 16 bits are used: those of this unit do not fit 8.
+    pub wide_vmids: bool,
     /// Banks that `IDR1` counts and firmware keeps for itself.
     pub kept_banks: u8,
-    /// Groups that matched streams when the unit was taken over: what firmware had left running, a boot framebuffer say. They were blocked.
-    pub left_matching: u8,
 }
 
 /// A granule, its leaf sizes and how tables are told of it.
@@ -74,11 +78,22 @@ impl Features {
 
     /// Leaf sizes of all granules.
     pub fn page_sizes(&self) -> PageSizes {
-        if !self.aarch64() {
-            return PageSizes::from_bitmap(GRANULES[0].leaves);
+        let granules = GRANULES.iter().filter(|granule| self.walks(granule));
+        PageSizes::from_bitmap(granules.fold(0, |bits, granule| bits | self.leaves(granule)))
+    }
+
+    /// Whether tables of the granule can be walked.
+    pub(crate) fn walks(&self, granule: &Granule) -> bool {
+        if self.aarch64() {
+            self.granules.contains(granule.size)
+        } else {
+            granule.size == GRANULES[0].size
         }
-        let granules = GRANULES.iter().filter(|granule| self.granules.contains(granule.size));
-        PageSizes::from_bitmap(granules.fold(0, |bits, granule| bits | granule.leaves))
+    }
+
+    /// Bitmap of the leaf sizes of a granule that are used.
+    pub(crate) fn leaves(&self, granule: &Granule) -> u64 {
+        if self.pages_only { granule.size.bytes() } else { granule.leaves }
     }
 }
 
@@ -109,8 +124,7 @@ fn address_bits(code: u64) -> u8 {
 /// Reads the id registers. What only trying shows (id and mask bits, banks that firmware keeps, trapped registers) is as large as can be; the take-over finds it out.
 pub(crate) fn identify<P: Platform, R: Registers>(
     unit: &Unit<P, R>,
-    coherent: Option<bool>,
-    quirks: Quirks,
+    options: &Options,
 ) -> Result<Features, BringUpCause> {
     let [zero, one, two] = [global0::IDR0, global0::IDR1, global0::IDR2].map(|register| {
         let value = unit.read(register);
@@ -126,30 +140,36 @@ pub(crate) fn identify<P: Platform, R: Registers>(
         (idr2::PTFSV8_64KB, PageSize::SIZE_64K),
     ] {
         // Their registers have 64 bits.
-        if has(field, two) && !quirks.narrow_access {
+        if has(field, two) && !options.quirks.narrow_access {
             granules |= size.bytes();
         }
     }
+    let (first_tag, banks) = (options.first_tag, idr1::NUMCB.get(one));
+    let past_8_bits = u64::from(first_tag) + banks > 0xff;
+    let wide_vmids = past_8_bits && has(idr2::VMID16S, two);
     let extended_ids = has(idr0::EXIDS, zero) && has(idr0::SMS, zero);
     let features = Features {
         stage1: has(idr0::S1TS, zero),
-        stage2: has(idr0::S2TS, zero),
+        stage2: has(idr0::S2TS, zero) && (wide_vmids || !past_8_bits),
         stream_matching: has(idr0::SMS, zero),
         groups: idr0::NUMSMRG.get(zero) as u8,
         id_bits: if extended_ids { 16 } else { idr0::NUMSIDB.get(zero) as u8 },
         mask_bits: if extended_ids { u16::MAX } else { 0x7fff },
         extended_ids,
-        banks: idr1::NUMCB.get(one) as u8,
+        banks: banks as u8,
         stage2_banks: idr1::NUMS2CB.get(one) as u8,
-        coherent: coherent.unwrap_or(has(idr0::CTTW, zero)),
+        coherent: options.coherent.unwrap_or(has(idr0::CTTW, zero)),
         intermediate_bits: address_bits(idr2::IAS.get(two)),
         output_bits: address_bits(idr2::OAS.get(two)),
         upstream_bits: address_bits(idr2::UBS.get(two)),
         granules: PageSizes::from_bitmap(granules),
-        aarch32: idr0::PTFS.get(zero) < 2,
+        // Their ASIDs have 8 bits.
+        aarch32: idr0::PTFS.get(zero) < 2 && !past_8_bits,
+        pages_only: options.quirks.pages_only,
+        first_tag,
+        wide_vmids,
         s2cr_is_trapped: false,
         kept_banks: 0,
-        left_matching: 0,
     };
     features.check().map(|()| features)
 }
@@ -162,6 +182,8 @@ impl Features {
         need(self.stage1 || self.stage2, global0::IDR0.name, "a stage of translation")?;
         need((1..=128).contains(&self.groups), global0::IDR0.name, "1 to 128 mapping groups")?;
         need((1..=128).contains(&self.banks), global0::IDR1.name, "1 to 128 context banks")?;
+        let last = u32::from(self.first_tag) + u32::from(self.banks);
+        need(last <= 0xffff, global0::IDR1.name, "ASIDs and VMIDs below 2^16 (see `first_tag`)")?;
         need(self.stage2_banks <= self.banks, global0::IDR1.name, "NUMS2CB within NUMCB")?;
         need(self.aarch64() || self.aarch32, global0::IDR2.name, "tables of AArch64 or LPAE")
     }

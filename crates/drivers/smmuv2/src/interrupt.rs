@@ -4,6 +4,7 @@
 //! there were more it says so, without how many.
 
 use crate::Smmu;
+use crate::block::Block;
 use portcullis::{AccessKind, Fault, FaultReason, GlobalErrors, Serviced, Stage};
 use portcullis_addr::{Iova, StreamId};
 use portcullis_platform::{Platform, Registers};
@@ -28,108 +29,122 @@ const REASONS: [(Field, FaultReason); 8] = [
 impl<P: Platform, R: Registers> Smmu<P, R> {
     pub(crate) fn serve_interrupt(&self, budget: usize, sink: &mut dyn FnMut(Fault)) -> Serviced {
         let mut serviced = Serviced::default();
-        let status = self.unit.read(global0::SGFSR);
-        if status == u32::MAX {
-            serviced.errors = GlobalErrors::GONE;
-            serviced.status = status.into();
-            return serviced;
-        }
-        if status != 0 && !self.take(budget, &mut serviced, sink, |this| this.global_fault(status))
-        {
-            return serviced;
-        }
-        self.tell_errors(status, &mut serviced);
-        for index in
-            (0..usize::from(self.features.banks)).filter(|index| self.banks.is_used(*index))
-        {
-            let status = self.unit.read_bank(bank::FSR, index);
-            if u64::from(status) & outstanding() == 0 || status == u32::MAX {
-                continue;
-            }
-            if !self.take(budget, &mut serviced, sink, |this| this.context_fault(index, status)) {
-                return serviced;
+        for block in self.unit.blocks() {
+            if !self.serve_block(block, budget, &mut serviced, sink) {
+                break;
             }
         }
         serviced
     }
 
-    /// Gives one fault to the sink, if the budget has room for it.
-    fn take(
+    /// Serves what one register block has recorded; `false` where nothing more is to be looked at.
+    fn serve_block(
         &self,
+        block: &Block<R>,
         budget: usize,
         serviced: &mut Serviced,
         sink: &mut dyn FnMut(Fault),
-        read: impl FnOnce(&Self) -> (Fault, bool),
     ) -> bool {
-        if serviced.faults >= budget {
-            serviced.more = true;
+        let status = block.read(global0::SGFSR);
+        if status == u32::MAX {
+            serviced.errors = GlobalErrors::GONE;
+            serviced.status = status.into();
             return false;
         }
-        let (fault, others) = read(self);
-        serviced.faults += 1;
-        serviced.overflows += u32::from(others);
-        sink(fault);
+        if status != 0 && !take(budget, serviced, sink, || global_fault(block, status)) {
+            return false;
+        }
+        tell_errors(status, serviced);
+        for index in
+            (0..usize::from(self.features.banks)).filter(|index| self.banks.is_used(*index))
+        {
+            let status = block.read_bank(bank::FSR, index);
+            if u64::from(status) & outstanding() == 0 || status == u32::MAX {
+                continue;
+            }
+            if !take(budget, serviced, sink, || context_fault(block, index, status)) {
+                return false;
+            }
+        }
         true
     }
+}
 
-    /// Errors of the unit itself among the global faults.
-    fn tell_errors(&self, status: u32, serviced: &mut Serviced) {
-        let status = u64::from(status);
-        if [sgfsr::EF, sgfsr::UCBF, sgfsr::UCIF, sgfsr::SMCF].iter().any(|bit| bit.is_set(status)) {
-            serviced.errors |= GlobalErrors::OTHER;
-            serviced.status = status;
-        }
+/// Gives one fault to the sink, if the budget has room for it.
+fn take(
+    budget: usize,
+    serviced: &mut Serviced,
+    sink: &mut dyn FnMut(Fault),
+    read: impl FnOnce() -> (Fault, bool),
+) -> bool {
+    if serviced.faults >= budget {
+        serviced.more = true;
+        return false;
     }
+    let (fault, others) = read();
+    serviced.faults += 1;
+    serviced.overflows += u32::from(others);
+    sink(fault);
+    true
+}
 
-    /// Reads and clears the global fault; says whether there were others.
-    fn global_fault(&self, status: u32) -> (Fault, bool) {
-        let read = |register| u64::from(self.unit.read(register));
-        let address = self.unit.read64(global0::SGFAR);
-        let (syndrome, whose) = (read(global0::SGFSYNR0), read(global0::SGFSYNR1));
-        self.unit.write(global0::SGFSR, status);
-        let word = u64::from(status);
-        let bad = [sgfsr::SMCF, sgfsr::UCBF, sgfsr::UCIF, sgfsr::CAF];
-        let reason = if sgfsr::ICF.is_set(word) || sgfsr::USF.is_set(word) {
-            FaultReason::StreamBlocked
-        } else if bad.iter().any(|bit| bit.is_set(word)) {
-            FaultReason::BadConfiguration
-        } else if sgfsr::EF.is_set(word) {
-            FaultReason::ExternalAbort
-        } else {
-            FaultReason::Other
-        };
-        let fault = Fault {
-            stream: StreamId::new(sgfsynr1::STREAM_ID.get(whose) as u32),
-            pasid: None,
-            reason,
-            iova: Some(Iova::new(address)),
-            access: Some(direction(sgfsynr0::WNR.is_set(syndrome))),
-            stage: None,
-            raw: [word, address, syndrome, whose],
-        };
-        (fault, sgfsr::MULTI.is_set(word))
+/// Errors of the unit itself among the global faults.
+fn tell_errors(status: u32, serviced: &mut Serviced) {
+    let status = u64::from(status);
+    if [sgfsr::EF, sgfsr::UCBF, sgfsr::UCIF, sgfsr::SMCF].iter().any(|bit| bit.is_set(status)) {
+        serviced.errors |= GlobalErrors::OTHER;
+        serviced.status = status;
     }
+}
 
-    /// Reads and clears the fault of a bank; says whether there were others.
-    fn context_fault(&self, index: usize, status: u32) -> (Fault, bool) {
-        let address = self.unit.read_bank64(bank::FAR, index);
-        let syndrome = u64::from(self.unit.read_bank(bank::FSYNR0, index));
-        let whose = u64::from(self.unit.read_attribute(global1::CBFRSYNRA, index));
-        let kind = cbar::TYPE.get(self.unit.read_attribute(global1::CBAR, index).into());
-        self.unit.write_bank(bank::FSR, index, status);
-        let word = u64::from(status);
-        let reason = REASONS.iter().find(|(bit, _)| bit.is_set(word));
-        let fault = Fault {
-            stream: StreamId::new(cbfrsynra::STREAM_ID.get(whose) as u32),
-            pasid: None,
-            reason: reason.map_or(FaultReason::Other, |(_, reason)| *reason),
-            iova: Some(Iova::new(address)),
-            access: Some(direction(fsynr0::WNR.is_set(syndrome))),
-            stage: Some(if kind == cbar_type::STAGE2 { Stage::Two } else { Stage::One }),
-            raw: [word, address, syndrome, whose],
-        };
-        (fault, fsr::MULTI.is_set(word))
-    }
+/// Reads and clears the global fault; says whether there were others.
+fn global_fault<R: Registers>(block: &Block<R>, status: u32) -> (Fault, bool) {
+    let read = |register| u64::from(block.read(register));
+    let address = block.read64(global0::SGFAR);
+    let (syndrome, whose) = (read(global0::SGFSYNR0), read(global0::SGFSYNR1));
+    block.write(global0::SGFSR, status);
+    let word = u64::from(status);
+    let bad = [sgfsr::SMCF, sgfsr::UCBF, sgfsr::UCIF, sgfsr::CAF];
+    let reason = if sgfsr::ICF.is_set(word) || sgfsr::USF.is_set(word) {
+        FaultReason::StreamBlocked
+    } else if bad.iter().any(|bit| bit.is_set(word)) {
+        FaultReason::BadConfiguration
+    } else if sgfsr::EF.is_set(word) {
+        FaultReason::ExternalAbort
+    } else {
+        FaultReason::Other
+    };
+    let fault = Fault {
+        stream: StreamId::new(sgfsynr1::STREAM_ID.get(whose) as u32),
+        pasid: None,
+        reason,
+        iova: Some(Iova::new(address)),
+        access: Some(direction(sgfsynr0::WNR.is_set(syndrome))),
+        stage: None,
+        raw: [word, address, syndrome, whose],
+    };
+    (fault, sgfsr::MULTI.is_set(word))
+}
+
+/// Reads and clears the fault of a bank; says whether there were others.
+fn context_fault<R: Registers>(block: &Block<R>, index: usize, status: u32) -> (Fault, bool) {
+    let address = block.read_bank64(bank::FAR, index);
+    let syndrome = u64::from(block.read_bank(bank::FSYNR0, index));
+    let whose = u64::from(block.read_attribute(global1::CBFRSYNRA, index));
+    let kind = cbar::TYPE.get(block.read_attribute(global1::CBAR, index).into());
+    block.write_bank(bank::FSR, index, status);
+    let word = u64::from(status);
+    let reason = REASONS.iter().find(|(bit, _)| bit.is_set(word));
+    let fault = Fault {
+        stream: StreamId::new(cbfrsynra::STREAM_ID.get(whose) as u32),
+        pasid: None,
+        reason: reason.map_or(FaultReason::Other, |(_, reason)| *reason),
+        iova: Some(Iova::new(address)),
+        access: Some(direction(fsynr0::WNR.is_set(syndrome))),
+        stage: Some(if kind == cbar_type::STAGE2 { Stage::Two } else { Stage::One }),
+        raw: [word, address, syndrome, whose],
+    };
+    (fault, fsr::MULTI.is_set(word))
 }
 
 fn direction(write: bool) -> AccessKind {

@@ -3,7 +3,7 @@
 use crate::Smmu;
 use crate::banks::{self, Banks, Name};
 use crate::error;
-use crate::groups::{Destination, Held};
+use crate::groups::{Destination, Held, Settled};
 use crate::hooks::{Safeguard, omitted};
 use crate::identify::{GRANULES, Granule};
 use alloc::sync::Arc;
@@ -12,6 +12,7 @@ use portcullis::{
     OpsError, Pasid, Serviced, SpaceFormat, SpaceRequest, SpaceTag, StreamSpec, StreamTarget,
     TableSpace, Ticket, Unsupported,
 };
+use portcullis_addr::PageSizes;
 use portcullis_pgtable::{
     Aarch32LpaeStage1, Aarch32LpaeStage2, ArmLpaeStage1, ArmLpaeStage2, Format, IoPageTable,
     IotlbGather, TableError, TableFormat, TableParams,
@@ -62,14 +63,11 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// The first granule, in order of preference, all of whose leaf sizes were asked for.
     fn granule(&self, request: &SpaceRequest) -> Option<&'static Granule> {
         let wanted = request.support.page_sizes.bitmap();
-        let walked = |granule: &Granule| {
-            if self.features.aarch64() {
-                self.features.granules.contains(granule.size)
-            } else {
-                granule.size == GRANULES[0].size
-            }
+        let served = |granule: &&Granule| {
+            let leaves = self.features.leaves(granule);
+            self.features.walks(granule) && wanted & leaves == leaves
         };
-        GRANULES.iter().find(|it| walked(it) && wanted & it.leaves == it.leaves)
+        GRANULES.iter().find(served)
     }
 
     fn table<F: Format + 'static>(
@@ -99,7 +97,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             found => error::refused(found),
         })?;
         self.unit.sync()?;
-        self.groups.trust(groups);
+        self.let_go(&self.groups.trust(groups).over);
         Ok(())
     }
 
@@ -114,8 +112,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// Notes that groups act as they say, and frees those that nobody claims.
-    fn give_back(&self, groups: &[Held]) {
-        let unclaimed = self.groups.trust(groups);
+    pub(crate) fn give_back(&self, groups: &[Held]) {
+        let Settled { unclaimed, over } = self.groups.trust(groups);
+        self.let_go(&over);
         unclaimed.iter().for_each(|held| self.groups.unmatch(&self.unit, held.group));
         self.groups.free(&unclaimed);
     }
@@ -125,7 +124,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         if name.stage2 {
             self.unit.write_bank(bank::TLBIALL, name.index(), 0);
         } else {
-            self.unit.write_bank(bank::TLBIASID, name.index(), name.id().into());
+            self.unit.write_bank(bank::TLBIASID, name.index(), self.features.tag_of(name).into());
         }
     }
 
@@ -138,12 +137,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             ),
             (false, true) => (
                 if leaf { bank::TLBIVAL } else { bank::TLBIVA },
-                page & tlbiva::ADDRESS.mask() | tlbiva::ASID.of(name.id().into()),
+                page & tlbiva::ADDRESS.mask() | tlbiva::ASID.of(self.features.tag_of(name).into()),
             ),
             // With tables of 32 bits the address stands in place and the ASID below it.
             (false, false) => (
                 if leaf { bank::TLBIVAL } else { bank::TLBIVA },
-                address & 0xffff_f000 | u64::from(name.id()),
+                address & 0xffff_f000 | u64::from(self.features.tag_of(name)),
             ),
         };
         if name.aarch64 {
@@ -219,12 +218,17 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
         let most = self.features.output_bits.min(if self.features.aarch64() { 48 } else { 40 });
         let bits = wanted.output_bits.min(most);
         let output_bits = [48, 44, 42, 40, 36, 32].into_iter().find(|size| *size <= bits);
+        let leaf_sizes = if self.features.pages_only {
+            PageSizes::from_bitmap(self.features.leaves(granule))
+        } else {
+            wanted.page_sizes
+        };
         let params = TableParams {
             granule: granule.size,
             // The narrowest table of the format is 32 bits wide.
             input_bits: wanted.input_bits.min(self.input_bits(stage2)).max(32),
             output_bits: output_bits.ok_or(OpsError::Unsupported(Unsupported::AddressWidth))?,
-            leaf_sizes: wanted.page_sizes,
+            leaf_sizes,
             force_snoop: false,
             coherent: request.coherent_walk && self.features.coherent,
         };

@@ -9,10 +9,20 @@ pub struct Quirks {
     pub mmu500: bool,
     /// Firmware may trap `S2CR`: whether it does is tried at bring-up.
     pub may_trap_s2cr: bool,
+    /// The walk cache does not find what it should drop where a table has given way to a large page or the other way round, so only the smallest pages are mapped.
+    pub pages_only: bool,
+    /// The units of a machine that have this share ASIDs and VMIDs: each needs an [`Options::first_tag`](crate::Options::first_tag) of its own.
+    pub shares_tags: bool,
 }
 
 impl Quirks {
-    const NONE: Self = Self { narrow_access: false, mmu500: false, may_trap_s2cr: false };
+    const NONE: Self = Self {
+        narrow_access: false,
+        mmu500: false,
+        may_trap_s2cr: false,
+        pages_only: false,
+        shares_tags: false,
+    };
     const MMU500: Self = Self { mmu500: true, ..Self::NONE };
     const QUALCOMM: Self = Self { may_trap_s2cr: true, ..Self::NONE };
 }
@@ -20,11 +30,16 @@ impl Quirks {
 /// The devicetree `compatible` strings of units that this driver drives, each with what is known of it.
 ///
 /// Sources: the strings are those of Linux 7.2's `arm,smmu.yaml`; the 32-bit interconnect is Marvell's erratum 582743 for the Armada AP806 (`arm-smmu-impl.c`); the trapped `S2CR` is what
-/// `arm-smmu-qcom.c` (`qcom_smmu_cfg_probe`) tells of Qualcomm's firmware; the two bits of `sACR` are in Arm DDI 0517 (MMU-500, auxiliary configuration).
-const UNITS: [(&str, Quirks); 7] = [
+/// `arm-smmu-qcom.c` (`qcom_smmu_cfg_probe`) tells of Qualcomm's firmware; the two bits of `sACR` are in Arm DDI 0517 (MMU-500, auxiliary configuration); the walk cache of Tegra194 and
+/// Tegra234 is what `arm-smmu-nvidia.c` (`nvidia_smmu_init_context`) tells; the shared tags are Cavium's erratum 27704 for the CN88xx (`arm-smmu-impl.c`, `cavium_cfg_probe`).
+const UNITS: [(&str, Quirks); 11] = [
     ("arm,mmu-500", Quirks::MMU500),
     ("arm,smmu-v2", Quirks::NONE),
+    ("cavium,smmu-v2", Quirks { shares_tags: true, ..Quirks::NONE }),
     ("marvell,ap806-smmu-500", Quirks { narrow_access: true, ..Quirks::MMU500 }),
+    ("nvidia,smmu-500", Quirks::MMU500),
+    ("nvidia,tegra194-smmu", Quirks { pages_only: true, ..Quirks::MMU500 }),
+    ("nvidia,tegra234-smmu", Quirks { pages_only: true, ..Quirks::MMU500 }),
     ("qcom,adreno-smmu", Quirks::QUALCOMM),
     ("qcom,smmu-500", Quirks { mmu500: true, ..Quirks::QUALCOMM }),
     ("qcom,smmu-v2", Quirks::QUALCOMM),
@@ -52,6 +67,8 @@ impl Quirks {
                 narrow_access: known.narrow_access || more.narrow_access,
                 mmu500: known.mmu500 || more.mmu500,
                 may_trap_s2cr: known.may_trap_s2cr || more.may_trap_s2cr,
+                pages_only: known.pages_only || more.pages_only,
+                shares_tags: known.shares_tags || more.shares_tags,
             }
         })
     }
@@ -60,11 +77,13 @@ impl Quirks {
 impl Quirks {
     /// A stable word for each that the unit has.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
-        let Self { narrow_access, mmu500, may_trap_s2cr } = self;
+        let Self { narrow_access, mmu500, may_trap_s2cr, pages_only, shares_tags } = self;
         let all = [
             (narrow_access, "narrow-access"),
             (mmu500, "mmu-500"),
             (may_trap_s2cr, "may-trap-s2cr"),
+            (pages_only, "pages-only"),
+            (shares_tags, "shares-tags"),
         ];
         all.into_iter().filter_map(|(is_so, word)| is_so.then_some(word))
     }
@@ -78,9 +97,12 @@ mod tests {
     fn a_unit_is_all_that_it_says_it_is() {
         let phone = Quirks::of(["qcom,sm8250-smmu-500", "qcom,smmu-500", "arm,mmu-500"]);
         assert_eq!(phone.words().collect::<alloc::vec::Vec<_>>(), ["mmu-500", "may-trap-s2cr"]);
-        assert_eq!(phone, Quirks { mmu500: true, may_trap_s2cr: true, narrow_access: false });
+        assert_eq!(phone, Quirks { mmu500: true, may_trap_s2cr: true, ..Quirks::default() });
         let armada = Quirks::of(["marvell,ap806-smmu-500", "arm,mmu-500"]);
         assert!(armada.narrow_access && armada.mmu500 && !armada.may_trap_s2cr);
+        let xavier = Quirks::of(["nvidia,tegra194-smmu", "nvidia,smmu-500"]);
+        assert_eq!(xavier.words().collect::<alloc::vec::Vec<_>>(), ["mmu-500", "pages-only"]);
+        assert!(!Quirks::of(["nvidia,tegra186-smmu", "nvidia,smmu-500"]).pages_only);
         assert_eq!(Quirks::of(["arm,smmu-v2"]), Quirks::default());
         assert_eq!(Quirks::of(["somebody,elses"]), Quirks::default());
     }

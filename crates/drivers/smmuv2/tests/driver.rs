@@ -12,7 +12,9 @@ use portcullis_machine::{
 use portcullis_pgtable::{IotlbGather, TableFormat};
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Clock, DmaPages, PageLayout, Registers};
-use portcullis_smmuv2::{BringUpCause, BringUpError, Options, Quirks, SYNC_BOUND, Smmu};
+use portcullis_smmuv2::{
+    BringUpCause, BringUpError, Fate, Options, Quirks, Ran, SYNC_BOUND, Smmu, WhyBlocked,
+};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -270,7 +272,9 @@ fn what_firmware_left_running_is_blocked_before_anything_else() {
     board.device.expect(Expectation::Blocked);
     assert!(!board.write(0x4000_0000));
     assert_eq!(registers.read32(0x814), 0, "it matches nothing any more");
-    assert_eq!(driver.features().left_matching, 1, "and it is said");
+    let [left] = driver.firmware_streams() else { panic!("{:?}", driver.firmware_streams()) };
+    assert_eq!((left.stream, left.ran), (board.stream(), Ran::Passed), "and it is said");
+    assert_eq!(left.fate, Fate::Blocked(WhyBlocked::Policy));
     assert_eq!(driver.features().kept_banks, 0);
     driver.claim(&[board.stream()]).expect("no conflict with what was there");
     assert!(!board.write(0x4000_0000));
@@ -461,8 +465,16 @@ fn identity_is_refused_where_firmware_rewrites_it() {
     let refused = Err(OpsError::Unsupported(Unsupported::Identity));
     let board = Board::new(SmmuV2Profile { kept_banks: 3, ..trapped.clone() }, Policy::default());
     let board = Board { quirks: Quirks::of(["qcom,smmu-500"]), ..board };
-    let features = *board.bring_up().expect("up").features();
+    let driver = board.bring_up().expect("up");
+    let features = *driver.features();
     assert!(features.s2cr_is_trapped && (features.kept_banks, features.banks) == (3, 13));
+    let told: Vec<_> = driver.notices().map(|notice| (notice.word(), notice.to_string())).collect();
+    assert_eq!([told[0].0, told[1].0], ["banks-kept", "s2cr-faked"]);
+    assert!(
+        told[0].1.contains("keeps 3 of 16") && told[0].1.contains("13 address spaces"),
+        "{told:?}"
+    );
+    drop(driver);
     let qualcomm = Quirks::of(["qcom,smmu-500"]);
     assert_eq!(identity(trapped.clone(), qualcomm), (refused, false, false));
     assert_eq!(identity(mmu500, qualcomm), (Ok(()), true, true), "firmware that does not");

@@ -95,9 +95,14 @@ impl<'t, 'a> Addresses<'t, 'a> {
         }
     }
 
-    /// The first `reg` entry of `node` as the CPU sees it.
-    pub(super) fn first_register_window(&self, node: Node<'t, 'a>) -> Option<PhysRange> {
-        let (start, len) = *pairs(node.property("reg")?, node.own_cells())?.first()?;
+    /// The first `reg` entries of `node`, at most eight, as the CPU sees them; an entry that cannot be followed ends the list.
+    pub(super) fn register_windows(&self, node: Node<'t, 'a>) -> Vec<PhysRange> {
+        let entries = node.property("reg").and_then(|reg| pairs(reg, node.own_cells()));
+        let entries = entries.unwrap_or_default();
+        entries.iter().take(8).map_while(|(start, len)| self.window(node, *start, *len)).collect()
+    }
+
+    fn window(&self, node: Node<'t, 'a>, start: u64, len: u64) -> Option<PhysRange> {
         let mut address = start;
         for bus in node.up().skip(1).take_while(|bus| bus.parent().is_some()) {
             address = self.through_bus(bus, address, len)?;

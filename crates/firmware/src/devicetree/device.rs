@@ -138,7 +138,9 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
             }
             return None;
         }
-        for refused in &map.refused {
+        // Where nothing is left of the map, that is why the bus is blocked, and told as such.
+        let whole = map.refused.first().filter(|_| map.bus.maps().is_empty());
+        for refused in map.refused.iter().skip(usize::from(whole.is_some())) {
             self.findings.refuse(node.enabled(), path, refused);
         }
         if let Some(index) = map.zero_length {
@@ -152,7 +154,8 @@ impl<'r, 't, 'a> Reader<'r, 't, 'a> {
         }
         map.bus.maps().is_empty().then(|| {
             let what = "`iommu-map` covers no requester id at all";
-            Problem::new(rule::IOMMU_MAP_EMPTY, what, "give a range its length")
+            let empty = || Problem::new(rule::IOMMU_MAP_EMPTY, what, "give a range its length");
+            whole.cloned().unwrap_or_else(empty)
         })
     }
 

@@ -35,7 +35,8 @@ const RISCV: &[&str] = &["riscv,iommu", "riscv,pci-iommu"];
 /// The widest stream id of an SMMUv2 (IHI 0062, SMMU_IDR1 and extended stream matching): 16 bits.
 pub(super) const SMMUV2_LAST_ID: u32 = 0xffff;
 
-fn kind_of(node: Node<'_, '_>) -> IommuKind {
+/// Which IOMMU a node is, by its `compatible`.
+pub(super) fn kind_of(node: Node<'_, '_>) -> IommuKind {
     let mut kind = IommuKind::Other;
     for compatible in node.strings("compatible") {
         if compatible == "arm,smmu-v3" {
@@ -74,6 +75,9 @@ fn read_one(
     findings: &mut Findings,
 ) -> IommuNode {
     let interrupts = interrupts(tree, node);
+    let mut windows = addresses.register_windows(node).into_iter();
+    let registers = windows.next();
+    let mirrored = node.strings("compatible").any(|name| name == "nvidia,smmu-500");
     let mut iommu = IommuNode {
         node: node.id(),
         path: node.path(),
@@ -81,7 +85,8 @@ fn read_one(
         kind,
         enabled: node.enabled(),
         cells: node.cell("#iommu-cells"),
-        registers: addresses.first_register_window(node),
+        registers,
+        mirrors: windows.filter(|_| mirrored).collect(),
         context_banks: context_banks(node, kind, interrupts.len()),
         interrupts,
         quirks: quirks(node, kind),

@@ -112,7 +112,7 @@ fn msi<'t, 'a>(
     let offset = controller
         .strings("compatible")
         .find_map(|name| DOORBELLS.iter().find(|(known, _)| *known == name).map(|(_, at)| *at));
-    let window = offset.and_then(|_| addresses.first_register_window(controller));
+    let window = offset.and_then(|_| addresses.register_windows(controller).into_iter().next());
     let doorbell = window.zip(offset).and_then(|(window, at)| window.start().raw().checked_add(at));
     MsiMap { controller: controller.path(), doorbell: doorbell.map(PhysAddr::new), range }
 }

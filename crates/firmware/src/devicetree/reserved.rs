@@ -2,8 +2,9 @@
 
 use super::address::{Addresses, pairs};
 use super::flat::MemoryReservation;
-use super::iommus::bad_phandle;
+use super::iommus::{bad_phandle, kind_of};
 use super::tree::{AddressCells, Node, Tree, cells};
+use crate::machine::IommuKind;
 use crate::problem::{Findings, Problem};
 use crate::reserved::Span;
 use crate::rules::rule;
@@ -76,22 +77,20 @@ impl Regions {
     }
 }
 
-/// Reserved memory that an enabled `simple-framebuffer` uses, or that is called after one, where an SMMU is enabled that a display can be behind.
+/// Reserved memory that boot firmware scans out by a display behind an enabled SMMU: what an enabled `simple-framebuffer` uses, and what is called after one.
+///
+/// A framebuffer's `display` names the display (binding `display/simple-framebuffer.yaml`). Where none does, any display of the tree may be the one.
 fn scanned_out(tree: &Tree<'_>) -> BTreeSet<FwNode> {
-    let smmu = |node: Node<'_, '_>| {
-        let names =
-            ["arm,smmu-v2", "arm,smmu-v3", "arm,mmu-500", "qcom,smmu-v2", "nvidia,smmu-500"];
-        node.enabled() && node.strings("compatible").any(|name| names.contains(&name))
-    };
-    if !tree.nodes().any(smmu) {
-        return BTreeSet::new();
-    }
+    let some_display = tree.nodes().any(|node| is_display(node) && is_behind_smmu(tree, node));
     let used = tree.nodes().filter(|node| {
-        node.enabled() && node.strings("compatible").any(|name| name == "simple-framebuffer")
+        let display = node.cell("display").and_then(|phandle| tree.by_phandle(phandle).ok());
+        let behind = display.map_or(some_display, |display| is_behind_smmu(tree, display));
+        let framebuffer = node.strings("compatible").any(|name| name == "simple-framebuffer");
+        node.enabled() && framebuffer && behind
     });
     let used = used.filter_map(|node| tree.by_phandle(node.cell("memory-region")?).ok());
     let reserved = tree.nodes().find(|node| node.name() == "reserved-memory");
-    let below = reserved.iter().flat_map(|node| node.children());
+    let below = reserved.iter().flat_map(|node| node.children()).filter(|_| some_display);
     let called = below.filter(|node| {
         let starts = ["splash", "cont-splash", "cont_splash", "framebuffer"];
         node.enabled()
@@ -99,6 +98,25 @@ fn scanned_out(tree: &Tree<'_>) -> BTreeSet<FwNode> {
             && starts.iter().any(|start| node.name().starts_with(start))
     });
     used.chain(called).map(|node| node.id()).collect()
+}
+
+/// Whether a node is called as the display of an SoC is: Devicetree Specification v0.4, 2.2.2 (`display`, `display-controller`), and what vendors call theirs. One that is disabled counts: no driver
+/// may use it, but firmware does.
+fn is_display(node: Node<'_, '_>) -> bool {
+    let names =
+        ["display", "display-controller", "display-subsystem", "mdss", "dc", "vop", "dpu", "hdlcd"];
+    let name = node.name().split('@').next().unwrap_or_default();
+    names.contains(&name)
+}
+
+/// Whether the first entry of a node's `iommus` leads to an enabled SMMU.
+fn is_behind_smmu(tree: &Tree<'_>, node: Node<'_, '_>) -> bool {
+    let phandle = node.property("iommus").and_then(cells).and_then(|ids| ids.first().copied());
+    let smmu = phandle.and_then(|phandle| tree.by_phandle(phandle).ok());
+    smmu.is_some_and(|smmu| {
+        let known = [IommuKind::SmmuV2, IommuKind::SmmuV3].contains(&kind_of(smmu));
+        smmu.enabled() && known
+    })
 }
 
 /// What a reader should know of one region's `iommu-addresses`.

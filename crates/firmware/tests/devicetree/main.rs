@@ -1,6 +1,7 @@
 //! The devicetree reader on trees made for the purpose, on our own boards, and on those of a distribution's kernel package.
 
 mod boards;
+mod fires;
 mod hostile;
 mod kernel_package;
 mod lowering;

@@ -83,14 +83,17 @@ impl Family {
                 two_level: false,
                 ..Profile::qemu10()
             }),
-            Self::SmmuV2 => UnitProfile::SmmuV2(SmmuV2Profile {
-                groups: 2,
-                banks: 2,
-                interrupts: 2,
-                id_bits: ID_BITS,
-                mask_bits: (1 << ID_BITS) - 1,
-                ..SmmuV2Profile::mmu500()
-            }),
+            Self::SmmuV2 => {
+                let profile = SmmuV2Profile {
+                    groups: 2,
+                    banks: 2,
+                    interrupts: 2,
+                    id_bits: ID_BITS,
+                    mask_bits: (1 << ID_BITS) - 1,
+                    ..SmmuV2Profile::mmu500()
+                };
+                UnitProfile::SmmuV2(profile, 0)
+            }
             // A directory of one level has as many ids as the worlds need.
             Self::RiscV => UnitProfile::RiscV(RiscvProfile::small()),
         }

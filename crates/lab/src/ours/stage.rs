@@ -124,7 +124,7 @@ impl Stage {
             stream_id_bits: Some(ID_BITS),
             ..UnitOptions::default()
         };
-        self.bed.bring_up_at(node(index), self.driver, &options)
+        self.bed.bring_up_at(node(index), self.driver, &options).map(|up| up.instance)
     }
 
     fn publish(&self, index: usize, instance: ReadyInstance) {

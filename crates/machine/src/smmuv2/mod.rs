@@ -4,9 +4,11 @@ mod context;
 mod fault;
 mod profile;
 mod registers;
+mod together;
 mod translate;
 
 pub use profile::SmmuV2Profile;
+pub use together::{Interleaved, share_translations};
 
 use crate::faults::{Consumption, Faults, Policy};
 use crate::hook::Hook;
@@ -21,7 +23,8 @@ use portcullis_spec::smmuv2::global0::STLBGSTATUS;
 use registers::{Effect, Issuer, RegisterFile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use translate::Fill;
 
 /// The interrupt outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +33,17 @@ pub enum SmmuV2Line {
     Global,
     /// A fault of that context bank was recorded.
     Context(u8),
+}
+
+/// A group that firmware programmed before the operating system came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirmwareGroup {
+    /// The id that it matches; without stream matching, the group's number.
+    pub id: StreamId,
+    /// The bits of it that are ignored.
+    pub mask: u16,
+    /// The bank that it leads to; `None` lets its streams pass.
+    pub bank: Option<u8>,
 }
 
 /// What an instance has done since it was made.
@@ -80,6 +94,9 @@ struct State {
     gone: bool,
     counters: SmmuV2Counters,
     lines: Vec<SmmuV2Line>,
+    /// Units that find what this one fetches, and what they have not been told of yet.
+    sharers: Vec<Weak<SmmuV2>>,
+    to_share: Vec<Fill>,
 }
 
 /// One SMMUv2 on the machine's bus.
@@ -118,6 +135,8 @@ impl SmmuV2 {
             gone: false,
             counters: SmmuV2Counters::default(),
             lines: Vec::new(),
+            sharers: Vec::new(),
+            to_share: Vec::new(),
         };
         let (state, sink) = (Mutex::new(state), Mutex::new(None));
         Self { index, profile, policy, memory, oracle, hook, sight, state, sink }
@@ -151,6 +170,16 @@ impl SmmuV2 {
         for wait in state.waits.values_mut() {
             wait.looks.get_or_insert(0);
         }
+    }
+
+    /// The unit as firmware leaves it that has a device running, the display say: it is on, these groups match (the first ones of the unit, in order), and what matches none passes. No trap of
+    /// the profile is in firmware's way, because it is firmware that traps. Banks are programmed by their registers.
+    pub fn leave_running(&self, groups: &[FirmwareGroup]) {
+        self.lock().file.leave_running(groups);
+    }
+
+    fn share_with(&self, sharers: Vec<Weak<Self>>) {
+        self.lock().sharers = sharers;
     }
 
     /// What it has done so far.

@@ -1,5 +1,6 @@
 //! The register file: which registers exist, what they take, and what a write sets off.
 
+use super::FirmwareGroup;
 use super::fault::{ContextFault, GlobalFault};
 use super::profile::SmmuV2Profile;
 use crate::vmsa::{Regime, Scope, Span};
@@ -117,6 +118,24 @@ impl RegisterFile {
             groups: vec![Group { smr: 0, s2cr: bypass }; profile.groups.into()],
             banks: vec![Bank::default(); profile.banks.into()],
             profile: profile.clone(),
+        }
+    }
+
+    /// See [`SmmuV2::leave_running`](super::SmmuV2::leave_running).
+    pub(super) fn leave_running(&mut self, groups: &[FirmwareGroup]) {
+        self.scr0 = 0;
+        for (index, left) in groups.iter().enumerate() {
+            let (id, mask) = (u64::from(left.id.raw()), u64::from(left.mask));
+            let s2cr = match left.bank {
+                None => s2cr::TYPE.of(s2cr_type::BYPASS),
+                Some(bank) => {
+                    s2cr::TYPE.of(s2cr_type::TRANSLATION) | s2cr::CBNDX.of(u64::from(bank))
+                }
+            };
+            let smr = (smr::VALID.of(1) | smr::ID.of(id) | smr::MASK.of(mask)) as u32;
+            let at = if self.profile.stream_matching { index } else { left.id.raw() as usize };
+            let smr = self.implemented(smr);
+            self.groups[at] = Group { smr, s2cr: s2cr as u32 };
         }
     }
 

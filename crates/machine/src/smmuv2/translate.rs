@@ -16,6 +16,7 @@ use portcullis_spec::Field;
 use portcullis_spec::smmuv2::bank::{fsr, sctlr};
 use portcullis_spec::smmuv2::global0::{s2cr, scr0};
 use portcullis_spec::smmuv2::s2cr_type;
+use std::sync::Weak;
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ struct Target {
 
 /// What a walk found and may be kept.
 #[derive(Clone, Copy, Debug)]
-enum Fill {
+pub(super) enum Fill {
     Table(Tag, u32, u64, TableEntry),
     Leaf(Tag, u32, u64, Leaf),
 }
@@ -94,7 +95,11 @@ impl SmmuV2 {
             self.speculate(state, id.raw(), access, 1 << size);
         }
         let lines = std::mem::take(&mut state.lines);
+        let (to_share, sharers) = (std::mem::take(&mut state.to_share), state.sharers.clone());
         drop(guard);
+        for sharer in sharers.iter().filter_map(Weak::upgrade) {
+            sharer.keep_all(&mut sharer.lock(), &to_share);
+        }
         self.raise(lines);
         result
     }
@@ -128,9 +133,16 @@ impl SmmuV2 {
     }
 
     fn keep(&self, state: &mut State, fills: Vec<Fill>) {
+        self.keep_all(state, &fills);
+        if !state.sharers.is_empty() {
+            state.to_share.extend(fills);
+        }
+    }
+
+    fn keep_all(&self, state: &mut State, fills: &[Fill]) {
         let wanted = self.policy.tlb;
         for fill in fills {
-            match fill {
+            match *fill {
                 Fill::Table(tag, size, address, entry) => {
                     if wanted.tables {
                         state.tlb.keep_table(tag, size, address, entry);

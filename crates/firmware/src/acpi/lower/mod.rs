@@ -85,6 +85,7 @@ impl Lowering {
             enabled: true,
             cells: None,
             registers,
+            mirrors: Vec::new(),
             interrupts: Vec::new(),
             coherent: true,
             context_banks: None,
