@@ -104,8 +104,11 @@ struct Emulated {
 
 impl Emulated {
     fn start(installation: &Installation) -> Self {
+        Self::on(Virt::riscv(), installation)
+    }
+
+    fn on(mut virt: Virt, installation: &Installation) -> Self {
         let slots = IDS.map(|id| BusId::ROOT.slot((id >> 3) as u8));
-        let mut virt = Virt::riscv();
         for slot in slots {
             virt.edu(slot);
         }
@@ -974,6 +977,8 @@ fn the_drivers_invalidations_are_all_needed_and_enough() {
         assert_eq!(slips(&Software::new(Policy::default()), format, None), None, "{format:?}");
         if let Some(qemu) = qemu {
             assert_eq!(slips(&Emulated::start(qemu), format, None), None, "{format:?} on QEMU");
+            let function = Emulated::on(Virt::riscv_function(1), qemu);
+            assert_eq!(slips(&function, format, None), None, "{format:?} on QEMU's PCI function");
         }
     }
     let mut survivors = Vec::new();
