@@ -10,6 +10,7 @@ mod lend;
 mod list;
 mod mapping;
 mod parked;
+mod pool;
 mod run;
 mod turn;
 mod view;

@@ -1,10 +1,11 @@
 //! Bytes that reach a device by way of pages of their own.
 
 use super::Lendable;
+use super::pool::PooledPages;
 use core::fmt;
 use core::ops::Range;
 use portcullis_addr::{PhysAddr, PhysRange};
-use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout};
+use portcullis_platform::{AllocError, DmaMemory, DmaPages, PageLayout, Platform};
 
 const WORD: usize = 8;
 
@@ -12,17 +13,17 @@ const WORD: usize = 8;
 ///
 /// Made by [`DmaHandle::bounce`](crate::DmaHandle::bounce), lent like any buffer, and turned into its bytes again by [`into_bytes`](Self::into_bytes). The bytes are copied into the pages when it is made, for a
 /// device that only writes as well: what that does not write comes back as it was. (Where tables cannot say "write only", as Arm's stage 1, it could read them, as it could those of any buffer
-/// that it is lent.) Each takes pages of its own from the platform's memory, and
-/// bytes are copied a word at a time.
+/// that it is lent.) One that fits a page takes it from a pool of its driver's, at most 64 pages that are zeroed when they go back, so that a warm driver asks for no memory; a longer one takes
+/// fresh pages. Bytes are copied a word at a time.
 #[doc(alias = "swiotlb")]
-pub struct Bounce<T, M: DmaMemory> {
+pub struct Bounce<T, P: Platform> {
     bytes: T,
-    pages: DmaPages<M>,
+    pages: PooledPages<P>,
 }
 
-impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, M: DmaMemory> Bounce<T, M> {
-    /// `bytes`, copied into pages of `granule` bytes from `memory`.
-    pub(super) fn new(pages: DmaPages<M>, bytes: T) -> Self {
+impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, P: Platform> Bounce<T, P> {
+    /// `bytes`, copied into `pages`.
+    pub(super) fn new(pages: PooledPages<P>, bytes: T) -> Self {
         let bounce = Self { bytes, pages };
         bounce.store(0, bounce.bytes.as_ref());
         bounce
@@ -97,7 +98,7 @@ fn words(offset: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>
 
 // SAFETY: the pages belong to the value from `DmaMemory::allocate` to its drop, wherever it is moved, all of them; they are reached as atomic words, for which every content is valid.
 #[expect(unsafe_code, reason = "it vouches for its pages")]
-unsafe impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, M: DmaMemory> Lendable for Bounce<T, M> {
+unsafe impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, P: Platform> Lendable for Bounce<T, P> {
     fn range(&self) -> PhysRange {
         let len = self.bytes.as_ref().len().clamp(1, self.pages.len());
         whole(self.pages.address(), len)
@@ -112,9 +113,9 @@ fn whole(start: PhysAddr, len: usize) -> PhysRange {
     PhysRange::new(start, len as u64).expect("memory does not wrap")
 }
 
-impl<T, M: DmaMemory> fmt::Debug for Bounce<T, M> {
+impl<T, P: Platform> fmt::Debug for Bounce<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bounce").field("pages", &self.pages).finish_non_exhaustive()
+        f.debug_struct("Bounce").field("pages", &*self.pages).finish_non_exhaustive()
     }
 }
 

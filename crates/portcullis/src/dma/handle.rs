@@ -12,7 +12,7 @@ use crate::segments::SegmentLimits;
 use alloc::sync::Arc;
 use core::fmt;
 use portcullis_addr::{Iova, PhysAddr};
-use portcullis_platform::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout, Platform};
+use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout, Platform};
 
 /// A driver's way to let its device reach memory. Made by the core only, for a device whose path is final; void after unbind.
 ///
@@ -248,13 +248,14 @@ impl<P: Platform> DmaHandle<P> {
     pub fn bounce<T: AsRef<[u8]> + AsMut<[u8]> + 'static>(
         &self,
         bytes: T,
-    ) -> Result<Bounce<T, P::Memory>, NoBounce<T>> {
+    ) -> Result<Bounce<T, P>, NoBounce<T>> {
         let granule = usize::try_from(self.granule().max(4096)).unwrap_or(usize::MAX);
         let len = bytes.as_ref().len();
         let page = PageLayout::new(granule, granule).expect("a power of two, and not 0");
-        let layout = Bounce::<T, P::Memory>::layout(len, granule);
+        let layout = Bounce::<T, P>::layout(len, granule);
         let pages = layout.ok_or(AllocError { layout: page });
-        match pages.and_then(|layout| DmaPages::new(self.platform().memory(), layout)) {
+        let pool = self.lease.page_pool(page);
+        match pages.and_then(|layout| pool.take(self.platform().memory(), layout)) {
             Ok(pages) => Ok(Bounce::new(pages, bytes)),
             Err(error) => Err(NoBounce { bytes, error }),
         }

@@ -5,6 +5,7 @@ mod lazy;
 use super::grant::{Grant, Placed};
 use super::lend::{Loan, MemoryKind};
 use super::list::whole_pages;
+use super::pool::PagePool;
 use crate::description::{DeviceDescription, DomainType};
 use crate::error::{DmaError, Unconfirmed};
 use crate::hooks::{Safeguard, omitted};
@@ -21,7 +22,7 @@ use once_cell::race::OnceBox;
 use portcullis_addr::{Iova, IovaRange, PhysAddr, PhysRange, Prot};
 use portcullis_iova::{AllocateError, IovaRequest};
 use portcullis_pgtable::IotlbGather;
-use portcullis_platform::{Lock, LockLabel, Mutex, Platform, RawEvent};
+use portcullis_platform::{Lock, LockLabel, Mutex, PageLayout, Platform, RawEvent};
 
 /// How a device's addresses become bus addresses. Final while a driver is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +117,8 @@ pub(crate) struct Lease<P: Platform> {
     ended: P::Event,
     /// Who must learn when there is something to flush.
     timer: Option<Arc<P::Event>>,
+    /// Made for the first bytes that are bounced. Filled once; no step of the explorer, because everybody is given the same.
+    bounced: OnceBox<Arc<PagePool<P>>>,
 }
 
 impl<P: Platform> Lease<P> {
@@ -146,6 +149,7 @@ impl<P: Platform> Lease<P> {
             end: Mutex::new(LockLabel::new("lease", index), None),
             ended: P::Event::new(LockLabel::new("lease", index)),
             timer,
+            bounced: OnceBox::new(),
         })
     }
 
@@ -155,6 +159,11 @@ impl<P: Platform> Lease<P> {
 
     pub(super) fn platform(&self) -> &Arc<P> {
         &self.platform
+    }
+
+    /// Where bounced bytes have their pages from, single ones of layout `page`.
+    pub(super) fn page_pool(&self, page: PageLayout) -> &Arc<PagePool<P>> {
+        self.bounced.get_or_init(|| Box::new(Arc::new(PagePool::new(page))))
     }
 
     pub(super) fn granule(&self) -> u64 {
@@ -610,6 +619,9 @@ impl<P: Platform> Lease<P> {
 
     /// Says that the lease has ended, and whether it is confirmed that nothing of it is reached any more.
     pub(crate) fn end(&self, end: Result<(), Unconfirmed>) {
+        if let Some(pool) = self.bounced.get() {
+            pool.close();
+        }
         self.end.lock().get_or_insert_default().outcome = Some(end);
         self.ended.notify_all();
     }

@@ -458,3 +458,34 @@ fn a_driver_that_goes_on_for_long_holds_a_bounded_number_of_tables() {
     assert!(blocks() < before + 32, "they went with the last lease");
     path.board.assert_clean();
 }
+
+/// Bytes that are bounced have their page from those that were bounced before, and the device finds nothing of these.
+#[test]
+fn bounced_bytes_use_pages_again_in_which_nothing_is_left() {
+    let path = Path::new(|description| description.untrusted = true);
+    let blocks = || path.board.machine.memory().live_blocks().len();
+    let bounce = |bytes: Vec<u8>| {
+        path.dma.map(path.dma.bounce(bytes).expect("memory"), Both).expect("mapped")
+    };
+    let mut warm = None;
+    for round in 0..40u8 {
+        let secret = bounce(vec![0xa5; 1000 + usize::from(round)]);
+        assert!(path.write(secret.device_address() + 3000, b"left by the device"));
+        path.dma.unmap(secret).expect("confirmed").into_bytes();
+        let short = bounce(vec![round; 4]);
+        let mut page = vec![0xff; PAGE as usize];
+        assert!(path.read(short.device_address(), &mut page));
+        assert_eq!(page[..4], [round; 4]);
+        assert!(page[4..].iter().all(|byte| *byte == 0), "nothing of the last one");
+        path.dma.unmap(short).expect("confirmed").into_bytes();
+        if round >= 20 {
+            assert_eq!(*warm.get_or_insert(blocks()), blocks(), "no memory is asked for");
+        }
+    }
+    let before = blocks();
+    let many: Vec<_> = (0..100).map(|_| path.dma.bounce(vec![1; 8]).expect("memory")).collect();
+    drop(many);
+    assert_eq!(blocks(), before + 63, "64 pages are kept");
+    path.core.unbind(&path.device).expect("bound");
+    assert!(blocks() < before, "and none when the driver is gone");
+}
