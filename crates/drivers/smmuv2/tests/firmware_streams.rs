@@ -282,7 +282,7 @@ fn left_translating(asid: u64) -> Board {
     registers.write32(bank + 0x10, 5 | 1 << 4);
     registers.write32(
         bank + 0x30,
-        64 - u32::from(config.input_bits) | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23,
+        (64 - u32::from(config.input_bits)) | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23,
     );
     registers.write64(bank + 0x20, config.root.address().raw() | asid << 48);
     registers.write32(bank + 0x38, 0xff44_0400u32);

@@ -69,9 +69,12 @@ fn framebuffer_not_kept() {
     };
     let display = client("display-controller@1", &[1, 5]).cells("phandle", &[30]);
     let named = splash("splash@88000000");
-    assert!(fires(named.clone(), &[display.clone()]), "by its name");
+    assert!(fires(named.clone(), std::slice::from_ref(&display)), "by its name");
     assert!(fires(splash("fb@88000000"), &[framebuffer(), display.clone()]), "by its user");
-    assert!(!fires(splash("fb@88000000"), &[display.clone()]), "nobody says that it is a picture");
+    assert!(
+        !fires(splash("fb@88000000"), std::slice::from_ref(&display)),
+        "nobody says that it is a picture"
+    );
     let off = display.clone().text("status", "disabled");
     assert!(fires(named.clone(), &[off]), "firmware uses what no driver may");
     // The display is not behind an SMMU, or does not exist.
