@@ -3,7 +3,9 @@
 use crate::made::{Dt, bridge, client, device, dt, has_finding, mmu500, root, smmu, translated};
 use portcullis::{DeviceDescription, DmaPath, ReservedKind, merge_regions};
 use portcullis_addr::PhysAddr;
-use portcullis_firmware::{MachineDescription, Quirk, ReadError, Severity, read_devicetree, rule};
+use portcullis_firmware::{
+    IommuKind, MachineDescription, Quirk, ReadError, Severity, read_devicetree, rule,
+};
 
 fn function(name: &str, device: u32, function: u32) -> Dt {
     dt(name).cells("reg", &[(device << 11) | (function << 8), 0, 0, 0, 0])
@@ -429,4 +431,28 @@ fn members_of_a_group_that_contradict_each_other_are_blocked_as_the_core_blocks_
         panic!("blocked")
     };
     assert_eq!(*shown, reason);
+}
+
+/// Binding `iommu/riscv,iommu.yaml`, as QEMU's `virt` writes it: a platform device needs its registers, a PCI function has them in a BAR; both snoop unless the tree says otherwise.
+#[test]
+fn a_riscv_iommu_is_a_platform_device_or_a_pci_function() {
+    let unit = |compatible| {
+        let node = dt("iommu@3010000").text("compatible", compatible);
+        node.cells("#iommu-cells", &[1]).cells("phandle", &[1])
+    };
+    let window = [0x0301_0000, 0x1000];
+    for (node, usable, coherent) in [
+        (unit("riscv,iommu").cells("reg", &window), true, true),
+        (unit("riscv,iommu").cells("reg", &window).flag("dma-noncoherent"), true, false),
+        (unit("riscv,iommu"), false, true),
+        (unit("riscv,pci-iommu"), true, true),
+        (unit("riscv,pci-iommu").cells("#iommu-cells", &[2]), false, true),
+    ] {
+        let machine = root().with(node).with(client("dma@0", &[1, 0x10])).read();
+        let iommu = &machine.iommus[0];
+        assert_eq!((iommu.kind, iommu.coherent), (IommuKind::RiscV, coherent));
+        assert_eq!(iommu.unusable.is_none(), usable, "{:?}", iommu.unusable);
+        let expected = usable.then_some(0x10);
+        assert_eq!(streams(&machine), [("/dma@0".to_owned(), expected)]);
+    }
 }
