@@ -22,7 +22,7 @@ use portcullis_platform::{
 };
 use portcullis_spec::riscv::{self as spec, command, cqb, cqcsr};
 
-/// Longest wait for a fence, or for room in the queue: 1 s. Linux's driver waits 1 s too (`RISCV_IOMMU_IOTINVAL_TIMEOUT` is 90 s where devices with ATS are concerned).
+/// Longest wait for a fence, or for room in the queue: 1 s. Nothing here has a device with ATS answer, which is what a fence may wait long for (§3.1.4).
 pub const FENCE_BOUND: Nanos = 1_000_000_000;
 /// The fewest entries, as log2: one command and its fence, and the entry that stays empty.
 pub(crate) const LEAST_LOG2: u8 = 2;

@@ -7,7 +7,7 @@ use portcullis_platform::{Nanos, Platform, Registers, wait_for};
 use portcullis_spec::Register;
 use portcullis_spec::riscv as spec;
 
-/// Longest wait for a control register to take effect (`busy` of `ddtp`, `cqcsr`, `fqcsr`): 100 ms. Linux's driver waits 10 to 100 ms.
+/// Longest wait for a control register to take effect (`busy` of `ddtp`, `cqcsr`, `fqcsr`): 100 ms.
 pub const REGISTER_BOUND: Nanos = 100_000_000;
 
 /// What a missing unit reads as.
