@@ -1,6 +1,6 @@
 //! `show --html`: a page that stands alone, with one drawing for each IOMMU.
 //!
-//! Everything that comes from the description is escaped. A drawing is as wide as a narrow screen; on a wide one several stand side by side.
+//! Everything that comes from the description is escaped. A drawing is as wide as a narrow screen; on a wide one several stand side by side, and one with many devices has several columns.
 
 mod svg;
 
@@ -11,6 +11,9 @@ use portcullis_firmware::{DescribedDevice, IommuNode, MachineDescription, Severi
 use portcullis_testbed::IommuDriver;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+/// An IOMMU with more devices than this has the whole width of the page.
+const MANY: usize = 10;
 
 /// A device in a drawing, with the number of its group where it shares one.
 pub(super) struct Placed<'m> {
@@ -86,7 +89,8 @@ fn section(
         true => "<p class=\"none\">no client</p>\n".to_owned(),
         false => svg::drawing(machine, title, node, devices),
     };
-    format!("<section><h2>{}</h2>\n<p>{head}</p>\n{drawing}</section>\n", escaped(title))
+    let class = if devices.len() > MANY { " class=\"many\"" } else { "" };
+    format!("<section{class}><h2>{}</h2>\n<p>{head}</p>\n{drawing}</section>\n", escaped(title))
 }
 
 fn findings(machine: &MachineDescription) -> String {
