@@ -1,45 +1,12 @@
 //! IORT and RIMT.
 
-use crate::made::{Bytes, bytes, clients, device, error, read, rules, table};
+use crate::made::{
+    Bytes, Mapping, bytes, clients, component, device, error, iort, read, reserved, root_complex,
+    rules, smmuv3, table,
+};
 use portcullis::{DmaPath, ReservedKind};
 use portcullis_firmware::acpi::Fault;
 use portcullis_firmware::{IommuKind, Quirk, RequesterId, rule};
-
-/// (input, number of ids less one, output, index of the target node, flags).
-type Mapping = (u32, u32, u32, usize, u32);
-
-/// Nodes with their data and mappings, laid out one behind the other.
-pub(crate) fn iort(nodes: &[(u8, u8, Bytes, Vec<Mapping>)]) -> Vec<u8> {
-    let lengths = nodes
-        .iter()
-        .map(|(_, _, data, maps)| 16 + data.0.len().next_multiple_of(4) + 20 * maps.len());
-    let starts: Vec<usize> = lengths
-        .clone()
-        .scan(48, |at, len| {
-            *at += len;
-            Some(*at - len)
-        })
-        .collect();
-    let count = u32::try_from(nodes.len()).expect("short");
-    let mut body = bytes().u32(count).u32(48).u32(0);
-    for ((kind, revision, data, maps), len) in nodes.iter().zip(lengths) {
-        let number = |value: usize| u32::try_from(value).expect("short");
-        let data_len = data.0.len().next_multiple_of(4);
-        body = body.u8(*kind).u16(u16::try_from(len).expect("short")).u8(*revision).u32(0);
-        body = body.u32(number(maps.len())).u32(number(16 + data_len)).bytes(&data.0);
-        body = body.zeros(data_len - data.0.len());
-        for (input, beyond, output, target, flags) in maps {
-            let target = starts.get(*target).map_or(0, |start| number(*start));
-            body = body.u32(*input).u32(*beyond).u32(*output).u32(target).u32(*flags);
-        }
-    }
-    table(b"IORT", 6, body)
-}
-
-fn smmuv3(base: u64, model: u32) -> (u8, u8, Bytes, Vec<Mapping>) {
-    let data = bytes().u64(base).u32(1).u32(0).u64(0).u32(model).zeros(16);
-    (4, 4, data, vec![])
-}
 
 fn mmu500(base: u64, contexts: u32) -> (u8, u8, Bytes, Vec<Mapping>) {
     (3, 3, bytes().u64(base).u64(0x8_0000).u32(3).u32(2).u32(60).u32(contexts).zeros(12), vec![])
@@ -47,20 +14,6 @@ fn mmu500(base: u64, contexts: u32) -> (u8, u8, Bytes, Vec<Mapping>) {
 
 fn its() -> (u8, u8, Bytes, Vec<Mapping>) {
     (0, 1, bytes().u32(1).u32(0), vec![])
-}
-
-fn root_complex(segment: u32, maps: Vec<Mapping>) -> (u8, u8, Bytes, Vec<Mapping>) {
-    let data = bytes().u32(1).u32(0).u32(1).u32(segment).u8(40).zeros(3);
-    (2, 3, data, maps)
-}
-
-fn component(name: &[u8], maps: Vec<Mapping>) -> (u8, u8, Bytes, Vec<Mapping>) {
-    (1, 4, bytes().u32(0).u32(0).u32(0).u8(36).bytes(name).u8(0), maps)
-}
-
-fn reserved(start: u64, len: u64, maps: Vec<Mapping>) -> (u8, u8, Bytes, Vec<Mapping>) {
-    // The descriptor stands right behind the fixed part.
-    (6, 3, bytes().u32(0).u32(1).u32(28).u64(start).u64(len).u32(0), maps)
 }
 
 pub(crate) fn server() -> Vec<u8> {

@@ -1,36 +1,11 @@
 //! DMAR and IVRS.
 
-use crate::made::{Bytes, bytes, clients, device, error, read, rules, table};
+use crate::made::{
+    Bytes, bytes, clients, device, dmar, drhd, error, ivmd, ivrs, read, record, rmrr, rules, scope,
+};
 use portcullis::{DmaPath, ReservedKind};
 use portcullis_firmware::acpi::Fault;
 use portcullis_firmware::{IommuKind, RequesterId, SourceKind, rule};
-
-fn record(kind: u16, body: Bytes) -> Bytes {
-    let length = u16::try_from(4 + body.0.len()).expect("short");
-    bytes().u16(kind).u16(length).bytes(&body.0)
-}
-
-/// A device scope: type, enumeration id, start bus, path.
-fn scope(kind: u8, id: u8, bus: u8, path: &[(u8, u8)]) -> Bytes {
-    let length = u8::try_from(6 + 2 * path.len()).expect("short");
-    let scope = bytes().u8(kind).u8(length).u16(0).u8(id).u8(bus);
-    path.iter().fold(scope, |scope, (device, function)| scope.u8(*device).u8(*function))
-}
-
-fn drhd(all: bool, base: u64, scopes: &[Bytes]) -> Bytes {
-    let body = bytes().u8(u8::from(all)).u8(0).u16(0).u64(base);
-    record(0, scopes.iter().fold(body, |body, scope| body.bytes(&scope.0)))
-}
-
-fn rmrr(first: u64, last: u64, scopes: &[Bytes]) -> Bytes {
-    let body = bytes().u16(0).u16(0).u64(first).u64(last);
-    record(1, scopes.iter().fold(body, |body, scope| body.bytes(&scope.0)))
-}
-
-pub(crate) fn dmar(records: &[Bytes]) -> Vec<u8> {
-    let body = bytes().u8(38).u8(1).zeros(10);
-    table(b"DMAR", 1, records.iter().fold(body, |body, record| body.bytes(&record.0)))
-}
 
 /// As on most laptops: one unit for the graphics device, one for all others.
 pub(crate) fn laptop() -> Vec<u8> {
@@ -174,21 +149,12 @@ fn ivhd(kind: u8, device: u16, base: u64, entries: Bytes) -> Bytes {
     head.bytes(&entries.0)
 }
 
-fn ivmd(kind: u8, flags: u8, first: u16, last: u16, start: u64, len: u64) -> Bytes {
-    bytes().u8(kind).u8(flags).u16(32).u16(first).u16(last).u64(0).u64(start).u64(len)
-}
-
 fn four(kind: u8, device: u16) -> Bytes {
     bytes().u8(kind).u16(device).u8(0)
 }
 
 fn eight(kind: u8, device: u16, rest: [u8; 4]) -> Bytes {
     four(kind, device).bytes(&rest)
-}
-
-pub(crate) fn ivrs(records: &[Bytes]) -> Vec<u8> {
-    let body = bytes().u32(0x0020_3040).zeros(8);
-    table(b"IVRS", 2, records.iter().fold(body, |body, record| body.bytes(&record.0)))
 }
 
 fn joined(entries: &[Bytes]) -> Bytes {
