@@ -224,7 +224,7 @@ pub mod rule {
         IOMMU_ADDRESSES_ROUNDED Note "iommu-addresses-rounded":
             "A region to be mapped 1:1 is no whole number of pages: all pages that it touches are mapped.",
             "reg = <0x83200036 0x119400>;",
-            "Rounds start and end outward (iommu_create_device_direct_mappings).";
+            "Rounds start and end up (iommu_create_device_direct_mappings): the page in which the region begins is not mapped.";
         RESERVED_OVERLAP Warning "reserved-overlap":
             "A device's region to be mapped 1:1 overlaps a range that is kept free; the overlap is mapped.",
             "iommu-addresses inside a PCI window",

@@ -4,6 +4,7 @@ mod boards;
 mod fires;
 mod hostile;
 mod kernel_package;
+mod kinds;
 mod lowering;
 mod made;
 mod malformed;

@@ -208,7 +208,7 @@ fn reserved(description: &DeviceDescription) -> Vec<(u64, u64, ReservedKind)> {
     regions.map(|it| (it.range.start().raw(), it.range.last().raw(), it.kind)).collect()
 }
 
-/// Linux `iommu_create_device_direct_mappings` aligns start and end; after msm8916-mainline/linux pull request 380.
+/// Linux `iommu_create_device_direct_mappings` aligns start and end (upwards, so that the first page is missing: the picture's first lines fault); after msm8916-mainline/linux pull request 380.
 #[test]
 fn an_unaligned_boot_framebuffer_is_mapped_in_whole_pages() {
     let panel = client("panel@1", &[1, 5]).cells("phandle", &[30]).cells("memory-region", &[20]);
