@@ -42,6 +42,18 @@ pub enum Blocking {
     Unknown,
 }
 
+impl fmt::Display for Blocking {
+    /// What it means for the devices behind the IOMMU, and what is to be done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Confirmed => "its devices are blocked",
+            Self::Unknown => {
+                "whether its devices are blocked is unknown: turn their bus mastering off"
+            }
+        })
+    }
+}
+
 /// Why nothing will be registered at a node. Made from a string alone, it claims nothing about the devices behind the node: [`Unknown`](Blocking::Unknown).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFailure {

@@ -88,13 +88,7 @@ impl fmt::Display for BringUpCause {
 
 impl fmt::Display for BringUpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RISC-V IOMMU: {}; ", self.cause)?;
-        f.write_str(match self.blocking {
-            Blocking::Confirmed => "its devices are blocked",
-            Blocking::Unknown => {
-                "whether its devices are blocked is unknown: turn their bus mastering off"
-            }
-        })
+        write!(f, "RISC-V IOMMU: {}; {}", self.cause, self.blocking)
     }
 }
 

@@ -86,13 +86,7 @@ impl fmt::Display for BringUpCause {
 
 impl fmt::Display for BringUpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SMMUv3: {}; ", self.cause)?;
-        f.write_str(match self.blocking {
-            Blocking::Confirmed => "its devices are blocked",
-            Blocking::Unknown => {
-                "whether its devices are blocked is unknown: turn their bus mastering off"
-            }
-        })
+        write!(f, "SMMUv3: {}; {}", self.cause, self.blocking)
     }
 }
 
@@ -125,7 +119,7 @@ impl BringUpCause {
                 OpsError::Timeout { awaited: Awaited::Register(register), timeout }
             }
             Self::Commands(error) => error,
-            _ => OpsError::Hardware { breakage: Breakage::Gone, status: u64::from(u32::MAX) },
+            _ => gone(),
         }
     }
 }
