@@ -6,6 +6,7 @@
 //! - [`Claims`]: whose streams are whose, who changes an entry, and of which entries hardware has not confirmed that they block.
 //! - [`Ids`]: the tags of address spaces.
 //! - [`Line`], [`Failures`]: of a queue of commands that several threads use: who waits for room, and whose command was refused.
+//! - [`answer`]: what the core is told where a unit does not do what it should.
 //!
 //! Dependency rule: uses `addr`, `platform` and the interfaces of the core. Knows no driver. `no_std` + `alloc`, no `unsafe`.
 #![no_std]
@@ -13,6 +14,7 @@
 
 extern crate alloc;
 
+pub mod answer;
 mod claims;
 mod failures;
 mod ids;

@@ -11,12 +11,12 @@
 //! A wait that reaches its bound leaves the commands in the queue (they are harmless when the unit runs them later) and marks the unit as dead: further calls fail at once, until the head moves.
 
 use crate::command::Command;
-use crate::error::{self, BringUpCause};
+use crate::error::BringUpCause;
 use crate::hooks::{Safeguard, omitted};
 use crate::unit::Unit;
 use core::sync::atomic::Ordering;
 use portcullis::OpsError;
-use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted};
+use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted, answer};
 use portcullis_platform::{
     AllocError, DmaMemory, IrqLock, LockLabel, Nanos, Platform, RawAtomic, Registers, wait_for,
 };
@@ -154,7 +154,7 @@ impl<P: Platform> CommandQueue<P> {
         mut commands: impl Iterator<Item = Command>,
     ) -> Result<Submitted, OpsError> {
         if !self.running.is_set() {
-            return Err(error::shut_down());
+            return Err(answer::shut_down());
         }
         self.check_alive(unit)?;
         let most = self.capacity().min(LARGEST_BATCH) - 1;
@@ -196,7 +196,7 @@ impl<P: Platform> CommandQueue<P> {
         let placed = wait_until(unit, || {
             self.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
         });
-        let placed = placed.and_then(|placed| placed.ok_or_else(|| error::no_room(FENCE_BOUND)));
+        let placed = placed.and_then(|placed| placed.ok_or_else(|| answer::no_room(FENCE_BOUND)));
         if let Some(turn) = turn {
             // Not used: it was in vain.
             self.inner.with(|inner| inner.line.leave(turn));
@@ -258,11 +258,11 @@ impl<P: Platform> CommandQueue<P> {
         })?;
         if waited.is_none() {
             self.mark_dead(unit);
-            return Err(error::unconfirmed(FENCE_BOUND));
+            return Err(answer::unconfirmed(FENCE_BOUND));
         }
         match self.failures.hit(submitted) {
             None => Ok(()),
-            Some(code) => Err(error::refused(code << ERRORS_LO)),
+            Some(code) => Err(answer::refused(code << ERRORS_LO)),
         }
     }
 
@@ -311,7 +311,7 @@ impl<P: Platform> CommandQueue<P> {
         inner.stopped = (position, if at == position { times.saturating_add(1) } else { 1 });
         if inner.stopped.1 > STOP_LIMIT {
             self.dead.store(FAILED, Ordering::Release);
-            return Err(error::stopped(head));
+            return Err(answer::stopped(head));
         }
         let aborted = errors & cqcsr::CQMF.mask() as u32 != 0;
         if position < inner.produced && !(aborted && inner.stopped.1 <= RETRIES) {
@@ -330,7 +330,7 @@ impl<P: Platform> CommandQueue<P> {
             u64::from(self.index(inner.produced)).wrapping_sub(head.into()) & (self.entries() - 1);
         let position = inner.produced.checked_sub(behind);
         let known = position.filter(|position| *position >= inner.consumed);
-        known.filter(|_| u64::from(head) < self.entries()).ok_or_else(|| error::bad_index(head))
+        known.filter(|_| u64::from(head) < self.entries()).ok_or_else(|| answer::bad_index(head))
     }
 
     fn entries(&self) -> u64 {

@@ -2,8 +2,9 @@
 
 use alloc::string::ToString;
 use core::fmt;
-use portcullis::{Awaited, Blocking, Breakage, NodeFailure, OpsError};
-use portcullis_platform::{AllocError, Nanos, Timeout};
+use portcullis::{Awaited, Blocking, NodeFailure, OpsError};
+use portcullis_driver_parts::answer;
+use portcullis_platform::{AllocError, Timeout};
 
 /// A unit could not be brought up. Everything that was taken is given back, except memory that hardware may still read, which is kept for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,46 +122,7 @@ impl BringUpCause {
                 OpsError::Timeout { awaited: Awaited::Register(register), timeout }
             }
             Self::Commands(error) => error,
-            _ => gone(),
+            _ => answer::gone(),
         }
     }
-}
-
-/// The unit's registers read as all ones.
-pub(crate) fn gone() -> OpsError {
-    broken(Breakage::Gone, u32::MAX.into())
-}
-
-/// The unit was stopped by this driver.
-pub(crate) fn shut_down() -> OpsError {
-    broken(Breakage::ShutDown, 0)
-}
-
-/// Nothing was queued: there was no room for so long.
-pub(crate) fn no_room(after: Nanos) -> OpsError {
-    OpsError::Timeout { awaited: Awaited::Room, timeout: Timeout { after } }
-}
-
-/// A fence did not complete for so long.
-pub(crate) fn unconfirmed(after: Nanos) -> OpsError {
-    OpsError::Timeout { awaited: Awaited::Confirmation, timeout: Timeout { after } }
-}
-
-/// The unit refused a command; `bits` are those of `cqcsr` that say why.
-pub(crate) fn refused(bits: u64) -> OpsError {
-    broken(Breakage::CommandRefused, bits)
-}
-
-/// The queue stops at the same place again and again.
-pub(crate) fn stopped(head: u32) -> OpsError {
-    broken(Breakage::QueueStopped, head.into())
-}
-
-/// `cqh` reads as something that it cannot be.
-pub(crate) fn bad_index(head: u32) -> OpsError {
-    broken(Breakage::BadIndex, head.into())
-}
-
-fn broken(breakage: Breakage, status: u64) -> OpsError {
-    OpsError::Hardware { breakage, status }
 }

@@ -3,7 +3,7 @@
 use crate::command::Command;
 use crate::command_queue::CommandQueue;
 use crate::context::Spaces;
-use crate::error::{self, BringUpCause, BringUpError};
+use crate::error::{BringUpCause, BringUpError};
 use crate::event_queue::EventQueue;
 use crate::hooks::{Safeguard, omitted};
 use crate::identify::{Features, Interrupts, choose_features, identify};
@@ -13,6 +13,7 @@ use crate::{Iommu, Options};
 use alloc::sync::Arc;
 use portcullis::OpsError;
 use portcullis_driver_parts::Running;
+use portcullis_driver_parts::answer;
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers, Timeout};
 use portcullis_spec::Register;
 use portcullis_spec::riscv::{self as spec, cqcsr, ddtp, iommu_mode, ipsr, msi_addr, msi_vec_ctl};
@@ -135,7 +136,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
     pub(crate) fn restart(&self) -> Result<(), OpsError> {
         let _alone = self.restarting.lock();
         if !self.running.is_set() {
-            return Err(error::shut_down());
+            return Err(answer::shut_down());
         }
         let off = self.unit.block(&self.features);
         let started = off.and_then(|()| self.start());

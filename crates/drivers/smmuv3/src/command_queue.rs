@@ -13,12 +13,11 @@
 //! at once, until the read index moves.
 
 use crate::command::Command;
-use crate::error;
 use crate::unit::{Deadline, Unit};
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use portcullis::OpsError;
-use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted};
+use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted, answer};
 use portcullis_platform::{
     AllocError, DmaMemory, IrqLock, LockLabel, Nanos, Platform, RawAtomic, Registers, wait_for,
 };
@@ -244,7 +243,7 @@ impl<P: Platform> CommandQueue<P> {
         mut commands: impl Iterator<Item = Command>,
     ) -> Result<Submitted, OpsError> {
         if !self.running.is_set() {
-            return Err(error::shut_down());
+            return Err(answer::shut_down());
         }
         self.check_alive(unit)?;
         let most = self.capacity().min(LARGEST_BATCH) - 1;
@@ -288,7 +287,7 @@ impl<P: Platform> CommandQueue<P> {
         let placed = self.wait_until(unit, deadline, || {
             self.shared.inner.with(|inner| self.try_place(unit, inner, &mut turn, count, commands))
         });
-        let placed = placed.and_then(|ticket| ticket.ok_or_else(|| error::no_room(SYNC_BOUND)));
+        let placed = placed.and_then(|ticket| ticket.ok_or_else(|| answer::no_room(SYNC_BOUND)));
         if let Some(turn) = turn {
             // Not used: it was in vain.
             self.shared.inner.with(|inner| inner.line.leave(turn));
@@ -379,11 +378,11 @@ impl<P: Platform> CommandQueue<P> {
         })?;
         if waited.is_none() {
             self.shared.inner.with(|inner| self.mark_dead(unit, inner));
-            return Err(error::unconfirmed(SYNC_BOUND));
+            return Err(answer::unconfirmed(SYNC_BOUND));
         }
         match self.failures.hit(ticket) {
             None => Ok(()),
-            Some(code) => Err(error::refused(code)),
+            Some(code) => Err(answer::refused(code)),
         }
     }
 
@@ -474,7 +473,7 @@ impl<P: Platform> CommandQueue<P> {
         let stops = if again { inner.repairs.stopped.1.saturating_add(1) } else { 1 };
         inner.repairs.stopped = (position, stops);
         if stops > STOP_LIMIT {
-            return Err(error::stopped(cons));
+            return Err(answer::stopped(cons));
         }
         if code != cerror::ABT || stops > FETCH_RETRIES {
             self.store(position, Command::sync());
@@ -492,7 +491,7 @@ impl<P: Platform> CommandQueue<P> {
         let rounds = 2 * self.capacity;
         let waiting = inner.produced.wrapping_sub(u64::from(cons)) & (rounds - 1);
         if waiting > inner.produced - inner.consumed {
-            return Err(error::bad_index(cons));
+            return Err(answer::bad_index(cons));
         }
         Ok(inner.produced - waiting)
     }

@@ -3,7 +3,7 @@
 use crate::command::Command;
 use crate::command_queue::CommandQueue;
 use crate::context::{Spaces, walk_attributes};
-use crate::error::{self, BringUpCause, BringUpError};
+use crate::error::{BringUpCause, BringUpError};
 use crate::event_queue::EventQueue;
 use crate::identify::{Features, identify};
 use crate::stream_table::StreamTable;
@@ -12,6 +12,7 @@ use crate::{Options, Smmu};
 use alloc::sync::Arc;
 use portcullis::OpsError;
 use portcullis_driver_parts::Running;
+use portcullis_driver_parts::answer;
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers};
 use portcullis_spec::Field;
 use portcullis_spec::smmuv3::{self as spec, cr0, cr1, cr2, gbpa, irq_ctrl};
@@ -102,7 +103,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     pub(crate) fn restart(&self) -> Result<(), OpsError> {
         let _alone = self.restarting.lock();
         if !self.running.is_set() {
-            return Err(error::shut_down());
+            return Err(answer::shut_down());
         }
         self.unit.block().and_then(|()| self.start()).map_err(BringUpCause::as_ops_error)
     }

@@ -1,9 +1,10 @@
 //! One unit's registers, its platform, and bounded waits on it.
 
 use crate::command_queue::SYNC_BOUND;
-use crate::error::{self, BringUpCause};
+use crate::error::BringUpCause;
 use alloc::sync::Arc;
 use portcullis::OpsError;
+use portcullis_driver_parts::answer;
 use portcullis_platform::{Clock, Nanos, Platform, Registers, wait_for};
 use portcullis_spec::Register;
 use portcullis_spec::smmuv3 as spec;
@@ -83,7 +84,7 @@ impl<P: Platform, R: Registers> Unit<P, R> {
     /// Reads a register that never legally reads as all ones while the unit serves.
     pub(crate) fn read_live(&self, register: Register) -> Result<u32, OpsError> {
         match self.read(register) {
-            GONE => Err(error::gone()),
+            GONE => Err(answer::gone()),
             value => Ok(value),
         }
     }
