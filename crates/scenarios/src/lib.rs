@@ -7,7 +7,9 @@
 //!
 //! [`MUTANTS`] are the driver with one kind of invalidation dropped or misdirected. Each must fail a scenario on QEMU.
 //!
-//! Not supported here: other IOMMUs than SMMUv3 (those of the RISC-V IOMMU are in `tests/riscv.rs`); what QEMU's has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
+//! The other families' scenarios are told with [`families`], a bench that knows no family; each has a test of its own (`tests/riscv.rs`).
+//!
+//! Not supported here: what QEMU's SMMUv3 has not (ATS, PRI, stalls, substreams, late commands): the software machine's own tests cover those.
 //!
 //! [`virtio`] runs the drivers of the `virtio-drivers` crate behind the core's DMA handle.
 //!
@@ -18,8 +20,8 @@ mod cases;
 mod check;
 mod compare;
 pub mod driver;
+pub mod families;
 mod mutant;
-
 mod pattern;
 pub mod raw;
 mod tamper;
