@@ -5,8 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What tests start, and Debian's package of each (in 7.2 the second one is part of `qemu-system-misc`, without an IOMMU).
-const PROGRAMS: [(&str, &str); 2] =
-    [("qemu-system-aarch64", "qemu-system-arm"), ("qemu-system-riscv64", "qemu-system-riscv")];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    ("qemu-system-riscv64", "qemu-system-riscv"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+];
 const SOURCES: &str = "/etc/apt/sources.list.d";
 
 /// Installs QEMU (version 10 where the release has it), unless it is there.

@@ -104,6 +104,9 @@ pub(crate) struct BootArgs {
     /// Which of QEMU's boards.
     #[arg(long, value_enum, default_value_t = QemuMachineName::ArmVirt)]
     pub(crate) machine: QemuMachineName,
+    /// Write the ACPI tables that QEMU hands to this board's firmware into a folder first, as `show` takes them.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) save_tables: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -126,8 +129,12 @@ pub(crate) enum On {
 pub(crate) enum QemuMachineName {
     /// Arm's `virt` with an SMMUv3, described by its devicetree.
     ArmVirt,
+    /// The same, described by its ACPI tables.
+    ArmVirtAcpi,
     /// RISC-V's `virt` with `iommu-sys=on`, described by its devicetree.
     Riscv,
+    /// The same, described by its ACPI tables: QEMU 10.1 or later.
+    RiscvAcpi,
 }
 
 impl QemuMachineName {
@@ -135,7 +142,9 @@ impl QemuMachineName {
     pub(crate) fn board(self) -> portcullis_testbed::QemuBoard {
         match self {
             Self::ArmVirt => portcullis_testbed::QemuBoard::Arm,
+            Self::ArmVirtAcpi => portcullis_testbed::QemuBoard::ArmAcpi,
             Self::Riscv => portcullis_testbed::QemuBoard::Riscv,
+            Self::RiscvAcpi => portcullis_testbed::QemuBoard::RiscvAcpi,
         }
     }
 }

@@ -10,11 +10,11 @@ use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, Answer, LabArgs};
 use portcullis_cli::replay;
-use portcullis_cli::screen::Screen;
 use portcullis_cli::show::Gate;
+use portcullis_cli::style::Style;
 use portcullis_cli::{board, interrupt, show};
 use portcullis_firmware::MachineDescription;
-use portcullis_testbed::{QemuMachine, SoftwareMachine};
+use portcullis_testbed::{QemuMachine, SoftwareMachine, acpi_tables};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,9 +64,12 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
         storm: args.repeat.is_some(),
         firmware_streams: args.firmware_streams,
     };
-    let screen = Screen::of_stdout();
+    let style = Style::of_stdout();
     if args.on == On::Qemu {
-        return boot_on_qemu(board, args, options, screen);
+        return boot_on_qemu(board, args, options, style);
+    }
+    if args.save_tables.is_some() {
+        return Err("--save-tables saves QEMU's: add --on qemu".to_owned());
     }
     let description = described(board, &args.overlay, &args.deny, &args.allow)?;
     let held = match args.repeat {
@@ -78,7 +81,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
             bar.finish_and_clear();
             let text = match args.json {
                 true => boot::summary_to_json(&summary) + "\n",
-                false => boot::render_summary(&summary, screen),
+                false => boot::render_summary(&summary, style),
             };
             print(&text)?;
             summary.held()
@@ -88,7 +91,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
             let machine = args.firmware_streams.apply(machine, &description);
             let picture = boot::calm_picture(&description);
             let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
-            print_report(args, &report, screen)?;
+            print_report(args, &report, style)?;
             report.held()
         }
     };
@@ -99,7 +102,7 @@ fn boot_on_qemu(
     board: Option<&Path>,
     args: &BootArgs,
     options: BootOptions,
-    screen: Screen,
+    style: Style,
 ) -> Result<ExitCode, String> {
     if board.is_some() || args.repeat.is_some() {
         return Err(
@@ -107,17 +110,21 @@ fn boot_on_qemu(
         );
     }
     let (calm, description) = QemuMachine::start(args.machine.board())?;
+    if let Some(folder) = &args.save_tables {
+        let fw_cfg = calm.machine().fw_cfg().map_err(|error| error.to_string())?;
+        board::save_tables(&acpi_tables(&fw_cfg)?, folder)?;
+    }
     let (_, picture) = boot::boot(&description, &calm, BootOptions::CALM, None);
     let (machine, description) = QemuMachine::start(args.machine.board())?;
     let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
-    print_report(args, &report, screen)?;
+    print_report(args, &report, style)?;
     Ok(verdict(report.held()))
 }
 
-fn print_report(args: &BootArgs, report: &BootReport, screen: Screen) -> Result<(), String> {
+fn print_report(args: &BootArgs, report: &BootReport, style: Style) -> Result<(), String> {
     print(&match args.json {
         true => boot::to_json(report) + "\n",
-        false => boot::render(report, args.verbose, screen),
+        false => boot::render(report, args.verbose, style),
     })
 }
 
@@ -126,11 +133,11 @@ fn verdict(held: bool) -> ExitCode {
 }
 
 fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
-    let screen = Screen::of_stdout();
+    let style = Style::of_stdout();
     if args.rules {
         let text = match args.json {
             true => show::rules_to_json() + "\n",
-            false => show::render_rules(screen),
+            false => show::render_rules(board::width(), style.is_colored()),
         };
         return print(&text).map(|()| ExitCode::SUCCESS);
     }
@@ -141,7 +148,7 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
     }
     let text = match args.json {
         true => show::to_json(&description) + "\n",
-        false => show::render_human(&description, screen, args.tree),
+        false => show::render_human(&description, board::width(), style.is_colored(), args.tree),
     };
     print(&text)?;
     Ok(verdict(!Gate::fails(&description)))

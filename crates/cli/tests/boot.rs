@@ -5,7 +5,7 @@ use portcullis_cli::boot::{
     BootOptions, FirmwarePolicy, Order, boot, boot_failing, calm_picture, render, render_summary,
     repeat, to_json,
 };
-use portcullis_cli::screen::Screen;
+use portcullis_cli::style::Style;
 use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -76,7 +76,7 @@ fn streams_that_firmware_left_running_are_blocked_or_adopted_and_said() {
             notes.iter().filter(|note| note["kind"] == kind).count()
         };
         assert_eq!((notes(0), notes(1), notes(2)), (2, 0, 0), "the display's two: {json}");
-        let text = render(&report, false, Screen::plain(120));
+        let text = render(&report, false, Style::PLAIN);
         let told = ["stream 0x1c0 running untranslated", "stream 0x2c0 under mask 0x400", word];
         assert!(told.iter().all(|it| text.contains(it)), "{text}");
         let summary = repeat(
@@ -139,7 +139,7 @@ fn boots_that_are_interrupted_say_what_was_done() {
         stop.store(done == 3, Ordering::Relaxed);
     });
     assert_eq!((summary.boots, summary.asked), (3, 1_000_000));
-    let text = render_summary(&summary, Screen::plain(120));
+    let text = render_summary(&summary, Style::PLAIN);
     assert!(text.starts_with("3 boots of") && text.contains("interrupted"), "{text}");
     assert!(text.contains("seeds 1 to 3"), "{text}");
 }
@@ -170,17 +170,24 @@ fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
 }
 
 #[test]
-fn qemu_boots_its_own_devicetree_with_every_device_translated() {
+fn qemu_boots_its_own_description_with_every_device_translated() {
     // Says SKIP, or panics where QEMU is required.
-    if portcullis_qemu::for_test("qemu_boots_its_own_devicetree").is_none() {
+    if portcullis_qemu::for_test("qemu_boots_its_own_description").is_none() {
         return;
     }
     let (calm, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
     let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
-    for order in [Order::Reverse, Order::Random] {
-        let (machine, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
+    // The tables of ACPI: another description of the same machine, with other paths.
+    let (calm, described) = QemuMachine::start(QemuBoard::ArmAcpi).expect("QEMU starts");
+    let (_, by_tables) = boot(&described, &calm, BootOptions::CALM, None);
+    for (board, order, picture) in [
+        (QemuBoard::Arm, Order::Reverse, &picture),
+        (QemuBoard::Arm, Order::Random, &picture),
+        (QemuBoard::ArmAcpi, Order::Random, &by_tables),
+    ] {
+        let (machine, description) = QemuMachine::start(board).expect("QEMU starts");
         let options = BootOptions { cpus: 2, seed: 3, order, storm: true, ..BootOptions::CALM };
-        let (report, _) = boot(&description, &machine, options, Some(&picture));
+        let (report, _) = boot(&description, &machine, options, Some(picture));
         assert!(report.held(), "{:?}", report.promises);
         assert_eq!(report.clients.len(), 6);
         for client in &report.clients {
@@ -217,4 +224,21 @@ fn qemu_boots_a_riscv_board_with_every_device_translated() {
     for client in &report.clients {
         assert_eq!((client.path_word(), client.dma_ok), ("translated", Some(true)), "{client:?}");
     }
+}
+
+/// What `--save-tables` writes is what `show` takes.
+#[test]
+fn tables_that_were_saved_are_read_again() {
+    if portcullis_qemu::for_test("tables_that_were_saved_are_read_again").is_none() {
+        return;
+    }
+    let (machine, described) = QemuMachine::start(QemuBoard::ArmAcpi).expect("QEMU starts");
+    let fw_cfg = machine.machine().fw_cfg().expect("it is there");
+    let linked = portcullis_testbed::acpi_tables(&fw_cfg).expect("linked");
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("saved-tables");
+    board::save_tables(&linked, &folder).expect("a folder of ours");
+    let read = board::read(Some(&folder), &[]).expect("tables");
+    assert_eq!((read.iommus.len(), &read.iommus), (1, &described.iommus));
+    assert_eq!(read.config_spaces, described.config_spaces);
+    assert!(folder.join("FACP").is_file(), "also those that say nothing of IOMMUs");
 }

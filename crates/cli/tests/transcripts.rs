@@ -5,8 +5,9 @@
 
 use std::process::Command;
 
-const PAGES: [(&str, &str); 2] = [
+const PAGES: [(&str, &str); 3] = [
     ("README.md", include_str!("../../../README.md")),
+    ("docs/acpi.md", include_str!("../../../docs/acpi.md")),
     ("docs/lab.md", include_str!("../../../docs/lab.md")),
 ];
 

@@ -24,6 +24,8 @@ pub enum Architecture {
     Aarch64,
     /// `qemu-system-riscv64`.
     Riscv64,
+    /// `qemu-system-x86_64`.
+    X86_64,
 }
 
 impl Architecture {
@@ -32,6 +34,7 @@ impl Architecture {
         match self {
             Self::Aarch64 => "qemu-system-aarch64",
             Self::Riscv64 => "qemu-system-riscv64",
+            Self::X86_64 => "qemu-system-x86_64",
         }
     }
 
@@ -40,6 +43,7 @@ impl Architecture {
         match self {
             Self::Aarch64 => "qemu-system-arm",
             Self::Riscv64 => "qemu-system-riscv",
+            Self::X86_64 => "qemu-system-x86",
         }
     }
 }
@@ -173,7 +177,7 @@ impl Installation {
 ///
 /// [`ErrorKind::NotFound`], or what [`Installation::probe`] says.
 pub fn find(architecture: Architecture) -> Result<&'static Installation, Error> {
-    static FOUND: [OnceLock<Installation>; 2] = [const { OnceLock::new() }; 2];
+    static FOUND: [OnceLock<Installation>; 3] = [const { OnceLock::new() }; 3];
     let found = &FOUND[architecture as usize];
     if let Some(installation) = found.get() {
         return Ok(installation);

@@ -4,7 +4,7 @@
 //! buffers are ordinary memory; registers, PCI configuration and interrupts go over QEMU's *qtest* socket; DMA is done by the devices of the machine
 //! (`edu`, NVMe, virtio) through its IOMMU. One start costs about 40 ms, so every test has a machine of its own.
 //!
-//! Scope: [`find()`] and its probed [`Features`], [`Launch`] and [`Qemu`] (start, stop, memory, registers, interrupts, monitor), [`pci`] (configuration
+//! Scope: [`find()`] and its probed [`Features`], [`Launch`] and [`Qemu`] (start, stop, memory, registers, interrupts, monitor), [`FwCfg`] (what QEMU hands to firmware), [`pci`] (configuration
 //! space, enumeration with bridges), [`endpoint`]s, the [`Virt`] board with an SMMUv3, and [`QemuPlatform`], which implements the seams so that the core and the
 //! SMMUv3 driver run on it unchanged. Works with QEMU 7.2 (stage 1 only) and 10.0.
 //!
@@ -29,7 +29,7 @@
 //! cd /etc/apt/sources.list.d
 //! awk -v RS= 'NR==1' debian.sources | sed 's/^Suites:.*/Suites: bookworm-backports/' > bookworm-backports.sources
 //! apt-get update
-//! apt-get install -y --no-install-recommends -t bookworm-backports qemu-system-arm qemu-system-riscv
+//! apt-get install -y --no-install-recommends -t bookworm-backports qemu-system-arm qemu-system-riscv qemu-system-x86
 //! ```
 //!
 //! Another build is used when [`DIRECTORY_VARIABLE`] names its directory. Neither KVM nor privileges are needed.
@@ -48,6 +48,7 @@ pub mod endpoint;
 mod error;
 mod extents;
 mod find;
+mod fw_cfg;
 pub mod pci;
 mod platform;
 mod process;
@@ -63,6 +64,7 @@ pub use find::{
     Architecture, DIRECTORY_VARIABLE, Features, Installation, NotFound, REQUIRE_VARIABLE, Version,
     find, for_test, for_test_on,
 };
+pub use fw_cfg::{FwCfg, FwCfgAccess, FwCfgFile};
 pub use platform::{Mmio, QemuPlatform};
 pub use process::{Launch, Qemu, spawn_tethered};
 pub use qmp::{Qmp, QomProperty};

@@ -8,9 +8,11 @@ mod options;
 
 pub use machine::{SmmuLine, VirtMachine, disk_block};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::find::{Architecture, Installation, find};
+use crate::fw_cfg::FwCfg;
 use board::Iommu;
+use portcullis_addr::PhysAddr;
 use std::time::Duration;
 
 /// Which stages of translation the SMMU has.
@@ -176,7 +178,25 @@ impl Virt {
     ///
     /// [`crate::ErrorKind::Unsupported`] where it has no such SMMU or endpoint, [`crate::ErrorKind::Pci`] and [`crate::ErrorKind::Device`] where the board is not as expected, and all that [`crate::Launch::start`] says.
     pub fn start_on(&self, installation: &Installation) -> Result<VirtMachine, Error> {
-        VirtMachine::start(self, installation)
+        VirtMachine::start(self, installation, |_| Ok(None))
+    }
+
+    /// As [`start`](Self::start), and `find` reads what QEMU hands to firmware as soon as the buses have their numbers: QEMU writes these into its ACPI tables when they are read first. From then
+    /// on configuration space is reached where `find` says (the table MCFG); all functions must be there.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_on`](Self::start_on); [`crate::ErrorKind::Device`] with what `find` says, [`crate::ErrorKind::Pci`] where a function is not found again.
+    pub fn start_described(
+        &self,
+        find: impl FnOnce(&FwCfg) -> Result<PhysAddr, String>,
+    ) -> Result<VirtMachine, Error> {
+        let installation = crate::find::find(self.architecture())?;
+        VirtMachine::start(self, installation, |machine| {
+            let device = FwCfg::open(machine, self.iommu.places().fw_cfg)?;
+            let wrong = |what| ErrorKind::Device { device: "ACPI tables", what };
+            Ok(Some(find(&device).map_err(wrong)?.raw()))
+        })
     }
 
     fn endpoint(&mut self, model: EndpointModel, slot: Slot) -> &mut Self {

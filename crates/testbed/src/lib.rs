@@ -27,7 +27,7 @@ mod software;
 mod testbed;
 
 pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
-pub use qemu::{QemuBoard, QemuMachine};
+pub use qemu::{QemuBoard, QemuMachine, acpi_tables};
 pub use random::Random;
 pub use registry::{BroughtUp, DRIVERS, IommuDriver, UnitNote, UnitOptions, quirk_words};
 pub use software::{SoftwareMachine, UnitProfile};

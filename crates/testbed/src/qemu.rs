@@ -1,20 +1,22 @@
-//! QEMU as a testbed: its own IOMMU, its own devices, the devicetree that it writes itself.
+//! QEMU as a testbed: its own IOMMU, its own devices, the devicetree or the ACPI tables that it writes itself.
 
 use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
 use crate::registry::{BroughtUp, IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
 use portcullis::NodeFailure;
-use portcullis_addr::Iova;
+use portcullis_addr::{Iova, PhysAddr};
+use portcullis_firmware::acpi::loader::{self, Linked};
 use portcullis_firmware::{
-    IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_devicetree,
+    IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_acpi, read_devicetree,
 };
 use portcullis_platform::Registers;
 use portcullis_qemu::endpoint::{
     DmaBuffer, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers,
 };
 use portcullis_qemu::pci::Function;
-use portcullis_qemu::{BusId, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
+use portcullis_qemu::{BusId, FwCfg, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Base class 6: bridges, which do no DMA of their own here.
@@ -26,24 +28,90 @@ pub enum QemuBoard {
     /// Arm's `virt` with an SMMUv3.
     #[default]
     Arm,
+    /// The same board, described by its ACPI tables (IORT).
+    ArmAcpi,
     /// RISC-V's `virt` with the IOMMU that is part of it.
     Riscv,
+    /// The same board, described by its ACPI tables (RIMT, which QEMU writes from 10.1 on).
+    RiscvAcpi,
 }
 
 impl QemuBoard {
     fn virt(self) -> Virt {
         match self {
-            Self::Arm => Virt::demonstration(),
-            Self::Riscv => Virt::riscv_demonstration(),
+            Self::Arm | Self::ArmAcpi => Virt::demonstration(),
+            Self::Riscv | Self::RiscvAcpi => Virt::riscv_demonstration(),
         }
     }
 
     fn kind(self) -> IommuKind {
         match self {
-            Self::Arm => IommuKind::SmmuV3,
-            Self::Riscv => IommuKind::RiscV,
+            Self::Arm | Self::ArmAcpi => IommuKind::SmmuV3,
+            Self::Riscv | Self::RiscvAcpi => IommuKind::RiscV,
         }
     }
+
+    /// Starts it; what describes it is what QEMU wrote for this very machine.
+    fn start(self) -> Result<(VirtMachine, MachineDescription), String> {
+        let text = |error: portcullis_qemu::Error| error.to_string();
+        match self {
+            Self::Arm | Self::Riscv => {
+                let machine = self.virt().start().map_err(text)?;
+                let blob = machine.devicetree().map_err(text)?;
+                let description = read_devicetree(&blob, "qemu-virt");
+                Ok((machine, description.map_err(|error| error.to_string())?))
+            }
+            Self::ArmAcpi | Self::RiscvAcpi => {
+                let mut found = None;
+                let machine = self.virt().start_described(|fw_cfg| {
+                    let description = described_by_acpi(fw_cfg)?;
+                    let ecam = description.config_spaces.first();
+                    let ecam = ecam.ok_or("no MCFG: where is PCI configuration space?")?.base;
+                    found = Some(description);
+                    Ok(PhysAddr::new(ecam))
+                });
+                let machine = machine.map_err(text)?;
+                let description = found.ok_or("QEMU's ACPI tables were not read")?;
+                if description.iommus.is_empty() {
+                    // Nothing would be behind anything then, and everything direct.
+                    let version = machine.version();
+                    return Err(format!(
+                        "the ACPI tables of QEMU {version} name no IOMMU of this board"
+                    ));
+                }
+                Ok((machine, description))
+            }
+        }
+    }
+}
+
+fn described_by_acpi(fw_cfg: &FwCfg) -> Result<MachineDescription, String> {
+    let linked = acpi_tables(fw_cfg)?;
+    let tables = linked.tables().map_err(|error| error.to_string())?;
+    read_acpi(tables, "qemu-virt").map_err(|error| error.to_string())
+}
+
+/// Where ACPI tables are put as far as their pointers say: below 4 GiB. Nobody runs who would follow them.
+const TABLE_WINDOW: Range<u64> = 0x1000_0000..0x2000_0000;
+
+/// The ACPI tables that QEMU hands to firmware, put together as firmware would.
+///
+/// # Errors
+///
+/// QEMU hands none over, or what it hands over does not hold together.
+pub fn acpi_tables(fw_cfg: &FwCfg) -> Result<Linked, String> {
+    let text = |error: portcullis_qemu::Error| error.to_string();
+    let script = fw_cfg.read(loader::SCRIPT).map_err(text)?;
+    let script = script.ok_or("QEMU hands no ACPI tables to firmware")?;
+    // A file that cannot be read is missing to the script; why is more to the point.
+    let mut failed = None;
+    let linked = loader::link(&script, TABLE_WINDOW, |name| {
+        fw_cfg.read(name).unwrap_or_else(|error| {
+            failed = Some(error.to_string());
+            None
+        })
+    });
+    linked.map_err(|error| failed.unwrap_or_else(|| error.to_string()))
 }
 
 /// A QEMU `virt` machine with endpoints behind its IOMMU.
@@ -55,21 +123,18 @@ pub struct QemuMachine {
 }
 
 impl QemuMachine {
-    /// Starts QEMU and reads the devicetree that it writes for the very same machine; the functions that are really there stand behind its host bridge.
+    /// Starts QEMU and reads what it writes of the very same machine, a devicetree or ACPI tables; the functions that are really there stand behind its host bridge.
     ///
     /// # Errors
     ///
     /// Why QEMU cannot be used, with how to get it.
     pub fn start(board: QemuBoard) -> Result<(Self, MachineDescription), String> {
-        let text = |error: portcullis_qemu::Error| error.to_string();
-        let machine = Arc::new(board.virt().start().map_err(text)?);
-        let blob = machine.devicetree().map_err(text)?;
-        let mut description =
-            read_devicetree(&blob, "qemu-virt").map_err(|error| error.to_string())?;
+        let (machine, mut description) = board.start()?;
+        let machine = Arc::new(machine);
         description.model = format!("QEMU {} virt", machine.version());
         let mut endpoints: HashMap<String, Arc<dyn Endpoint>> = HashMap::new();
         let bridge = description.devices.iter_mut().find(|device| device.bus.is_some());
-        let bridge = bridge.ok_or("QEMU's devicetree has no host bridge with `iommu-map`")?;
+        let bridge = bridge.ok_or("no PCI bus behind an IOMMU is described")?;
         let bus = bridge.bus.clone().ok_or("no bus")?;
         bridge.functions.clear();
         for function in machine.functions().iter().filter(|f| f.class >> 16 != BRIDGE_CLASS) {
@@ -82,6 +147,11 @@ impl QemuMachine {
         }
         let platform = Arc::new(machine.platform());
         Ok((Self { board, machine, platform, endpoints }, description))
+    }
+
+    /// The machine itself.
+    pub fn machine(&self) -> &Arc<VirtMachine> {
+        &self.machine
     }
 }
 
@@ -131,7 +201,15 @@ impl Testbed for QemuMachine {
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
-        driver.bring_up(Arc::clone(&self.platform), self.machine.iommu(), Vec::new(), &options)
+        // A unit that is a PCI function is where enumeration has put it; every other one where it is described.
+        let registers = match iommu.registers {
+            Some(described) => {
+                let len = usize::try_from(described.len()).map_err(|_| "too many registers")?;
+                self.machine.mmio(described.start(), len)
+            }
+            None => self.machine.iommu(),
+        };
+        driver.bring_up(Arc::clone(&self.platform), registers, Vec::new(), &options)
     }
 
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>> {

@@ -1,6 +1,7 @@
 //! ACPI tables as people have them: one file, a directory as `/sys/firmware/acpi/tables`, or what `acpidump` prints.
 
 use portcullis_firmware::MachineDescription;
+use portcullis_firmware::acpi::loader::Linked;
 use portcullis_firmware::acpi::{Table, read_acpi};
 use std::fs;
 use std::path::Path;
@@ -75,4 +76,23 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         bytes = &bytes[len..];
     }
     tables
+}
+
+/// Writes the tables that `linked`'s root pointer leads to into `folder`, each under its signature, as `/sys/firmware/acpi/tables` has them: a second one of a kind with a number.
+///
+/// # Errors
+///
+/// They cannot be found, or not be written.
+pub fn save_tables(linked: &Linked, folder: &Path) -> Result<(), String> {
+    let at = |error: std::io::Error| format!("{}: {error}", folder.display());
+    fs::create_dir_all(folder).map_err(at)?;
+    let mut known = Vec::new();
+    for bytes in linked.tables().map_err(|error| error.to_string())? {
+        let signature = Table::new(bytes).map_err(|error| error.to_string())?.signature.to_string();
+        let before = known.iter().filter(|other| **other == signature).count();
+        let number = if before > 0 { (before + 1).to_string() } else { String::new() };
+        fs::write(folder.join(format!("{signature}{number}")), bytes).map_err(at)?;
+        known.push(signature);
+    }
+    Ok(())
 }

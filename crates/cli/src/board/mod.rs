@@ -3,6 +3,8 @@
 mod acpi;
 mod directory;
 
+pub use acpi::save_tables;
+
 use portcullis_firmware::devicetree::{FlatTree, MemoryReservation, OwnedNode, lower};
 use portcullis_firmware::{MachineDescription, ReadError, read_devicetree};
 use portcullis_testbed::IommuDriver;
@@ -145,4 +147,9 @@ fn refuse(error: &ReadError, bytes: &[u8]) -> String {
         return "it is a devicetree source; compile it first: dtc -@ -I dts -O dtb -o board.dtb board.dts (run it through cpp before where it has #include)".to_owned();
     }
     error.to_string()
+}
+
+/// Columns of the terminal, as far as the environment says; 120 otherwise.
+pub fn width() -> usize {
+    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(120)
 }

@@ -3,8 +3,7 @@
 use super::progress::{Ticker, short};
 use super::{Answer, OursArgs, OursFamily, render, write_page};
 use crate::interrupt;
-use crate::style::Tone;
-use crate::table::{Cell, Table};
+use crate::style::table;
 use portcullis_lab::ours::{Budget, Family, Report, Verdict, World, check};
 use portcullis_lab::picture::{Ladder, html};
 use portcullis_threads::{Progress, Strategy};
@@ -86,24 +85,24 @@ fn word(verdict: Verdict) -> &'static str {
 
 fn as_text(found: &[Report], view: render::View) -> String {
     let style = view.style;
-    let mut table = Table::new(["world", "verdict", "how", "runs", "longest", "seconds"]);
+    let head = ["world", "verdict", "how", "runs", "longest", "seconds"];
+    let mut rows = vec![head.map(|word| style.head(word)).to_vec()];
     for report in found {
         let explored = &report.explored;
-        let tone = match report.verdict {
-            Verdict::Clean => Tone::Good,
-            Verdict::Bounded => Tone::Warn,
-            Verdict::Violated => Tone::Bad,
-        };
-        table.row([
-            report.world.title().into(),
-            Cell::new(tone, word(report.verdict)),
-            explored.strategy.as_str().into(),
-            explored.executions.to_string().into(),
-            format!("{} steps", explored.longest).into(),
-            format!("{:.2}", explored.time.as_secs_f64()).into(),
+        rows.push(vec![
+            report.world.title(),
+            match report.verdict {
+                Verdict::Clean => style.good(word(report.verdict)),
+                Verdict::Bounded => style.warn(word(report.verdict)),
+                Verdict::Violated => style.bad(word(report.verdict)),
+            },
+            explored.strategy.clone(),
+            explored.executions.to_string(),
+            format!("{} steps", explored.longest),
+            format!("{:.2}", explored.time.as_secs_f64()),
         ]);
     }
-    let mut out = table.render(view.screen);
+    let mut out = table(&rows);
     for report in found {
         for violation in &report.violations {
             let wrong = format!("{}: {}", violation.property, violation.message);

@@ -1,8 +1,6 @@
 //! What was found, for a terminal.
 
-use crate::screen::Screen;
-use crate::style::{Style, Tone};
-use crate::table::{Cell, Table, wrap};
+use crate::style::{Style, table};
 use portcullis_explore::search::Mode;
 use portcullis_lab::linux::{Advice, Change, Closers, Report, Verdict, ViolationReport, World};
 use portcullis_lab::picture::text::{self, Layout, Role, paragraph};
@@ -19,20 +17,21 @@ pub(crate) struct Cure {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) style: Style,
-    pub(crate) screen: Screen,
+    pub(crate) width: usize,
     pub(crate) full: bool,
 }
 
 impl View {
-    /// For standard output as it is.
+    /// For standard output as it is. `COLUMNS` goes before what the terminal says; 120 columns where there is none.
     pub(crate) fn of_stdout(full: bool) -> Self {
-        let screen = Screen::of_stdout();
-        Self { style: screen.style, screen, full }
+        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let terminal = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
+        Self { style: Style::of_stdout(), width: asked.or_else(terminal).unwrap_or(120), full }
     }
 
-    /// How wide paragraphs and ladders are.
+    /// Readers do not follow longer lines.
     pub(crate) fn width(self) -> usize {
-        self.screen.prose_width()
+        self.width.clamp(60, 160)
     }
 
     pub(crate) fn ladder(self, ladder: &Ladder) -> String {
@@ -130,20 +129,24 @@ fn verdict(report: &Report, view: View) -> String {
         (Verdict::Violated, 1) => "one property".to_owned(),
         (Verdict::Violated, number) => format!("{number} properties"),
     };
-    wrap(&format!("{word}: {what} ({covered})"), view.width(), 4) + "\n"
+    format!("{word}: {what} ({covered})\n")
 }
 
 fn overview(report: &Report, view: View) -> String {
-    let mut table = Table::bare(2);
-    for found in &report.violations {
-        table.row([
-            Cell::new(Tone::Bad, words::code(found)),
-            found.name.into(),
-            format!("{} steps", found.trace.steps.len()).into(),
-            found.meaning.into(),
-        ]);
-    }
-    table.render(view.screen)
+    let rows: Vec<Vec<String>> = report
+        .violations
+        .iter()
+        .map(|found| {
+            let steps = format!("{} steps", found.trace.steps.len());
+            vec![
+                format!("  {}", view.style.bad(&words::code(found))),
+                found.name.to_owned(),
+                steps,
+                found.meaning.to_owned(),
+            ]
+        })
+        .collect();
+    table(&rows)
 }
 
 fn violation(found: &ViolationReport, world: &World, view: View) -> String {

@@ -6,6 +6,7 @@ mod human;
 mod ids;
 mod json;
 mod rules;
+mod table;
 mod tree;
 mod verdict;
 

@@ -12,6 +12,8 @@
 //! - **Bus numbers behind bridges are not in the tables.** Scopes that need them are kept as [`crate::PciScope`]s until enumeration resolves
 //!   them ([`crate::PciBus::resolve`]); until then the functions concerned are blocked, never direct.
 //!
+//! Where no firmware has run, [`loader`] makes tables of what a hypervisor hands to firmware.
+//!
 //! Not supported: interrupt remapping (IOAPIC and HPET entries are kept as [`crate::InterruptSource`]s, nothing uses them); PCI resource
 //! allocation; reading AML (an ACPI device is known only by the name in the table).
 
@@ -19,6 +21,7 @@ mod bytes;
 pub mod dmar;
 pub mod iort;
 pub mod ivrs;
+pub mod loader;
 mod lower;
 pub mod mcfg;
 pub mod rimt;

@@ -4,10 +4,14 @@ use crate::{arm, others, x86};
 use portcullis::DmaPath;
 use portcullis_firmware::{MachineDescription, read_acpi};
 
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -31,7 +35,7 @@ fn wrongly_direct(machine: &MachineDescription) -> bool {
 
 #[test]
 fn damaged_tables_never_make_a_described_device_direct() {
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     let (mut read, mut refused) = (0, 0);
     for sample in samples() {
         for _ in 0..5_000 {

@@ -2,7 +2,6 @@
 
 mod dump;
 mod grow;
-mod idle;
 mod map;
 mod pages;
 mod protect;

@@ -7,7 +7,6 @@ mod explored;
 mod failure;
 mod formats;
 mod grid;
-mod idle;
 mod memory;
 mod order;
 mod planted;

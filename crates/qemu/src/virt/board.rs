@@ -3,6 +3,7 @@
 use super::{BridgeModel, SmmuStages, Virt};
 use crate::error::ErrorKind;
 use crate::find::{Architecture, Installation};
+use crate::fw_cfg::FwCfgAccess;
 use crate::pci::MemoryWindow;
 use portcullis_addr::PhysAddr;
 
@@ -25,6 +26,7 @@ pub(super) struct Places {
     /// What the board keeps for itself at the start of RAM.
     pub(super) reserved: u64,
     pub(super) ecam: u64,
+    pub(super) fw_cfg: FwCfgAccess,
     /// Free for BARs.
     pub(super) window: MemoryWindow,
     pub(super) iommu: Window,
@@ -44,6 +46,7 @@ const ARM: Places = Places {
     ram: PhysAddr::new(0x4000_0000),
     reserved: 2 << 20,
     ecam: 0x40_1000_0000,
+    fw_cfg: FwCfgAccess::Mmio(0x0902_0000),
     window: MemoryWindow::new(0x1000_0000, 0x3eff_0000),
     iommu: Window::At(PhysAddr::new(0x0905_0000), 0x2_0000),
 };
@@ -53,6 +56,7 @@ const RISCV: Places = Places {
     ram: PhysAddr::new(0x8000_0000),
     reserved: 2 << 20,
     ecam: 0x3000_0000,
+    fw_cfg: FwCfgAccess::Mmio(0x1010_0000),
     window: MemoryWindow::new(0x4000_0000, 0x8000_0000),
     iommu: Window::At(PhysAddr::new(0x0301_0000), 0x1000),
 };

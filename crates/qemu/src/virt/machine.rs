@@ -5,6 +5,7 @@ use super::{BusId, Slot, SmmuStages, Virt};
 use crate::endpoint::{BLOCK_LEN, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers};
 use crate::error::{Error, ErrorKind};
 use crate::find::{Installation, Version};
+use crate::fw_cfg::FwCfg;
 use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, enumerate};
 use crate::platform::{Mmio, QemuPlatform};
 use crate::process::{Launch, Qemu};
@@ -73,7 +74,12 @@ pub struct VirtMachine {
 }
 
 impl VirtMachine {
-    pub(super) fn start(virt: &Virt, installation: &Installation) -> Result<Self, Error> {
+    /// `find_ecam` says where configuration space is described to be; it is asked when buses have their numbers, because QEMU writes these into its tables.
+    pub(super) fn start(
+        virt: &Virt,
+        installation: &Installation,
+        find_ecam: impl FnOnce(&Arc<Qemu>) -> Result<Option<u64>, Error>,
+    ) -> Result<Self, Error> {
         let machine = virt.machine(installation)?;
         let board = virt.iommu;
         let places = board.places();
@@ -92,6 +98,10 @@ impl VirtMachine {
         let config = ConfigSpace::new(&qemu, ConfigAccess::Ecam(places.ecam));
         check_host_bridge(&config)?;
         let functions = enumerate(&config, places.window)?;
+        let config = match find_ecam(&qemu)? {
+            Some(base) => described_config(&qemu, base, &functions)?,
+            None => config,
+        };
         let iommu = match places.iommu {
             Window::At(base, len) => Mmio::new(&qemu, base, len),
             Window::Bar0Of(device) => {
@@ -142,6 +152,15 @@ impl VirtMachine {
     /// Registers anywhere, for blocks that a devicetree names.
     pub fn mmio(&self, base: PhysAddr, len: usize) -> Mmio {
         Mmio::new(&self.qemu, base, len)
+    }
+
+    /// What QEMU hands to the board's firmware.
+    ///
+    /// # Errors
+    ///
+    /// As [`FwCfg::open`].
+    pub fn fw_cfg(&self) -> Result<FwCfg, Error> {
+        FwCfg::open(&self.qemu, self.board.places().fw_cfg)
     }
 
     /// PCI configuration space.
@@ -324,6 +343,23 @@ fn check_host_bridge(config: &ConfigSpace<Qemu>) -> Result<(), Error> {
             Err(ErrorKind::Pci { address, what }.into())
         }
     }
+}
+
+/// Configuration space at `base`, where every one of `functions` must be.
+fn described_config(
+    qemu: &Arc<Qemu>,
+    base: u64,
+    functions: &[Function],
+) -> Result<ConfigSpace<Qemu>, Error> {
+    let config = ConfigSpace::new(qemu, ConfigAccess::Ecam(base));
+    for Function { address, vendor, device, .. } in functions {
+        let id = config.read(*address, 0)?;
+        if id != u32::from(*device) << 16 | u32::from(*vendor) {
+            let what = format!("id {id:#010x} where configuration space is described at {base:#x}");
+            return Err(ErrorKind::Pci { address: *address, what }.into());
+        }
+    }
+    Ok(config)
 }
 
 /// Asks the IOMMU who it is: IDR0 of an SMMUv3 (IHI 0070, 6.3.1: bit 0 stage 2, bit 1 stage 1), the version in `capabilities` of a RISC-V IOMMU (1.0, 5.3).
