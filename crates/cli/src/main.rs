@@ -10,8 +10,8 @@ use portcullis_cli::bench::probe;
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, Answer, LabArgs};
 use portcullis_cli::replay;
+use portcullis_cli::screen::Screen;
 use portcullis_cli::show::Gate;
-use portcullis_cli::style::Style;
 use portcullis_cli::{board, interrupt, show};
 use portcullis_firmware::MachineDescription;
 use portcullis_testbed::{QemuMachine, SoftwareMachine, acpi_tables};
@@ -64,9 +64,9 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
         storm: args.repeat.is_some(),
         firmware_streams: args.firmware_streams,
     };
-    let style = Style::of_stdout();
+    let screen = Screen::of_stdout();
     if args.on == On::Qemu {
-        return boot_on_qemu(board, args, options, style);
+        return boot_on_qemu(board, args, options, screen);
     }
     if args.save_tables.is_some() {
         return Err("--save-tables saves QEMU's: add --on qemu".to_owned());
@@ -81,7 +81,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
             bar.finish_and_clear();
             let text = match args.json {
                 true => boot::summary_to_json(&summary) + "\n",
-                false => boot::render_summary(&summary, style),
+                false => boot::render_summary(&summary, screen),
             };
             print(&text)?;
             summary.held()
@@ -91,7 +91,7 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
             let machine = args.firmware_streams.apply(machine, &description);
             let picture = boot::calm_picture(&description);
             let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
-            print_report(args, &report, style)?;
+            print_report(args, &report, screen)?;
             report.held()
         }
     };
@@ -102,7 +102,7 @@ fn boot_on_qemu(
     board: Option<&Path>,
     args: &BootArgs,
     options: BootOptions,
-    style: Style,
+    screen: Screen,
 ) -> Result<ExitCode, String> {
     if board.is_some() || args.repeat.is_some() {
         return Err(
@@ -117,14 +117,14 @@ fn boot_on_qemu(
     let (_, picture) = boot::boot(&description, &calm, BootOptions::CALM, None);
     let (machine, description) = QemuMachine::start(args.machine.board())?;
     let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
-    print_report(args, &report, style)?;
+    print_report(args, &report, screen)?;
     Ok(verdict(report.held()))
 }
 
-fn print_report(args: &BootArgs, report: &BootReport, style: Style) -> Result<(), String> {
+fn print_report(args: &BootArgs, report: &BootReport, screen: Screen) -> Result<(), String> {
     print(&match args.json {
         true => boot::to_json(report) + "\n",
-        false => boot::render(report, args.verbose, style),
+        false => boot::render(report, args.verbose, screen),
     })
 }
 
@@ -133,11 +133,11 @@ fn verdict(held: bool) -> ExitCode {
 }
 
 fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
-    let style = Style::of_stdout();
+    let screen = Screen::of_stdout();
     if args.rules {
         let text = match args.json {
             true => show::rules_to_json() + "\n",
-            false => show::render_rules(board::width(), style.is_colored()),
+            false => show::render_rules(screen),
         };
         return print(&text).map(|()| ExitCode::SUCCESS);
     }
@@ -148,7 +148,7 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
     }
     let text = match args.json {
         true => show::to_json(&description) + "\n",
-        false => show::render_human(&description, board::width(), style.is_colored(), args.tree),
+        false => show::render_human(&description, screen, args.tree),
     };
     print(&text)?;
     Ok(verdict(!Gate::fails(&description)))

@@ -1,8 +1,47 @@
-//! Colour where a person watches, and columns that line up.
+//! Colour where a person watches.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 
-/// Whether to colour. Plain when output is no terminal or `NO_COLOR` is set (<https://no-color.org>).
+/// How a piece of text is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing special.
+    #[default]
+    Plain,
+    /// As it should be.
+    Good,
+    /// Broken.
+    Bad,
+    /// Worth a look.
+    Warn,
+    /// Worth knowing.
+    Note,
+    /// Of little interest.
+    Quiet,
+    /// A title.
+    Strong,
+    /// A column's head.
+    Head,
+}
+
+impl Tone {
+    /// The parameters of the escape sequence, ECMA-48 8.3.117.
+    fn code(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Plain => return None,
+            Self::Good => "32",
+            Self::Bad => "1;31",
+            Self::Warn => "33",
+            Self::Note => "36",
+            Self::Quiet => "2",
+            Self::Strong => "1",
+            Self::Head => "1;4",
+        })
+    }
+}
+
+/// Whether to colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
     color: bool,
@@ -11,98 +50,67 @@ pub struct Style {
 impl Style {
     /// No colour.
     pub const PLAIN: Self = Self { color: false };
+    /// Colour, whatever the terminal.
+    pub const COLORED: Self = Self { color: true };
 
-    /// What standard output can show.
+    /// What standard output can show: plain when it is no terminal, when `TERM` is `dumb`, or when `NO_COLOR` is set (<https://no-color.org>).
     pub fn of_stdout() -> Self {
-        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { color: !forbidden && std::io::stdout().is_terminal() }
+        Self::decided(std::io::stdout().is_terminal(), &|name| std::env::var_os(name))
     }
 
-    /// Whether colours are used.
-    pub fn is_colored(self) -> bool {
-        self.color
+    fn decided(terminal: bool, variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let forbidden = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = variable("TERM").is_some_and(|term| term == "dumb");
+        Self { color: terminal && !forbidden && !dumb }
     }
 
-    fn wrap(self, code: &str, text: &str) -> String {
-        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    /// `text`, painted as it is meant.
+    pub fn paint(self, tone: Tone, text: &str) -> String {
+        match tone.code() {
+            Some(code) if self.color => format!("\x1b[{code}m{text}\x1b[0m"),
+            _ => text.to_owned(),
+        }
     }
 
     /// As it should be.
     pub fn good(self, text: &str) -> String {
-        self.wrap("32", text)
+        self.paint(Tone::Good, text)
     }
 
     /// Broken.
     pub fn bad(self, text: &str) -> String {
-        self.wrap("1;31", text)
+        self.paint(Tone::Bad, text)
     }
 
     /// Worth a look.
     pub fn warn(self, text: &str) -> String {
-        self.wrap("33", text)
+        self.paint(Tone::Warn, text)
     }
 
     /// Of little interest.
     pub fn quiet(self, text: &str) -> String {
-        self.wrap("2", text)
-    }
-
-    /// A column's head.
-    pub fn head(self, text: &str) -> String {
-        self.wrap("1;4", text)
+        self.paint(Tone::Quiet, text)
     }
 
     /// A title.
     pub fn strong(self, text: &str) -> String {
-        self.wrap("1", text)
+        self.paint(Tone::Strong, text)
     }
-}
-
-/// `rows` with columns lined up; the last one is not padded.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell)).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            out += cell;
-            if column + 1 < row.len() {
-                let padding = widths[column] - visible(cell) + 2;
-                out.extend(std::iter::repeat_n(' ', padding));
-            }
-        }
-        out.push('\n');
-    }
-    out
-}
-
-/// Characters that are seen: without colour codes.
-fn visible(cell: &str) -> usize {
-    let mut count = 0;
-    let mut in_code = false;
-    for character in cell.chars() {
-        match (in_code, character) {
-            (false, '\x1b') => in_code = true,
-            (true, 'm') => in_code = false,
-            (false, _) => count += 1,
-            (true, _) => {}
-        }
-    }
-    count
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Style;
 
     #[test]
-    fn columns_line_up_with_and_without_colour() {
-        let color = Style { color: true };
-        let rows =
-            vec![vec!["a".to_string(), "b".to_string()], vec![color.good("long"), "c".to_string()]];
-        assert_eq!(table(&rows), "a     b\n\x1b[32mlong\x1b[0m  c\n");
+    fn colour_is_for_terminals_that_show_it_and_readers_who_want_it() {
+        let decided = |terminal, set: &[(&str, &str)]| {
+            let find =
+                |name: &str| set.iter().find(|(it, _)| *it == name).map(|(_, value)| value.into());
+            Style::decided(terminal, &find) == Style::COLORED
+        };
+        assert!(decided(true, &[("TERM", "xterm")]) && decided(true, &[("NO_COLOR", "")]));
+        assert!(!decided(false, &[("TERM", "xterm")]));
+        assert!(!decided(true, &[("TERM", "dumb")]) && !decided(true, &[("NO_COLOR", "1")]));
     }
 }

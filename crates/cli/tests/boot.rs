@@ -5,7 +5,7 @@ use portcullis_cli::boot::{
     BootOptions, FirmwarePolicy, Order, boot, boot_failing, calm_picture, render, render_summary,
     repeat, to_json,
 };
-use portcullis_cli::style::Style;
+use portcullis_cli::screen::Screen;
 use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -76,7 +76,7 @@ fn streams_that_firmware_left_running_are_blocked_or_adopted_and_said() {
             notes.iter().filter(|note| note["kind"] == kind).count()
         };
         assert_eq!((notes(0), notes(1), notes(2)), (2, 0, 0), "the display's two: {json}");
-        let text = render(&report, false, Style::PLAIN);
+        let text = render(&report, false, Screen::plain(120));
         let told = ["stream 0x1c0 running untranslated", "stream 0x2c0 under mask 0x400", word];
         assert!(told.iter().all(|it| text.contains(it)), "{text}");
         let summary = repeat(
@@ -139,7 +139,7 @@ fn boots_that_are_interrupted_say_what_was_done() {
         stop.store(done == 3, Ordering::Relaxed);
     });
     assert_eq!((summary.boots, summary.asked), (3, 1_000_000));
-    let text = render_summary(&summary, Style::PLAIN);
+    let text = render_summary(&summary, Screen::plain(120));
     assert!(text.starts_with("3 boots of") && text.contains("interrupted"), "{text}");
     assert!(text.contains("seeds 1 to 3"), "{text}");
 }

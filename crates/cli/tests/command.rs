@@ -442,6 +442,46 @@ fn any_width_of_the_terminal_will_do() {
     }
 }
 
+/// At 60 and 80 columns nothing is longer but what cannot be broken: a command to copy, a path, a line of a tree.
+#[test]
+fn output_keeps_within_the_terminal() {
+    for arguments in [
+        &["boot"][..],
+        &["boot", &board("broken.dtb")],
+        &["boot", "--repeat", "2"],
+        &["show", &board("mmu500.dtb")],
+        &["show", &board("broken.dtb")],
+        &["show", "--rules"],
+        &["lab", "list"],
+        &["lab", "check", "v6.6"],
+        &["lab", "ours", "a"],
+        &["replay", "--list"],
+    ] {
+        for columns in [60, 80] {
+            let output = portcullis(arguments).env("COLUMNS", columns.to_string()).output();
+            let output = output.expect("starts");
+            let long = |line: &&str| {
+                line.chars().count() > columns && !line.contains("portcullis lab replay")
+            };
+            let long: Vec<_> = text(&output.stdout).lines().filter(long).collect();
+            assert!(long.is_empty(), "{arguments:?} in {columns} columns: {long:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_reads_gets_a_line_for_each_device() {
+    let output = run(&["boot", &board("broken.dtb")]);
+    let page = text(&output.stdout);
+    let report = json(&["boot", &board("broken.dtb"), "--json"]);
+    for device in list(&report["devices"]) {
+        let path = device["path"].as_str().expect("a path");
+        let state = device["state"].as_str().expect("a state");
+        let its = |line: &&str| line.starts_with(&format!("{path} ")) && line.contains(state);
+        assert_eq!(page.lines().filter(its).count(), 1, "{path}: {page}");
+    }
+}
+
 #[test]
 fn help_has_examples_and_the_manual_and_completions_name_the_verbs() {
     assert!(text(&run(&["--help"]).stdout).contains("Examples:"));

@@ -11,7 +11,7 @@ pub struct FlushRange {
     pub last: Iova,
     /// What one entry covered that was removed: the stride of the invalidation. A leaf of several entries may be cached entry by entry.
     pub leaf: PageSize,
-    /// Whether a table page was removed too, so that walk caches must be told (Arm: no `LEAF` hint). Set as well where leaves of several sizes are in the range, of which `leaf` is the
+    /// Whether hardware has lost the way to a table page too, so that walk caches must be told (Arm: no `LEAF` hint). Set as well where leaves of several sizes are in the range, of which `leaf` is the
     /// smallest: no hint about levels may go with the invalidation then either.
     pub tables_freed: bool,
 }

@@ -318,7 +318,8 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// [`MapError`]; the table is as before the call.
+    /// [`MapError`]; the table is as before the call. [`MapError::NoMemory`] also where two maps at the same instant were first in a leaf table that had been unmapped whole, as 64 pairs before them in the life of
+    /// this table: the loser of each pair leaves a table page that is kept until the drop.
     fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<(), MapError>;
 
     /// Maps several physical ranges one behind the other from `iova` on, as [`map`](Self::map) does for one: all of them or none.
@@ -329,7 +330,8 @@ pub trait PageTable: Send + Sync + fmt::Debug {
     fn map_segments(&self, iova: Iova, segments: &[PhysRange], prot: Prot) -> Result<(), MapError>;
 
     /// Removes the mappings of `[iova, iova + len)` and adds to `gather` what hardware may still hold. Never allocates, and leaves tables that it
-    /// empties in the tree: the next mapping there needs no memory, and hardware may keep its cached walks to them.
+    /// empties in the tree: the next mapping there needs no memory. A leaf table of smallest pages that the range covers whole is not cleared but hidden from hardware by one store above it,
+    /// and walk caches must be told ([`FlushRange::tables_freed`](crate::FlushRange)); of all others hardware may keep its cached walks.
     ///
     /// # Errors
     ///

@@ -148,8 +148,3 @@ fn refuse(error: &ReadError, bytes: &[u8]) -> String {
     }
     error.to_string()
 }
-
-/// Columns of the terminal, as far as the environment says; 120 otherwise.
-pub fn width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(120)
-}

@@ -3,7 +3,10 @@
 use super::promises::Verdict;
 use super::races::{Counts, KINDS};
 use super::repeat::Summary;
-use crate::style::{Style, table};
+use crate::names::ShortNames;
+use crate::screen::{Screen, count};
+use crate::style::{Style, Tone};
+use crate::table::{Cell, Table, wrap};
 use portcullis::{BlockedReason, DeviceReport, DeviceStage, OpsError, Reach, SetUpError};
 use portcullis_testbed::UnitNote;
 use std::fmt::Write as _;
@@ -120,47 +123,52 @@ impl ClientRow {
         })
     }
 
-    fn result(&self, style: Style) -> String {
+    fn result(&self) -> Cell {
         match (self.state(), self.dma_ok) {
-            (("bound", _), Some(true)) => style.good("bound, DMA ok"),
-            (("bound", _), None) => style.good("bound"),
-            (("bound", _), Some(false)) => style.bad("bound, DMA FAILED"),
+            (("bound", _), Some(true)) => Cell::new(Tone::Good, "bound, DMA ok"),
+            (("bound", _), None) => Cell::new(Tone::Good, "bound"),
+            (("bound", _), Some(false)) => Cell::new(Tone::Bad, "bound, DMA FAILED"),
             ((word, reason), _) => {
                 let unknown = self.report.reach == Reach::Unknown;
                 let remedy = if unknown { "; P2 not given: clear its bus mastering" } else { "" };
-                style.warn(&format!("{word}: {}{remedy}", reason.as_deref().unwrap_or("?")))
+                let reason = reason.as_deref().unwrap_or("?");
+                Cell::new(Tone::Warn, format!("{word}: {reason}{remedy}"))
             }
         }
     }
 }
 
 /// The whole report. `verbose` adds the kinds of races and every failure.
-pub fn render(report: &BootReport, verbose: bool, style: Style) -> String {
+pub fn render(report: &BootReport, verbose: bool, screen: Screen) -> String {
+    let style = screen.style;
     let mut out = String::new();
     let title = format!("{} ({})", report.board, report.model);
-    let _ = writeln!(out, "{}: {} CPUs, seed {}\n", style.strong(&title), report.cpus, report.seed);
-    out += &iommu_table(report, style);
+    let (title, cpus) = (style.strong(&title), count(report.cpus, "CPU"));
+    let title = format!("{title}: {cpus}, seed {}", report.seed);
+    let _ = writeln!(out, "{}\n", wrap(&title, screen.prose_width(), 0));
+    out += &iommu_table(report, screen);
     out.push('\n');
-    out += &client_table(report, style);
+    out += &client_table(report, screen);
     out.push('\n');
-    out += &promise_table(&report.promises, style);
+    out += &promise_table(&report.promises, screen);
     if verbose {
         out.push('\n');
-        out += &race_lines(&report.races);
+        out += &race_table(&report.races, screen);
     }
-    let _ = writeln!(out, "\n{}", closing_line(report, style));
+    let closing = wrap(&closing_line(report, style), screen.prose_width(), 0);
+    let _ = writeln!(out, "\n{closing}");
     out
 }
 
 fn closing_line(report: &BootReport, style: Style) -> String {
-    let count = |wanted: &str| {
+    let bound = |wanted: &str| {
         report
             .clients
             .iter()
             .filter(|row| row.state().0 == "bound" && row.path_word() == wanted)
             .count()
     };
-    let (translated, direct) = (count("translated"), count("direct"));
+    let (translated, direct) = (bound("translated"), bound("direct"));
     let shut = report.clients.len() - translated - direct;
     let verdict = if report.held() {
         style.good("every promise held")
@@ -168,51 +176,52 @@ fn closing_line(report: &BootReport, style: Style) -> String {
         style.bad("A PROMISE WAS BROKEN")
     };
     format!(
-        "{} devices: {translated} translated, {direct} direct as described, {shut} blocked; {verdict}; {:.1} ms",
-        report.clients.len(),
+        "{}: {translated} translated, {direct} direct as described, {shut} blocked; {verdict}; {:.1} ms",
+        count(report.clients.len(), "device"),
         report.elapsed.as_secs_f64() * 1000.0
     )
 }
 
-fn iommu_table(report: &BootReport, style: Style) -> String {
-    let mut rows = vec![["IOMMU", "driver", "state"].map(|head| style.head(head)).to_vec()];
+fn iommu_table(report: &BootReport, screen: Screen) -> String {
+    let mut table = Table::new(["IOMMU", "driver", "state"]);
     for iommu in &report.iommus {
         let state = match &iommu.state {
-            IommuState::Registered => style.good("registered"),
-            IommuState::Failed(reason) => style.bad(&format!("failed: {reason}")),
-            IommuState::NoDriver => style.warn("no driver"),
-            IommuState::Disabled => style.quiet("disabled"),
+            IommuState::Registered => Cell::new(Tone::Good, "registered"),
+            IommuState::Failed(reason) => Cell::new(Tone::Bad, format!("failed: {reason}")),
+            IommuState::NoDriver => Cell::new(Tone::Warn, "no driver"),
+            IommuState::Disabled => Cell::new(Tone::Quiet, "disabled"),
         };
-        rows.push(vec![iommu.path.clone(), iommu.driver.unwrap_or("-").to_string(), state]);
+        table.row([iommu.path.as_str().into(), iommu.driver.unwrap_or("-").into(), state]);
     }
-    let mut out = table(&rows);
+    let mut out = table.render(screen);
     for iommu in &report.iommus {
         for note in &iommu.notes {
-            let _ = writeln!(out, "{}: {}", style.warn(&iommu.path), note.words);
+            let text = format!("{}: {}", screen.style.warn(&iommu.path), note.words);
+            let _ = writeln!(out, "{}", wrap(&text, screen.prose_width(), 4));
         }
     }
     out
 }
 
-fn client_table(report: &BootReport, style: Style) -> String {
+fn client_table(report: &BootReport, screen: Screen) -> String {
     let heads = ["device", "IOMMU", "streams", "group", "domain", "DMA path", "tries", "result"];
-    let mut rows = vec![heads.map(|head| style.head(head)).to_vec()];
+    let mut table = Table::new(heads);
+    let names = ShortNames::new(report.iommus.iter().map(|iommu| iommu.path.as_str()));
     for client in &report.clients {
         let core = &client.report;
-        let last_part = |path: &String| path.rsplit('/').next().unwrap_or(path).to_string();
-        let iommus: Vec<_> = client.iommus.iter().map(last_part).collect();
-        rows.push(vec![
-            core.path.clone(),
-            or_dash(iommus.join(" ")),
-            or_dash(stream_list(&client.streams)),
-            core.group.map_or("-".to_string(), |group| group.to_string()),
-            core.domain.map_or("-".to_string(), |domain| domain.to_string()),
-            client.path_word().to_string(),
-            (core.probes + core.defers).to_string(),
-            client.result(style),
+        let iommus: Vec<_> = client.iommus.iter().map(|path| names.of(path)).collect();
+        table.row([
+            core.path.as_str().into(),
+            or_dash(iommus.join(" ")).into(),
+            or_dash(stream_list(&client.streams)).into(),
+            core.group.map_or("-".to_string(), |group| group.to_string()).into(),
+            core.domain.map_or("-".to_string(), |domain| domain.to_string()).into(),
+            client.path_word().into(),
+            (core.probes + core.defers).to_string().into(),
+            client.result(),
         ]);
     }
-    table(&rows)
+    table.render(screen)
 }
 
 fn stream_list(streams: &[u32]) -> String {
@@ -226,57 +235,56 @@ fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_string() } else { text }
 }
 
-fn promise_table(promises: &[Verdict], style: Style) -> String {
-    let mut rows = vec![["promise", "checked", "held", ""].map(|head| style.head(head)).to_vec()];
+fn promise_table(promises: &[Verdict], screen: Screen) -> String {
+    let mut table = Table::new(["promise", "checked", "held", ""]);
     for verdict in promises {
         let held = match (verdict.broken, verdict.checked) {
-            (0, 0) => style.quiet("not met"),
-            (0, _) => style.good("yes"),
-            (broken, _) => style.bad(&format!("NO, {broken} times")),
+            (0, 0) => Cell::new(Tone::Quiet, "not met"),
+            (0, _) => Cell::new(Tone::Good, "yes"),
+            (broken, _) => Cell::new(Tone::Bad, format!("NO, {}", count(broken as usize, "time"))),
         };
-        rows.push(vec![
-            verdict.id.to_string(),
-            verdict.checked.to_string(),
+        table.row([
+            verdict.id.into(),
+            verdict.checked.to_string().into(),
             held,
-            verdict.words.to_string(),
+            verdict.words.into(),
         ]);
     }
-    let mut out = table(&rows);
+    let mut out = table.render(screen);
     for verdict in promises {
         for failure in &verdict.failures {
-            let _ = writeln!(out, "  {} {failure}", style.bad(verdict.id));
+            let text = format!("{} {failure}", screen.style.bad(verdict.id));
+            let _ = writeln!(out, "  {}", wrap(&text, screen.prose_width() - 2, 5));
         }
     }
     out
 }
 
-fn race_lines(races: &Counts) -> String {
-    let width = KINDS.iter().map(|kind| kind.len()).max().unwrap_or(0);
-    let lines =
-        KINDS.iter().zip(races).map(|(kind, count)| format!("{kind:width$}  {count:>8} times\n"));
-    lines.collect()
+fn race_table(races: &Counts, screen: Screen) -> String {
+    let mut table = Table::bare(0);
+    for (kind, times) in KINDS.iter().zip(races) {
+        table.row([(*kind).into(), count(*times as usize, "time").into()]);
+    }
+    table.render(screen)
 }
 
 /// The summary of many boots.
-pub fn render_summary(summary: &Summary, style: Style) -> String {
+pub fn render_summary(summary: &Summary, screen: Screen) -> String {
+    let style = screen.style;
     let mut out = String::new();
     let interrupted = match summary.boots < summary.asked {
         true => format!(" ({} were asked for, interrupted)", summary.asked),
         false => String::new(),
     };
-    let plural = if summary.boots == 1 { "" } else { "s" };
-    let title = format!("{} boot{plural} of {}{interrupted}", summary.boots, summary.board);
-    let _ = writeln!(
-        out,
-        "{}: {} CPUs, seeds {} to {}\n",
-        style.strong(&title),
-        summary.cpus,
-        summary.first_seed,
-        summary.first_seed + summary.boots.saturating_sub(1)
-    );
-    out += &race_lines(&summary.races);
+    let title =
+        format!("{} of {}{interrupted}", count(summary.boots as usize, "boot"), summary.board);
+    let (title, cpus) = (style.strong(&title), count(summary.cpus, "CPU"));
+    let last = summary.first_seed + summary.boots.saturating_sub(1);
+    let title = format!("{title}: {cpus}, seeds {} to {last}", summary.first_seed);
+    let _ = writeln!(out, "{}\n", wrap(&title, screen.prose_width(), 0));
+    out += &race_table(&summary.races, screen);
     out.push('\n');
-    out += &promise_table(&summary.promises, style);
+    out += &promise_table(&summary.promises, screen);
     if let Some(seed) = summary.first_broken {
         let _ = writeln!(out, "\n{}", style.bad(&format!("first broken with --seed {seed}")));
     }

@@ -5,9 +5,11 @@ use super::progress::{Background, Ticker};
 use super::render::View;
 use super::{Answer, CompareArgs, write_page};
 use crate::interrupt;
-use crate::style::{Style, table};
+use crate::style::Tone;
+use crate::table::{Cell, Table};
 use portcullis_lab::linux::{
-    Cell, Matrix, PROPERTIES, Protocol, Verdict, compare, compared_bases, comparison_worlds,
+    Cell as MatrixCell, Matrix, PROPERTIES, Protocol, Verdict, compare, compared_bases,
+    comparison_worlds,
 };
 use portcullis_lab::picture::text::paragraph;
 use portcullis_lab::picture::{html, words};
@@ -56,12 +58,12 @@ fn rows(bench: &Bench) -> Vec<Protocol> {
 
 fn confirm(bench: &Bench, matrix: &Matrix) -> Confirmed {
     let _ticker = Background::new("forcing what was found on the kernels at hand");
-    let cell = |cell: &Cell| bench.confirm(&cell.report, false).pop();
+    let cell = |cell: &MatrixCell| bench.confirm(&cell.report, false).pop();
     matrix.rows.iter().map(|row| row.iter().map(cell).collect()).collect()
 }
 
 fn as_json(matrix: &Matrix, confirmed: Option<&Confirmed>) -> Result<Value, String> {
-    let cell = |(row, column, cell): (usize, usize, &Cell)| -> Result<Value, String> {
+    let cell = |(row, column, cell): (usize, usize, &MatrixCell)| -> Result<Value, String> {
         let name = &matrix.worlds[column].0;
         let mut value: Value =
             serde_json::from_str(&cell.report.to_json()).map_err(|error| error.to_string())?;
@@ -83,25 +85,16 @@ fn as_json(matrix: &Matrix, confirmed: Option<&Confirmed>) -> Result<Value, Stri
 }
 
 fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: f64) -> String {
-    let style = view.style;
-    let mut rows = vec![vec![style.head("world")]];
-    rows[0].extend(matrix.protocols.iter().map(|protocol| style.head(&protocol.to_string())));
+    let versions = matrix.protocols.iter().map(ToString::to_string);
+    let mut table = Table::new(["world".to_owned()].into_iter().chain(versions));
     for (column, (name, _)) in matrix.worlds.iter().enumerate() {
-        let cells: Vec<Vec<String>> = (0..matrix.rows.len())
-            .map(|row| {
-                let confirmed = confirmed.and_then(|all| all[row][column].as_ref());
-                let word = confirmed.map(|(_, found)| style.quiet(found.word()));
-                lines(&matrix.rows[row][column], style).into_iter().chain(word).collect()
-            })
-            .collect();
-        let height = cells.iter().map(Vec::len).max().unwrap_or(1);
-        for line in 0..height {
-            let first = if line == 0 { name.clone() } else { String::new() };
-            let rest = cells.iter().map(|cell| cell.get(line).cloned().unwrap_or_default());
-            rows.push([first].into_iter().chain(rest).collect());
-        }
+        let cells = matrix.rows.iter().enumerate().map(|(row, cells)| {
+            let confirmed = confirmed.and_then(|all| all[row][column].as_ref());
+            shown(&cells[column], confirmed.map(|(_, found)| found.word()))
+        });
+        table.row([Cell::from(name.as_str())].into_iter().chain(cells));
     }
-    let mut out = table(&rows);
+    let mut out = table.render(view.screen);
     out += &legend(matrix, view);
     if let Some(confirmed) = confirmed {
         out += &runs(matrix, confirmed, view);
@@ -113,18 +106,18 @@ fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: 
     out
 }
 
-/// A cell's lines: `clean`, `bounded`, or a line for each way in which it is violated, with the fewest steps.
-fn lines(cell: &Cell, style: Style) -> Vec<String> {
-    match cell.report.verdict {
-        Verdict::Clean => vec![style.good("clean")],
-        Verdict::Bounded => vec![style.warn("bounded")],
-        Verdict::Violated => words::fewest(&cell.report)
-            .into_iter()
-            .map(|(code, steps)| {
-                format!("{} {}", style.bad(&code), style.quiet(&steps.to_string()))
-            })
-            .collect(),
-    }
+/// A cell's lines: `clean`, `bounded`, or a line for each way in which it is violated, with the fewest steps; then what a kernel at hand did.
+fn shown(cell: &MatrixCell, confirmed: Option<&str>) -> Cell {
+    let (tone, lines) = match cell.report.verdict {
+        Verdict::Clean => (Tone::Good, vec!["clean".to_owned()]),
+        Verdict::Bounded => (Tone::Warn, vec!["bounded".to_owned()]),
+        Verdict::Violated => {
+            let ways = words::fewest(&cell.report).into_iter();
+            (Tone::Bad, ways.map(|(code, steps)| format!("{code} {steps}")).collect())
+        }
+    };
+    let lines: Vec<String> = lines.into_iter().chain(confirmed.map(str::to_owned)).collect();
+    Cell::new(tone, lines.join("\n"))
 }
 
 /// The runs that were made, and why others were not.

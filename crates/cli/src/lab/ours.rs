@@ -3,7 +3,8 @@
 use super::progress::{Ticker, short};
 use super::{Answer, OursArgs, OursFamily, render, write_page};
 use crate::interrupt;
-use crate::style::table;
+use crate::style::Tone;
+use crate::table::{Cell, Table};
 use portcullis_lab::ours::{Budget, Family, Report, Verdict, World, check};
 use portcullis_lab::picture::{Ladder, html};
 use portcullis_threads::{Progress, Strategy};
@@ -85,24 +86,24 @@ fn word(verdict: Verdict) -> &'static str {
 
 fn as_text(found: &[Report], view: render::View) -> String {
     let style = view.style;
-    let head = ["world", "verdict", "how", "runs", "longest", "seconds"];
-    let mut rows = vec![head.map(|word| style.head(word)).to_vec()];
+    let mut table = Table::new(["world", "verdict", "how", "runs", "longest", "seconds"]);
     for report in found {
         let explored = &report.explored;
-        rows.push(vec![
-            report.world.title(),
-            match report.verdict {
-                Verdict::Clean => style.good(word(report.verdict)),
-                Verdict::Bounded => style.warn(word(report.verdict)),
-                Verdict::Violated => style.bad(word(report.verdict)),
-            },
-            explored.strategy.clone(),
-            explored.executions.to_string(),
-            format!("{} steps", explored.longest),
-            format!("{:.2}", explored.time.as_secs_f64()),
+        let tone = match report.verdict {
+            Verdict::Clean => Tone::Good,
+            Verdict::Bounded => Tone::Warn,
+            Verdict::Violated => Tone::Bad,
+        };
+        table.row([
+            report.world.title().into(),
+            Cell::new(tone, word(report.verdict)),
+            explored.strategy.as_str().into(),
+            explored.executions.to_string().into(),
+            format!("{} steps", explored.longest).into(),
+            format!("{:.2}", explored.time.as_secs_f64()).into(),
         ]);
     }
-    let mut out = table(&rows);
+    let mut out = table.render(view.screen);
     for report in found {
         for violation in &report.violations {
             let wrong = format!("{}: {}", violation.property, violation.message);

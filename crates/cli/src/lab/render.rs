@@ -1,6 +1,8 @@
 //! What was found, for a terminal.
 
-use crate::style::{Style, table};
+use crate::screen::Screen;
+use crate::style::{Style, Tone};
+use crate::table::{Cell, Table, wrap};
 use portcullis_explore::search::Mode;
 use portcullis_lab::linux::{Advice, Change, Closers, Report, Verdict, ViolationReport, World};
 use portcullis_lab::picture::text::{self, Layout, Role, paragraph};
@@ -17,21 +19,20 @@ pub(crate) struct Cure {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) style: Style,
-    pub(crate) width: usize,
+    pub(crate) screen: Screen,
     pub(crate) full: bool,
 }
 
 impl View {
-    /// For standard output as it is. `COLUMNS` goes before what the terminal says; 120 columns where there is none.
+    /// For standard output as it is.
     pub(crate) fn of_stdout(full: bool) -> Self {
-        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        let terminal = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
-        Self { style: Style::of_stdout(), width: asked.or_else(terminal).unwrap_or(120), full }
+        let screen = Screen::of_stdout();
+        Self { style: screen.style, screen, full }
     }
 
-    /// Readers do not follow longer lines.
+    /// How wide paragraphs and ladders are.
     pub(crate) fn width(self) -> usize {
-        self.width.clamp(60, 160)
+        self.screen.prose_width()
     }
 
     pub(crate) fn ladder(self, ladder: &Ladder) -> String {
@@ -129,24 +130,20 @@ fn verdict(report: &Report, view: View) -> String {
         (Verdict::Violated, 1) => "one property".to_owned(),
         (Verdict::Violated, number) => format!("{number} properties"),
     };
-    format!("{word}: {what} ({covered})\n")
+    wrap(&format!("{word}: {what} ({covered})"), view.width(), 4) + "\n"
 }
 
 fn overview(report: &Report, view: View) -> String {
-    let rows: Vec<Vec<String>> = report
-        .violations
-        .iter()
-        .map(|found| {
-            let steps = format!("{} steps", found.trace.steps.len());
-            vec![
-                format!("  {}", view.style.bad(&words::code(found))),
-                found.name.to_owned(),
-                steps,
-                found.meaning.to_owned(),
-            ]
-        })
-        .collect();
-    table(&rows)
+    let mut table = Table::bare(2);
+    for found in &report.violations {
+        table.row([
+            Cell::new(Tone::Bad, words::code(found)),
+            found.name.into(),
+            format!("{} steps", found.trace.steps.len()).into(),
+            found.meaning.into(),
+        ]);
+    }
+    table.render(view.screen)
 }
 
 fn violation(found: &ViolationReport, world: &World, view: View) -> String {

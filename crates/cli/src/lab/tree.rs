@@ -2,7 +2,8 @@
 
 use super::render::View;
 use super::{Answer, TreeArgs};
-use crate::style::table;
+use crate::style::Tone;
+use crate::table::{Cell, Table};
 use portcullis_lab::picture::text::paragraph;
 use portcullis_lab::tree::{self, Answer as Found, Finding, Findings, Reading};
 use serde_json::{Value, json};
@@ -67,11 +68,12 @@ fn words(assumed: &[(portcullis_lab::linux::Commit, bool)]) -> String {
 
 fn details(findings: &Findings, view: View) -> String {
     let row = |finding: &Finding| {
-        let answer = match finding.answer {
-            Found::Has => view.style.good("has it"),
-            Found::Lacks => view.style.quiet("lacks it"),
-            Found::CannotTell => view.style.warn("cannot tell"),
+        let tone = match finding.answer {
+            Found::Has => Tone::Good,
+            Found::Lacks => Tone::Quiet,
+            Found::CannotTell => Tone::Warn,
         };
+        let answer = Cell::new(tone, finding.answer.to_string());
         let place = match finding.line {
             Some(line) => format!("{}:{line}", finding.file),
             None => finding.file.to_owned(),
@@ -80,9 +82,11 @@ fn details(findings: &Findings, view: View) -> String {
             "" => finding.commit.info().subject.to_owned(),
             why => why.to_owned(),
         };
-        vec![format!("  {}", finding.commit), answer, place, why]
+        [finding.commit.to_string().into(), answer, place.into(), why.into()]
     };
-    table(&findings.commits.iter().map(row).collect::<Vec<_>>())
+    let mut table = Table::bare(2);
+    findings.commits.iter().for_each(|finding| table.row(row(finding)));
+    table.render(view.screen)
 }
 
 fn as_json(findings: &Findings, readings: &[Reading]) -> Value {

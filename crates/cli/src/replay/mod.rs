@@ -3,7 +3,9 @@
 mod survey;
 
 use crate::lab::Answer;
-use crate::style::{Style, table};
+use crate::screen::Screen;
+use crate::style::{Style, Tone};
+use crate::table::{Cell, Table};
 use clap::Args;
 use portcullis_qemu::Installation;
 use portcullis_replay::board::{BOARDS, Board};
@@ -76,9 +78,9 @@ pub struct ReplayArgs {
 /// # Errors
 /// What keeps it from being done.
 pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
-    let style = Style::of_stdout();
+    let screen = Screen::of_stdout();
     if args.list {
-        return Ok(Answer { text: list(style), held: true });
+        return Ok(Answer { text: list(screen), held: true });
     }
     let mut sources = Sources::of_user()?;
     if args.layout {
@@ -115,7 +117,10 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         std::fs::write(path, report::page(report))
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(Answer { text: text(&reports, args, style), held: reports.iter().all(Report::agrees) })
+    Ok(Answer {
+        text: text(&reports, args, screen.style),
+        held: reports.iter().all(Report::agrees),
+    })
 }
 
 /// Where each kernel that is named keeps `dma_iommu`.
@@ -205,12 +210,12 @@ impl Sources {
     }
 }
 
-fn list(style: Style) -> String {
-    let row =
-        |name: &str, summary: &str| vec![format!("  {}", style.strong(name)), summary.to_owned()];
-    let boards: Vec<_> = BOARDS.iter().map(|board| row(board.name, board.summary)).collect();
-    let schedules: Vec<_> = NAMED.iter().map(|named| row(named.name, named.summary)).collect();
-    format!("boards\n{}schedules\n{}", table(&boards), table(&schedules))
+fn list(screen: Screen) -> String {
+    let (mut boards, mut schedules) = (Table::bare(2), Table::bare(2));
+    let row = |name: &str, summary: &str| [Cell::new(Tone::Strong, name), summary.into()];
+    BOARDS.iter().for_each(|board| boards.row(row(board.name, board.summary)));
+    NAMED.iter().for_each(|named| schedules.row(row(named.name, named.summary)));
+    format!("boards\n{}schedules\n{}", boards.render(screen), schedules.render(screen))
 }
 
 fn text(reports: &[Report], args: &ReplayArgs, style: Style) -> String {

@@ -1,74 +1,51 @@
 //! The page that `show` prints for people.
 
-use super::ids::{ids, label, named_iommus};
-use super::table::{Table, wrap};
+use super::ids::{ids, named_iommus, names};
 use super::tree;
 use super::verdict::{Verdict, of_device};
+use crate::screen::{Screen, count};
+use crate::style::{Style, Tone};
+use crate::table::{Cell, Table, wrap};
 use portcullis::{FwNode, ReservedKind};
 use portcullis_firmware::{DescribedDevice, MachineDescription, Severity};
 use portcullis_testbed::IommuDriver;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// How the page paints.
-#[derive(Clone, Copy)]
-pub(super) struct Paint {
-    color: bool,
-}
-
-impl Paint {
-    pub(super) fn new(color: bool) -> Self {
-        Self { color }
-    }
-
-    fn with(self, code: &str, text: &str) -> String {
-        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    pub(super) fn bold(self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    /// A word of a verdict.
-    pub(super) fn word(self, word: &str) -> String {
-        match word {
-            "translated" => self.with("32", word),
-            "blocked" => self.with("31", word),
-            "" => String::new(),
-            _ => self.with("33", word),
-        }
-    }
-
-    pub(super) fn severity(self, severity: Severity) -> String {
-        let code = match severity {
-            Severity::Error => "1;31",
-            Severity::Warning => "33",
-            Severity::Note => "36",
-        };
-        self.with(code, &format!("{severity:<7}", severity = severity.to_string()))
+/// A word of a verdict, and what it means.
+pub(super) fn tone(word: &str) -> Tone {
+    match word {
+        "translated" => Tone::Good,
+        "blocked" => Tone::Bad,
+        "" => Tone::Quiet,
+        _ => Tone::Warn,
     }
 }
 
-/// `machine` as a page of at most `width` columns (as far as its paths allow), with or without colours; `as_tree` for a tree in place of the tables.
-pub fn render_human(
-    machine: &MachineDescription,
-    width: usize,
-    color: bool,
-    as_tree: bool,
-) -> String {
-    let paint = Paint::new(color);
-    let mut out = headline(machine, paint);
+/// A severity in a column of its own.
+pub(super) fn severity(style: Style, severity: Severity) -> String {
+    let tone = match severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Warn,
+        Severity::Note => Tone::Note,
+    };
+    style.paint(tone, &format!("{:<7}", severity.to_string()))
+}
+
+/// `machine` as a page for `screen`; `as_tree` for a tree in place of the tables.
+pub fn render_human(machine: &MachineDescription, screen: Screen, as_tree: bool) -> String {
+    let mut out = headline(machine, screen.style);
     if as_tree {
         out.push('\n');
-        out.push_str(&tree::render(machine, paint));
+        out.push_str(&tree::render(machine, screen.style));
     } else {
-        out.push_str(&tables(machine, width, paint));
+        out.push_str(&tables(machine, screen));
     }
     if let Some(running) = left_running(machine) {
-        let _ = writeln!(out, "\n{}", wrap(&running, width, 0));
+        let _ = writeln!(out, "\n{}", wrap(&running, screen.prose_width(), 0));
     }
     out.push('\n');
-    out.push_str(&findings(machine, width, paint));
+    out.push_str(&findings(machine, screen));
     out
 }
 
@@ -96,51 +73,47 @@ pub(super) fn may_run(machine: &MachineDescription, device: &DescribedDevice) ->
     device.enabled && direct && streams.iter().any(|stream| adopts(&stream.iommu))
 }
 
-fn tables(machine: &MachineDescription, width: usize, paint: Paint) -> String {
+fn tables(machine: &MachineDescription, screen: Screen) -> String {
     let mut out = String::new();
     if !machine.iommus.is_empty() {
         out.push('\n');
-        out.push_str(&iommus(machine).render(width, |text| paint.bold(text)));
+        out.push_str(&iommus(machine).render(screen));
     }
     if !machine.devices.is_empty() {
         out.push('\n');
-        out.push_str(&devices(machine).render(width, |text| paint.bold(text)));
+        out.push_str(&devices(machine).render(screen));
     }
     out
 }
 
-fn headline(machine: &MachineDescription, paint: Paint) -> String {
+fn headline(machine: &MachineDescription, style: Style) -> String {
     let name = if machine.model.is_empty() { "(no model)" } else { machine.model.as_str() };
     let enabled = machine.devices.iter().filter(|device| device.enabled).count();
     format!(
         "{} [{}]\n{}, {} ({enabled} enabled)\n",
-        paint.bold(name),
+        style.strong(name),
         machine.board,
         count(machine.iommus.len(), "IOMMU"),
         count(machine.devices.len(), "device"),
     )
 }
 
-fn count(number: usize, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
-}
-
 fn iommus(machine: &MachineDescription) -> Table {
-    let mut table = Table::new(&["IOMMU", "compatible", "driver", "cells", "clients", "state"]);
+    let mut table = Table::new(["IOMMU", "compatible", "driver", "cells", "clients", "state"]);
     let clients = clients(machine);
     for iommu in &machine.iommus {
         let state = match (&iommu.unusable, iommu.enabled) {
-            (_, false) => "disabled",
-            (Some(_), true) => "unusable",
-            (None, true) => "enabled",
+            (_, false) => Cell::new(Tone::Quiet, "disabled"),
+            (Some(_), true) => Cell::new(Tone::Bad, "unusable"),
+            (None, true) => "enabled".into(),
         };
-        table.row(vec![
-            iommu.path.clone(),
-            iommu.compatible.first().cloned().unwrap_or_default(),
-            IommuDriver::of(iommu).map_or("none", |driver| driver.name).to_owned(),
-            iommu.cells.map_or("?".to_owned(), |cells| cells.to_string()),
-            clients.get(&iommu.node).copied().unwrap_or(0).to_string(),
-            state.to_owned(),
+        table.row([
+            iommu.path.as_str().into(),
+            iommu.compatible.first().map_or("", String::as_str).into(),
+            IommuDriver::of(iommu).map_or("none", |driver| driver.name).into(),
+            iommu.cells.map_or("?".to_owned(), |cells| cells.to_string()).into(),
+            clients.get(&iommu.node).copied().unwrap_or(0).to_string().into(),
+            state,
         ]);
     }
     table
@@ -158,22 +131,24 @@ fn clients(machine: &MachineDescription) -> BTreeMap<FwNode, usize> {
 }
 
 fn devices(machine: &MachineDescription) -> Table {
-    let mut table = Table::new(&["device", "IOMMU", "ids", "group", "reserved", "DMA", "because"]);
+    let mut table = Table::new(["device", "IOMMU", "ids", "group", "reserved", "DMA", "because"]);
     // Only groups of several are worth a number.
     let groups = tree::group_numbers(machine);
+    let names = names(machine);
     for (index, device) in machine.devices.iter().enumerate() {
-        let names: Vec<_> = named_iommus(device).into_iter().map(|it| label(machine, it)).collect();
+        let iommus = named_iommus(device).into_iter();
+        let iommus: Vec<_> = iommus.map(|it| names.of(machine.iommu_path(it))).collect();
         let Verdict { word, because } = of_device(machine, device);
         // A long reason stands among the findings.
         let because = if because.len() > 40 { "see below".to_owned() } else { because };
-        table.row(vec![
-            device.description.path.clone(),
-            names.join(" "),
-            ids(machine, device),
-            groups.get(&index).map(|number| format!("#{number}")).unwrap_or_default(),
-            reserved(device),
-            word.to_owned(),
-            because,
+        table.row([
+            device.description.path.as_str().into(),
+            iommus.join(" ").into(),
+            ids(machine, &names, device).into(),
+            groups.get(&index).map(|number| format!("#{number}")).unwrap_or_default().into(),
+            reserved(device).into(),
+            Cell::new(tone(word), word),
+            because.into(),
         ]);
     }
     table
@@ -191,14 +166,14 @@ fn reserved(device: &DescribedDevice) -> String {
     regions.collect::<Vec<_>>().join(", ")
 }
 
-fn findings(machine: &MachineDescription, width: usize, paint: Paint) -> String {
+fn findings(machine: &MachineDescription, screen: Screen) -> String {
     if machine.findings.is_empty() {
         return "No findings.\n".to_owned();
     }
     let number = |severity| machine.findings.iter().filter(|it| it.severity == severity).count();
     let mut out = format!(
         "{}\n",
-        paint.bold(&format!(
+        screen.style.strong(&format!(
             "Findings: {}, {}, {}",
             count(number(Severity::Error), "error"),
             count(number(Severity::Warning), "warning"),
@@ -206,9 +181,9 @@ fn findings(machine: &MachineDescription, width: usize, paint: Paint) -> String 
         ))
     );
     for finding in &machine.findings {
-        let severity = paint.severity(finding.severity);
+        let severity = severity(screen.style, finding.severity);
         let _ = writeln!(out, "{severity}  {} [{}]", finding.path, finding.rule);
-        let _ = writeln!(out, "         {}", wrap(&finding.message, width, 9));
+        let _ = writeln!(out, "         {}", wrap(&finding.message, screen.prose_width(), 9));
     }
     out
 }

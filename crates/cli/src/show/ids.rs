@@ -1,5 +1,6 @@
 //! Stream ids and maps in the few characters that a table has for them.
 
+use crate::names::ShortNames;
 use portcullis::{FwNode, FwStream};
 use portcullis_firmware::{DescribedDevice, IommuMap, MachineDescription};
 use std::collections::BTreeSet;
@@ -13,14 +14,18 @@ pub(super) fn named_iommus(device: &DescribedDevice) -> Vec<FwNode> {
     named.filter(|node| seen.insert(*node)).collect()
 }
 
-/// The last part of an IOMMU's path.
-pub(super) fn label(machine: &MachineDescription, node: FwNode) -> &str {
-    let path = machine.iommu_path(node);
-    path.rsplit('/').next().unwrap_or(path)
+/// Short names of a machine's IOMMUs.
+pub(super) fn names(machine: &MachineDescription) -> ShortNames<'_> {
+    ShortNames::new(machine.iommus.iter().map(|iommu| iommu.path.as_str()))
 }
 
 /// Stream ids, neighbours joined to ranges, `id/mask` where bits are ignored; then the map, `rid:requester ids>first stream id`.
-pub(super) fn ids(machine: &MachineDescription, device: &DescribedDevice) -> String {
+pub(super) fn ids(
+    machine: &MachineDescription,
+    names: &ShortNames<'_>,
+    device: &DescribedDevice,
+) -> String {
+    let at = |node| at(names.of(machine.iommu_path(node)));
     let several = named_iommus(device).len() > 1;
     let mut parts: Vec<String> = Vec::new();
     for run in runs(&device.streams) {
@@ -31,13 +36,13 @@ pub(super) fn ids(machine: &MachineDescription, device: &DescribedDevice) -> Str
             (mask, _) => format!("{}/{mask:#x}", first.id),
         };
         if several {
-            text.push_str(&at(machine, first.iommu));
+            text.push_str(&at(first.iommu));
         }
         parts.push(text);
     }
     let maps = device.bus.iter().flat_map(|bus| bus.maps());
     parts.extend(maps.map(|it| match several {
-        true => map(it) + &at(machine, it.iommu),
+        true => map(it) + &at(it.iommu),
         false => map(it),
     }));
     if let Some(bus) = device.bus.as_ref().filter(|bus| bus.mask() != u32::MAX) {
@@ -46,10 +51,10 @@ pub(super) fn ids(machine: &MachineDescription, device: &DescribedDevice) -> Str
     parts.join(" ")
 }
 
-/// Which of several IOMMUs is meant: the unit address of its name.
-fn at(machine: &MachineDescription, node: FwNode) -> String {
-    let name = label(machine, node);
-    format!("@{}", name.rsplit('@').next().unwrap_or(name))
+/// Which of several IOMMUs is meant: the unit address of its name where that is short.
+fn at(name: &str) -> String {
+    let address = name.rsplit('@').next().filter(|_| !name.contains('/'));
+    format!("@{}", address.unwrap_or(name))
 }
 
 /// Neighbouring exact ids on one IOMMU together, everything else alone.

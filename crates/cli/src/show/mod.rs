@@ -6,7 +6,6 @@ mod human;
 mod ids;
 mod json;
 mod rules;
-mod table;
 mod tree;
 mod verdict;
 

@@ -1,16 +1,17 @@
 //! `show --rules`: every rule with an example and what Linux does.
 
-use super::human::Paint;
-use super::table::wrap;
+use super::human::severity;
+use crate::screen::Screen;
+use crate::table::wrap;
 use portcullis_firmware::rule;
 use std::fmt::Write as _;
 
-/// All rules, in at most `width` columns.
-pub fn render_rules(width: usize, color: bool) -> String {
-    let paint = Paint::new(color);
+/// All rules, for `screen`.
+pub fn render_rules(screen: Screen) -> String {
+    let (style, width) = (screen.style, screen.prose_width());
     let mut out = String::new();
     for rule in rule::ALL {
-        let _ = writeln!(out, "{} {}", paint.severity(rule.severity), paint.bold(rule.id));
+        let _ = writeln!(out, "{} {}", severity(style, rule.severity), style.strong(rule.id));
         let _ = writeln!(out, "         {}", wrap(rule.finds, width, 9));
         let _ = writeln!(out, "         Example: {}", wrap(rule.example, width, 18));
         let _ = writeln!(out, "         Linux:   {}", wrap(rule.linux, width, 18));

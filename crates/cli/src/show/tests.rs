@@ -1,6 +1,7 @@
 //! `show` on the built-in board and on a broken one.
 
 use super::{render_human, to_json};
+use crate::screen::Screen;
 use portcullis_firmware::{MachineDescription, read_devicetree};
 use serde_json::{Value, json};
 
@@ -65,7 +66,7 @@ fn line<'a>(page: &'a str, start: &str) -> &'a str {
 
 #[test]
 fn page_says_what_becomes_of_each_device() {
-    let page = render_human(&default_board(), 200, false, false);
+    let page = render_human(&default_board(), Screen::plain(200), false);
     assert!(line(&page, "/soc/usb@10000000").ends_with("translated"));
     assert!(line(&page, "/soc/usb@10110000").ends_with("  device disabled"));
     assert!(line(&page, "/soc/can@13010000").ends_with("direct      IOMMU disabled"));
@@ -85,10 +86,10 @@ fn page_says_what_becomes_of_each_device() {
 fn page_says_whom_firmware_may_have_left_running() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
     let board = crate::board::read(Some(path.as_ref()), &[]).expect("our own board");
-    let page = render_human(&board, 400, false, false);
+    let page = render_human(&board, Screen::plain(160), false);
     let told = line(&page, "Firmware may have left running");
-    assert!(told.contains(": /soc/display@ae00000. ") && told.contains("--firmware-streams adopt"));
-    assert!(!render_human(&default_board(), 400, false, false).contains("left running"));
+    assert!(told.contains(": /soc/display@ae00000. ") && page.contains("--firmware-streams"));
+    assert!(!render_human(&default_board(), Screen::plain(400), false).contains("left running"));
     let json: serde_json::Value = serde_json::from_str(&to_json(&board)).expect("JSON");
     let devices = json["devices"].as_array().expect("a list").iter();
     let may: Vec<_> = devices.filter(|it| it["may_run"] == true).map(|it| &it["path"]).collect();
@@ -107,7 +108,7 @@ fn findings_stand_below_worst_first() {
             message: "`iommus` has 3 bytes".into(),
         },
     );
-    let page = render_human(&machine, 200, false, false);
+    let page = render_human(&machine, Screen::plain(200), false);
     let error = page.find("error    /x [iommus-length]").expect("the error");
     assert!(error > page.find("/soc/pcie@40000000").expect("the table"));
     assert!(error < page.find("note ").expect("the notes"));
@@ -117,19 +118,22 @@ fn findings_stand_below_worst_first() {
 #[test]
 fn narrow_pages_keep_within_their_width() {
     for width in [60, 130, 150] {
-        let page = render_human(&default_board(), width, false, false);
+        let page = render_human(&default_board(), Screen::plain(width), false);
         for line in page.lines().filter(|line| line.split_whitespace().count() > 3) {
             assert!(line.chars().count() <= width, "{width}: {line}");
         }
         // Too narrow for columns, and wide enough.
-        assert_eq!(page.contains("/soc/ethernet@10050000\n  IOMMU:"), width == 60);
+        assert_eq!(page.contains("/soc/ethernet@10050000\n    IOMMU iommu@"), width == 60);
     }
 }
 
 #[test]
 fn colour_is_only_painted_on_request() {
-    assert!(!render_human(&default_board(), 100, false, false).contains('\x1b'));
-    assert!(render_human(&default_board(), 100, true, false).contains("\x1b[36mnote   \x1b[0m"));
+    assert!(!render_human(&default_board(), Screen::plain(100), false).contains('\x1b'));
+    assert!(
+        render_human(&default_board(), Screen::plain(100).colored(), false)
+            .contains("\x1b[36mnote   \x1b[0m")
+    );
 }
 
 /// A machine whose names try to break out of the page.
@@ -154,7 +158,7 @@ fn the_html_page_escapes_what_the_description_says_and_stands_alone() {
 
 #[test]
 fn the_tree_puts_each_device_below_its_iommu_and_functions_below_their_bus() {
-    let page = render_human(&default_board(), 100, false, true);
+    let page = render_human(&default_board(), Screen::plain(100), true);
     let lines: Vec<_> = page.lines().collect();
     let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("a line");
     assert!(at("/soc/iommu@2b400000 (smmuv3)") < at("/soc/usb@10000000  0x"));
@@ -176,7 +180,7 @@ fn the_tree_puts_each_device_below_its_iommu_and_functions_below_their_bus() {
 fn a_bus_whose_functions_differ_is_mixed_and_its_mask_is_printed() {
     let blob = include_bytes!("../../../../boards/pci-topology.dtb");
     let machine = read_devicetree(blob, "pci").expect("our board");
-    let page = render_human(&machine, 300, false, false);
+    let page = render_human(&machine, Screen::plain(300), false);
     let bus = line(&page, "/soc/pcie@40000000");
     assert!(bus.contains("mixed") && bus.contains("1 blocked, 4 translated"), "{bus}");
     assert!(line(&page, "/soc/pcie@60000000").contains("rid&0xfff8"));
@@ -184,7 +188,7 @@ fn a_bus_whose_functions_differ_is_mixed_and_its_mask_is_printed() {
 
 #[test]
 fn rules_are_listed_with_what_linux_does() {
-    let text = super::render_rules(80, false);
+    let text = super::render_rules(Screen::plain(80));
     for rule in portcullis_firmware::rule::ALL {
         assert!(text.contains(&format!(
             "{} {}",

@@ -1,8 +1,10 @@
 //! `show --tree`: below each IOMMU the devices behind it, below each bus its functions.
 
-use super::human::Paint;
-use super::ids::{ids, named_iommus};
+use super::human::tone;
+use super::ids::{ids, named_iommus, names};
 use super::verdict::{Verdict, of_client, of_device};
+use crate::names::ShortNames;
+use crate::style::Style;
 use portcullis::{DmaPath, FwNode};
 use portcullis_firmware::{DescribedDevice, MachineDescription, PciFunction, sharing};
 use portcullis_testbed::IommuDriver;
@@ -15,9 +17,17 @@ struct Branch {
     below: Vec<Branch>,
 }
 
+/// What every line needs.
+struct Page<'a> {
+    machine: &'a MachineDescription,
+    names: ShortNames<'a>,
+    style: Style,
+}
+
 /// The machine as a tree: one branch for each IOMMU, one for what is behind none.
-pub(super) fn render(machine: &MachineDescription, paint: Paint) -> String {
+pub(super) fn render(machine: &MachineDescription, style: Style) -> String {
     let groups = group_numbers(machine);
+    let page = Page { machine, names: names(machine), style };
     let mut behind: BTreeMap<Option<FwNode>, Vec<Branch>> = BTreeMap::new();
     for (index, device) in machine.devices.iter().enumerate() {
         let nodes = named_iommus(device);
@@ -25,7 +35,7 @@ pub(super) fn render(machine: &MachineDescription, paint: Paint) -> String {
             if nodes.is_empty() { vec![None] } else { nodes.into_iter().map(Some).collect() };
         for place in places {
             let group = groups.get(&index).copied();
-            behind.entry(place).or_default().push(branch(machine, device, place, group, paint));
+            behind.entry(place).or_default().push(page.branch(device, place, group));
         }
     }
     let mut out = String::new();
@@ -37,11 +47,11 @@ pub(super) fn render(machine: &MachineDescription, paint: Paint) -> String {
             (None, true) => String::new(),
         };
         let below = behind.remove(&Some(iommu.node)).unwrap_or_default();
-        let text = format!("{} ({driver}{state})", paint.bold(&iommu.path));
+        let text = format!("{} ({driver}{state})", style.strong(&iommu.path));
         write(&mut out, &Branch { text, below }, "");
     }
     if let Some(below) = behind.remove(&None) {
-        write(&mut out, &Branch { text: paint.bold("behind no IOMMU"), below }, "");
+        write(&mut out, &Branch { text: style.strong("behind no IOMMU"), below }, "");
     }
     out
 }
@@ -61,26 +71,40 @@ pub(super) fn group_numbers(machine: &MachineDescription) -> BTreeMap<usize, usi
         .collect()
 }
 
-fn branch(
-    machine: &MachineDescription,
-    device: &DescribedDevice,
-    place: Option<FwNode>,
-    group: Option<usize>,
-    paint: Paint,
-) -> Branch {
-    let mut text = device.description.path.clone();
-    if place.is_some() {
-        let _ = write!(text, "  {}", ids(machine, device));
+impl Page<'_> {
+    fn branch(
+        &self,
+        device: &DescribedDevice,
+        place: Option<FwNode>,
+        group: Option<usize>,
+    ) -> Branch {
+        let mut text = device.description.path.clone();
+        if place.is_some() {
+            let _ = write!(text, "  {}", ids(self.machine, &self.names, device));
+        }
+        if let Some(group) = group {
+            let _ = write!(text, "  #{group}");
+        }
+        let _ = write!(text, "  {}", said(&of_device(self.machine, device), self.style));
+        let listed = device.enabled && device.bus.is_some();
+        let functions = device.functions.iter().filter(|_| listed);
+        let functions = functions.filter(|function| belongs(function, place));
+        Branch { text, below: functions.map(|it| self.function(device, it)).collect() }
     }
-    if let Some(group) = group {
-        let _ = write!(text, "  #{group}");
+
+    fn function(&self, device: &DescribedDevice, function: &PciFunction) -> Branch {
+        let path = &function.description.path;
+        let short = path.strip_prefix(device.description.path.as_str()).unwrap_or(path);
+        let mut text = format!("{} {}", function.requester, short.trim_start_matches('/'));
+        if let DmaPath::Translated(spec) = &function.description.dma {
+            spec.streams.iter().for_each(|stream| {
+                let _ = write!(text, "  {}", stream.id);
+            });
+        }
+        let verdict = of_client(self.machine, &function.description, true);
+        let _ = write!(text, "  {}", said(&verdict, self.style));
+        Branch { text, below: Vec::new() }
     }
-    let _ = write!(text, "  {}", said(&of_device(machine, device), paint));
-    let listed = device.enabled && device.bus.is_some();
-    let functions = device.functions.iter().filter(|_| listed);
-    let functions = functions.filter(|function| belongs(function, place));
-    let below = functions.map(|it| function_branch(machine, device, it, paint)).collect();
-    Branch { text, below }
 }
 
 /// A function stands below the IOMMU that translates it; one that none translates, below each that its bus names.
@@ -91,28 +115,9 @@ fn belongs(function: &PciFunction, place: Option<FwNode>) -> bool {
     }
 }
 
-fn function_branch(
-    machine: &MachineDescription,
-    device: &DescribedDevice,
-    function: &PciFunction,
-    paint: Paint,
-) -> Branch {
-    let path = &function.description.path;
-    let short = path.strip_prefix(device.description.path.as_str()).unwrap_or(path);
-    let mut text = format!("{} {}", function.requester, short.trim_start_matches('/'));
-    if let DmaPath::Translated(spec) = &function.description.dma {
-        spec.streams.iter().for_each(|stream| {
-            let _ = write!(text, "  {}", stream.id);
-        });
-    }
-    let verdict = of_client(machine, &function.description, true);
-    let _ = write!(text, "  {}", said(&verdict, paint));
-    Branch { text, below: Vec::new() }
-}
-
-fn said(verdict: &Verdict, paint: Paint) -> String {
+fn said(verdict: &Verdict, style: Style) -> String {
     let Verdict { word, because } = verdict;
-    let word = paint.word(word);
+    let word = style.paint(tone(word), word);
     match (word.is_empty(), because.is_empty()) {
         (true, _) => because.clone(),
         (false, true) => word,

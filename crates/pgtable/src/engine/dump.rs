@@ -1,6 +1,7 @@
 //! A tree as text.
 
 use super::IoPageTable;
+use super::idle::unreachable;
 use super::reclaim::Node;
 use super::walk::entry_at;
 use crate::geometry::leaf_size;
@@ -84,7 +85,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             }
             run.map_or(Ok(()), |run| run.write(f, indent))?;
             run = leaf;
-            if leaf.is_none() && !level.is_last() && self.format.is_table(entry, level) {
+            if let Some(idle) = unreachable(entry).filter(|_| !level.is_last()) {
+                write!(f, "\n{:indent$}table {idle}, from {iova:#x}: idle", "")?;
+            } else if leaf.is_none() && !level.is_last() && self.format.is_table(entry, level) {
                 let below = self.geometry.level(level.number - 1);
                 let child = PhysAddr::new(self.format.table_address(entry));
                 self.write_table(f, Node { table: child, level: below, base: iova }, indent)?;

@@ -1,12 +1,13 @@
 //! Mapping: look at the whole range, take the memory, then store.
 
 use super::IoPageTable;
+use super::idle::{claimed, idle, unreachable};
 use super::pages::FreeChain;
 use super::walk::{COMMON_PAGE, Slot, common_level, entry_at};
 use crate::{Format, Level, MapError};
 use core::sync::atomic::Ordering;
 use portcullis_addr::{Iova, PhysAddr, PhysRange, Prot};
-use portcullis_platform::DmaMemory;
+use portcullis_platform::{AllocError, DmaMemory};
 
 /// What is still to be mapped.
 #[derive(Clone, Copy)]
@@ -154,20 +155,35 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Maps smallest pages, where their entries stand in one table that exists and are all free.
     #[inline(always)]
     fn map_in_one_table(&self, iova: u64, phys: u64, len: u64, bits: u64) -> bool {
-        let Some(first) = self.slot::<0, false>(iova) else { return false };
         let level = self.geometry.level(0);
         let count = (len >> level.shift) as usize;
+        let Some(first) = self.slot::<0, false>(iova) else {
+            return self.is_whole_table(count) && self.refill(iova, phys, bits);
+        };
         if len > self.left_of_table(iova) || !self.memory.is_zero(first, count) {
             return false;
         }
-        let run = Run {
-            slot: Slot { address: first, entry: 0, level },
-            level,
-            size: level.shift,
-            entries: count,
-        };
-        self.store_run(first, &run, bits, phys);
+        self.store_run(first, &self.pages(first, count), bits, phys);
         true
+    }
+
+    /// Maps a whole table of smallest pages where an idle one stands.
+    #[inline(never)]
+    fn refill(&self, iova: u64, phys: u64, bits: u64) -> bool {
+        let slot = self.descend::<true>(iova, 1);
+        let whole = self.left_of_table(iova) == 1 << slot.level.shift;
+        let Some(table) = idle(slot.entry).filter(|_| whole) else { return false };
+        let run = self.pages(table, self.table_layout.size() / 8);
+        self.store_run(table, &run, bits, phys);
+        self.lead_to(slot, table)
+    }
+
+    /// Smallest pages with their entries from the one at `first` on.
+    #[inline(always)]
+    fn pages(&self, first: PhysAddr, entries: usize) -> Run {
+        let level = self.geometry.level(0);
+        let slot = Slot { address: first, entry: 0, level };
+        Run { slot, level, size: level.shift, entries }
     }
 
     /// Bytes from `iova` to the end of what a table of the last level covers.
@@ -270,7 +286,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         for mut span in spans {
             while span.len > 0 {
                 let run = self.next_run::<true>(span, 64)?;
-                for above in run.level.number + 1..=run.slot.level.number {
+                let lacking =
+                    if idle(run.slot.entry).is_some() { 0 } else { run.slot.level.number };
+                for above in run.level.number + 1..=lacking {
                     let start = span.iova >> self.geometry.level(above).shift;
                     if core::mem::replace(&mut counted[usize::from(above)], start) != start {
                         missing += 1;
@@ -311,7 +329,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         let size = self.geometry.best_size(span.iova | span.phys, span.len, below);
         let level = self.geometry.level_of(size);
         let slot = self.descend::<true>(span.iova, level.number);
-        if slot.entry != 0 {
+        let missing = slot.level != level && unreachable(slot.entry).is_some();
+        if slot.entry != 0 && !missing {
             if slot.level != level || !self.is_table(slot) {
                 return Err(MapError::Occupied { iova: Iova::new(span.iova) });
             }
@@ -359,8 +378,10 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         Ok(wanted)
     }
 
+    /// Whether a table stands below `slot`, which hardware may reach or not.
     fn is_table(&self, slot: Slot) -> bool {
-        !slot.level.is_last() && self.format.is_table(slot.entry, slot.level)
+        let reachable = || self.format.is_table(slot.entry, slot.level);
+        !slot.level.is_last() && (reachable() || unreachable(slot.entry).is_some())
     }
 
     /// Stores the leaves of `run` from the entry at `first` on and shows them to hardware.
@@ -403,35 +424,56 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
     }
 
-    /// Puts a table into the empty entry of `slot`, with the leaves of `content` in it; `false` where another thread has just put one there.
+    /// Puts a table into the entry of `slot`, which is empty or above a table that hardware cannot reach, with the leaves of `content` in it; `false` where another thread has changed the
+    /// entry meanwhile.
     fn install(
         &self,
         slot: Slot,
         pages: &mut FreeChain<'_, F, M>,
         content: Option<(&Run, u64, Span)>,
     ) -> Result<bool, MapError> {
+        if let Some(table) = idle(slot.entry) {
+            return Ok(self.reuse(slot, table, content));
+        }
         let page = pages.take()?;
-        let first = content.map_or(page, |(run, _, span)| {
-            entry_at(page, self.geometry.index(span.iova, run.level))
-        });
+        self.prepare(page, content);
+        let old = claimed(slot.entry);
+        let done = match old {
+            None => Some(self.lead_to(slot, page)),
+            Some(old) => self.displace(slot, old, page),
+        };
+        if done == Some(true) {
+            self.pages.fetch_add(1, Ordering::Relaxed);
+            return Ok(true);
+        }
+        let (first, entries) = self.entries_of(page, content);
+        self.memory.clear(first, entries);
+        pages.push(page);
+        done.ok_or(MapError::NoMemory(AllocError { layout: self.table_layout }))
+    }
+
+    /// Puts the idle `table` of `slot` to use again, with nothing but the leaves of `content` in it; `false` where another thread has been faster.
+    fn reuse(&self, slot: Slot, table: PhysAddr, content: Option<(&Run, u64, Span)>) -> bool {
+        let Some(slot) = self.claim(slot, table) else { return false };
+        if !self.is_whole_table(self.entries_of(table, content).1) {
+            self.memory.clear(table, self.table_layout.size() / 8);
+        }
+        self.prepare(table, content);
+        self.lead_to(slot, table)
+    }
+
+    /// Stores the leaves of `content` into `table`, which nobody can see, and publishes all of it.
+    fn prepare(&self, table: PhysAddr, content: Option<(&Run, u64, Span)>) {
         if let Some((run, bits, span)) = content {
-            self.store_leaves(first, run, bits, span.phys);
+            self.store_leaves(self.entries_of(table, content).0, run, bits, span.phys);
         }
-        self.publish(page, self.geometry.table_bytes());
-        // Hardware that snoops sees the pointer as soon as any CPU does; otherwise it is settled below, or by whoever follows it before that.
-        let settled = if self.params.coherent { F::SOFTWARE_BIT } else { 0 };
-        let entry = self.format.table(page, slot.level) | settled;
-        if self.memory.compare_exchange64(slot.address, 0, entry).is_err() {
-            self.memory.clear(first, content.map_or(0, |(run, ..)| run.entries));
-            pages.push(page);
-            return Ok(false);
-        }
-        self.pages.fetch_add(1, Ordering::Relaxed);
-        if settled == 0 {
-            self.settle(slot.address, entry);
-        } else {
-            self.publish(slot.address, 8);
-        }
-        Ok(true)
+        self.publish(table, self.geometry.table_bytes());
+    }
+
+    /// Where the leaves of `content` stand in `table`, and how many entries they take.
+    fn entries_of(&self, table: PhysAddr, content: Option<(&Run, u64, Span)>) -> (PhysAddr, usize) {
+        content.map_or((table, 0), |(run, _, span)| {
+            (entry_at(table, self.geometry.index(span.iova, run.level)), run.entries)
+        })
     }
 }

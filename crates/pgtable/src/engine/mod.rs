@@ -2,6 +2,7 @@
 
 mod dump;
 mod grow;
+mod idle;
 mod map;
 mod pages;
 mod protect;

@@ -1,6 +1,7 @@
 //! Table pages that are in no tree: taken in advance for a map, or taken out of the tree by a reclaim.
 
 use super::IoPageTable;
+use super::idle::unreachable;
 use super::walk::entry_at;
 use crate::gather::TakenOut;
 use crate::{Format, Level};
@@ -162,7 +163,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         for index in 0..self.geometry.entries(level) {
             let entry = self.memory.load64(entry_at(table, index));
-            if self.format.is_table(entry, level) {
+            if let Some(idle) = unreachable(entry) {
+                self.memory.free(idle, self.table_layout);
+            } else if self.format.is_table(entry, level) {
                 let child = PhysAddr::new(self.format.table_address(entry));
                 self.free_below(child, self.geometry.level(level.number - 1));
                 self.memory.free(child, self.table_layout);

@@ -1,6 +1,7 @@
 //! Taking empty tables out of the tree. Never allocates.
 
 use super::IoPageTable;
+use super::idle::idle;
 use super::unmap::{Span, owe};
 use super::walk::entry_at;
 use crate::{Format, IotlbGather, Level};
@@ -45,14 +46,12 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             if node.level.is_last() {
                 return false;
             }
-            let gone = self.format.is_table(entry, node.level)
-                && self.prune_entry(node, index, entry, span, gather);
-            empty &= gone;
+            empty &= self.prune_entry(node, index, entry, span, gather);
         }
         empty
     }
 
-    /// Prunes below one entry that leads to a table, and takes that table out if it is empty and wholly inside `span`. Says whether it did.
+    /// Prunes below one entry, if it leads to a table, and takes that table out if it is idle or empty and wholly inside `span`. Says whether it did.
     fn prune_entry(
         &self,
         node: Node,
@@ -62,13 +61,17 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         gather: &mut IotlbGather,
     ) -> bool {
         let here = node.entry_span(index);
+        let idle = idle(entry);
+        if idle.is_none() && !self.format.is_table(entry, node.level) {
+            return false;
+        }
         let child = Node {
-            table: PhysAddr::new(self.format.table_address(entry)),
+            table: idle.unwrap_or_else(|| PhysAddr::new(self.format.table_address(entry))),
             level: self.geometry.level(node.level.number - 1),
             base: here.first,
         };
         let inside = Span { first: span.first.max(here.first), last: span.last.min(here.last) };
-        let empty = self.prune(child, inside, gather);
+        let empty = idle.is_some() || self.prune(child, inside, gather);
         let whole = inside.first == here.first && inside.last == here.last;
         if !empty || !whole {
             return false;

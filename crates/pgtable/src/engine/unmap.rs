@@ -120,9 +120,12 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if !self.format.is_leaf(entry, level) || !all() {
             return false;
         }
-        self.memory.clear(first, count);
-        self.publish(first, count * 8);
-        owe(gather, Span { first: iova, last }, self.params.granule, false);
+        let gone = self.is_whole_table(count) && self.make_idle(iova);
+        if !gone {
+            self.memory.clear(first, count);
+            self.publish(first, count * 8);
+        }
+        owe(gather, Span { first: iova, last }, self.params.granule, gone);
         true
     }
 
@@ -211,10 +214,14 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Clears the entries of `run`, which begins at address `first`, and notes the debt.
     #[inline(always)]
     fn clear_run(&self, run: &Run, first: u64, gather: &mut IotlbGather) {
-        self.memory.clear(run.slot.address, run.entries);
-        self.publish(run.slot.address, run.entries * 8);
+        let pages = run.slot.level.is_last() && self.is_whole_table(run.entries);
+        let gone = pages && self.make_idle(first);
+        if !gone {
+            self.memory.clear(run.slot.address, run.entries);
+            self.publish(run.slot.address, run.entries * 8);
+        }
         let leaf = leaf_size(run.slot.level.shift);
-        owe(gather, Span { first, last: run.last(first) }, leaf, false);
+        owe(gather, Span { first, last: run.last(first) }, leaf, gone);
     }
 
     /// Removes what a map has stored before it failed; its caller broke the rule of disjoint ranges, so the range may hold anything.

@@ -11,6 +11,7 @@ use portcullis_pgtable::{
 use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use portcullis_threads::{Budget, Explorer, Report, World, step, violation};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a word of a page holds that was never published.
@@ -142,6 +143,12 @@ impl<F: Format, const GLOBAL: bool, const TORN: bool> Stand<F, GLOBAL, TORN> {
         Walker::new(config, &read).walk(iova).ok().map(|leaf| leaf.translate(iova))
     }
 
+    /// As [`walk`](Self::walk), without steps.
+    fn cpu_walk(&self, iova: u64) -> Option<u64> {
+        let read = |address| self.memory.cpu(address);
+        Walker::new(self.table.config(), &read).walk(iova).ok().map(|leaf| leaf.translate(iova))
+    }
+
     fn must_lead(&self, config: TableConfig, iova: u64) {
         let found = self.walk(config, iova);
         if found != Some(iova + SHIFT) {
@@ -250,6 +257,35 @@ fn a_reclaim_beside_a_map() {
         // The table that was taken out is kept until nobody can stand in it.
         w.at_end(WHOLE, move || stand.settle(4, &[BLOCK]));
     }));
+}
+
+/// Two maps of parts of one idle table: one of them empties it, and the other waits for nobody. Where that one was faster, the table that it has displaced is counted and kept.
+#[test]
+fn two_maps_in_an_idle_table() {
+    let ends = Arc::<[AtomicUsize; 2]>::default();
+    clean(&run(|w| {
+        let stand = Stand::<Aarch32LpaeStage1>::new(two_levels());
+        let whole = stand.table.map(Iova::new(0), PhysAddr::new(7 * BLOCK + PAGE), BLOCK, RW);
+        whole.expect("free");
+        stand.unmap(0, BLOCK);
+        for (thread, name) in [(1, "first"), (2, "second")] {
+            let stand = Arc::clone(&stand);
+            w.thread(name, move || stand.map(thread * PAGE, PAGE));
+        }
+        let ends = Arc::clone(&ends);
+        w.at_end(WHOLE, move || {
+            let old = (0..512).filter(|page| !(1..3).contains(page));
+            let back = old.map(|page| page * PAGE).find(|at| stand.cpu_walk(*at).is_some());
+            if let Some(back) = back {
+                return Err(format!("{back:#x} has come back"));
+            }
+            let pages = stand.table.table_pages();
+            ends[usize::from(pages == 3)].fetch_add(1, Ordering::Relaxed);
+            stand.settle(pages.clamp(2, 3), &[PAGE, 2 * PAGE])
+        });
+    }));
+    let [kept, displaced] = [0, 1].map(|end: usize| ends[end].load(Ordering::Relaxed));
+    assert!(kept > 0 && displaced > 0, "{kept} and {displaced}");
 }
 
 /// A tree that begins with three levels.

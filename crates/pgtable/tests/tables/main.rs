@@ -7,6 +7,7 @@ mod explored;
 mod failure;
 mod formats;
 mod grid;
+mod idle;
 mod memory;
 mod order;
 mod planted;

@@ -27,6 +27,8 @@ pub(crate) struct TestMemory {
     words: Box<[AtomicU64]>,
     published: Box<[AtomicU64]>,
     live: Box<[AtomicBool]>,
+    /// Pages of tables to which only an entry leads that is not present: hardware cannot reach them.
+    hidden: Box<[AtomicBool]>,
     pool: Mutex<Pool>,
     /// Allocations that still succeed.
     allowed: AtomicUsize,
@@ -40,6 +42,8 @@ pub(crate) struct TestMemory {
     strict: AtomicBool,
     /// Whether a publication of more than one line loses its last one.
     loses_lines: AtomicBool,
+    /// Whether runs are left as they are that should be cleared.
+    loses_clears: AtomicBool,
 }
 
 #[derive(Default)]
@@ -47,6 +51,13 @@ struct Pool {
     next: usize,
     free: BTreeMap<(usize, usize), Vec<PhysAddr>>,
     live: usize,
+    /// Bytes of what is allocated, by address.
+    sizes: BTreeMap<u64, usize>,
+}
+
+/// The table to which `entry` leads the engine and not hardware: not present in any format, and marked by one of two bits (`engine/idle.rs`).
+fn hidden_table(entry: u64) -> Option<u64> {
+    (entry & 0b111 == 0 && matches!(entry & 0xfff, 0x400 | 0x800)).then_some(entry & !0xfff)
 }
 
 impl TestMemory {
@@ -66,11 +77,13 @@ impl TestMemory {
 
     fn made(base: u64, strict: bool) -> Arc<Self> {
         let words = |value| (0..BYTES / 8).map(|_| AtomicU64::new(value)).collect();
+        let flags = || (0..BYTES / 4096).map(|_| AtomicBool::new(false)).collect();
         Arc::new(Self {
             base,
             words: words(0),
             published: words(POISON),
-            live: (0..BYTES / 4096).map(|_| AtomicBool::new(false)).collect(),
+            live: flags(),
+            hidden: flags(),
             pool: Mutex::new(Pool::default()),
             allowed: AtomicUsize::new(usize::MAX),
             allocations: AtomicUsize::new(0),
@@ -80,6 +93,7 @@ impl TestMemory {
             software: AtomicU64::new(portcullis_pgtable::ArmLpaeStage1::SOFTWARE_BIT),
             strict: AtomicBool::new(strict),
             loses_lines: AtomicBool::new(false),
+            loses_clears: AtomicBool::new(false),
         })
     }
 
@@ -96,6 +110,11 @@ impl TestMemory {
     /// The planted bug of cache maintenance: the last line of a longer range is forgotten.
     pub(crate) fn lose_lines(&self) {
         self.loses_lines.store(true, Ordering::Relaxed);
+    }
+
+    /// The planted bug of emptying: runs stay as they are.
+    pub(crate) fn lose_clears(&self, lose: bool) {
+        self.loses_clears.store(lose, Ordering::Relaxed);
     }
 
     /// Lets `count` more allocations succeed.
@@ -152,9 +171,21 @@ impl TestMemory {
         first..first + layout.size().div_ceil(4096)
     }
 
+    fn hide(&self, table: u64, hide: bool) {
+        let first = self.index(PhysAddr::new(table)) / 512;
+        let bytes = *self.pool.lock().expect("pool").sizes.get(&table).expect("a table");
+        let pages = &self.hidden[first..first + bytes.div_ceil(4096)];
+        pages.iter().for_each(|page| page.store(hide, Ordering::Relaxed));
+    }
+
     fn stored(&self, address: PhysAddr, old: u64, new: u64) {
-        // The engine clears what it removes, so that zero is the only "not present".
-        let both_valid = old != 0 && new != 0;
+        for (entry, hide) in [(old, false), (new, true)] {
+            hidden_table(entry).into_iter().for_each(|table| self.hide(table, hide));
+        }
+        let page = self.index(address) / 512;
+        let reachable = !self.hidden[page].load(Ordering::Relaxed);
+        // Valid in any format: see `hidden_table`.
+        let both_valid = reachable && old & 0b111 != 0 && new & 0b111 != 0;
         let software = self.software.load(Ordering::Relaxed);
         assert!(
             !self.strict.load(Ordering::Relaxed) || !both_valid || (old ^ new) & !software == 0,
@@ -192,6 +223,7 @@ unsafe impl DmaMemory for TestMemory {
             }
         };
         pool.live += 1;
+        pool.sizes.insert(address.raw(), layout.size());
         let first = self.index(address);
         for word in &self.words[first..first + layout.size() / 8] {
             word.store(0, Ordering::SeqCst);
@@ -206,6 +238,7 @@ unsafe impl DmaMemory for TestMemory {
         let mut pool = self.pool.lock().expect("pool");
         for page in self.pages(address, layout) {
             assert!(self.live[page].swap(false, Ordering::SeqCst), "{address} freed twice");
+            self.hidden[page].store(false, Ordering::Relaxed);
         }
         let first = self.index(address);
         for index in first..first + layout.size() / 8 {
@@ -247,6 +280,12 @@ unsafe impl DmaMemory for TestMemory {
     }
 
     fn refresh(&self, _: PhysAddr, _: usize, _: Coherency) {}
+
+    fn clear(&self, address: PhysAddr, words: usize) {
+        if !self.loses_clears.load(Ordering::Relaxed) {
+            self.fill(address, words, 0, 0);
+        }
+    }
 }
 
 impl fmt::Debug for TestMemory {

@@ -1,7 +1,7 @@
 //! One IOMMU and what is behind it: a trunk with a branch for each device, the stream ids on it, the functions of a bus below it.
 
 use super::{Placed, escaped};
-use crate::show::ids::{label, map, runs};
+use crate::show::ids::{map, runs};
 use crate::show::verdict::{Verdict, of_client, of_device};
 use portcullis::{DmaPath, FwNode};
 use portcullis_firmware::MachineDescription;
@@ -57,7 +57,7 @@ pub(super) fn drawing(
     node: Option<FwNode>,
     devices: &[Placed<'_>],
 ) -> String {
-    let name = node.map_or("no IOMMU", |node| label(machine, node));
+    let name = node.map_or("no IOMMU", |node| machine.iommu_path(node));
     let width = name.chars().count().min(44) * 74 / 10 + 18;
     let mut out = format!("<div role=\"img\" aria-label=\"{}\">\n", escaped(title));
     let _ = writeln!(
