@@ -67,9 +67,26 @@ pub(crate) fn invalidation(name: Name, gather: &IotlbGather, ranges: bool) -> Op
 }
 
 /// The one command that pays `gather`, where one is enough for it and it is not that for the whole space; the others are [`invalidation`]'s.
-#[inline]
+#[inline(always)]
 pub(crate) fn single(name: Name, gather: &IotlbGather, ranges: bool) -> Option<Command> {
-    let leaves = Leaves::of(gather.as_range()?);
+    let range = gather.as_range()?;
+    let granule = name.granule();
+    // What most debts are: a few smallest pages, which the unit counts as it is told.
+    if range.leaf == granule.size {
+        let but_one = (range.last.raw() - range.start.raw()) >> granule.size.log2();
+        let leaf = !range.tables_freed;
+        if but_one < MAX_UNITS && leaf && (ranges || but_one == 0) {
+            let command = address(name, range.start.raw(), true);
+            let hint = |command: Command| command.over(granule.command_code, but_one, 0, 3);
+            return Some(if ranges { hint(command) } else { command });
+        }
+    }
+    single_of_any(name, range, ranges)
+}
+
+#[inline(never)]
+fn single_of_any(name: Name, range: &FlushRange, ranges: bool) -> Option<Command> {
+    let leaves = Leaves::of(range);
     if !ranges {
         return (leaves.count == 1).then(|| address(name, leaves.start, leaves.leaf));
     }
