@@ -17,7 +17,7 @@ use crate::reason::{BlockedReason, FailedReason};
 use crate::space::Domain;
 use crate::status::DeviceStage;
 use crate::subsystem::Subsystem;
-use crate::work::Work;
+use crate::work::{AHEAD, Work};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::{fmt, hint};
@@ -113,6 +113,25 @@ impl<P: Platform> Subsystem<P> {
             return Ok(unlocked.unwrap_or_else(|| self.attempt(device, &mut device.state.lock())));
         }
         Ok(self.attempt(device, &mut state))
+    }
+
+    /// Binds one driver to all of `devices`, one after the other, as [`bind`](Self::bind) does, and tells `told` what came of each. For the devices of a bus that a driver serves: where they lie about in
+    /// memory this is faster than as many calls of `bind`, because what the next 16 begin with is fetched together (by a third at 100,000 devices, see docs/performance.md).
+    #[doc(alias = "driver_attach")]
+    pub fn bind_all<'a>(
+        &self,
+        devices: &'a [Arc<Device<P>>],
+        driver: &Arc<dyn Driver<P>>,
+        mut told: impl FnMut(&'a Arc<Device<P>>, Result<BindOutcome, BindError>),
+    ) {
+        for some in devices.chunks(AHEAD) {
+            // Plain loads of all of them first: the memory answers them together.
+            hint::black_box(some.iter().map(Arc::strong_count).sum::<usize>());
+            hint::black_box(some.iter().map(|device| device.look()).sum::<usize>());
+            for device in some {
+                told(device, self.bind(device, Arc::clone(driver)));
+            }
+        }
     }
 
     /// Takes the driver away from `device`: it is quiesced, what it left mapped is removed, and the device reaches nothing of it any more. Also withdraws a bind that is waiting.

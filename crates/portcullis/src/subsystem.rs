@@ -104,7 +104,8 @@ impl<P: Platform> Subsystem<P> {
         }
         // Whoever binds later learns the reason; nothing is lost by not keeping it here.
         let _ = group.with(|_, state| {
-            if state.members.is_empty() || state.attached.is_some() {
+            // In the order of the cache lines: most groups of a boot were attached by their devices' retries.
+            if state.attached.is_some() || state.members.is_empty() {
                 return Ok(());
             }
             state.ensure_attached(self.policy.default_domain, None).map(drop)

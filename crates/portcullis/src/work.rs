@@ -17,7 +17,7 @@ pub(crate) enum Work<P: Platform> {
 }
 
 /// How many devices are looked at ahead of their turn. What they take in a first-level cache is a fraction of it.
-const AHEAD: usize = 16;
+pub(crate) const AHEAD: usize = 16;
 
 /// What one thread has looked at ahead.
 pub(crate) struct LookAhead<P: Platform> {

@@ -65,6 +65,35 @@ fn a_client_that_comes_last_binds_at_once_and_groups_do_not_wait_for_drivers() {
     assert_eq!(outcome, Ok(BindOutcome::Bound(Reach::Translated)));
 }
 
+/// One call for the devices of a bus does for each what a call of its own would, also where one is refused.
+#[test]
+fn all_devices_of_a_bus_are_told_apart_when_they_are_bound_together() {
+    let sub = subsystem();
+    let name = |number| format!("/bus/{number:02}");
+    let mut devices: Vec<_> = (0..40)
+        .map(|number| sub.add_device(behind(&name(number), &[(A, number)])).expect("added"))
+        .collect();
+    devices.push(sub.add_device(behind("/elsewhere", &[(B, 1)])).expect("added"));
+    register(&sub, A);
+    sub.run_deferred();
+    let driver: Arc<dyn Driver<Host>> = Arc::new(Keeper::default());
+    sub.bind(&devices[17], Arc::clone(&driver)).expect("bound");
+    sub.remove_device(&devices[33]).expect("removed");
+    let mut told = Vec::new();
+    sub.bind_all(&devices, &driver, |device, outcome| told.push((device.id(), outcome)));
+    let expected = devices.iter().enumerate().map(|(number, device)| {
+        let outcome = match number {
+            17 => Err(BindError::AlreadyBound),
+            33 => Err(BindError::Gone),
+            40 => Ok(BindOutcome::Deferred(B)),
+            _ => Ok(BindOutcome::Bound(Reach::Translated)),
+        };
+        (device.id(), outcome)
+    });
+    assert!(told.iter().eq(expected.collect::<Vec<_>>().iter()), "{told:?}");
+    assert_eq!(sub.counts().bound, 39);
+}
+
 #[test]
 fn direct_only_where_the_description_says_so() {
     let sub = subsystem();

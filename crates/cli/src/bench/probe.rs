@@ -51,6 +51,8 @@ struct Run {
     set_up: Duration,
     /// Whether IOMMUs come first rather than anywhere.
     iommus_first: bool,
+    /// Whether one call binds all clients that arrive between two IOMMUs.
+    together: bool,
 }
 
 struct Outcome {
@@ -85,9 +87,16 @@ impl Run {
             arrivals.swap(at, last);
         }
         let driver: Arc<dyn Driver<Host>> = Arc::new(FreeDriver);
-        let start = Instant::now();
-        self.arrive(&subsystem, &arrivals, &driver);
-        let elapsed = start.elapsed();
+        let elapsed = if self.together {
+            let parts = in_parts(arrivals);
+            let start = Instant::now();
+            self.arrive_together(&subsystem, &parts, &driver);
+            start.elapsed()
+        } else {
+            let start = Instant::now();
+            self.arrive(&subsystem, &arrivals, &driver);
+            start.elapsed()
+        };
         let counts = subsystem.counts();
         let most_defers = subsystem.reports().iter().map(|report| report.defers).max().unwrap_or(0);
         Outcome { elapsed, most_defers, unbound: counts.devices - counts.bound }
@@ -112,11 +121,7 @@ impl Run {
         let work = || {
             while let Some(arrival) = arrivals.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match arrival {
-                    Arrival::Iommu(node) => {
-                        let instance = Box::new(NullIommu::new(self.set_up));
-                        subsystem.register(*node, instance).expect("registered once");
-                        subsystem.run_deferred();
-                    }
+                    Arrival::Iommu(node) => self.register(subsystem, *node),
                     Arrival::Client(device) => {
                         subsystem.bind(device, Arc::clone(driver)).expect("bound once");
                     }
@@ -130,10 +135,45 @@ impl Run {
         std::thread::scope(|scope| (0..self.threads).for_each(|_| drop(scope.spawn(work))));
     }
 
+    fn arrive_together(
+        &self,
+        subsystem: &Subsystem<Host>,
+        parts: &[Part],
+        driver: &Arc<dyn Driver<Host>>,
+    ) {
+        for (clients, iommu) in parts {
+            subsystem.bind_all(clients, driver, |_, bound| _ = bound.expect("bound once"));
+            iommu.iter().for_each(|node| self.register(subsystem, *node));
+        }
+        subsystem.run_deferred();
+    }
+
+    fn register(&self, subsystem: &Subsystem<Host>, node: FwNode) {
+        let instance = Box::new(NullIommu::new(self.set_up));
+        subsystem.register(node, instance).expect("registered once");
+        subsystem.run_deferred();
+    }
+
     fn best(&self, rounds: usize) -> Outcome {
         let outcomes = (0..rounds.max(1)).map(|round| self.measure(round as u64 + 1));
         outcomes.min_by_key(|outcome| outcome.elapsed).expect("at least one round")
     }
+}
+
+/// Clients, and the IOMMU that arrives after them; none after the last.
+type Part = (Vec<Arc<Device<Host>>>, Option<FwNode>);
+
+/// The same arrivals, cut behind each IOMMU.
+fn in_parts(arrivals: Vec<Arrival>) -> Vec<Part> {
+    let (mut parts, mut clients) = (Vec::new(), Vec::new());
+    for arrival in arrivals {
+        match arrival {
+            Arrival::Client(device) => clients.push(device),
+            Arrival::Iommu(node) => parts.push((std::mem::take(&mut clients), Some(node))),
+        }
+    }
+    parts.push((clients, None));
+    parts
 }
 
 /// Measures and returns the tables as text.
@@ -148,22 +188,30 @@ pub fn run(bench: &ProbeBench) -> String {
     out
 }
 
+/// A run whose set-up costs nothing.
+fn free(clients: usize, iommus: usize, threads: usize, together: bool) -> Run {
+    let set_up = Duration::ZERO;
+    Run { clients, iommus, threads, set_up, iommus_first: false, together }
+}
+
 fn scale_table(bench: &ProbeBench) -> String {
     let mut out = String::from(
         "free set-up, one thread, random order of clients and IOMMUs\n\
-         clients  IOMMUs  ns a device  most deferrals of a device  not bound\n",
+         clients  IOMMUs  ns a device  by bind_all  most deferrals of a device  not bound\n",
     );
     let sizes = [10, 100, 1000, 10_000, 100_000];
     for clients in sizes.into_iter().filter(|clients| *clients <= bench.most_clients) {
         for iommus in [1, 4, 16, 64] {
-            let run =
-                Run { clients, iommus, threads: 1, set_up: Duration::ZERO, iommus_first: false };
-            let outcome = run.best(bench.rounds);
-            let ns = outcome.elapsed.as_nanos() as f64 / clients as f64;
+            let [single, all] =
+                [false, true].map(|together| free(clients, iommus, 1, together).best(bench.rounds));
+            let ns = |outcome: &Outcome| outcome.elapsed.as_nanos() as f64 / clients as f64;
             let _ = writeln!(
                 out,
-                "{clients:7}  {iommus:6}  {ns:11.0}  {:26}  {:9}",
-                outcome.most_defers, outcome.unbound
+                "{clients:7}  {iommus:6}  {:11.0}  {:11.0}  {:26}  {:9}",
+                ns(&single),
+                ns(&all),
+                single.most_defers.max(all.most_defers),
+                single.unbound + all.unbound
             );
         }
     }
@@ -172,10 +220,7 @@ fn scale_table(bench: &ProbeBench) -> String {
 
 fn second_thread(bench: &ProbeBench) -> String {
     let clients = bench.most_clients;
-    let run = |threads| {
-        let run = Run { clients, iommus: 4, threads, set_up: Duration::ZERO, iommus_first: false };
-        run.best(bench.rounds).elapsed.as_secs_f64()
-    };
+    let run = |threads| free(clients, 4, threads, false).best(bench.rounds).elapsed.as_secs_f64();
     format!(
         "free set-up, {clients} clients behind 4 IOMMUs: a second thread makes it {:.2} times as fast\n",
         run(1) / run(2)
@@ -189,7 +234,8 @@ fn speed_up_table(bench: &ProbeBench) -> String {
     for iommus in [1, 4, 64] {
         let set_up = Duration::from_micros(20);
         let time = |threads| {
-            let run = Run { clients: 1000, iommus, threads, set_up, iommus_first: true };
+            let run =
+                Run { clients: 1000, iommus, threads, set_up, iommus_first: true, together: false };
             run.best(bench.rounds).elapsed
         };
         let (one, two) = (time(1), time(2));
