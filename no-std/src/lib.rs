@@ -13,6 +13,7 @@ use portcullis_pgtable as _;
 use portcullis_platform as _;
 use portcullis_driver_parts as _;
 use portcullis_riscv as _;
+use portcullis_vtd as _;
 use portcullis_smmuv2 as _;
 use portcullis_smmuv3 as _;
 use portcullis_spec as _;

@@ -52,6 +52,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "portcullis-vtd",
+        &[
+            "portcullis-addr",
+            "portcullis-driver-parts",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis",
+        ],
+    ),
+    (
         "portcullis-iommu",
         &[
             "portcullis-addr",
@@ -65,6 +76,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis-smmuv2",
             "portcullis-smmuv3",
             "portcullis-virtio",
+            "portcullis-vtd",
         ],
     ),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
@@ -96,6 +108,7 @@ const NEVER: &[(&str, &str)] = &[
     ("portcullis-machine", "portcullis-riscv"),
     ("portcullis-machine", "portcullis-smmuv2"),
     ("portcullis-machine", "portcullis-smmuv3"),
+    ("portcullis-machine", "portcullis-vtd"),
 ];
 
 /// Crates that must be usable without an operating system: `std` may not come in through a default feature.
@@ -113,6 +126,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-smmuv2",
     "portcullis-smmuv3",
     "portcullis-virtio",
+    "portcullis-vtd",
     "portcullis-iommu",
 ];
 

@@ -17,6 +17,7 @@
 //! | `riscv` | `portcullis-riscv` | driver: RISC-V IOMMU 1.0 | `riscv` |
 //! | `smmuv2` | `portcullis-smmuv2` | driver: Arm SMMUv2, MMU-500 | `smmuv2` |
 //! | `smmuv3` | `portcullis-smmuv3` | driver: Arm SMMUv3 | `smmuv3` |
+//! | `vtd` | `portcullis-vtd` | driver: Intel VT-d | `vtd` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
 //! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
 //! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
@@ -74,3 +75,5 @@ pub use portcullis_smmuv2 as smmuv2;
 pub use portcullis_smmuv3 as smmuv3;
 #[cfg(feature = "virtio")]
 pub use portcullis_virtio as virtio;
+#[cfg(feature = "vtd")]
+pub use portcullis_vtd as vtd;

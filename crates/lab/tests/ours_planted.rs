@@ -5,6 +5,7 @@ use portcullis_lab::ours::{Omitted, World, omit, omit_named};
 use portcullis_riscv as riscv;
 use portcullis_smmuv2 as smmuv2;
 use portcullis_threads::{Budget, Explorer, Report};
+use portcullis_vtd as vtd;
 
 fn explore(world: &World) -> Report {
     let budget =
@@ -24,6 +25,11 @@ fn found_in_v2(safeguard: smmuv2::Safeguard, key: &str, property: &str) {
 
 /// The same for a safeguard of the RISC-V driver.
 fn found_in_riscv(safeguard: riscv::Safeguard, key: &str, property: &str) {
+    missed(safeguard.name(), omit_named(safeguard.name()), key, property);
+}
+
+/// The same for a safeguard of the VT-d driver.
+fn found_in_vtd(safeguard: vtd::Safeguard, key: &str, property: &str) {
     missed(safeguard.name(), omit_named(safeguard.name()), key, property);
 }
 
@@ -163,6 +169,11 @@ fn smmuv2_a_bank_used_again_before_its_tag_is_clean() {
 #[test]
 fn smmuv2_a_dropped_mask() {
     found_in_v2(smmuv2::Safeguard::KeepMask, "v2-masked", "P1");
+}
+
+#[test]
+fn vtd_an_entry_that_is_not_forgotten() {
+    found_in_vtd(vtd::Safeguard::ForgetContext, "vtd-e", "machine");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::request::{Bytes, DmaOutcome, DmaRequest};
 use crate::riscv::{RiscvIommu, RiscvProfile};
 use crate::smmuv2::{SmmuV2, SmmuV2Profile};
 use crate::smmuv3::{Profile, SmmuV3};
+use crate::vtd::{VtdIommu, VtdProfile};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -142,6 +143,11 @@ impl Machine {
     /// Adds a RISC-V IOMMU as it comes out of reset.
     pub fn add_riscv(&self, profile: RiscvProfile) -> Arc<RiscvIommu> {
         self.add_iommu(profile.coherent, |wiring| RiscvIommu::new(wiring, profile))
+    }
+
+    /// Adds a VT-d unit as it comes out of reset: it lets everything pass.
+    pub fn add_vtd(&self, profile: VtdProfile) -> Arc<VtdIommu> {
+        self.add_iommu(!profile.needs_publishing(), |wiring| VtdIommu::new(wiring, profile))
     }
 
     /// Adds the IOMMU that `make` returns. `coherent` says whether its own accesses snoop the CPUs' caches.

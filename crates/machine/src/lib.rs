@@ -1,7 +1,7 @@
 //! The software machine: memory, a bus, register-level IOMMUs and devices that do DMA, built to punish.
 //!
 //! Scope: what a core and a driver need to run on ([`MachinePlatform`]), hardware that uses every freedom the architecture gives it ([`Policy`]) or is
-//! broken ([`Faults`]), and an [`Oracle`] that records whatever must not happen. Any [`IommuModel`] fits the bus; three are here. An [`SmmuV3`] keeps every entry and translation until a command covers
+//! broken ([`Faults`]), and an [`Oracle`] that records whatever must not happen. Any [`IommuModel`] fits the bus; four are here. An [`SmmuV3`] keeps every entry and translation until a command covers
 //! it, reads entries in pieces, consumes commands late, and does not see stores that were not published. A page that was freed is poisoned, and every access to it is
 //! recorded.
 //!
@@ -43,6 +43,9 @@
 //! Also not supported, of a [`RiscvIommu`]: process directories, MSI page tables, ATS (the page-request queue is there, nothing comes), flags set by hardware, big endian, Sv32, Svpbmt, the performance
 //! monitor, debugging by translation requests, quality of service.
 //!
+//! Also not supported, of a [`VtdIommu`]: interrupt remapping, device TLBs and page requests, requests with a PASID, nested stages, flags set by hardware (a leaf without them is refused), the registers by which caches are
+//! invalidated without a queue, the advanced fault log, protected memory regions (they can be turned on and off, and protect nothing), performance monitoring, virtual commands.
+//!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 
 mod access;
@@ -64,6 +67,7 @@ mod smmuv2;
 mod smmuv3;
 mod sparse;
 mod vmsa;
+mod vtd;
 
 pub use access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
 pub use bus::{Machine, MachineBuilder};
@@ -85,3 +89,4 @@ pub use smmuv2::{
     share_translations,
 };
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};
+pub use vtd::{VtdCounters, VtdIommu, VtdProfile};

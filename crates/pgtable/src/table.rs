@@ -56,6 +56,8 @@ pub struct TableConfig {
     pub root: TableRoot,
     /// Whether hardware's walks snoop the CPU's caches.
     pub coherent_walk: bool,
+    /// Whether leaves say that a device's accesses snoop ([`TableParams::force_snoop`](crate::TableParams::force_snoop)): hardware without that may take such leaves for malformed.
+    pub force_snoop: bool,
 }
 
 /// Where a walk begins, in the terms of the registers and configuration entries of each hardware family.

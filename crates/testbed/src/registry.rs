@@ -15,6 +15,7 @@ enum Family {
     RiscV,
     SmmuV2,
     SmmuV3,
+    VtD,
 }
 
 /// A hardware driver, and what firmware calls the units that it drives.
@@ -33,6 +34,7 @@ pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "smmuv3", compatible: &["arm,smmu-v3"], family: Family::SmmuV3 },
     IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
     IommuDriver { name: "riscv", compatible: portcullis_riscv::COMPATIBLE, family: Family::RiscV },
+    IommuDriver { name: "vtd", compatible: portcullis_vtd::COMPATIBLE, family: Family::VtD },
 ];
 
 /// What a driver is told of a unit besides its registers.
@@ -178,6 +180,16 @@ impl IommuDriver {
                 };
                 let smmu = Smmu::bring_up(platform, registers, options)?;
                 Ok(BroughtUp::of(Box::new(smmu)))
+            }
+            Family::VtD => {
+                let usual = portcullis_vtd::Options::default();
+                let options = portcullis_vtd::Options {
+                    index: unit.index,
+                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
+                    ..usual
+                };
+                let iommu = portcullis_vtd::Iommu::bring_up(platform, registers, options);
+                Ok(BroughtUp::of(Box::new(iommu?)))
             }
         }
     }

@@ -12,7 +12,8 @@ use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
     Device, DmaRequest, Expectation, FirmwareGroup, Interleaved, IommuModel, Machine,
     MachineBuilder, MachinePlatform, Policy, Port, Profile, RegisterBlock, RegisterModel,
-    RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, share_translations,
+    RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, VtdProfile,
+    share_translations,
 };
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Platform, Registers};
@@ -36,6 +37,8 @@ pub enum UnitProfile {
     SmmuV2(SmmuV2Profile, usize),
     /// A RISC-V IOMMU.
     RiscV(RiscvProfile),
+    /// A VT-d unit.
+    VtD(VtdProfile),
 }
 
 impl From<Profile> for UnitProfile {
@@ -69,6 +72,7 @@ impl Unit {
                 Self { model, mirrors: units[1..].to_vec(), ..Self::of(Arc::clone(&units[0])) }
             }
             UnitProfile::RiscV(profile) => Self::of(machine.add_riscv(profile)),
+            UnitProfile::VtD(profile) => Self::of(machine.add_vtd(profile)),
         }
     }
 
@@ -299,11 +303,8 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
                 if function { RiscvProfile::qemu10_function() } else { RiscvProfile::qemu10() };
             Some(UnitProfile::RiscV(RiscvProfile { coherent, ..whole }))
         }
-        IommuKind::SmmuV2
-        | IommuKind::VtD
-        | IommuKind::AmdVi
-        | IommuKind::VirtioIommu
-        | IommuKind::Other => None,
+        IommuKind::VtD => Some(UnitProfile::VtD(VtdProfile::server())),
+        IommuKind::SmmuV2 | IommuKind::AmdVi | IommuKind::VirtioIommu | IommuKind::Other => None,
     }
 }
 

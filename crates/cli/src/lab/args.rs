@@ -213,10 +213,10 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 pub struct OursArgs {
     /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the others (`lab ours ?` lists them; those on the SMMUv2 driver begin
-    /// with `v2-`, those on the RISC-V one with `riscv-`); all that can be exhausted when left out.
+    /// with `v2-`, those on the RISC-V one with `riscv-`, on the VT-d one with `vtd-`); all that can be exhausted when left out.
     #[arg(value_parser = OursWorld::from_str)]
     pub world: Option<OursWorld>,
-    /// Only the worlds on the driver of this hardware: smmuv3, smmuv2, riscv.
+    /// Only the worlds on the driver of this hardware: smmuv3, smmuv2, riscv, vtd.
     #[arg(long, value_name = "DRIVER", value_parser = OursFamily::from_str, conflicts_with = "world")]
     pub iommu: Option<OursFamily>,
     /// N random schedules, instead of all. The storm is too big for all.

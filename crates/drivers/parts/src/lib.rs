@@ -1,10 +1,11 @@
-//! What hardware drivers have in common whose units read tables and queues in memory by themselves: SMMUv3 and RISC-V so far.
+//! What hardware drivers have in common whose units read tables and queues in memory by themselves: SMMUv3, RISC-V and VT-d so far.
 //!
 //! Nothing here knows a register, a bit or a command.
 //!
 //! - [`HardwarePages`]: memory that a unit reads or writes on its own, and that is not freed before the unit has stopped.
 //! - [`Claims`]: whose streams are whose, who changes an entry, and of which entries hardware has not confirmed that they block.
-//! - [`Ids`]: the tags of address spaces.
+//! - [`Ids`], [`Spaces`]: the tags of address spaces, and the spaces that have one.
+//! - [`entry`]: how an entry changes while hardware reads it.
 //! - [`Line`], [`Failures`]: of a queue of commands that several threads use: who waits for room, and whose command was refused.
 //! - [`answer`]: what the core is told where a unit does not do what it should.
 //!
@@ -16,13 +17,16 @@ extern crate alloc;
 
 pub mod answer;
 mod claims;
+pub mod entry;
 mod failures;
 mod ids;
 mod line;
 mod memory;
+mod spaces;
 
 pub use claims::{Claims, Held, Stream};
 pub use failures::{Failures, Submitted};
 pub use ids::{Ids, Search};
 pub use line::Line;
 pub use memory::{HardwarePages, Running};
+pub use spaces::{Name, Spaces};

@@ -18,6 +18,12 @@ impl Running {
         Self { set: Arc::new(AtomicBool::new(false)), coherency }
     }
 
+    /// The same unit, for memory that it accesses with this coherency.
+    #[must_use]
+    pub fn with(&self, coherency: Coherency) -> Self {
+        Self { set: Arc::clone(&self.set), coherency }
+    }
+
     /// Whether the unit runs.
     #[inline]
     pub fn is_set(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Turning what an unmap owes into invalidations (§3.1.1, §6.3): one batch and one fence a call.
 
 use crate::command::Command;
-use crate::context::Name;
 use portcullis_addr::Iova;
+use portcullis_driver_parts::Name;
 use portcullis_pgtable::{FlushRange, IotlbGather};
 
 /// More pages than this are answered by dropping the whole space: refilling its translations costs less than sending so many commands.

@@ -3,7 +3,7 @@
 use crate::Iommu;
 use crate::command::Command;
 use crate::context::{identity, leads_to};
-use crate::entry::{self, Entry, INVALID, Plan};
+use crate::entry::{Entry, INVALID};
 use crate::error::BringUpCause;
 use crate::hooks::{Safeguard, omitted};
 use crate::identify::Features;
@@ -17,6 +17,7 @@ use portcullis::{
     Ticket, Unsupported,
 };
 use portcullis_addr::{PageSize, StreamId};
+use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
 use portcullis_driver_parts::{Stream, Submitted};
 use portcullis_pgtable::{
     Format, IoPageTable, IotlbGather, RiscvFirstStage, RiscvSecondStage, TableError, TableFormat,
@@ -41,11 +42,12 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
 
     /// Leads the devices to `wanted`, phase by phase, all of them in step so that each phase costs one fence.
     fn rewrite(&self, streams: &[Arc<Stream<P>>], wanted: &Entry) -> Result<(), OpsError> {
-        let between = !omitted::<P>(Safeguard::InvalidBetween);
-        let last = !omitted::<P>(Safeguard::ValidLast);
+        let shortcuts = Shortcuts {
+            in_place: omitted::<P>(Safeguard::InvalidBetween),
+            valid_with_rest: omitted::<P>(Safeguard::ValidLast),
+        };
         let now: Vec<Entry> = streams.iter().map(|stream| self.directory.read(stream)).collect();
-        let plans: Vec<Plan> =
-            now.iter().map(|now| entry::plan(now, wanted, between, last)).collect();
+        let plans: Vec<Plan<_>> = now.iter().map(|now| plan(now, wanted, shortcuts)).collect();
         for step in 0..3 {
             let mut owed = Vec::new();
             for ((stream, plan), now) in streams.iter().zip(&plans).zip(&now) {
@@ -74,7 +76,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         for stream in streams {
             let now = self.directory.read(stream);
             self.directory.claims.doubt(stream);
-            for phase in entry::plan(&now, &INVALID, true, true) {
+            for phase in plan(&now, &INVALID, Shortcuts::default()) {
                 if !phase.is_empty() {
                     self.directory.write(stream, &phase);
                 }

@@ -3,13 +3,14 @@
 //! One to three levels, as many as the unit offers and the ids need. Directories below the root are allocated when the first device in them is claimed and kept until the unit stops, because walks of other devices may
 //! be under way in them. A context of zeroes is not valid: accesses are refused and recorded. That is how a blocked device looks here.
 
-use crate::entry::{Entry, INVALID, Phase};
+use crate::entry::{Entry, INVALID};
 use crate::identify::Features;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis::{OpsError, StreamSpec};
 use portcullis_addr::{PhysAddr, StreamId};
+use portcullis_driver_parts::entry::Phase;
 use portcullis_driver_parts::{Claims, HardwarePages, Running, Stream};
 use portcullis_platform::{AllocError, DmaMemory, Platform};
 use portcullis_spec::riscv::{dc, ddte};
@@ -108,7 +109,7 @@ impl<P: Platform> DeviceDirectory<P> {
     }
 
     /// Carries out one phase of a change and makes it visible.
-    pub(crate) fn write(&self, stream: &Stream<P>, phase: &Phase) {
+    pub(crate) fn write(&self, stream: &Stream<P>, phase: &Phase<{ dc::WORDS }>) {
         for (word, value) in phase.stores().filter(|(word, _)| *word < self.words) {
             let address = PhysAddr::new(stream.entry().raw() + word as u64 * 8);
             self.root.memory().store64(address, value);

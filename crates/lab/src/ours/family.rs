@@ -3,10 +3,11 @@
 use portcullis::FwNode;
 use portcullis_machine::{
     Consumption, Faults, Policy, Profile, RiscvIommu, RiscvProfile, SmmuV2, SmmuV2Profile, SmmuV3,
-    TlbPolicy,
+    TlbPolicy, VtdIommu, VtdProfile,
 };
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
+use portcullis_spec::vtd::{GCMD, RTADDR, gcmd, rtaddr, ttm};
 use portcullis_testbed::{SoftwareMachine, UnitProfile};
 use portcullis_threads::step;
 
@@ -22,11 +23,13 @@ pub enum Family {
     SmmuV2,
     /// The RISC-V IOMMU.
     RiscV,
+    /// Intel VT-d.
+    VtD,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV];
+    pub const ALL: [Self; 4] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD];
 
     /// Its driver's word.
     pub fn driver(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Family {
             Self::SmmuV3 => "smmuv3",
             Self::SmmuV2 => "smmuv2",
             Self::RiscV => "riscv",
+            Self::VtD => "vtd",
         }
     }
 
@@ -48,6 +52,7 @@ impl Family {
             Self::SmmuV3 => "",
             Self::SmmuV2 => "v2-",
             Self::RiscV => "riscv-",
+            Self::VtD => "vtd-",
         }
     }
 
@@ -57,10 +62,11 @@ impl Family {
             Self::SmmuV3 => "",
             Self::SmmuV2 => "SMMUv2: ",
             Self::RiscV => "RISC-V: ",
+            Self::VtD => "VT-d: ",
         }
     }
 
-    /// Whatever is kept is kept until it is invalidated. A command of an SMMUv3 or a RISC-V IOMMU takes effect at once; an SMMUv2's maintenance does when it is waited for.
+    /// Whatever is kept is kept until it is invalidated. A command takes effect at once; an SMMUv2's maintenance does when it is waited for.
     pub(crate) fn policy(self) -> Policy {
         let policy = Policy {
             tlb: TlbPolicy::HOARD,
@@ -69,7 +75,7 @@ impl Family {
             ..Policy::like_qemu()
         };
         match self {
-            Self::SmmuV3 | Self::RiscV => policy,
+            Self::SmmuV3 | Self::RiscV | Self::VtD => policy,
             Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
         }
     }
@@ -96,16 +102,30 @@ impl Family {
             }
             // A directory of one level has as many ids as the worlds need.
             Self::RiscV => UnitProfile::RiscV(RiscvProfile::small()),
+            // Legacy mode: fewer tables. With abort-dma mode a stopped unit keeps no memory.
+            Self::VtD => UnitProfile::VtD(VtdProfile {
+                scalable: false,
+                fault_records: 1,
+                protected_memory: false,
+                ..VtdProfile::server()
+            }),
         }
     }
 
-    /// What firmware has done to the unit before the world begins: an SMMUv2 lets everything pass out of reset, and firmware has seen to it that what matches no group faults.
+    /// What firmware has done to the unit before the world begins: an SMMUv2 and a VT-d unit let everything pass out of reset, and firmware has seen to it that nothing does.
     pub(crate) fn prepare<P: Platform>(self, bed: &SoftwareMachine<P>, node: FwNode) {
         match self {
             Self::SmmuV3 | Self::RiscV => {}
             Self::SmmuV2 => {
                 let smmu = bed.iommu::<SmmuV2>(node).expect("it was assembled");
                 smmu.registers().write32(SCR0.offset, scr0::USFCFG.of(1) as u32);
+            }
+            Self::VtD => {
+                let unit = bed.iommu::<VtdIommu>(node).expect("it was assembled");
+                let registers = unit.registers();
+                registers.write64(RTADDR.offset, rtaddr::TTM.of(ttm::ABORT));
+                registers.write32(GCMD.offset, gcmd::SRTP.mask() as u32);
+                registers.write32(GCMD.offset, gcmd::TE.mask() as u32);
             }
         }
     }
@@ -127,6 +147,9 @@ impl Family {
             Self::RiscV => {
                 bed.iommu::<RiscvIommu>(node).expect("it was assembled").inject(faults);
             }
+            Self::VtD => {
+                bed.iommu::<VtdIommu>(node).expect("it was assembled").inject(faults);
+            }
         }
     }
 
@@ -137,7 +160,7 @@ impl Family {
     pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
         match self {
             Self::SmmuV3 => step("smmu", index, what, write),
-            Self::RiscV => step("iommu", index, what, write),
+            Self::RiscV | Self::VtD => step("iommu", index, what, write),
             Self::SmmuV2 => {
                 step("smmu", index, what, what == "transaction");
                 let shared = [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH];

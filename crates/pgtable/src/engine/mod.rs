@@ -168,6 +168,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
             output_bits: self.params.output_bits,
             root: self.root_for_hardware(self.top()),
             coherent_walk: self.params.coherent,
+            force_snoop: self.params.force_snoop,
         }
     }
 

@@ -107,6 +107,7 @@ impl PageTable for BookTable {
             output_bits: 48,
             root: TableRoot::Arm { address: PhysAddr::new(0), start_level: 0, tables: 1 },
             coherent_walk: true,
+            force_snoop: false,
         }
     }
     fn page_sizes(&self) -> PageSizes {
