@@ -1,6 +1,6 @@
 //! The page tables and address allocators of other crates beside ours, on the workloads of `portcullis-bench`: in one process, in turn, best of several rounds.
 //!
-//! `cargo run --release` prints nanoseconds a call and ratios (parts: `tables`, `iova`); `cargo run --release -- count WORKLOAD CONTESTANT PASSES` runs one of them
+//! `cargo run --release` prints nanoseconds a call and ratios (parts: `tables`, `iova`; `tables DH`: these rows only); `cargo run --release -- count WORKLOAD CONTESTANT PASSES` runs one of them
 //! bare, for an instruction counter: see `count.sh`.
 
 #[cfg(test)]
@@ -19,6 +19,9 @@ use tables::{Aarch64Paging, Multiarch, X86};
 
 const ROUNDS: usize = 7;
 
+/// The rows of the tables.
+const ALL: &str = "ABCDEFH";
+
 /// One contestant's name and best times.
 type Row = (&'static str, Best);
 
@@ -30,9 +33,10 @@ fn note<T: Table>(make: fn() -> T, workload: &Workload, rows: &mut Vec<Row>, tur
     rows[turn].1.note_round(table, workload);
 }
 
-fn compare_tables() {
+/// The rows of `letters`.
+fn compare_tables(letters: &str) {
     println!("page tables, ns a call (ratio to portcullis)");
-    for letter in LETTERS {
+    for letter in LETTERS.into_iter().filter(|letter| letters.contains(*letter)) {
         let workload = workload(letter, usize::MAX);
         let mut rows = Vec::new();
         for _ in 0..ROUNDS {
@@ -53,6 +57,12 @@ fn compare_tables() {
             println!();
         }
     }
+    if letters.contains('H') {
+        compare_hot_pairs();
+    }
+}
+
+fn compare_hot_pairs() {
     let mut best = [f64::MAX; 5];
     for _ in 0..ROUNDS {
         best[0] = best[0].min(hot_pairs(&mut Ours::new()));
@@ -123,11 +133,11 @@ fn main() {
     let load = Load::begin();
     match arguments.first().map(String::as_str) {
         Some("count") => return count_one(&arguments),
-        Some("tables") => compare_tables(),
+        Some("tables") => compare_tables(arguments.get(1).map_or(ALL, String::as_str)),
         Some("iova") => compare_spaces(),
         Some(other) => panic!("no part {other}: tables, iova or count"),
         None => {
-            compare_tables();
+            compare_tables(ALL);
             compare_spaces();
         }
     }

@@ -108,11 +108,10 @@ impl Drop for Ring {
     }
 }
 
-/// Two threads with a ring each on one device: wall nanoseconds a pair in total, one thread alone and both at once, best of `rounds`.
-pub fn two_threads(pages: usize, rounds: usize) -> (f64, f64) {
+/// Two threads with a ring each on `device`: wall nanoseconds a pair in total, one thread alone and both at once, best of `rounds`.
+pub fn two_threads(device: &BoundDevice, pages: usize, rounds: usize) -> (f64, f64) {
     const PAIRS: usize = 4096;
-    let device = BoundDevice::new(true);
-    let mut rings = [Ring::new(&device, pages), Ring::new(&device, pages)];
+    let mut rings = [Ring::new(device, pages), Ring::new(device, pages)];
     let work = |ring: &mut Ring| _ = ring.pairs(PAIRS);
     let (mut alone, mut together) = (f64::MAX, f64::MAX);
     for _ in 0..rounds {

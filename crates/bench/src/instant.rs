@@ -3,7 +3,7 @@
 use crate::pool::{FastMemory, memory};
 use portcullis::{
     BoundDriver, DeviceDescription, DmaHandle, DmaPath, Driver, FwNode, FwSpec, FwStream, Policy,
-    ProbeContext, ProbeError, Subsystem,
+    ProbeContext, ProbeError, ReadyInstance, Subsystem,
 };
 use portcullis_addr::StreamId;
 use portcullis_platform::Registers;
@@ -123,15 +123,23 @@ impl BoundDevice {
     ///
     /// If the device does not come to be bound.
     pub fn with(ranges: bool, policy: Policy) -> Self {
-        let platform = platform();
-        let unit = unit(&platform, ranges);
-        let subsystem = Subsystem::new(platform, policy);
+        let unit = unit(&platform(), ranges);
+        Self::behind(Box::new(unit), policy)
+    }
+
+    /// The same behind `unit`.
+    ///
+    /// # Panics
+    ///
+    /// If the device does not come to be bound.
+    pub fn behind(unit: ReadyInstance, policy: Policy) -> Self {
+        let subsystem = Subsystem::new(platform(), policy);
         let node = FwNode(1);
         let stream = FwStream::new(node, StreamId::new(1));
         let path = DmaPath::Translated(FwSpec { streams: vec![stream] });
         let device = subsystem.add_device(DeviceDescription::new("/device", path));
         let device = device.expect("a sound description");
-        subsystem.register(node, Box::new(unit)).expect("the node is free");
+        subsystem.register(node, unit).expect("the node is free");
         let keeper = Arc::new(Keeper(Mutex::new(None)));
         let driver: Arc<dyn Driver<Host>> = keeper.clone();
         subsystem.bind(&device, driver).expect("not bound yet");

@@ -10,6 +10,7 @@
 //!
 //! Dependency rule: uses the core, the SMMUv3 driver and everything below. `unsafe` only in `pool` (memory without a check) and `clock` (a thread's processor time).
 
+pub mod cacheless;
 pub mod clock;
 pub mod count;
 pub mod dma;

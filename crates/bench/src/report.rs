@@ -1,5 +1,6 @@
 //! The tables that `portcullis bench` prints.
 
+use crate::cacheless::Cacheless;
 use crate::clock::Load;
 use crate::queue::Queue;
 use crate::spaces::{Locked, Slabs, Space, Tree};
@@ -146,16 +147,20 @@ pub fn dma(effort: Effort) -> String {
         }
         out.push('\n');
     }
-    out.push_str(
-        "\ntwo threads, a ring each on one device and one command queue: wall ns a pair in total\n",
-    );
-    for pages in [1, 32] {
-        let (alone, together) = dma::two_threads(pages, 4 * effort.rounds);
-        let speed_up = alone / together;
-        let _ = writeln!(
-            out,
-            "{pages:5}  one {alone:7.1}  two {together:7.1}  {speed_up:.2} times as fast"
-        );
+    out.push_str("\ntwo threads, a ring each on one device: wall ns a pair in total\n");
+    let policy = Policy::default();
+    for (what, device) in [
+        ("one command queue", BoundDevice::new(true)),
+        ("no invalidation", BoundDevice::behind(Box::new(Cacheless::default()), policy)),
+    ] {
+        for pages in [1, 32] {
+            let (alone, together) = dma::two_threads(&device, pages, 4 * effort.rounds);
+            let speed_up = alone / together;
+            let _ = writeln!(
+                out,
+                "{what:<17}  {pages:5}  one {alone:7.1}  two {together:7.1}  {speed_up:.2} times as fast"
+            );
+        }
     }
     let _ = writeln!(out, "\n{load}");
     out + "peers: none exists as a crate; docs/performance.md has Linux's figures\n"
