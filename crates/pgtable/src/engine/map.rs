@@ -50,6 +50,13 @@ impl Iterator for Spans<'_> {
     }
 }
 
+/// Smallest pages with their entries, in a table of `level`, from the one at `first` on.
+#[inline(always)]
+fn pages_from(first: PhysAddr, level: Level, entries: usize) -> Run {
+    let slot = Slot { address: first, entry: 0, level };
+    Run { slot, level, size: level.shift, entries }
+}
+
 /// Leaves of one size side by side in one table, which may not exist yet.
 struct Run {
     /// The first leaf's entry, or the empty entry above it where tables are missing.
@@ -90,6 +97,15 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if len == self.block && self.map_one::<1, true>(iova, phys, len - 1, prot) {
             return Ok(());
         }
+        self.map_pages(iova, phys, len, prot)
+    }
+
+    /// Several smallest pages in one table of the common tree, or anything else.
+    #[inline(never)]
+    fn map_pages(&self, iova: u64, phys: u64, len: u64, prot: Prot) -> Result<(), MapError> {
+        if self.map_in_one_table::<true>(iova, phys, len, prot) {
+            return Ok(());
+        }
         self.map_more(iova, phys, len, prot)
     }
 
@@ -124,15 +140,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     fn map_more(&self, iova: u64, phys: u64, len: u64, prot: Prot) -> Result<(), MapError> {
         if (len == self.block && self.map_one::<1, false>(iova, phys, len - 1, prot))
             || (len == self.page() && self.map_one::<0, false>(iova, phys, len - 1, prot))
-        {
-            return Ok(());
-        }
-        let bits = self.leaf_bits[usize::from(prot.bits()) & 63];
-        // Many calls are for smallest pages of one table that exists: one check of the arguments, one walk, no survey.
-        if bits != 0
-            && self.is_mappable(iova, phys, len)
-            && (len < self.second_size || (iova ^ phys) & (self.second_size - 1) != 0)
-            && self.map_in_one_table(iova, phys, len, bits)
+            || self.map_in_one_table::<false>(iova, phys, len, prot)
         {
             return Ok(());
         }
@@ -152,18 +160,29 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             && last_out <= self.last_output
     }
 
-    /// Maps smallest pages, where their entries stand in one table that exists and are all free.
+    /// Maps smallest pages, where their entries stand in one table that exists and are all free: one check of the arguments, one walk, no survey. `COMMON`: see [`slot`](Self::slot).
     #[inline(always)]
-    fn map_in_one_table(&self, iova: u64, phys: u64, len: u64, bits: u64) -> bool {
-        let level = self.geometry.level(0);
-        let count = (len >> level.shift) as usize;
-        let Some(first) = self.slot::<0, false>(iova) else {
-            return self.is_whole_table(count) && self.refill(iova, phys, bits);
-        };
-        if len > self.left_of_table(iova) || !self.memory.is_zero(first, count) {
+    fn map_in_one_table<const COMMON: bool>(
+        &self,
+        iova: u64,
+        phys: u64,
+        len: u64,
+        prot: Prot,
+    ) -> bool {
+        let bits = self.leaf_bits[usize::from(prot.bits()) & 63];
+        let pages = len < self.second_size || (iova ^ phys) & (self.second_size - 1) != 0;
+        if bits == 0 || !pages || !self.is_mappable(iova, phys, len) {
             return false;
         }
-        self.store_run(first, &self.pages(first, count), bits, phys);
+        let level = self.last_level::<COMMON>();
+        let count = (len >> level.shift) as usize;
+        let Some(first) = self.slot::<0, COMMON>(iova) else {
+            return self.is_whole_table(count) && self.refill(iova, phys, bits);
+        };
+        if len > self.left_of_table::<COMMON>(iova) || !self.memory.is_zero(first, count) {
+            return false;
+        }
+        self.store_run(first, &pages_from(first, level, count), bits, phys);
         true
     }
 
@@ -171,25 +190,24 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     #[inline(never)]
     fn refill(&self, iova: u64, phys: u64, bits: u64) -> bool {
         let slot = self.descend::<true>(iova, 1);
-        let whole = self.left_of_table(iova) == 1 << slot.level.shift;
+        let whole = self.left_of_table::<false>(iova) == 1 << slot.level.shift;
         let Some(table) = idle(slot.entry).filter(|_| whole) else { return false };
-        let run = self.pages(table, self.table_layout.size() / 8);
+        let run = pages_from(table, self.geometry.level(0), self.table_layout.size() / 8);
         self.store_run(table, &run, bits, phys);
         self.lead_to(slot, table)
     }
 
-    /// Smallest pages with their entries from the one at `first` on.
+    /// The level of the smallest pages; `COMMON`: in a tree of the common shape.
     #[inline(always)]
-    fn pages(&self, first: PhysAddr, entries: usize) -> Run {
-        let level = self.geometry.level(0);
-        let slot = Slot { address: first, entry: 0, level };
-        Run { slot, level, size: level.shift, entries }
+    pub(super) fn last_level<const COMMON: bool>(&self) -> Level {
+        if COMMON { common_level(0) } else { self.geometry.level(0) }
     }
 
     /// Bytes from `iova` to the end of what a table of the last level covers.
     #[inline(always)]
-    pub(super) fn left_of_table(&self, iova: u64) -> u64 {
-        let covered = 1u64 << self.geometry.level(1).shift;
+    pub(super) fn left_of_table<const COMMON: bool>(&self, iova: u64) -> u64 {
+        let above = if COMMON { common_level(1) } else { self.geometry.level(1) };
+        let covered = 1u64 << above.shift;
         covered - (iova & (covered - 1))
     }
 
@@ -407,20 +425,32 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Stores `count` entries of leaves of `run`'s size.
     #[inline(always)]
     fn fill(&self, first: PhysAddr, run: &Run, count: usize, bits: u64, phys: u64) {
-        let entry = |offset: u64| {
-            self.format.leaf(bits, phys + (offset << run.level.shift), run.level, run.size)
-        };
+        let (level, size) = (run.level, run.size);
+        let entry =
+            |offset: u64| self.format.leaf(bits, phys + (offset << level.shift), level, size);
         let value = entry(0);
         let last = count as u64 - 1;
         let step = if last == 0 { 0 } else { entry(1).wrapping_sub(value) };
         // Entries differ by the same step nearly always; not where a format keeps the upper address bits apart and the run crosses them.
-        let even = value.wrapping_add(step.wrapping_mul(last)) == entry(last);
-        if even {
+        if value.wrapping_add(step.wrapping_mul(last)) == entry(last) {
             self.memory.fill(first, count, value, step);
         } else {
-            (0..count).for_each(|offset| {
-                self.memory.store64(entry_at(first, offset), entry(offset as u64))
-            });
+            self.fill_one_by_one(first, (level, size), count, (bits, phys));
+        }
+    }
+
+    #[cold]
+    fn fill_one_by_one(
+        &self,
+        first: PhysAddr,
+        (level, size): (Level, u32),
+        count: usize,
+        (bits, phys): (u64, u64),
+    ) {
+        for offset in 0..count {
+            let phys = phys + ((offset as u64) << level.shift);
+            let entry = self.format.leaf(bits, phys, level, size);
+            self.memory.store64(entry_at(first, offset), entry);
         }
     }
 

@@ -52,6 +52,20 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         if len == self.block && self.unmap_one::<1, true>(iova.raw(), len - 1, gather) {
             return Ok(());
         }
+        self.unmap_pages(iova, len, gather)
+    }
+
+    /// Several smallest pages in one table of the common tree, or anything else.
+    #[inline(never)]
+    fn unmap_pages(
+        &self,
+        iova: Iova,
+        len: u64,
+        gather: &mut IotlbGather,
+    ) -> Result<(), UnmapError> {
+        if self.unmap_in_one_table::<true>(iova.raw(), len, gather) {
+            return Ok(());
+        }
         self.unmap_more(iova, len, gather)
     }
 
@@ -90,30 +104,35 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     fn unmap_more(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         if (len == self.block && self.unmap_one::<1, false>(iova.raw(), len - 1, gather))
             || (len == self.page() && self.unmap_one::<0, false>(iova.raw(), len - 1, gather))
-            || self.unmap_in_one_table(iova.raw(), len, gather)
+            || self.unmap_in_one_table::<false>(iova.raw(), len, gather)
         {
             return Ok(());
         }
         self.unmap_anything(iova, len, gather)
     }
 
-    /// Unmaps smallest pages whose entries stand in one table, where all of them are mapped.
+    /// Unmaps smallest pages whose entries stand in one table, where all of them are mapped. `COMMON`: see [`slot`](Self::slot).
     #[inline(always)]
-    fn unmap_in_one_table(&self, iova: u64, len: u64, gather: &mut IotlbGather) -> bool {
+    fn unmap_in_one_table<const COMMON: bool>(
+        &self,
+        iova: u64,
+        len: u64,
+        gather: &mut IotlbGather,
+    ) -> bool {
         let last = iova.wrapping_add(len.wrapping_sub(1));
         let whole = len != 0 && (iova | len) & self.below_page == 0;
         // Leaves of several entries look like others: tables that may have them take the long way.
-        let pages_only = self.second_size >> self.geometry.level(1).shift != 0;
+        let pages_only = self.second_size >= self.left_of_table::<COMMON>(0);
         if !whole
             || last < iova
             || last > self.reach()
             || !pages_only
-            || len > self.left_of_table(iova)
+            || len > self.left_of_table::<COMMON>(iova)
         {
             return false;
         }
-        let Some(first) = self.slot::<0, false>(iova) else { return false };
-        let level = self.geometry.level(0);
+        let Some(first) = self.slot::<0, COMMON>(iova) else { return false };
+        let level = self.last_level::<COMMON>();
         let entry = self.memory.load64(first);
         let count = (len >> level.shift) as usize;
         let all = || self.memory.all_set(first, count, self.format.presence(entry));
@@ -125,7 +144,8 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             self.memory.clear(first, count);
             self.publish(first, count * 8);
         }
-        owe(gather, Span { first: iova, last }, self.params.granule, gone);
+        let leaf = if COMMON { PageSize::SIZE_4K } else { self.params.granule };
+        owe(gather, Span { first: iova, last }, leaf, gone);
         true
     }
 
