@@ -18,6 +18,7 @@ use portcullis_smmuv2 as _;
 use portcullis_smmuv3 as _;
 use portcullis_spec as _;
 use portcullis_virtio as _;
+use portcullis_virtio_iommu as _;
 
 use core::alloc::{GlobalAlloc, Layout};
 

@@ -63,6 +63,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "portcullis-virtio-iommu",
+        &[
+            "portcullis-addr",
+            "portcullis-driver-parts",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis",
+        ],
+    ),
+    (
         "portcullis-iommu",
         &[
             "portcullis-addr",
@@ -77,6 +88,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis-smmuv3",
             "portcullis-virtio",
             "portcullis-vtd",
+            "portcullis-virtio-iommu",
         ],
     ),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
@@ -109,6 +121,7 @@ const NEVER: &[(&str, &str)] = &[
     ("portcullis-machine", "portcullis-smmuv2"),
     ("portcullis-machine", "portcullis-smmuv3"),
     ("portcullis-machine", "portcullis-vtd"),
+    ("portcullis-machine", "portcullis-virtio-iommu"),
 ];
 
 /// Crates that must be usable without an operating system: `std` may not come in through a default feature.
@@ -127,6 +140,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-smmuv3",
     "portcullis-virtio",
     "portcullis-vtd",
+    "portcullis-virtio-iommu",
     "portcullis-iommu",
 ];
 

@@ -85,6 +85,22 @@ impl Registers for Mmio {
         self.write(offset, value);
     }
 
+    fn read16(&self, offset: usize) -> u16 {
+        self.read(offset)
+    }
+
+    fn write16(&self, offset: usize, value: u16) {
+        self.write(offset, value);
+    }
+
+    fn read8(&self, offset: usize) -> u8 {
+        self.read(offset)
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        self.write(offset, value);
+    }
+
     fn len(&self) -> usize {
         self.len
     }
@@ -108,7 +124,10 @@ mod tests {
         registers.write32(12, 0xaaaa_bbbb);
         assert_eq!(registers.read64(8), 0xaaaa_bbbb_0000_0000);
         registers.write64(0, 7);
-        assert_eq!(block, [7, 0xaaaa_bbbb_0000_0000]);
+        registers.write8(9, 0xcc);
+        registers.write16(10, 0xdddd);
+        assert_eq!((registers.read8(13), registers.read16(14)), (0xbb, 0xaaaa));
+        assert_eq!(block, [7, 0xaaaa_bbbb_dddd_cc00]);
     }
 
     #[test]

@@ -135,6 +135,8 @@ pub(crate) enum QemuMachineName {
     Riscv,
     /// The same, described by its ACPI tables: QEMU 10.1 or later.
     RiscvAcpi,
+    /// Arm's `virt` with a virtio-iommu (`virtio-iommu-pci`), described by its ACPI tables.
+    Virtio,
 }
 
 impl QemuMachineName {
@@ -145,6 +147,7 @@ impl QemuMachineName {
             Self::ArmVirtAcpi => portcullis_testbed::QemuBoard::ArmAcpi,
             Self::Riscv => portcullis_testbed::QemuBoard::Riscv,
             Self::RiscvAcpi => portcullis_testbed::QemuBoard::RiscvAcpi,
+            Self::Virtio => portcullis_testbed::QemuBoard::Virtio,
         }
     }
 }

@@ -180,10 +180,14 @@ fn qemu_boots_its_own_description_with_every_device_translated() {
     // The tables of ACPI: another description of the same machine, with other paths.
     let (calm, described) = QemuMachine::start(QemuBoard::ArmAcpi).expect("QEMU starts");
     let (_, by_tables) = boot(&described, &calm, BootOptions::CALM, None);
+    let (calm, described) = QemuMachine::start(QemuBoard::Virtio).expect("QEMU starts");
+    let (_, by_requests) = boot(&described, &calm, BootOptions::CALM, None);
     for (board, order, picture) in [
         (QemuBoard::Arm, Order::Reverse, &picture),
         (QemuBoard::Arm, Order::Random, &picture),
         (QemuBoard::ArmAcpi, Order::Random, &by_tables),
+        (QemuBoard::Virtio, Order::Reverse, &by_requests),
+        (QemuBoard::Virtio, Order::Random, &by_requests),
     ] {
         let (machine, description) = QemuMachine::start(board).expect("QEMU starts");
         let options = BootOptions { cpus: 2, seed: 3, order, storm: true, ..BootOptions::CALM };

@@ -5,9 +5,10 @@
 
 use std::process::Command;
 
-const PAGES: [(&str, &str); 3] = [
+const PAGES: [(&str, &str); 4] = [
     ("README.md", include_str!("../../../README.md")),
     ("docs/acpi.md", include_str!("../../../docs/acpi.md")),
+    ("docs/virtio-iommu.md", include_str!("../../../docs/virtio-iommu.md")),
     ("docs/lab.md", include_str!("../../../docs/lab.md")),
 ];
 

@@ -18,6 +18,7 @@
 //! | `smmuv2` | `portcullis-smmuv2` | driver: Arm SMMUv2, MMU-500 | `smmuv2` |
 //! | `smmuv3` | `portcullis-smmuv3` | driver: Arm SMMUv3 | `smmuv3` |
 //! | `vtd` | `portcullis-vtd` | driver: Intel VT-d | `vtd` |
+//! | `virtio_iommu` | `portcullis-virtio-iommu` | driver: virtio-iommu 1.3 | `virtio-iommu` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
 //! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
 //! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
@@ -75,5 +76,7 @@ pub use portcullis_smmuv2 as smmuv2;
 pub use portcullis_smmuv3 as smmuv3;
 #[cfg(feature = "virtio")]
 pub use portcullis_virtio as virtio;
+#[cfg(feature = "virtio-iommu")]
+pub use portcullis_virtio_iommu as virtio_iommu;
 #[cfg(feature = "vtd")]
 pub use portcullis_vtd as vtd;

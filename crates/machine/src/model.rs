@@ -67,12 +67,16 @@ pub trait IommuModel: fmt::Debug + Send + Sync + 'static {
 
 /// A model with registers that a driver reaches.
 pub trait RegisterModel: Send + Sync + 'static {
-    /// Reads `bytes` (4 or 8) at `offset`.
+    /// Reads `bytes` (4 or 8; 1 or 2 where it has [narrow registers](Self::has_narrow_registers)) at `offset`.
     fn read(&self, offset: usize, bytes: usize) -> u64;
-    /// Writes the low `bytes` (4 or 8) of `value` at `offset`.
+    /// Writes the low `bytes` (as for [`read`](Self::read)) of `value` at `offset`.
     fn write(&self, offset: usize, bytes: usize, value: u64);
     /// Size of the block in bytes.
     fn block_size(&self) -> usize;
+    /// Whether it has registers of 8 and 16 bits.
+    fn has_narrow_registers(&self) -> bool {
+        false
+    }
 }
 
 /// The register block of a model, to be given to a driver.
@@ -112,6 +116,26 @@ impl<M: RegisterModel> Registers for RegisterBlock<M> {
 
     fn write64(&self, offset: usize, value: u64) {
         self.0.write(offset, 8, value);
+    }
+
+    fn read16(&self, offset: usize) -> u16 {
+        if self.0.has_narrow_registers() { self.0.read(offset, 2) as u16 } else { u16::MAX }
+    }
+
+    fn write16(&self, offset: usize, value: u16) {
+        if self.0.has_narrow_registers() {
+            self.0.write(offset, 2, value.into());
+        }
+    }
+
+    fn read8(&self, offset: usize) -> u8 {
+        if self.0.has_narrow_registers() { self.0.read(offset, 1) as u8 } else { u8::MAX }
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        if self.0.has_narrow_registers() {
+            self.0.write(offset, 1, value.into());
+        }
     }
 
     fn len(&self) -> usize {

@@ -20,6 +20,24 @@ pub trait Registers: Send + Sync + 'static {
         self.write32(offset, value as u32);
         self.write32(offset + 4, (value >> 32) as u32);
     }
+    /// Reads 16 bits at `offset`, a multiple of 2 inside the block. A block without registers of that width reads as all ones, as if nothing were there.
+    fn read16(&self, offset: usize) -> u16 {
+        let _ = offset;
+        u16::MAX
+    }
+    /// Writes 16 bits at `offset`, a multiple of 2 inside the block. A block without registers of that width ignores it.
+    fn write16(&self, offset: usize, value: u16) {
+        let _ = (offset, value);
+    }
+    /// Reads 8 bits at `offset` inside the block. A block without registers of that width reads as all ones.
+    fn read8(&self, offset: usize) -> u8 {
+        let _ = offset;
+        u8::MAX
+    }
+    /// Writes 8 bits at `offset` inside the block. A block without registers of that width ignores it.
+    fn write8(&self, offset: usize, value: u8) {
+        let _ = (offset, value);
+    }
     /// Size of the block in bytes.
     fn len(&self) -> usize;
     /// Whether the block has no register.
@@ -44,6 +62,22 @@ impl<R: Registers + ?Sized> Registers for Arc<R> {
 
     fn write64(&self, offset: usize, value: u64) {
         (**self).write64(offset, value);
+    }
+
+    fn read16(&self, offset: usize) -> u16 {
+        (**self).read16(offset)
+    }
+
+    fn write16(&self, offset: usize, value: u16) {
+        (**self).write16(offset, value);
+    }
+
+    fn read8(&self, offset: usize) -> u8 {
+        (**self).read8(offset)
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        (**self).write8(offset, value);
     }
 
     fn len(&self) -> usize {

@@ -7,7 +7,7 @@ mod virtio_rng;
 
 pub use edu::Edu;
 pub use nvme::{BLOCK_LEN, Nvme, NvmeBuffers, NvmeIdentity};
-pub use virtio_pci::VirtioPci;
+pub use virtio_pci::{VirtioBlocks, VirtioPci};
 pub use virtio_rng::{VirtioRng, VirtioRngBuffers};
 
 use portcullis_addr::{Iova, PhysAddr};

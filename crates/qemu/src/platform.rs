@@ -104,6 +104,22 @@ impl Registers for Mmio {
         self.write(Width::Quad, offset, value);
     }
 
+    fn read16(&self, offset: usize) -> u16 {
+        self.read(Width::Word, offset) as u16
+    }
+
+    fn write16(&self, offset: usize, value: u16) {
+        self.write(Width::Word, offset, value.into());
+    }
+
+    fn read8(&self, offset: usize) -> u8 {
+        self.read(Width::Byte, offset) as u8
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        self.write(Width::Byte, offset, value.into());
+    }
+
     fn len(&self) -> usize {
         self.len
     }

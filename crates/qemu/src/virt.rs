@@ -89,6 +89,11 @@ impl Virt {
         Self::with(Iommu::RiscvFunction(device))
     }
 
+    /// Arm's board with a virtio-iommu that is function 0 of `device` on the root bus (`virtio-iommu-pci`), without endpoints.
+    pub fn virtio_function(device: u8) -> Self {
+        Self::with(Iommu::VirtioFunction(device))
+    }
+
     fn with(iommu: Iommu) -> Self {
         Self { iommu, bridges: Vec::new(), endpoints: Vec::new(), bound: None }
     }
@@ -101,7 +106,16 @@ impl Virt {
     /// The board that `portcullis boot --on qemu` shows: an `edu` at 00:02.0, an NVMe disk at 00:03.0, an entropy source at 00:04.0, an `edu` behind a root port at
     /// 00:05.0, and two `edu` behind a conventional bridge at 00:06.0, which the SMMU cannot tell apart.
     pub fn demonstration() -> Self {
-        let mut virt = Self::new(SmmuStages::Newest).with_demonstration();
+        Self::new(SmmuStages::Newest).with_arm_demonstration()
+    }
+
+    /// The same behind a virtio-iommu at 00:01.0.
+    pub fn virtio_demonstration() -> Self {
+        Self::virtio_function(1).with_arm_demonstration()
+    }
+
+    fn with_arm_demonstration(self) -> Self {
+        let mut virt = self.with_demonstration();
         let port = virt.root_port(BusId::ROOT.slot(5));
         let conventional = virt.express_to_conventional_bridge(BusId::ROOT.slot(6));
         virt.edu(port.slot(0)).edu(conventional.slot(1)).edu(conventional.slot(2));

@@ -15,6 +15,7 @@ use portcullis_qemu::endpoint::{
 };
 use portcullis_qemu::pci::Function;
 use portcullis_qemu::{BusId, FwCfg, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
+use portcullis_virtio_iommu::PciLayout;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,10 @@ pub enum QemuBoard {
     Riscv,
     /// The same board, described by its ACPI tables (RIMT, which QEMU writes from 10.1 on).
     RiscvAcpi,
+    /// Arm's `virt` with a virtio-iommu that is a PCI function, described by its ACPI tables (VIOT).
+    Virtio,
+    /// The same, described by its devicetree.
+    VirtioTree,
 }
 
 impl QemuBoard {
@@ -41,6 +46,7 @@ impl QemuBoard {
         match self {
             Self::Arm | Self::ArmAcpi => Virt::demonstration(),
             Self::Riscv | Self::RiscvAcpi => Virt::riscv_demonstration(),
+            Self::Virtio | Self::VirtioTree => Virt::virtio_demonstration(),
         }
     }
 
@@ -48,6 +54,7 @@ impl QemuBoard {
         match self {
             Self::Arm | Self::ArmAcpi => IommuKind::SmmuV3,
             Self::Riscv | Self::RiscvAcpi => IommuKind::RiscV,
+            Self::Virtio | Self::VirtioTree => IommuKind::VirtioIommu,
         }
     }
 
@@ -55,13 +62,13 @@ impl QemuBoard {
     fn start(self) -> Result<(VirtMachine, MachineDescription), String> {
         let text = |error: portcullis_qemu::Error| error.to_string();
         match self {
-            Self::Arm | Self::Riscv => {
+            Self::Arm | Self::Riscv | Self::VirtioTree => {
                 let machine = self.virt().start().map_err(text)?;
                 let blob = machine.devicetree().map_err(text)?;
                 let description = read_devicetree(&blob, "qemu-virt");
                 Ok((machine, description.map_err(|error| error.to_string())?))
             }
-            Self::ArmAcpi | Self::RiscvAcpi => {
+            Self::ArmAcpi | Self::RiscvAcpi | Self::Virtio => {
                 let mut found = None;
                 let machine = self.virt().start_described(|fw_cfg| {
                     let description = described_by_acpi(fw_cfg)?;
@@ -200,7 +207,17 @@ impl Testbed for QemuMachine {
             return Err("QEMU's machine has no such IOMMU".into());
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
-        let options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
+        let mut options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
+        if self.board.kind() == IommuKind::VirtioIommu {
+            let blocks = self.machine.iommu_blocks().map_err(|error| error.to_string())?;
+            options.virtio_function = Some(PciLayout {
+                common: blocks.common,
+                notify: blocks.notify,
+                notify_multiplier: blocks.notify_multiplier,
+                interrupt: blocks.isr,
+                config: blocks.device,
+            });
+        }
         // A unit that is a PCI function is where enumeration has put it; every other one where it is described.
         let registers = match iommu.registers {
             Some(described) => {

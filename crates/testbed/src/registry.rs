@@ -7,6 +7,7 @@ use portcullis_smmuv2::{
     self as smmuv2, COMPATIBLE, Fate, FirmwareStream, FirmwareStreams, Notice, Quirks,
 };
 use portcullis_smmuv3::{Options, Smmu};
+use portcullis_virtio_iommu::{PciLayout, Transport};
 use std::sync::Arc;
 
 /// The hardware families that have a driver.
@@ -16,6 +17,7 @@ enum Family {
     SmmuV2,
     SmmuV3,
     VtD,
+    Virtio,
 }
 
 /// A hardware driver, and what firmware calls the units that it drives.
@@ -35,6 +37,11 @@ pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
     IommuDriver { name: "riscv", compatible: portcullis_riscv::COMPATIBLE, family: Family::RiscV },
     IommuDriver { name: "vtd", compatible: portcullis_vtd::COMPATIBLE, family: Family::VtD },
+    IommuDriver {
+        name: "virtio",
+        compatible: portcullis_virtio_iommu::COMPATIBLE,
+        family: Family::Virtio,
+    },
 ];
 
 /// What a driver is told of a unit besides its registers.
@@ -55,6 +62,8 @@ pub struct UnitOptions {
     pub first_tag: u16,
     /// What becomes of streams that firmware left running at an SMMUv2.
     pub firmware_streams: FirmwareStreams,
+    /// Where a virtio-iommu that is a PCI function has its blocks in the registers; `None` for one on the memory bus.
+    pub virtio_function: Option<PciLayout>,
 }
 
 /// As many ASIDs and VMIDs as an SMMUv2 can have context banks.
@@ -167,6 +176,21 @@ impl IommuDriver {
                 let adopted = smmu.firmware_streams().iter().filter(goes_on);
                 let adopted = adopted.map(|it| it.stream).collect();
                 Ok(BroughtUp { instance: Box::new(smmu), notes, adopted })
+            }
+            Family::Virtio => {
+                let usual = portcullis_virtio_iommu::Options::default();
+                let options = portcullis_virtio_iommu::Options {
+                    index: unit.index,
+                    coherent: unit.coherent,
+                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
+                    event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
+                    ..usual
+                };
+                let transport = unit.virtio_function.map_or(Transport::Mmio, Transport::Pci);
+                let iommu = portcullis_virtio_iommu::Iommu::bring_up(
+                    platform, registers, transport, options,
+                );
+                Ok(BroughtUp::of(Box::new(iommu?)))
             }
             Family::SmmuV3 => {
                 let usual = Options::default();

@@ -54,6 +54,23 @@ fn sound(linked: &Linked) -> Vec<String> {
     tables.iter().map(|table| table.signature.to_string()).collect()
 }
 
+/// The unit is a function of the bus that it serves: it is no client of itself, and its registers are in no table.
+#[test]
+fn the_tables_of_a_virtio_iommu_say_what_its_devicetree_says() {
+    if for_test_on(Architecture::Aarch64, "the_tables_of_a_virtio_iommu").is_none() {
+        return;
+    }
+    let (_, tree) = QemuMachine::start(QemuBoard::VirtioTree).expect("QEMU starts");
+    let (_, tables) = QemuMachine::start(QemuBoard::Virtio).expect("QEMU starts");
+    assert_eq!(functions(&tree), functions(&tables));
+    assert_eq!(functions(&tables).len(), 6);
+    assert_eq!(units(&tree), units(&tables));
+    assert_eq!(units(&tables), [(IommuKind::VirtioIommu, None)]);
+    let bus = tables.devices.iter().find_map(|device| device.bus.as_ref()).expect("a bus");
+    assert!(bus.stream(RequesterId::pci(0, 1, 0)).is_err(), "the unit itself");
+    assert!(bus.stream(RequesterId::pci(0, 2, 0)).is_ok());
+}
+
 #[test]
 fn the_tables_of_riscvs_board_say_what_its_devicetree_says_or_that_they_do_not() {
     let Some(qemu) = for_test_on(Architecture::Riscv64, "the_tables_of_riscvs_board") else {

@@ -32,6 +32,13 @@ const SMMUV2: &[&str] = &[
 /// Compatibles of the RISC-V IOMMU (binding `iommu/riscv,iommu.yaml`): a platform device, and a PCI function, whose registers are in its BAR 0 and not in the tree.
 const RISCV: &[&str] = &["riscv,iommu", "riscv,pci-iommu"];
 
+/// Compatibles of a virtio-iommu: on the memory bus (with `#iommu-cells`; the same name has every virtio device there), and as a PCI function (binding `virtio/pci-iommu.yaml`), whose registers are not in the tree.
+const VIRTIO: &[&str] = &["virtio,mmio", "virtio,pci-iommu", "pci1af4,1057"];
+/// Kinds whose accesses snoop where the tree does not say.
+const COHERENT: [IommuKind; 2] = [IommuKind::RiscV, IommuKind::VirtioIommu];
+/// Those of [`RISCV`] and [`VIRTIO`] that are PCI functions.
+const FUNCTIONS: &[&str] = &["riscv,pci-iommu", "virtio,pci-iommu", "pci1af4,1057"];
+
 /// The widest stream id of an SMMUv2 (IHI 0062, SMMU_IDR1 and extended stream matching): 16 bits.
 pub(super) const SMMUV2_LAST_ID: u32 = 0xffff;
 
@@ -41,6 +48,10 @@ pub(super) fn kind_of(node: Node<'_, '_>) -> IommuKind {
     for compatible in node.strings("compatible") {
         if compatible == "arm,smmu-v3" {
             return IommuKind::SmmuV3;
+        }
+        // Every virtio device on the memory bus has the name; only an IOMMU has the cells.
+        if VIRTIO.contains(&compatible) && node.has("#iommu-cells") {
+            kind = IommuKind::VirtioIommu;
         }
         if RISCV.contains(&compatible) {
             return IommuKind::RiscV;
@@ -91,7 +102,7 @@ fn read_one(
         interrupts,
         quirks: quirks(node, kind),
         // On RISC-V what says nothing snoops (Linux: `dma_default_coherent`), elsewhere it does not.
-        coherent: addresses.coherency(node).unwrap_or(kind == IommuKind::RiscV),
+        coherent: addresses.coherency(node).unwrap_or(COHERENT.contains(&kind)),
         late: node.has("portcullis,late"),
         unusable: None,
     };
@@ -110,6 +121,7 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
         IommuKind::SmmuV3 => (1..=1, "an SMMUv3 takes one cell, the stream id"),
         IommuKind::SmmuV2 => (1..=2, "this IOMMU takes one cell (id) or two (id, mask)"),
         IommuKind::RiscV => (1..=1, "a RISC-V IOMMU takes one cell, the device id"),
+        IommuKind::VirtioIommu => (1..=1, "a virtio-iommu takes one cell, the endpoint id"),
         _ => (0..=2, "0 to 2 cells are supported"),
     };
     match iommu.cells {
@@ -129,10 +141,10 @@ fn check_cells(iommu: &IommuNode) -> Option<Problem> {
 
 /// Only where the binding says that the kind has registers.
 fn check_registers(iommu: &IommuNode) -> Option<Problem> {
-    let function = iommu.compatible.iter().any(|name| name == "riscv,pci-iommu");
+    let function = iommu.compatible.iter().any(|name| FUNCTIONS.contains(&name.as_str()));
     let needed = match iommu.kind {
         IommuKind::SmmuV2 | IommuKind::SmmuV3 => true,
-        IommuKind::RiscV => !function,
+        IommuKind::RiscV | IommuKind::VirtioIommu => !function,
         _ => false,
     };
     (needed && iommu.registers.is_none()).then(|| {

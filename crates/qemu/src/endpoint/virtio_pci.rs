@@ -9,9 +9,10 @@ use portcullis_addr::{Iova, PhysAddr};
 use std::sync::Arc;
 
 const CAPABILITY_VENDOR: u8 = 0x09;
-// 4.1.4: cfg_type; 3 is the interrupt status.
+// 4.1.4: cfg_type.
 const COMMON: u8 = 1;
 const NOTIFY: u8 = 2;
+const ISR: u8 = 3;
 const DEVICE: u8 = 4;
 // 4.1.4.3: struct virtio_pci_common_cfg.
 const DEVICE_FEATURE_SELECT: usize = 0x00;
@@ -50,37 +51,18 @@ impl VirtioPci {
         config: &ConfigSpace<R>,
         function: &Function,
     ) -> Result<Self, Error> {
-        let mut blocks: [Option<Mmio>; 5] = [const { None }; 5];
-        let mut notify_multiplier = 0;
-        for (at, id) in config.capabilities(function.address)? {
-            if id != CAPABILITY_VENDOR {
-                continue;
-            }
-            let kind = (config.read(function.address, at)? >> 24) as u8;
-            if !(COMMON..=DEVICE).contains(&kind) || blocks[usize::from(kind)].is_some() {
-                continue;
-            }
-            if kind == NOTIFY {
-                notify_multiplier = config.read(function.address, at + 16)? as usize;
-            }
-            let bar = config.read(function.address, at + 4)? as u8;
-            let offset = config.read(function.address, at + 8)?;
-            let len = config.read(function.address, at + 12)?;
-            blocks[usize::from(kind)] = Some(block(qemu, function, bar, offset, len)?);
-        }
-        let [_, common, notify, isr, device] = blocks;
-        let missing = |name: &str| ErrorKind::Pci {
-            address: function.address,
-            what: format!("no virtio {name} block: not a modern virtio device"),
-        };
+        let found = VirtioBlocks::scan(config, function)?;
+        let block = |kind: u8, name: &str| found.mmio(qemu, function, kind, name);
         Ok(Self {
             // 4.1.2: modern devices have PCI id 0x1040 plus the virtio id.
             device_id: function.device.wrapping_sub(0x1040),
-            common: common.ok_or_else(|| missing("common"))?,
-            notify: notify.ok_or_else(|| missing("notify"))?,
-            notify_multiplier,
-            isr: isr.ok_or_else(|| missing("ISR"))?,
-            device,
+            common: block(COMMON, "common")?,
+            notify: block(NOTIFY, "notify")?,
+            notify_multiplier: found.notify_multiplier,
+            isr: block(ISR, "ISR")?,
+            device: found.places[usize::from(DEVICE)]
+                .map(|_| block(DEVICE, "device"))
+                .transpose()?,
         })
     }
 
@@ -162,6 +144,110 @@ impl VirtioPci {
     /// The device's own configuration, where it has one.
     pub fn device_config(&self) -> Option<&Mmio> {
         self.device.as_ref()
+    }
+}
+
+/// Where a block is: BAR, offset, length.
+type Place = (u8, u32, u32);
+
+/// Where a modern virtio function has its register blocks, all of them in one BAR (4.1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioBlocks {
+    bar: u8,
+    /// Offset of the common configuration in the BAR.
+    pub common: usize,
+    /// Offset of the notification area.
+    pub notify: usize,
+    /// Bytes between two queues' places there.
+    pub notify_multiplier: usize,
+    /// Offset of the interrupt status.
+    pub isr: usize,
+    /// Offset of the device's own configuration.
+    pub device: usize,
+}
+
+/// The blocks of a function, by type.
+struct Found {
+    places: [Option<Place>; 5],
+    notify_multiplier: usize,
+}
+
+impl VirtioBlocks {
+    /// Reads where `function` has its blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Pci`] when it is no modern virtio device, has no configuration of its own, or its blocks are in several BARs.
+    pub fn find<R: Requests>(config: &ConfigSpace<R>, function: &Function) -> Result<Self, Error> {
+        let found = Self::scan(config, function)?;
+        let place = |kind: u8, name: &str| {
+            found.places[usize::from(kind)].ok_or_else(|| missing(function, name))
+        };
+        let (bar, common, _) = place(COMMON, "common")?;
+        let in_bar = |kind: u8, name: &str| match place(kind, name)? {
+            (other, offset, _) if other == bar => Ok(offset as usize),
+            _ => Err(missing(function, &format!("{name} (BAR {bar})"))),
+        };
+        Ok(Self {
+            bar,
+            common: common as usize,
+            notify: in_bar(NOTIFY, "notify")?,
+            notify_multiplier: found.notify_multiplier,
+            isr: in_bar(ISR, "ISR")?,
+            device: in_bar(DEVICE, "device")?,
+        })
+    }
+
+    /// The BAR that they are in.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Pci`] when it was not placed.
+    pub fn bar(&self, qemu: &Arc<Qemu>, function: &Function) -> Result<Mmio, Error> {
+        let placed = function.bars.get(usize::from(self.bar)).copied().flatten();
+        let placed = placed.ok_or_else(|| missing(function, "BAR behind its"))?;
+        Ok(Mmio::new(qemu, placed.address, usize::try_from(placed.size).unwrap_or(usize::MAX)))
+    }
+
+    fn scan<R: Requests>(config: &ConfigSpace<R>, function: &Function) -> Result<Found, Error> {
+        let mut found = Found { places: [None; 5], notify_multiplier: 0 };
+        for (at, id) in config.capabilities(function.address)? {
+            if id != CAPABILITY_VENDOR {
+                continue;
+            }
+            let kind = (config.read(function.address, at)? >> 24) as u8;
+            let place = usize::from(kind);
+            if !(COMMON..=DEVICE).contains(&kind) || found.places[place].is_some() {
+                continue;
+            }
+            if kind == NOTIFY {
+                found.notify_multiplier = config.read(function.address, at + 16)? as usize;
+            }
+            let bar = config.read(function.address, at + 4)? as u8;
+            let offset = config.read(function.address, at + 8)?;
+            found.places[place] = Some((bar, offset, config.read(function.address, at + 12)?));
+        }
+        Ok(found)
+    }
+}
+
+fn missing(function: &Function, name: &str) -> ErrorKind {
+    let what = format!("no virtio {name} block: not a modern virtio device");
+    ErrorKind::Pci { address: function.address, what }
+}
+
+impl Found {
+    /// One block as registers.
+    fn mmio(
+        &self,
+        qemu: &Arc<Qemu>,
+        function: &Function,
+        kind: u8,
+        name: &str,
+    ) -> Result<Mmio, ErrorKind> {
+        let place = self.places[usize::from(kind)].ok_or_else(|| missing(function, name))?;
+        let (bar, offset, len) = place;
+        block(qemu, function, bar, offset, len)
     }
 }
 

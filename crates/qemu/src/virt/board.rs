@@ -17,6 +17,8 @@ pub(super) enum Iommu {
     RiscvPlatform,
     /// Device number on the root bus.
     RiscvFunction(u8),
+    /// A virtio-iommu on Arm's board; device number on the root bus.
+    VirtioFunction(u8),
 }
 
 /// Addresses of a board.
@@ -39,6 +41,8 @@ pub(super) enum Window {
     At(PhysAddr, usize),
     /// In BAR 0 of function 0 of that device on the root bus.
     Bar0Of(u8),
+    /// In the BAR of function 0 of that device that holds the blocks of virtio.
+    VirtioOf(u8),
 }
 
 /// From `base_memmap` and `extended_memmap` in QEMU's `hw/arm/virt.c`; the SMMU has two pages of 64 KiB (IHI 0070, 6.1).
@@ -70,18 +74,28 @@ impl Iommu {
             Self::SmmuV3(_) => ARM,
             Self::RiscvPlatform => RISCV,
             Self::RiscvFunction(device) => Places { iommu: Window::Bar0Of(device), ..RISCV },
+            Self::VirtioFunction(device) => Places { iommu: Window::VirtioOf(device), ..ARM },
         }
     }
 
     pub(super) fn architecture(self) -> Architecture {
         match self {
-            Self::SmmuV3(_) => Architecture::Aarch64,
+            Self::SmmuV3(_) | Self::VirtioFunction(_) => Architecture::Aarch64,
             Self::RiscvPlatform | Self::RiscvFunction(_) => Architecture::Riscv64,
         }
     }
 
     pub(super) fn is_smmu(self) -> bool {
         matches!(self, Self::SmmuV3(_))
+    }
+
+    /// The `-device` that it is, where it is one.
+    fn device_name(self) -> Option<&'static str> {
+        match self {
+            Self::RiscvFunction(_) => Some(RISCV_IOMMU),
+            Self::VirtioFunction(_) => Some(VIRTIO_IOMMU),
+            Self::SmmuV3(_) | Self::RiscvPlatform => None,
+        }
     }
 }
 
@@ -95,8 +109,9 @@ impl Virt {
             version: installation.version(),
         };
         let devices = self.endpoints.iter().map(|(model, _)| model.device_name());
-        let own = matches!(self.iommu, Iommu::RiscvFunction(_)).then_some(RISCV_IOMMU);
-        if let Some(name) = devices.chain(own).find(|name| !features.has_device(name)) {
+        if let Some(name) =
+            devices.chain(self.iommu.device_name()).find(|name| !features.has_device(name))
+        {
             return Err(unsupported(&format!("-device {name}")));
         }
         // No random seeds in the devicetree: the same board gives the same bytes.
@@ -113,6 +128,7 @@ impl Virt {
             }
             Iommu::RiscvPlatform => "virt,aia=aplic-imsic,iommu-sys=on".to_owned(),
             Iommu::RiscvFunction(_) => "virt,aia=aplic-imsic".to_owned(),
+            Iommu::VirtioFunction(_) => "virt,dtb-randomness=off".to_owned(),
         })
     }
 
@@ -120,7 +136,7 @@ impl Virt {
     pub(super) fn own_arguments(&self, installation: &Installation) -> Vec<(&'static str, String)> {
         match self.iommu {
             Iommu::SmmuV3(stages) => {
-                let mut arguments = vec![("-cpu", "cortex-a57,start-powered-off=on".to_owned())];
+                let mut arguments = vec![("-cpu", ARM_CPU.to_owned())];
                 let chooses = installation.features().chooses_smmu_stages();
                 if let Some(stage) = stages.option().filter(|_| chooses) {
                     arguments.push(("-global", format!("arm-smmuv3.stage={stage}")));
@@ -132,12 +148,18 @@ impl Virt {
                 ("-bios", "none".to_owned()),
                 ("-device", format!("{RISCV_IOMMU},bus=pcie.0,addr={device:02x}.0")),
             ],
+            Iommu::VirtioFunction(device) => vec![
+                ("-cpu", ARM_CPU.to_owned()),
+                ("-device", format!("{VIRTIO_IOMMU},bus=pcie.0,addr={device:02x}.0")),
+            ],
         }
     }
 }
 
 const SMMUV3_NEWEST: &str = "virt,iommu=smmuv3,dtb-randomness=off";
 const RISCV_IOMMU: &str = "riscv-iommu-pci";
+const VIRTIO_IOMMU: &str = "virtio-iommu-pci";
+const ARM_CPU: &str = "cortex-a57,start-powered-off=on";
 
 impl SmmuStages {
     fn option(self) -> Option<&'static str> {

@@ -2,9 +2,11 @@
 
 use super::board::{Iommu, RAM_LEN, RISCV_IDLE, Window};
 use super::{BusId, Slot, SmmuStages, Virt};
-use crate::endpoint::{BLOCK_LEN, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers};
+use crate::endpoint::{
+    BLOCK_LEN, Edu, Nvme, NvmeBuffers, VirtioBlocks, VirtioPci, VirtioRng, VirtioRngBuffers,
+};
 use crate::error::{Error, ErrorKind};
-use crate::find::{Installation, Version};
+use crate::find::{Architecture, Installation, Version};
 use crate::fw_cfg::FwCfg;
 use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, enumerate};
 use crate::platform::{Mmio, QemuPlatform};
@@ -84,7 +86,7 @@ impl VirtMachine {
         let board = virt.iommu;
         let places = board.places();
         let ram = Arc::new(Ram::new(places.ram, RAM_LEN, places.reserved)?);
-        if !board.is_smmu() {
+        if board.architecture() == Architecture::Riscv64 {
             ram.write(places.ram, &RISCV_IDLE);
         }
         let mut launch = Launch::new(installation, machine, ram);
@@ -102,12 +104,16 @@ impl VirtMachine {
             Some(base) => described_config(&qemu, base, &functions)?,
             None => config,
         };
+        let on_root = |device| {
+            let address = Bdf::new(0, device, 0);
+            let found = functions.iter().find(|function| function.address == address);
+            found.ok_or_else(|| nothing_at(address))
+        };
         let iommu = match places.iommu {
             Window::At(base, len) => Mmio::new(&qemu, base, len),
-            Window::Bar0Of(device) => {
-                let address = Bdf::new(0, device, 0);
-                let found = functions.iter().find(|function| function.address == address);
-                bar0_of(&qemu, found.ok_or_else(|| nothing_at(address))?)?
+            Window::Bar0Of(device) => bar0_of(&qemu, on_root(device)?)?,
+            Window::VirtioOf(device) => {
+                VirtioBlocks::find(&config, on_root(device)?)?.bar(&qemu, on_root(device)?)?
             }
         };
         check_iommu(&iommu, board)?;
@@ -141,10 +147,23 @@ impl VirtMachine {
         self.iommu.clone()
     }
 
+    /// Where in [`iommu`](Self::iommu)'s registers a virtio-iommu has its blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Pci`] where the board's IOMMU is no virtio function.
+    pub fn iommu_blocks(&self) -> Result<VirtioBlocks, Error> {
+        let address = self.iommu_function().unwrap_or(Bdf::new(0, 0, 0));
+        let function = self.functions.iter().find(|function| function.address == address);
+        VirtioBlocks::find(&self.config, function.ok_or_else(|| nothing_at(address))?)
+    }
+
     /// The requester id of the IOMMU itself, where it is a PCI function: the one whose own accesses no IOMMU translates.
     pub fn iommu_function(&self) -> Option<Bdf> {
         match self.board {
-            Iommu::RiscvFunction(device) => Some(Bdf::new(0, device, 0)),
+            Iommu::RiscvFunction(device) | Iommu::VirtioFunction(device) => {
+                Some(Bdf::new(0, device, 0))
+            }
             Iommu::SmmuV3(_) | Iommu::RiscvPlatform => None,
         }
     }
@@ -240,7 +259,8 @@ impl VirtMachine {
         /// QEMU puts a RISC-V board's tree at a multiple of this, as near to the end of RAM as it fits (`riscv_compute_fdt_addr`).
         const STEP: u64 = 2 << 20;
         let base = self.board.places().ram;
-        let at = if self.board.is_smmu() { 0 } else { RAM_LEN as u64 - STEP };
+        let is_arm = self.board.architecture() == Architecture::Aarch64;
+        let at = if is_arm { 0 } else { RAM_LEN as u64 - STEP };
         let at = PhysAddr::new(base.raw() + at);
         const MAGIC: u32 = 0xd00d_feed;
         let mut header = [0; 8];
@@ -365,6 +385,10 @@ fn described_config(
 /// Asks the IOMMU who it is: IDR0 of an SMMUv3 (IHI 0070, 6.3.1: bit 0 stage 2, bit 1 stage 1), the version in `capabilities` of a RISC-V IOMMU (1.0, 5.3).
 fn check_iommu(iommu: &Mmio, wanted: Iommu) -> Result<(), Error> {
     let wrong = |device, what: String| Err(ErrorKind::Device { device, what }.into());
+    if matches!(wanted, Iommu::VirtioFunction(_)) {
+        // Its blocks were found by its id.
+        return Ok(());
+    }
     let found = iommu.read32(0);
     let Iommu::SmmuV3(stages) = wanted else {
         return match found & 0xff {
