@@ -6,6 +6,7 @@ use portcullis_cli::bench::probe::ProbeBench;
 use portcullis_cli::boot::{FirmwarePolicy, Order};
 use portcullis_cli::lab::LabArgs;
 use portcullis_cli::replay::ReplayArgs;
+use portcullis_cli::schema::Document;
 use std::path::PathBuf;
 
 /// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
   portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
   portcullis show board.dtb --overlay x.dtbo --deny warnings
+  portcullis show old.dtb new.dtb             what changed from one to the other
   portcullis show /sys/firmware/acpi/tables   the same from ACPI: DMAR, IVRS, IORT, RIMT, VIOT, MCFG
   portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
   portcullis replay --fetch 6.1 --schedule seed --board nvme-two   does that schedule happen on a stock kernel?
@@ -46,6 +48,11 @@ pub(crate) enum Command {
     Replay(Box<ReplayArgs>),
     /// Measure.
     Bench(BenchArgs),
+    /// Print the JSON Schema of what a verb prints with `--json`.
+    Schema {
+        /// Of which document.
+        document: Document,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -167,6 +174,9 @@ pub(crate) struct ShowArgs {
     /// as /proc/device-tree or /sys/firmware/acpi/tables is.
     #[arg(required_unless_present = "rules")]
     pub(crate) board: Option<PathBuf>,
+    /// Another one, in any of these forms: print what changed from the first to it; exit status 1 where something did.
+    #[arg(value_name = "OTHER", conflicts_with_all = ["tree", "html", "rules"])]
+    pub(crate) other: Option<PathBuf>,
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,

@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod lab;
 mod names;
 pub mod replay;
+pub mod schema;
 pub mod screen;
 pub mod show;
 pub mod style;

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             };
             print(&text).map(|()| ExitCode::SUCCESS)
         }
+        Command::Schema { document } => print(document.schema()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);
@@ -142,6 +143,15 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
         return print(&text).map(|()| ExitCode::SUCCESS);
     }
     let description = described(args.board.as_deref(), &args.overlay, &args.deny, &args.allow)?;
+    if let Some(other) = &args.other {
+        let other = described(Some(other), &args.overlay, &args.deny, &args.allow)?;
+        let difference = show::Difference::between(&description, &other);
+        print(&match args.json {
+            true => difference.to_json() + "\n",
+            false => difference.render(screen),
+        })?;
+        return Ok(verdict(difference.is_empty()));
+    }
     if let Some(file) = &args.html {
         let written = std::fs::write(file, show::render_html(&description));
         written.map_err(|error| format!("{}: {error}", file.display()))?;

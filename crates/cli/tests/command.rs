@@ -272,8 +272,8 @@ fn acpi_tables_are_read_from_a_file_a_directory_and_a_dump() {
         (&function["path"], &function["streams"][0]["id"]),
         (&"0000:00:14.0".into(), &0xa0.into())
     );
-    // No driver of this project serves it.
-    assert_eq!(function["dma"], "blocked");
+    // The unit with INCLUDE_PCI_ALL serves it (VT-d 4.1, 8.3).
+    assert_eq!(function["dma"], "translated");
     assert_eq!(shown(folder.to_str().expect("a plain path")), one);
 
     let mut dump = String::from("DMAR @ 0x000000007a5d4000\n");
@@ -442,6 +442,65 @@ fn any_width_of_the_terminal_will_do() {
     }
 }
 
+/// What `show` tells to ask is a command line that the lab takes.
+#[test]
+fn show_ends_with_what_to_ask_the_lab() {
+    for (name, wanted) in [
+        ("mmu500.dtb", "lab check v6.6 --iommus 2 --driver v2 --clients 2 --group shared"),
+        ("portcullis-default.dtb", "lab check v6.6 --iommus 2 --clients 2 --group shared"),
+        ("pci-topology.dtb", "lab check v6.6 --iommus 2 --bus pci"),
+    ] {
+        let output = run(&["show", &board(name)]);
+        let last = text(&output.stdout).lines().last().expect("a line");
+        assert!(last.contains(wanted), "{name}: {last}");
+        let arguments: Vec<&str> = last.split_whitespace().skip(1).collect();
+        let answer = run(&[&arguments[..], &["--no-closers", "--bound", "0"]].concat());
+        assert_ne!(answer.status.code(), Some(2), "{}", text(&answer.stderr));
+    }
+}
+
+#[test]
+fn two_boards_are_compared_entry_by_entry() {
+    let (old, new) = (board("portcullis-default.dtb"), board("mmu500.dtb"));
+    let same = run(&["show", &old, &old]);
+    assert_eq!(same.status.code(), Some(0));
+    assert!(text(&same.stdout).contains("no difference"), "{}", text(&same.stdout));
+    let other = run(&["show", &old, &new]);
+    assert_eq!(other.status.code(), Some(1));
+    let page = text(&other.stdout);
+    assert!(
+        page.contains("\n- /soc/iommu@2b400000") && page.contains("\n+ /soc/iommu@15000000"),
+        "{page}"
+    );
+}
+
+/// An overlay changes one device; nothing else is told, although group numbers shift.
+#[test]
+fn a_field_that_changed_is_told_with_both_values() {
+    let folder = std::env::temp_dir().join(format!("portcullis-diff-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (old, new) = (board("portcullis-default.dtb"), folder.join("changed.dtb"));
+    let mut blob = std::fs::read(&old).expect("the board");
+    // usb@10010000's stream id 2 becomes 0x7f: `iommus = <&smmu 2>` of that node.
+    let at = blob.windows(12).position(|it| it == b"usb@10010000").expect("the node");
+    let id =
+        blob[at..].windows(8).position(|it| it == [0, 0, 0, 4, 0, 0, 0, 2]).expect("the id") + at;
+    blob[id + 7] = 0x7f;
+    std::fs::write(&new, blob).expect("written");
+    let output = run(&["show", &old, new.to_str().expect("plain"), "--json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    std::fs::remove_dir_all(&folder).expect("removed");
+    let changed = list(&value["devices"]);
+    assert_eq!(changed.len(), 1, "{value:#}");
+    assert_eq!(changed[0]["name"], "/soc/usb@10010000");
+    let fields = list(&changed[0]["fields"]);
+    assert!(
+        fields.iter().any(|it| it["field"] == "streams" && it["after"][0]["id"] == 0x7f),
+        "{value:#}"
+    );
+    assert!(list(&value["iommus"]).is_empty());
+}
+
 /// At 60 and 80 columns nothing is longer but what cannot be broken: a command to copy, a path, a line of a tree.
 #[test]
 fn output_keeps_within_the_terminal() {
@@ -460,9 +519,8 @@ fn output_keeps_within_the_terminal() {
         for columns in [60, 80] {
             let output = portcullis(arguments).env("COLUMNS", columns.to_string()).output();
             let output = output.expect("starts");
-            let long = |line: &&str| {
-                line.chars().count() > columns && !line.contains("portcullis lab replay")
-            };
+            let long =
+                |line: &&str| line.chars().count() > columns && !line.contains("portcullis lab ");
             let long: Vec<_> = text(&output.stdout).lines().filter(long).collect();
             assert!(long.is_empty(), "{arguments:?} in {columns} columns: {long:#?}");
         }
@@ -492,4 +550,20 @@ fn help_has_examples_and_the_manual_and_completions_name_the_verbs() {
             assert!(text(&output.stdout).contains(verb), "{arguments:?} lacks {verb}");
         }
     }
+}
+
+#[test]
+fn completions_offer_versions_commits_and_worlds() {
+    // Fish's generator knows options only.
+    for shell in ["bash", "zsh"] {
+        let output = run(&["completions", shell]);
+        for word in ["v6.6.y", "b46064a18810", "v2-a", "busiest", "riscv", "fsl-mc", "boot-repeat"]
+        {
+            assert!(text(&output.stdout).contains(word), "{shell} lacks {word}");
+        }
+    }
+    // They are offered, not listed wherever a word is wrong or help is asked for.
+    assert!(!text(&run(&["lab", "check", "--help"]).stdout).contains("b46064a18810,"));
+    let wrong = run(&["lab", "check", "v6.6", "--bus", "isa"]);
+    assert!(text(&wrong.stderr).contains("platform, pci, amba"), "{}", text(&wrong.stderr));
 }

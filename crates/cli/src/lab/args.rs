@@ -1,6 +1,7 @@
 //! The command line of the lab.
 
 use super::confirm::ConfirmArgs;
+use super::known::{Known, bases, commits, families, owned, worlds};
 use clap::{Args, Subcommand};
 use portcullis_lab::linux::{Behind, Bus, Driver, Event, Firmware, Grouping, World};
 use std::path::PathBuf;
@@ -65,16 +66,16 @@ pub struct TreeArgs {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The version to start from, such as v6.6 (`lab list` has them all).
-    #[arg(required_unless_present = "tree", conflicts_with = "tree")]
+    #[arg(required_unless_present = "tree", conflicts_with = "tree", value_parser = Known::<String>::new(bases), hide_possible_values = true)]
     pub base: Option<String>,
     /// Start from the source tree there, as `lab tree` reads it.
     #[arg(long, value_name = "PATH")]
     pub tree: Option<PathBuf>,
     /// Apply a commit to it. Repeatable.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = Known::<String>::new(commits), hide_possible_values = true)]
     pub apply: Vec<String>,
     /// Revert a commit from it. Repeatable.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = Known::<String>::new(commits), hide_possible_values = true)]
     pub revert: Vec<String>,
     /// The machine, and what happens on it.
     #[command(flatten)]
@@ -125,16 +126,16 @@ pub struct WorldArgs {
     pub clients: usize,
     /// own: a group each; shared: one group; mixed: one group whose last client wants an identity domain; identity: a
     /// group each, all of which want an identity domain.
-    #[arg(long, default_value_t = Grouping::Own, value_parser = Grouping::from_str)]
+    #[arg(long, default_value_t = Grouping::Own, value_parser = Known::<Grouping>::new(|| owned(Grouping::WORDS)), hide_possible_values = true)]
     pub group: Grouping,
     /// platform, pci, amba, fsl-mc, cdx or host1x.
-    #[arg(long, default_value_t = Bus::Platform, value_parser = Bus::from_str)]
+    #[arg(long, default_value_t = Bus::Platform, value_parser = Known::<Bus>::new(|| owned(Bus::WORDS)), hide_possible_values = true)]
     pub bus: Bus,
     /// dt or acpi.
-    #[arg(long, default_value_t = Firmware::Dt, value_parser = Firmware::from_str)]
+    #[arg(long, default_value_t = Firmware::Dt, value_parser = Known::<Firmware>::new(|| owned(Firmware::WORDS)), hide_possible_values = true)]
     pub firmware: Firmware,
     /// v2 (arm-smmu, MMU-500) or v3 (arm-smmu-v3).
-    #[arg(long, default_value_t = Driver::V3, value_parser = Driver::from_str)]
+    #[arg(long, default_value_t = Driver::V3, value_parser = Known::<Driver>::new(|| owned(Driver::WORDS)), hide_possible_values = true)]
     pub driver: Driver,
     /// Attempts to bind a client: N - 1 unrelated drivers bind at any moment and cause a retry each.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -143,14 +144,14 @@ pub struct WorldArgs {
     #[arg(long)]
     pub two_nodes: bool,
     /// first: the clients are behind the first IOMMU; last: behind the last; each: each behind another.
-    #[arg(long, default_value_t = Behind::First, value_parser = Behind::from_str)]
+    #[arg(long, default_value_t = Behind::First, value_parser = Known::<Behind>::new(|| owned(Behind::WORDS)), hide_possible_values = true)]
     pub behind: Behind,
     /// The last client's driver manages its DMA itself (driver_managed_dma).
     #[arg(long)]
     pub managed: bool,
     /// Something that happens once, at any moment: unplug, unregister, vfio, rebind, plug, timeout, fail, defer, msi,
     /// second-thread, bad-id or type. Repeatable.
-    #[arg(long, value_name = "EVENT", value_parser = Event::from_str)]
+    #[arg(long, value_name = "EVENT", value_parser = Known::<Event>::new(|| owned(Event::WORDS)), hide_possible_values = true)]
     pub event: Vec<Event>,
 }
 
@@ -212,12 +213,12 @@ pub struct ReplayArgs {
 /// Options of `lab ours`.
 #[derive(Debug, Args)]
 pub struct OursArgs {
-    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the others (`lab ours ?` lists them; those on the SMMUv2 driver begin
-    /// with `v2-`, those on the RISC-V one with `riscv-`, on the VT-d one with `vtd-`); all that can be exhausted when left out.
-    #[arg(value_parser = OursWorld::from_str)]
+    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the others (`lab ours ?` lists them; those on another driver than the
+    /// SMMUv3's begin with its name, as in `v2-a`); all that can be exhausted when left out.
+    #[arg(value_parser = Known::<OursWorld>::new(worlds), hide_possible_values = true)]
     pub world: Option<OursWorld>,
-    /// Only the worlds on the driver of this hardware: smmuv3, smmuv2, riscv, vtd.
-    #[arg(long, value_name = "DRIVER", value_parser = OursFamily::from_str, conflicts_with = "world")]
+    /// Only the worlds on the driver of this hardware.
+    #[arg(long, value_name = "DRIVER", value_parser = Known::<OursFamily>::new(families), conflicts_with = "world")]
     pub iommu: Option<OursFamily>,
     /// N random schedules, instead of all. The storm is too big for all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -270,14 +271,8 @@ impl FromStr for OursWorld {
     fn from_str(key: &str) -> Result<Self, String> {
         use portcullis_lab::ours::World;
         let world = if key == "storm" { Some(World::storm(1)) } else { World::named(key) };
-        world.map(Self).ok_or_else(|| {
-            let all = World::exhaustive().into_iter().chain(World::coarse());
-            let all = all.chain(World::revoking()).chain(World::other_families());
-            let keys: Vec<String> = all.map(|world| world.key).collect();
-            format!(
-                "unknown world `{key}`; known are {}, busiest, one-queue, storm",
-                keys.join(", ")
-            )
-        })
+        world
+            .map(Self)
+            .ok_or_else(|| format!("unknown world `{key}`; known are {}", worlds().join(", ")))
     }
 }

@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod compare;
 mod confirm;
+mod known;
 mod list;
 mod ours;
 mod progress;

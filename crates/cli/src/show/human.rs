@@ -1,5 +1,6 @@
 //! The page that `show` prints for people.
 
+use super::ask;
 use super::ids::{ids, named_iommus, names};
 use super::tree;
 use super::verdict::{Verdict, of_device};
@@ -46,6 +47,11 @@ pub fn render_human(machine: &MachineDescription, screen: Screen, as_tree: bool)
     }
     out.push('\n');
     out.push_str(&findings(machine, screen));
+    if let Some(command) = ask::lab_command(machine) {
+        // Never broken, so that it can be copied.
+        let _ =
+            writeln!(out, "\nIs a Linux kernel affected on a machine of this shape?\n  {command}");
+    }
     out
 }
 

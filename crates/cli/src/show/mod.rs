@@ -1,5 +1,7 @@
 //! `portcullis show`: what firmware says about a machine's IOMMUs, for people and for scripts.
 
+mod ask;
+mod diff;
 mod gate;
 mod html;
 mod human;
@@ -9,6 +11,7 @@ mod rules;
 mod tree;
 mod verdict;
 
+pub use diff::Difference;
 pub use gate::Gate;
 pub use html::render_html;
 pub use human::render_human;

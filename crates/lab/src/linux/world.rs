@@ -136,6 +136,11 @@ macro_rules! words {
                 f.pad(match self { $($value => $word),+ })
             }
         }
+        impl $type {
+            /// The words that are parsed.
+            pub const WORDS: &[&str] = &[$($word),+];
+        }
+
         impl FromStr for $type {
             type Err = WorldError;
             fn from_str(word: &str) -> Result<Self, WorldError> {
@@ -144,7 +149,7 @@ macro_rules! words {
                     _ => Err(WorldError::Word {
                         what: $what,
                         word: word.into(),
-                        known: &[$($word),+],
+                        known: Self::WORDS,
                     }),
                 }
             }
