@@ -19,6 +19,7 @@
 //!
 //! Dependency rule: uses the core, every driver, every platform and the firmware reader. Only programs and tests use it.
 
+mod bring_up;
 mod endpoint;
 mod qemu;
 mod random;

@@ -1,13 +1,11 @@
 //! Which hardware driver serves which IOMMU: the one place that knows both firmware's names and the drivers.
 
+use crate::bring_up;
 use portcullis::{NodeFailure, ReadyInstance, StreamSpec};
 use portcullis_firmware::IommuNode;
 use portcullis_platform::{Platform, Registers};
-use portcullis_smmuv2::{
-    self as smmuv2, COMPATIBLE, Fate, FirmwareStream, FirmwareStreams, Notice, Quirks,
-};
-use portcullis_smmuv3::{Options, Smmu};
-use portcullis_virtio_iommu::{PciLayout, Transport};
+use portcullis_smmuv2::{COMPATIBLE, FirmwareStreams, Quirks};
+use portcullis_virtio_iommu::PciLayout;
 use std::sync::Arc;
 
 /// The hardware families that have a driver.
@@ -82,7 +80,7 @@ pub struct BroughtUp {
 
 impl BroughtUp {
     /// A unit about which there is nothing to say.
-    fn of(instance: ReadyInstance) -> Self {
+    pub(crate) fn of(instance: ReadyInstance) -> Self {
         Self { instance, notes: Vec::new(), adopted: Vec::new() }
     }
 }
@@ -150,71 +148,11 @@ impl IommuDriver {
             return Err("units of this kind have one register block".into());
         }
         match self.family {
-            Family::RiscV => {
-                let usual = portcullis_riscv::Options::default();
-                let options = portcullis_riscv::Options {
-                    index: unit.index,
-                    coherent: unit.coherent,
-                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
-                    event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
-                    stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
-                    ..usual
-                };
-                let iommu = portcullis_riscv::Iommu::bring_up(platform, registers, options);
-                Ok(BroughtUp::of(Box::new(iommu?)))
-            }
-            Family::SmmuV2 => {
-                let UnitOptions { index, coherent, quirks, first_tag, .. } = *unit;
-                let firmware_streams = unit.firmware_streams.clone();
-                let options =
-                    smmuv2::Options { index, coherent, quirks, first_tag, firmware_streams };
-                let smmu = smmuv2::Smmu::bring_up_mirrored(platform, registers, mirrors, options)?;
-                let note =
-                    |notice: Notice| UnitNote { kind: notice.word(), words: notice.to_string() };
-                let notes = smmu.notices().map(note).collect();
-                let goes_on = |it: &&FirmwareStream| !matches!(it.fate, Fate::Blocked(_));
-                let adopted = smmu.firmware_streams().iter().filter(goes_on);
-                let adopted = adopted.map(|it| it.stream).collect();
-                Ok(BroughtUp { instance: Box::new(smmu), notes, adopted })
-            }
-            Family::Virtio => {
-                let usual = portcullis_virtio_iommu::Options::default();
-                let options = portcullis_virtio_iommu::Options {
-                    index: unit.index,
-                    coherent: unit.coherent,
-                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
-                    event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
-                    ..usual
-                };
-                let transport = unit.virtio_function.map_or(Transport::Mmio, Transport::Pci);
-                let iommu = portcullis_virtio_iommu::Iommu::bring_up(
-                    platform, registers, transport, options,
-                );
-                Ok(BroughtUp::of(Box::new(iommu?)))
-            }
-            Family::SmmuV3 => {
-                let usual = Options::default();
-                let options = Options {
-                    index: unit.index,
-                    coherent: unit.coherent,
-                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
-                    event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
-                    stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
-                    ..usual
-                };
-                let smmu = Smmu::bring_up(platform, registers, options)?;
-                Ok(BroughtUp::of(Box::new(smmu)))
-            }
-            Family::VtD => {
-                let usual = portcullis_vtd::Options::default();
-                let options = portcullis_vtd::Options {
-                    index: unit.index,
-                    command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
-                    ..usual
-                };
-                let iommu = portcullis_vtd::Iommu::bring_up(platform, registers, options);
-                Ok(BroughtUp::of(Box::new(iommu?)))
-            }
+            Family::RiscV => bring_up::riscv(platform, registers, unit),
+            Family::SmmuV2 => bring_up::smmuv2(platform, registers, mirrors, unit),
+            Family::SmmuV3 => bring_up::smmuv3(platform, registers, unit),
+            Family::Virtio => bring_up::virtio(platform, registers, unit),
+            Family::VtD => bring_up::vtd(platform, registers, unit),
         }
     }
 }
