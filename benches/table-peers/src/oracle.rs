@@ -1,10 +1,11 @@
-//! aarch64-paging as a second author: for the same mappings its leaf descriptors and ours are the same bits at the same places.
+//! Other authors: for the same mappings aarch64-paging's leaf descriptors and ours are the same bits at the same places, page_table_multiarch's x86-64 leaves and ours stand at the same places,
+//! lead to the same memory and allow the same, and the `x86_64` crate's reader finds in our tables what we mapped.
 
-use crate::tables::ArmPages;
+use crate::tables::{ArmPages, Multiarch};
 use aarch64_paging::descriptor::{El1Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El1And0, MemoryRegion, RootTable, VaRange};
-use portcullis_bench::pool;
 use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot};
+use portcullis_bench::pool;
 use portcullis_pgtable::{ArmLpaeStage1, IoPageTable, PageTable, TableParams};
 use portcullis_platform::DmaMemory;
 use std::collections::BTreeMap;
@@ -101,7 +102,8 @@ fn x86_64_reads_our_tables() {
     use x86_64::structures::paging::{OffsetPageTable, PageTable as X86Table, PageTableFlags};
 
     let memory = memory();
-    let params = TableParams { input_bits: 47, output_bits: 52, ..portcullis_bench::tables::PARAMS };
+    let params =
+        TableParams { input_bits: 47, output_bits: 52, ..portcullis_bench::tables::PARAMS };
     let table = IoPageTable::<X86_64, _>::new(&memory, params).expect("supported");
     let (mib, gib) = (1u64 << 20, 1u64 << 30);
     let cases = [
@@ -140,4 +142,53 @@ fn x86_64_reads_our_tables() {
         table.unmap(Iova::new(iova), len, &mut IotlbGather::new()).expect("mapped");
         assert!(matches!(theirs.translate(VirtAddr::new(iova)), TranslateResult::NotMapped));
     }
+}
+
+/// The present leaves of an x86-64 table (SDM volume 3A, 4.5) of four levels, by first address and level from the root: where they lead, and bits 1 and 2 (writable, user).
+fn x86_leaves(memory: &pool::FastMemory, table: u64, level: usize, base: u64, found: &mut Leaves) {
+    for index in 0..512 {
+        let entry = memory.load64(PhysAddr::new(table + index * 8));
+        let at = base + (index << (39 - 9 * level));
+        if entry & 1 == 0 {
+            continue;
+        }
+        if level < 3 && entry & 1 << 7 == 0 {
+            x86_leaves(memory, entry & 0xf_ffff_ffff_f000, level + 1, at, found);
+        } else {
+            found.insert((at, level), entry & 0xf_ffff_ffff_f006);
+        }
+    }
+}
+
+#[test]
+fn the_same_leaves_as_page_table_multiarch() {
+    use page_table_multiarch::MappingFlags;
+    use portcullis_pgtable::X86_64;
+
+    let memory = memory();
+    let params =
+        TableParams { input_bits: 47, output_bits: 48, ..portcullis_bench::tables::PARAMS };
+    let table = IoPageTable::<X86_64, _>::new(&memory, params).expect("supported");
+    let mut other = Multiarch::new();
+    let (mib, gib) = (1u64 << 20, 1u64 << 30);
+    let (rw, user) = (Prot::READ | Prot::WRITE, MappingFlags::READ | MappingFlags::USER);
+    let cases = [
+        (0x1000, 0x7_0000_0000, 0x5000, Prot::READ, user),
+        (2 * mib, 0x9_4020_0000, 6 * mib, rw, user | MappingFlags::WRITE),
+        (3 * gib, 0x8_c000_0000, gib, rw | Prot::PRIV, MappingFlags::READ | MappingFlags::WRITE),
+        (5 * gib - mib, 7 * gib + 0x1000, 2 * mib, Prot::READ | Prot::PRIV, MappingFlags::READ),
+        ((1 << 47) - 4 * mib, 9 * gib, 4 * mib, rw, user | MappingFlags::WRITE),
+    ];
+    for (iova, phys, len, prot, flags) in cases {
+        table.map(Iova::new(iova), PhysAddr::new(phys), len, prot).expect("free");
+        other.map_all(iova, phys, len, flags);
+    }
+    let (mut found, mut theirs) = (Leaves::new(), Leaves::new());
+    x86_leaves(&memory, table.config().root.address().raw(), 0, 0, &mut found);
+    x86_leaves(&memory, other.root(), 0, 0, &mut theirs);
+    assert_eq!(found, theirs);
+    assert_eq!(
+        [1, 2, 3].map(|level| found.keys().filter(|leaf| leaf.1 == level).count()),
+        [1, 5, 517]
+    );
 }

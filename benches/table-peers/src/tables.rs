@@ -114,6 +114,20 @@ impl Multiarch {
         OFFSET.store(pool::offset(), std::sync::atomic::Ordering::Relaxed);
         Self(X64PageTable::try_new().expect("the pool is large enough"))
     }
+
+    /// Maps a range by the largest leaves that fit.
+    #[cfg(test)]
+    pub fn map_all(&mut self, iova: u64, phys: u64, len: u64, flags: MappingFlags) {
+        let at = |page: MaVirt| MaPhys::from(phys as usize + (page.as_usize() - iova as usize));
+        let start = MaVirt::from(iova as usize);
+        self.0.cursor().map_region(start, at, len as usize, flags, true).expect("free");
+    }
+
+    /// Where the root is.
+    #[cfg(test)]
+    pub fn root(&self) -> u64 {
+        self.0.root_paddr().as_usize() as u64
+    }
 }
 
 impl Table for Multiarch {
