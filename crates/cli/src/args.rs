@@ -144,6 +144,8 @@ pub(crate) enum QemuMachineName {
     RiscvAcpi,
     /// Arm's `virt` with a virtio-iommu (`virtio-iommu-pci`), described by its ACPI tables.
     Virtio,
+    /// The PC `q35` with Intel's VT-d, described by its ACPI tables.
+    Q35Vtd,
 }
 
 impl QemuMachineName {
@@ -155,6 +157,7 @@ impl QemuMachineName {
             Self::Riscv => portcullis_testbed::QemuBoard::Riscv,
             Self::RiscvAcpi => portcullis_testbed::QemuBoard::RiscvAcpi,
             Self::Virtio => portcullis_testbed::QemuBoard::Virtio,
+            Self::Q35Vtd => portcullis_testbed::QemuBoard::Q35Vtd,
         }
     }
 }

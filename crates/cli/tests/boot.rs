@@ -6,6 +6,7 @@ use portcullis_cli::boot::{
     repeat, to_json,
 };
 use portcullis_cli::screen::Screen;
+use portcullis_qemu::Architecture;
 use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -210,24 +211,40 @@ fn qemu_boots_its_own_description_with_every_device_translated() {
     }
 }
 
-/// The same on RISC-V's board: its own IOMMU, an NVMe disk, an entropy source and two `edu`, each with real DMA.
-#[test]
-fn qemu_boots_a_riscv_board_with_every_device_translated() {
-    let riscv = portcullis_qemu::Architecture::Riscv64;
-    if portcullis_qemu::for_test_on(riscv, "qemu_boots_a_riscv_board").is_none() {
+/// The same on boards of other families: their own IOMMU, an NVMe disk, an entropy source and some `edu`, each with real DMA.
+fn boots_with_every_device_translated(
+    architecture: Architecture,
+    board: QemuBoard,
+    clients: usize,
+    test: &str,
+) {
+    if portcullis_qemu::for_test_on(architecture, test).is_none() {
         return;
     }
-    let (calm, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
+    let (calm, description) = QemuMachine::start(board).expect("QEMU starts");
     let (_, picture) = boot(&description, &calm, BootOptions::CALM, None);
-    let (machine, description) = QemuMachine::start(QemuBoard::Riscv).expect("QEMU starts");
+    let (machine, description) = QemuMachine::start(board).expect("QEMU starts");
     let options =
         BootOptions { cpus: 2, seed: 3, order: Order::Random, storm: true, ..BootOptions::CALM };
     let (report, _) = boot(&description, &machine, options, Some(&picture));
     assert!(report.held(), "{:?}", report.promises);
-    assert_eq!(report.clients.len(), 4);
+    assert_eq!(report.clients.len(), clients);
     for client in &report.clients {
         assert_eq!((client.path_word(), client.dma_ok), ("translated", Some(true)), "{client:?}");
     }
+}
+
+#[test]
+fn qemu_boots_a_riscv_board_with_every_device_translated() {
+    let test = "qemu_boots_a_riscv_board_with_every_device_translated";
+    boots_with_every_device_translated(Architecture::Riscv64, QemuBoard::Riscv, 4, test);
+}
+
+/// One of the five is behind a root port: DMAR names the bridge, and enumeration finds what is below.
+#[test]
+fn qemu_boots_a_pc_with_vtd_with_every_device_translated() {
+    let test = "qemu_boots_a_pc_with_vtd_with_every_device_translated";
+    boots_with_every_device_translated(Architecture::X86_64, QemuBoard::Q35Vtd, 5, test);
 }
 
 /// What `--save-tables` writes is what `show` takes.

@@ -39,7 +39,7 @@
 //! QEMU carries out a command queue when its producer index is written, so a missing `CMD_SYNC`, a missing barrier and a late completion pass
 //! unnoticed; walks are coherent; its SMMUv3 has no ATS, PRI, stalls or substreams. The software machine shows those.
 //!
-//! Not supported: other boards than `virt` of Arm and RISC-V (x86 ports are there, presets are not); block transfers over the socket (RAM is mapped); MSI-X; hot plug.
+//! Not supported: other boards than `virt` of Arm and RISC-V and a `q35` with AMD's or Intel's IOMMU; block transfers over the socket (RAM is mapped); MSI-X; hot plug.
 //!
 //! Dependency rule: uses `addr` and `platform`; knows no driver and not the core. Needs an operating system (Linux). `unsafe` only in `sys`, and as the
 //! word before `impl DmaMemory`.
@@ -70,4 +70,4 @@ pub use process::{Launch, Qemu, spawn_tethered};
 pub use qmp::{Qmp, QomProperty};
 pub use qtest::{Interrupt, QomPath, Qtest, Request, Width};
 pub use ram::Ram;
-pub use virt::{BusId, Slot, SmmuLine, SmmuStages, Virt, VirtMachine, disk_block};
+pub use virt::{BusId, Slot, SmmuLine, SmmuStages, Virt, VirtMachine, VtdStages, disk_block};

@@ -1,4 +1,4 @@
-//! QEMU's `virt` boards, as this project uses them: Arm's with an SMMUv3, RISC-V's with its IOMMU on the board or as a PCI function.
+//! QEMU's boards, as this project uses them: Arm's `virt` with an SMMUv3, RISC-V's with its IOMMU on the board or as a PCI function, and the PC `q35` with AMD's or Intel's.
 //!
 //! What can be checked of a board at its start is.
 
@@ -26,6 +26,17 @@ pub enum SmmuStages {
     Two,
     /// Both.
     Nested,
+}
+
+/// Which mode and stages a VT-d unit offers; each offers legacy mode, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VtdStages {
+    /// Legacy mode only.
+    Legacy,
+    /// Scalable mode with the second stage.
+    ScalableSecond,
+    /// Scalable mode with the first stage (QEMU 10).
+    ScalableFirst,
 }
 
 /// A PCI bus of a board under construction.
@@ -64,7 +75,7 @@ enum EndpointModel {
     VirtioBlk,
 }
 
-/// A `virt` board to be started: 64 MiB of RAM, an IOMMU in front of PCI, no CPU running.
+/// A board to be started: 64 MiB of RAM, an IOMMU in front of PCI, no CPU running.
 #[derive(Clone, Debug)]
 pub struct Virt {
     iommu: Iommu,
@@ -92,6 +103,29 @@ impl Virt {
     /// Arm's board with a virtio-iommu that is function 0 of `device` on the root bus (`virtio-iommu-pci`), without endpoints.
     pub fn virtio_function(device: u8) -> Self {
         Self::with(Iommu::VirtioFunction(device))
+    }
+
+    /// A PC (`q35`) with AMD's IOMMU (`amd-iommu`), without endpoints. The IOMMU is a function of the root bus itself, 00:01.0.
+    pub fn amd() -> Self {
+        Self::with(Iommu::AmdVi)
+    }
+
+    /// The PC with the same endpoints as [`riscv_demonstration`](Self::riscv_demonstration), and an `edu` behind a root port at 00:06.0.
+    pub fn amd_demonstration() -> Self {
+        let mut virt = Self::amd().with_demonstration();
+        let port = virt.root_port(BusId::ROOT.slot(6));
+        virt.edu(BusId::ROOT.slot(5)).edu(port.slot(0));
+        virt
+    }
+
+    /// A PC (`q35`) with Intel's IOMMU (`intel-iommu`) for addresses of 48 bits, without endpoints.
+    pub fn vtd(stages: VtdStages) -> Self {
+        Self::with(Iommu::VtD(stages))
+    }
+
+    /// The PC with the same endpoints as [`amd_demonstration`](Self::amd_demonstration), and Intel's IOMMU.
+    pub fn vtd_demonstration(stages: VtdStages) -> Self {
+        Self { iommu: Iommu::VtD(stages), ..Self::amd_demonstration() }
     }
 
     fn with(iommu: Iommu) -> Self {

@@ -91,6 +91,7 @@ pub(crate) fn vtd<P: Platform, R: Registers>(
     let options = portcullis_vtd::Options {
         index: unit.index,
         command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
+        parking: unit.parking,
         ..usual
     };
     let iommu = portcullis_vtd::Iommu::bring_up(platform, registers, options)?;

@@ -9,12 +9,14 @@ use portcullis_firmware::acpi::loader::{self, Linked};
 use portcullis_firmware::{
     IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_acpi, read_devicetree,
 };
-use portcullis_platform::Registers;
+use portcullis_platform::{DmaPages, PageLayout, Registers};
 use portcullis_qemu::endpoint::{
     DmaBuffer, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers,
 };
-use portcullis_qemu::pci::Function;
-use portcullis_qemu::{BusId, FwCfg, Mmio, QemuPlatform, Ram, Virt, VirtMachine, disk_block};
+use portcullis_qemu::pci::{Bdf, Function};
+use portcullis_qemu::{
+    BusId, FwCfg, Mmio, QemuPlatform, Ram, Virt, VirtMachine, VtdStages, disk_block,
+};
 use portcullis_virtio_iommu::PciLayout;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -39,6 +41,8 @@ pub enum QemuBoard {
     Virtio,
     /// The same, described by its devicetree.
     VirtioTree,
+    /// The PC `q35` with Intel's IOMMU, described by its ACPI tables (DMAR).
+    Q35Vtd,
 }
 
 impl QemuBoard {
@@ -47,6 +51,7 @@ impl QemuBoard {
             Self::Arm | Self::ArmAcpi => Virt::demonstration(),
             Self::Riscv | Self::RiscvAcpi => Virt::riscv_demonstration(),
             Self::Virtio | Self::VirtioTree => Virt::virtio_demonstration(),
+            Self::Q35Vtd => Virt::vtd_demonstration(VtdStages::Legacy),
         }
     }
 
@@ -55,23 +60,33 @@ impl QemuBoard {
             Self::Arm | Self::ArmAcpi => IommuKind::SmmuV3,
             Self::Riscv | Self::RiscvAcpi => IommuKind::RiscV,
             Self::Virtio | Self::VirtioTree => IommuKind::VirtioIommu,
+            Self::Q35Vtd => IommuKind::VtD,
+        }
+    }
+
+    /// What QEMU calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Q35Vtd => "q35",
+            _ => "virt",
         }
     }
 
     /// Starts it; what describes it is what QEMU wrote for this very machine.
     fn start(self) -> Result<(VirtMachine, MachineDescription), String> {
         let text = |error: portcullis_qemu::Error| error.to_string();
+        let board = format!("qemu-{}", self.name());
         match self {
             Self::Arm | Self::Riscv | Self::VirtioTree => {
                 let machine = self.virt().start().map_err(text)?;
                 let blob = machine.devicetree().map_err(text)?;
-                let description = read_devicetree(&blob, "qemu-virt");
+                let description = read_devicetree(&blob, &board);
                 Ok((machine, description.map_err(|error| error.to_string())?))
             }
-            Self::ArmAcpi | Self::RiscvAcpi | Self::Virtio => {
+            Self::ArmAcpi | Self::RiscvAcpi | Self::Virtio | Self::Q35Vtd => {
                 let mut found = None;
                 let machine = self.virt().start_described(|fw_cfg| {
-                    let description = described_by_acpi(fw_cfg)?;
+                    let description = described_by_acpi(fw_cfg, &board)?;
                     let ecam = description.config_spaces.first();
                     let ecam = ecam.ok_or("no MCFG: where is PCI configuration space?")?.base;
                     found = Some(description);
@@ -92,10 +107,10 @@ impl QemuBoard {
     }
 }
 
-fn described_by_acpi(fw_cfg: &FwCfg) -> Result<MachineDescription, String> {
+fn described_by_acpi(fw_cfg: &FwCfg, board: &str) -> Result<MachineDescription, String> {
     let linked = acpi_tables(fw_cfg)?;
     let tables = linked.tables().map_err(|error| error.to_string())?;
-    read_acpi(tables, "qemu-virt").map_err(|error| error.to_string())
+    read_acpi(tables, board).map_err(|error| error.to_string())
 }
 
 /// Where ACPI tables are put as far as their pointers say: below 4 GiB. Nobody runs who would follow them.
@@ -127,6 +142,8 @@ pub struct QemuMachine {
     machine: Arc<VirtMachine>,
     platform: Arc<QemuPlatform>,
     endpoints: HashMap<String, Arc<dyn Endpoint>>,
+    /// Where a VT-d unit is left that was stopped.
+    parking: DmaPages<Ram>,
 }
 
 impl QemuMachine {
@@ -138,11 +155,12 @@ impl QemuMachine {
     pub fn start(board: QemuBoard) -> Result<(Self, MachineDescription), String> {
         let (machine, mut description) = board.start()?;
         let machine = Arc::new(machine);
-        description.model = format!("QEMU {} virt", machine.version());
+        description.model = format!("QEMU {} {}", machine.version(), board.name());
         let mut endpoints: HashMap<String, Arc<dyn Endpoint>> = HashMap::new();
         let bridge = description.devices.iter_mut().find(|device| device.bus.is_some());
         let bridge = bridge.ok_or("no PCI bus behind an IOMMU is described")?;
-        let bus = bridge.bus.clone().ok_or("no bus")?;
+        let bus = bridge.bus.as_ref().ok_or("no bus")?;
+        let bus = bus.resolve(|bridge| buses_below(machine.functions(), bridge));
         bridge.functions.clear();
         for function in machine.functions().iter().filter(|f| f.class >> 16 != BRIDGE_CLASS) {
             let Some((name, endpoint)) = endpoint_of(&machine, function)? else { continue };
@@ -153,7 +171,9 @@ impl QemuMachine {
             endpoints.insert(path, endpoint);
         }
         let platform = Arc::new(machine.platform());
-        Ok((Self { board, machine, platform, endpoints }, description))
+        let page = PageLayout::new(4096, 4096).ok_or("no page")?;
+        let parking = DmaPages::new(machine.ram(), page).map_err(|error| error.to_string())?;
+        Ok((Self { board, machine, platform, endpoints, parking }, description))
     }
 
     /// The machine itself.
@@ -166,6 +186,15 @@ impl std::fmt::Debug for QemuMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("QemuMachine").field("machine", &self.machine).finish_non_exhaustive()
     }
+}
+
+/// The bus below the bridge with that requester id, and the last one below that.
+fn buses_below(functions: &[Function], RequesterId(bridge): RequesterId) -> Option<(u8, u8)> {
+    let is_it = |address: Bdf| u32::from(address.requester_id()) == bridge;
+    let first = functions.iter().find(|function| is_it(function.address))?.secondary?;
+    let below = functions.iter().filter(|it| it.bridges.iter().any(|above| is_it(above.address)));
+    let last = below.flat_map(|it| it.secondary.into_iter().chain([it.address.bus()])).max();
+    Some((first, last.unwrap_or(first)))
 }
 
 /// A word for paths, and the device.
@@ -208,6 +237,7 @@ impl Testbed for QemuMachine {
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let mut options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
+        options.parking = Some(self.parking.address());
         if self.board.kind() == IommuKind::VirtioIommu {
             let blocks = self.machine.iommu_blocks().map_err(|error| error.to_string())?;
             options.virtio_function = Some(PciLayout {

@@ -1,6 +1,6 @@
-//! Where things are on the two boards that QEMU calls `virt`, and how an IOMMU gets onto each.
+//! Where things are on the two boards that QEMU calls `virt` and on its PC with PCI Express (`q35`), and how an IOMMU gets onto each.
 
-use super::{BridgeModel, SmmuStages, Virt};
+use super::{BridgeModel, SmmuStages, Virt, VtdStages};
 use crate::error::ErrorKind;
 use crate::find::{Architecture, Installation};
 use crate::fw_cfg::FwCfgAccess;
@@ -19,6 +19,10 @@ pub(super) enum Iommu {
     RiscvFunction(u8),
     /// A virtio-iommu on Arm's board; device number on the root bus.
     VirtioFunction(u8),
+    /// A `q35` with `amd-iommu`.
+    AmdVi,
+    /// A `q35` with `intel-iommu`.
+    VtD(VtdStages),
 }
 
 /// Addresses of a board.
@@ -65,6 +69,30 @@ const RISCV: Places = Places {
     iommu: Window::At(PhysAddr::new(0x0301_0000), 0x1000),
 };
 
+/// From QEMU's `hw/pci-host/q35.c`; configuration space is where [`PCIEXBAR`] is put, as firmware does.
+const Q35: Places = Places {
+    ram: PhysAddr::new(0),
+    // What a PC has at the start of its memory: ROMs, the display's window.
+    reserved: 2 << 20,
+    ecam: 0xb000_0000,
+    fw_cfg: FwCfgAccess::Ports,
+    window: MemoryWindow::new(0xe000_0000, 0xf000_0000),
+    // `AMDVI_BASE_ADDR` in `hw/i386/amd_iommu.h`.
+    iommu: Window::At(PhysAddr::new(0xfed8_0000), 0x4000),
+};
+
+/// Register of the host bridge that says where configuration space is in memory, and what turns 256 MiB of it on (Intel 3 Series, PCIEXBAR). QEMU names it in MCFG only then.
+pub(super) const PCIEXBAR: u16 = 0x60;
+pub(super) const PCIEXBAR_ON: u32 = 1;
+
+/// A PC's firmware of 64 KiB, all of it `hlt`; it begins at 16 bytes before its end with `cli; hlt; jmp .-1`.
+pub(super) fn halting_firmware() -> Vec<u8> {
+    const LEN: usize = 64 << 10;
+    let mut image = vec![0xf4; LEN];
+    image[LEN - 16..LEN - 12].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
+    image
+}
+
 /// What the boot CPU of a RISC-V board runs: `wfi`, and once more.
 pub(super) const RISCV_IDLE: [u8; 8] = [0x73, 0x00, 0x50, 0x10, 0x6f, 0xf0, 0xdf, 0xff];
 
@@ -73,6 +101,9 @@ impl Iommu {
         match self {
             Self::SmmuV3(_) => ARM,
             Self::RiscvPlatform => RISCV,
+            Self::AmdVi => Q35,
+            // `Q35_HOST_BRIDGE_IOMMU_ADDR` in `include/hw/i386/intel_iommu.h`.
+            Self::VtD(_) => Places { iommu: Window::At(PhysAddr::new(0xfed9_0000), 0x1000), ..Q35 },
             Self::RiscvFunction(device) => Places { iommu: Window::Bar0Of(device), ..RISCV },
             Self::VirtioFunction(device) => Places { iommu: Window::VirtioOf(device), ..ARM },
         }
@@ -82,7 +113,13 @@ impl Iommu {
         match self {
             Self::SmmuV3(_) | Self::VirtioFunction(_) => Architecture::Aarch64,
             Self::RiscvPlatform | Self::RiscvFunction(_) => Architecture::Riscv64,
+            Self::AmdVi | Self::VtD(_) => Architecture::X86_64,
         }
+    }
+
+    /// Whether it is on a PC.
+    pub(super) fn is_pc(self) -> bool {
+        self.architecture() == Architecture::X86_64
     }
 
     pub(super) fn is_smmu(self) -> bool {
@@ -95,6 +132,8 @@ impl Iommu {
             Self::RiscvFunction(_) => Some(RISCV_IOMMU),
             Self::VirtioFunction(_) => Some(VIRTIO_IOMMU),
             Self::SmmuV3(_) | Self::RiscvPlatform => None,
+            Self::AmdVi => Some(AMD_IOMMU),
+            Self::VtD(_) => Some(INTEL_IOMMU),
         }
     }
 }
@@ -129,11 +168,17 @@ impl Virt {
             Iommu::RiscvPlatform => "virt,aia=aplic-imsic,iommu-sys=on".to_owned(),
             Iommu::RiscvFunction(_) => "virt,aia=aplic-imsic".to_owned(),
             Iommu::VirtioFunction(_) => "virt,dtb-randomness=off".to_owned(),
+            // With their timers, time would race while no CPU runs.
+            Iommu::AmdVi | Iommu::VtD(_) => "q35,pit=off,hpet=off,smm=off".to_owned(),
         })
     }
 
-    /// What keeps the CPU still and puts the IOMMU there.
-    pub(super) fn own_arguments(&self, installation: &Installation) -> Vec<(&'static str, String)> {
+    /// What keeps the CPU still and puts the IOMMU there; `firmware` names the file with a PC's.
+    pub(super) fn own_arguments(
+        &self,
+        installation: &Installation,
+        firmware: &str,
+    ) -> Vec<(&'static str, String)> {
         match self.iommu {
             Iommu::SmmuV3(stages) => {
                 let mut arguments = vec![("-cpu", ARM_CPU.to_owned())];
@@ -152,11 +197,27 @@ impl Virt {
                 ("-cpu", ARM_CPU.to_owned()),
                 ("-device", format!("{VIRTIO_IOMMU},bus=pcie.0,addr={device:02x}.0")),
             ],
+            // With `pt=on`, its default, QEMU 10 lets every device pass by.
+            Iommu::AmdVi => vec![
+                ("-bios", firmware.to_owned()),
+                ("-device", format!("{AMD_IOMMU},intremap=off,pt=off")),
+            ],
+            Iommu::VtD(stages) => {
+                let mode = match stages {
+                    VtdStages::Legacy => "",
+                    VtdStages::ScalableSecond => ",x-scalable-mode=on",
+                    VtdStages::ScalableFirst => ",x-scalable-mode=on,x-flts=on",
+                };
+                let device = format!("{INTEL_IOMMU},intremap=off,aw-bits=48{mode}");
+                vec![("-bios", firmware.to_owned()), ("-device", device)]
+            }
         }
     }
 }
 
 const SMMUV3_NEWEST: &str = "virt,iommu=smmuv3,dtb-randomness=off";
+const AMD_IOMMU: &str = "amd-iommu";
+const INTEL_IOMMU: &str = "intel-iommu";
 const RISCV_IOMMU: &str = "riscv-iommu-pci";
 const VIRTIO_IOMMU: &str = "virtio-iommu-pci";
 const ARM_CPU: &str = "cortex-a57,start-powered-off=on";

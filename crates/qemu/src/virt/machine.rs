@@ -1,7 +1,7 @@
 //! The board, running.
 
-use super::board::{Iommu, RAM_LEN, RISCV_IDLE, Window};
-use super::{BusId, Slot, SmmuStages, Virt};
+use super::board::{Iommu, PCIEXBAR, PCIEXBAR_ON, RAM_LEN, RISCV_IDLE, Window, halting_firmware};
+use super::{BusId, Slot, SmmuStages, Virt, VtdStages};
 use crate::endpoint::{
     BLOCK_LEN, Edu, Nvme, NvmeBuffers, VirtioBlocks, VirtioPci, VirtioRng, VirtioRngBuffers,
 };
@@ -19,8 +19,9 @@ use portcullis_platform::Registers;
 use std::io::Write;
 use std::sync::Arc;
 
-/// Vendor and device of QEMU's generic host bridge.
+/// Vendor and device of QEMU's generic host bridge, and of the PC's.
 const HOST_BRIDGE: u32 = 0x0008_1b36;
+const PC_HOST_BRIDGE: u32 = 0x29c0_8086;
 const DISK_LEN: u64 = 1 << 20;
 
 /// An interrupt output of the SMMU (IHI 0070, 3.18).
@@ -63,7 +64,7 @@ pub fn disk_block(lba: u64) -> [u8; BLOCK_LEN] {
     block
 }
 
-/// A running `virt` board, its PCI buses enumerated.
+/// A running board, its PCI buses enumerated.
 #[derive(Debug)]
 pub struct VirtMachine {
     qemu: Arc<Qemu>,
@@ -92,13 +93,21 @@ impl VirtMachine {
         let mut launch = Launch::new(installation, machine, ram);
         let disk = disk().map_err(|error| ErrorKind::Io { what: "making a disk", error })?;
         let disk = launch.share(disk);
-        launch = launch.args(virt.arguments(installation, &disk));
+        let firmware = firmware(board)?.map_or(String::new(), |file| launch.share(file));
+        launch = launch.args(virt.arguments(installation, &disk, &firmware));
         if let Some(bound) = virt.bound {
             launch = launch.bound(bound);
         }
         let qemu = launch.start()?;
+        if board.is_pc() {
+            // As a PC's firmware does, through the ports.
+            let ports = ConfigSpace::new(&qemu, ConfigAccess::Ports);
+            let bridge = Bdf::new(0, 0, 0);
+            ports.write(bridge, PCIEXBAR + 4, (places.ecam >> 32) as u32)?;
+            ports.write(bridge, PCIEXBAR, places.ecam as u32 | PCIEXBAR_ON)?;
+        }
         let config = ConfigSpace::new(&qemu, ConfigAccess::Ecam(places.ecam));
-        check_host_bridge(&config)?;
+        check_host_bridge(&config, if board.is_pc() { PC_HOST_BRIDGE } else { HOST_BRIDGE })?;
         let functions = enumerate(&config, places.window)?;
         let config = match find_ecam(&qemu)? {
             Some(base) => described_config(&qemu, base, &functions)?,
@@ -164,7 +173,8 @@ impl VirtMachine {
             Iommu::RiscvFunction(device) | Iommu::VirtioFunction(device) => {
                 Some(Bdf::new(0, device, 0))
             }
-            Iommu::SmmuV3(_) | Iommu::RiscvPlatform => None,
+            Iommu::AmdVi => Some(Bdf::new(0, 1, 0)),
+            Iommu::SmmuV3(_) | Iommu::RiscvPlatform | Iommu::VtD(_) => None,
         }
     }
 
@@ -346,6 +356,21 @@ fn nothing_at(address: Bdf) -> ErrorKind {
     ErrorKind::Pci { address, what: "nothing is there".to_owned() }
 }
 
+/// What a PC begins with.
+fn firmware(board: Iommu) -> Result<Option<std::fs::File>, Error> {
+    if !board.is_pc() {
+        return Ok(None);
+    }
+    let make = || {
+        let image = halting_firmware();
+        let mut file = sys::memory_file(c"portcullis-firmware", image.len() as u64)?;
+        file.write_all(&image)?;
+        Ok(file)
+    };
+    let io = |error| ErrorKind::Io { what: "making a firmware", error };
+    Ok(Some(make().map_err(io)?))
+}
+
 fn disk() -> std::io::Result<std::fs::File> {
     let mut disk = sys::memory_file(c"portcullis-disk", DISK_LEN)?;
     let blocks: Vec<u8> = (0..DISK_LEN / BLOCK_LEN as u64).flat_map(disk_block).collect();
@@ -353,13 +378,12 @@ fn disk() -> std::io::Result<std::fs::File> {
     Ok(disk)
 }
 
-fn check_host_bridge(config: &ConfigSpace<Qemu>) -> Result<(), Error> {
+fn check_host_bridge(config: &ConfigSpace<Qemu>, wanted: u32) -> Result<(), Error> {
     let address = Bdf::new(0, 0, 0);
     match config.read(address, 0)? {
-        HOST_BRIDGE => Ok(()),
+        id if id == wanted => Ok(()),
         id => {
-            let what =
-                format!("id {id:#010x} where QEMU's host bridge {HOST_BRIDGE:#010x} should be");
+            let what = format!("id {id:#010x} where QEMU's host bridge {wanted:#010x} should be");
             Err(ErrorKind::Pci { address, what }.into())
         }
     }
@@ -382,12 +406,26 @@ fn described_config(
     Ok(config)
 }
 
-/// Asks the IOMMU who it is: IDR0 of an SMMUv3 (IHI 0070, 6.3.1: bit 0 stage 2, bit 1 stage 1), the version in `capabilities` of a RISC-V IOMMU (1.0, 5.3).
+/// Asks the IOMMU who it is: IDR0 of an SMMUv3 (IHI 0070, 6.3.1: bit 0 stage 2, bit 1 stage 1), the version in `capabilities` of a RISC-V IOMMU (1.0, 5.3), the features of an AMD one
+/// (48882, 3.4: `IASup`, which QEMU's has), the version of a VT-d unit and whether it has scalable mode (D51397, 11.4).
 fn check_iommu(iommu: &Mmio, wanted: Iommu) -> Result<(), Error> {
     let wrong = |device, what: String| Err(ErrorKind::Device { device, what }.into());
     if matches!(wanted, Iommu::VirtioFunction(_)) {
         // Its blocks were found by its id.
         return Ok(());
+    }
+    if wanted == Iommu::AmdVi {
+        return match iommu.read64(0x30) {
+            features if features != u64::MAX && features >> 6 & 1 == 1 => Ok(()),
+            features => wrong("AMD IOMMU", format!("features {features:#x}: no IASup")),
+        };
+    }
+    if let Iommu::VtD(stages) = wanted {
+        let found = (iommu.read32(0) & 0xff, iommu.read64(0x10) >> 43 & 1 == 1);
+        return match found {
+            (1..=0x7f, scalable) if scalable == (stages != VtdStages::Legacy) => Ok(()),
+            _ => wrong("VT-d unit", format!("version and scalable mode {found:x?}")),
+        };
     }
     let found = iommu.read32(0);
     let Iommu::SmmuV3(stages) = wanted else {

@@ -4,11 +4,16 @@ use super::{BusId, EndpointModel, Slot, Virt};
 use crate::find::Installation;
 
 impl Virt {
-    /// Everything else; `disk` names the file behind the NVMe controllers.
-    pub(super) fn arguments(&self, installation: &Installation, disk: &str) -> Vec<String> {
+    /// Everything else; `disk` names the file behind the NVMe controllers, `firmware` a PC's.
+    pub(super) fn arguments(
+        &self,
+        installation: &Installation,
+        disk: &str,
+        firmware: &str,
+    ) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
-        for (option, value) in self.own_arguments(installation) {
+        for (option, value) in self.own_arguments(installation, firmware) {
             add(option, value);
         }
         for (index, (model, slot)) in self.bridges.iter().enumerate() {

@@ -451,6 +451,22 @@ fn domain_ids_run_out_and_come_back() {
     world.driver.bind_space(&world.table).expect("one came back");
 }
 
+/// A kernel that keeps a page for stopped units gets everything else back.
+#[test]
+fn a_stopped_unit_is_parked_at_the_kernels_page() {
+    for profile in [VtdProfile::qemu10(), VtdProfile::qemu10_scalable(false)] {
+        let board = Board::new(profile, Policy::default());
+        let (page, frame) = (board.frame(), board.frame());
+        let options = Options { parking: Some(page.address()), ..small() };
+        drop(board.bring_up(options).expect("up"));
+        let rtaddr = u64::from(board.register(0x20)) & !0xfff;
+        assert_eq!((rtaddr, board.machine.usage().live), (page.address().raw(), 2));
+        board.device.expect(Expectation::Blocked);
+        assert!(!board.write(frame.address().raw()));
+        board.assert_clean();
+    }
+}
+
 /// Protected memory regions of firmware are turned off, and only once there is translation.
 #[test]
 fn protected_memory_is_opened_under_translation() {
