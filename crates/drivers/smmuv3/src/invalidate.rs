@@ -17,6 +17,9 @@ const MAX_UNITS: u64 = 32;
 /// The largest exponent that SCALE can hold and that is any use in 48 bits.
 const MAX_SCALE: u32 = 31;
 
+/// Where the smallest pages stand, as TTL counts levels (§4.4.1).
+const LAST_LEVEL: u64 = 3;
+
 /// The commands that a debt needs, without the CMD_SYNC.
 #[derive(Clone, Debug)]
 pub(crate) enum Invalidation {
@@ -72,14 +75,14 @@ pub(crate) fn single(name: Name, gather: &IotlbGather, ranges: bool) -> Option<C
     let range = gather.as_range()?;
     let granule = name.granule();
     // What most debts are: a few smallest pages, which the unit counts as it is told.
-    if range.leaf == granule.size {
-        let but_one = (range.last.raw() - range.start.raw()) >> granule.size.log2();
-        let leaf = !range.tables_freed;
-        if but_one < MAX_UNITS && leaf && (ranges || but_one == 0) {
-            let command = address(name, range.start.raw(), true);
-            let hint = |command: Command| command.over(granule.command_code, but_one, 0, 3);
-            return Some(if ranges { hint(command) } else { command });
-        }
+    let but_one = (range.last.raw() - range.start.raw()) >> granule.size.log2();
+    let few = but_one == 0 || ranges && but_one < MAX_UNITS;
+    if few && range.leaf == granule.size && !range.tables_freed {
+        let command = address(name, range.start.raw(), true);
+        return Some(match ranges {
+            true => command.over(granule.command_code, but_one, 0, LAST_LEVEL),
+            false => command,
+        });
     }
     single_of_any(name, range, ranges)
 }
@@ -143,8 +146,8 @@ impl Leaves {
 fn level(leaf_log2: u8, name: Name) -> u64 {
     let granule = name.granule().size.log2();
     match leaf_log2.saturating_sub(granule) {
-        0 => 3,
-        above => 3u64.saturating_sub(u64::from(above / (granule - 3))),
+        0 => LAST_LEVEL,
+        above => LAST_LEVEL.saturating_sub(u64::from(above / (granule - 3))),
     }
 }
 

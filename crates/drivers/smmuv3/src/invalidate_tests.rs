@@ -82,6 +82,36 @@ fn range_commands_cover_exactly_what_is_owed() {
     }
 }
 
+/// Where one command is taken to be enough it covers exactly what is owed, and for a few pages it is enough.
+#[test]
+fn a_single_command_covers_exactly_what_is_owed() {
+    let mut singles = 0;
+    for (code, granule) in GRANULES {
+        for case in 0..8 {
+            let [stage2, ranges, freed] = [1, 2, 4].map(|bit| case & bit != 0);
+            let opcode = if stage2 { opcode::TLBI_S2_IPA } else { opcode::TLBI_NH_VA };
+            for (pages, shift) in (1..=80).chain([512, 8192]).flat_map(|n| [(n, 0), (n, 9)]) {
+                let leaf = PageSize::from_log2(granule.log2() + shift).expect("a size");
+                let (start, len) = (leaf.bytes() * 5, pages * leaf.bytes());
+                let owed = gather(start, len, leaf, freed);
+                let Some(command) = single(name(code, stage2), &owed, ranges) else {
+                    assert!(if ranges { pages > 31 } else { pages > 1 }, "{pages} of {leaf}");
+                    continue;
+                };
+                singles += 1;
+                assert_eq!(OPCODE.read(&command.0), opcode);
+                assert_eq!(tlbi::LEAF.read(&command.0), u64::from(!freed));
+                match covered(&command) {
+                    // An address alone stands for the leaf that translates it, whatever its size.
+                    (first, last) if first == last => assert_eq!((first, pages), (start, 1)),
+                    all => assert_eq!(all, (start, start + len - 1)),
+                }
+            }
+        }
+    }
+    assert!(singles > 1000, "{singles}");
+}
+
 #[test]
 fn a_removed_table_is_named_without_the_leaf_hint() {
     for ranges in [false, true] {
