@@ -160,6 +160,10 @@ const EQUIVALENT: &[(&str, &str)] = &[
         "stores what it has loaded: all it can do is lose the bit, which dma_coherent does as well",
     ),
     (
+        "iommu_fwspec_init:read(driver_deferred_probe_timeout over)",
+        "the timeout may fire at any moment: a client comes before or after it either way, to the same ends",
+    ),
+    (
         "platform_dma_configure:read(dev->driver)",
         "a walk that claims for nobody finds no group yet, and two walks leak the count either way",
     ),

@@ -1,5 +1,6 @@
 //! Where each field, lock and thread position lies in the packed state.
 
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 
 use super::learnt::Locks;
@@ -33,6 +34,12 @@ impl Slot {
     pub(crate) fn set(self, words: &mut [u64], value: u64) {
         let word = &mut words[usize::from(self.word)];
         *word = *word & !(self.mask << self.shift) | (value & self.mask) << self.shift;
+    }
+
+    /// Adds the bits of this slot to a set of bits.
+    pub(crate) fn add_to(self, bits: &[Cell<u64>]) {
+        let word = &bits[usize::from(self.word)];
+        word.set(word.get() | self.mask << self.shift);
     }
 
     /// The largest value that fits.

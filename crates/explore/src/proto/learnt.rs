@@ -38,6 +38,8 @@ pub(crate) struct Learnt {
     guards: Cell<Locks>,
     /// Counts what properties have come to look at.
     version: Cell<u32>,
+    /// Counts every change of a fact.
+    changes: Cell<u64>,
     changed: Cell<bool>,
 }
 
@@ -55,6 +57,7 @@ impl Learnt {
             watched: Cell::new(0),
             guards: Cell::new(0),
             version: Cell::new(0),
+            changes: Cell::new(0),
             changed: Cell::new(false),
         }
     }
@@ -64,6 +67,15 @@ impl Learnt {
         self.changed.replace(false)
     }
 
+    /// Grows whenever a fact changes, whether or not anything relied on it.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    fn note_change(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
+
     /// A read of `field` with these locks held; whether it is a both mover.
     pub(crate) fn read(&self, field: usize, held: Locks) -> bool {
         let facts = &self.fields[field];
@@ -71,6 +83,7 @@ impl Learnt {
         let new = old & held;
         if new != old {
             facts.reads.set(new);
+            self.note_change();
             // Writes taken so far were both movers only while one lock covered reads and writes.
             if facts.written.get() && old & writes != 0 && new & writes == 0 {
                 self.changed.set(true);
@@ -86,6 +99,7 @@ impl Learnt {
         let new = old & held;
         if new != old || !facts.written.get() {
             facts.writes.set(new);
+            self.note_change();
             // Reads taken so far stay both movers if one lock covers all of them and all writes.
             if facts.reads.get() & new == 0 && (facts.written.get() || facts.was_read()) {
                 self.changed.set(true);
@@ -108,6 +122,7 @@ impl Learnt {
             }
             observed.push(guards);
             self.version.set(self.version.get() + 1);
+            self.note_change();
             if facts.written.get() {
                 self.changed.set(true);
             }
@@ -125,6 +140,7 @@ impl Learnt {
         if old >> mutex & 1 == 0 {
             self.watched.set(old | 1 << mutex);
             self.version.set(self.version.get() + 1);
+            self.note_change();
             self.changed.set(true);
         }
     }
@@ -135,6 +151,7 @@ impl Learnt {
         if old >> mutex & 1 == 0 {
             self.guards.set(old | 1 << mutex);
             self.version.set(self.version.get() + 1);
+            self.note_change();
         }
     }
 
@@ -166,6 +183,7 @@ impl Learnt {
             let above = outer >> i & 1 == 1 || below.get() & outer != 0;
             if above && below.get() | inner != below.get() {
                 below.set(below.get() | inner);
+                self.note_change();
                 // A new pair in both orders turns an earlier plain acquisition into a boundary.
                 if (0..self.below.len()).any(|j| self.reversed(i, j)) {
                     self.changed.set(true);

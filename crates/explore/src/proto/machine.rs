@@ -5,14 +5,15 @@ use std::cell::{Cell, RefCell};
 use super::builder::LOCK_MISUSE;
 use super::layout::{Layout, Packed};
 use super::learnt::{Learnt, THREAD_BIT};
+use super::memory::{Memory, Recording};
 use super::node::{DORMANT, Node};
-use super::shared::{Access, Shared, View};
+use super::shared::{Access, Footprint, Shared, View};
 use super::spec::{Guard, PropertySpec, Spec};
 use super::thread::Op;
 use super::{EndState, Facts, Protocol};
 use crate::search::{
-    Change, Fault, Label, Model, Mover, Object, Operation, Property, PropertyKind, PropertySet,
-    Site, StepReport, Steps, ThreadStatus, fingerprint,
+    Arrival, Change, Fault, Label, Look, Model, Mover, Object, Operation, Property, PropertyKind,
+    PropertySet, Site, StepReport, Steps, ThreadStatus, fingerprint,
 };
 
 /// A protocol with its state laid out in `W` words.
@@ -25,6 +26,8 @@ pub(crate) struct Machine<'p, const W: usize> {
     /// Whether a newly learnt fact ends the search.
     relearn: bool,
     judge: Option<Judge<W>>,
+    memory: RefCell<Memory<W>>,
+    recording: Recording<W>,
 }
 
 /// What the properties say of a state, remembered by the fields and locks that they have looked at so far: most steps
@@ -48,13 +51,19 @@ impl<const W: usize> Judge<W> {
         }
     }
 
-    /// What the properties look at in `state`.
-    fn part(&self, state: &Packed<W>, layout: &Layout, learnt: &Learnt) -> Packed<W> {
+    /// The bits that properties have looked at so far.
+    fn bits(&self, layout: &Layout, learnt: &Learnt) -> [u64; W] {
         let (mut bits, version) = self.looked_at.get();
         if version != Some(learnt.version()) {
             bits = layout.bits_of(learnt.looked_at());
             self.looked_at.set((bits, Some(learnt.version())));
         }
+        bits
+    }
+
+    /// What the properties look at in `state`.
+    fn part(&self, state: &Packed<W>, layout: &Layout, learnt: &Learnt) -> Packed<W> {
+        let bits = self.bits(layout, learnt);
         Packed(std::array::from_fn(|i| state.0[i] & bits[i]))
     }
 
@@ -123,6 +132,8 @@ impl<'p, const W: usize> Machine<'p, W> {
             learn: relearn,
             relearn,
             judge,
+            memory: RefCell::new(Memory::new(protocol.spec.threads.len())),
+            recording: Recording::new(),
         }
     }
 
@@ -131,7 +142,17 @@ impl<'p, const W: usize> Machine<'p, W> {
     }
 
     fn access(&self, node: &Node) -> Access<'_> {
-        Access::new(self.spec, &self.layout, &self.facts.learnt, Some(node.held))
+        let Recording { read, written, .. } = &self.recording;
+        let footprint = self.recording.is_on().then_some(Footprint { read, written });
+        Access {
+            footprint,
+            ..Access::new(self.spec, &self.layout, &self.facts.learnt, Some(node.held))
+        }
+    }
+
+    /// The bits that properties have looked at so far.
+    fn looked_at(&self) -> [u64; W] {
+        self.judge.as_ref().map_or([0; W], |j| j.bits(&self.layout, &self.facts.learnt))
     }
 
     /// Takes `op` in `state`, which it changes, or says that it is blocked (`None`).
@@ -149,6 +170,8 @@ impl<'p, const W: usize> Machine<'p, W> {
             Op::Lock(mutex) => {
                 let reversed = self.learn && learnt.nested(mutex.into(), node.held);
                 let lock = self.layout.locks[usize::from(mutex)];
+                self.recording.note(lock, false);
+                self.recording.note(lock, true);
                 if lock.get(words) != 0 {
                     return None;
                 }
@@ -158,6 +181,8 @@ impl<'p, const W: usize> Machine<'p, W> {
             Op::TryLock(mutex) => {
                 learnt.watch(mutex.into());
                 let lock = self.layout.locks[usize::from(mutex)];
+                self.recording.note(lock, false);
+                self.recording.note(lock, true);
                 let free = lock.get(words) == 0;
                 lock.set(words, 1);
                 Some(Taken::new(u64::from(free), Mover::Non))
@@ -185,6 +210,7 @@ impl<'p, const W: usize> Machine<'p, W> {
     }
 
     fn touch(&self, node: &Node, slot: u16, write: bool, out: &mut Steps<Packed<W>>) -> Mover {
+        self.recording.note(self.layout.fields[usize::from(slot)], write);
         let spec = &self.spec.fields[usize::from(slot)];
         if spec.guard == Guard::Learnt && spec.whole.is_none() {
             // The usual case, by the shortest way; what follows says the same.
@@ -215,7 +241,9 @@ impl<'p, const W: usize> Machine<'p, W> {
             let hits = PropertySet::of(LOCK_MISUSE.0.into());
             return Taken { observed: 0, mover: Mover::Non, hits };
         }
-        self.layout.locks[usize::from(mutex)].set(words, 0);
+        let lock = self.layout.locks[usize::from(mutex)];
+        self.recording.note(lock, true);
+        lock.set(words, 0);
         let watched = self.facts.learnt.is_watched(mutex.into());
         Taken::new(0, if watched { Mover::Non } else { Mover::Left })
     }
@@ -223,6 +251,8 @@ impl<'p, const W: usize> Machine<'p, W> {
     fn start(&self, words: &mut [u64; W], thread: u8, out: &mut Steps<Packed<W>>) {
         let thread = usize::from(thread);
         let slot = self.layout.nodes[thread];
+        self.recording.note(slot, false);
+        self.recording.note(slot, true);
         if slot.get(words) != u64::from(DORMANT) {
             let name = &self.spec.threads[thread].name;
             out.fail(Fault::Model(format!("thread {name} is started twice")));
@@ -394,6 +424,48 @@ impl<const W: usize> Model for Machine<'_, W> {
         judge.verdict(state, &self.layout, &self.facts.learnt, || self.judge(state, false))
     }
 
+    fn recall(
+        &self,
+        state: &Packed<W>,
+        thread: usize,
+        cuts: bool,
+        arrivals: &mut Vec<Arrival<Packed<W>>>,
+        looks: &mut Vec<Look<Packed<W>>>,
+    ) -> bool {
+        let changes = self.facts.learnt.changes();
+        let mut memory = self.memory.borrow_mut();
+        memory.keep_up(changes);
+        let start = (thread, self.node(state, thread), cuts);
+        let known = memory.recall(state, start, arrivals, looks);
+        if !known {
+            self.recording.begin(changes);
+            self.recording.note(self.layout.nodes[thread], false);
+            self.recording.note(self.layout.nodes[thread], true);
+        }
+        known
+    }
+
+    fn stepped(&self, state: &Packed<W>, hits: PropertySet) {
+        if self.recording.is_on() {
+            self.recording.step(state, self.looked_at(), hits);
+        }
+    }
+
+    fn remember(
+        &self,
+        state: &Packed<W>,
+        thread: usize,
+        cuts: bool,
+        arrivals: Option<&[Arrival<Packed<W>>]>,
+    ) {
+        if self.recording.end(self.facts.learnt.changes())
+            && let Some(arrivals) = arrivals
+        {
+            let start = (thread, self.node(state, thread), cuts);
+            self.memory.borrow_mut().remember(state, start, &self.recording, arrivals);
+        }
+    }
+
     fn unmet(&self, state: &Packed<W>) -> PropertySet {
         self.judge(state, true).0
     }
@@ -430,6 +502,8 @@ impl<const W: usize> Machine<'_, W> {
             learn: self.learn,
             relearn: false,
             judge,
+            memory: RefCell::new(Memory::new(self.spec.threads.len())),
+            recording: Recording::new(),
         }
     }
 

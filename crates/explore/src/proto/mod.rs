@@ -45,6 +45,7 @@ mod layout;
 mod learnt;
 mod log;
 mod machine;
+mod memory;
 mod node;
 mod pool;
 mod shared;

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use super::layout::Layout;
+use super::layout::{Layout, Slot};
 use super::learnt::{Learnt, Locks};
 use super::{Bit, Field, Guard, Mutex, PropertyId, Spec, ThreadId};
 use crate::search::PropertySet;
@@ -23,6 +23,15 @@ pub(crate) struct Access<'a> {
     pub(crate) both: Cell<bool>,
     pub(crate) hits: Cell<PropertySet>,
     pub(crate) fault: RefCell<Option<String>>,
+    /// Where to note which bits are read and written, if somebody wants to know.
+    pub(crate) footprint: Option<Footprint<'a>>,
+}
+
+/// The bits of a state that steps read and write, word by word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Footprint<'a> {
+    pub(crate) read: &'a [Cell<u64>],
+    pub(crate) written: &'a [Cell<u64>],
 }
 
 impl<'a> Access<'a> {
@@ -42,11 +51,20 @@ impl<'a> Access<'a> {
             both: Cell::new(true),
             hits: Cell::new(PropertySet::EMPTY),
             fault: RefCell::new(None),
+            footprint: None,
+        }
+    }
+
+    /// These bits of the state are read (or written).
+    fn leave_trace(&self, slot: Slot, write: bool) {
+        if let Some(Footprint { read, written }) = self.footprint {
+            slot.add_to(if write { written } else { read });
         }
     }
 
     /// A read (or write) of the field in slot `slot`.
     pub(crate) fn touch(&self, slot: u16, write: bool) {
+        self.leave_trace(self.layout.fields[usize::from(slot)], write);
         let spec = &self.spec.fields[usize::from(slot)];
         let field = spec.whole.unwrap_or(slot);
         let Some(held) = self.held else {
@@ -117,6 +135,7 @@ impl View<'_> {
             return (!self.is_locked(mutex)).then(|| look(self));
         }
         self.access.learnt.guard(mutex.0.into());
+        self.access.leave_trace(self.access.layout.locks[usize::from(mutex.0)], false);
         if self.access.layout.locks[usize::from(mutex.0)].get(self.words) != 0 {
             return None;
         }
@@ -133,6 +152,7 @@ impl View<'_> {
     pub fn is_locked(&self, mutex: Mutex) -> bool {
         self.access.learnt.watch(mutex.0.into());
         self.access.both.set(false);
+        self.access.leave_trace(self.access.layout.locks[usize::from(mutex.0)], false);
         self.access.layout.locks[usize::from(mutex.0)].get(self.words) != 0
     }
 
@@ -141,6 +161,7 @@ impl View<'_> {
     pub fn is_started(&self, thread: ThreadId) -> bool {
         self.access.both.set(false);
         self.access.asked_threads.set(true);
+        self.access.leave_trace(self.access.layout.nodes[usize::from(thread.0)], false);
         self.access.layout.nodes[usize::from(thread.0)].get(self.words) != 0
     }
 }
@@ -191,7 +212,9 @@ impl Shared<'_> {
     pub(crate) fn init(&mut self, field: Field, value: u64, fresh: bool) {
         self.access.both.set(false);
         if fresh {
-            self.access.layout.fields[usize::from(field.0)].set(self.words, value);
+            let slot = self.access.layout.fields[usize::from(field.0)];
+            self.access.leave_trace(slot, true);
+            slot.set(self.words, value);
         } else {
             self.set(field, value);
         }

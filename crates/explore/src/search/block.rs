@@ -27,15 +27,27 @@ impl Phase {
 }
 
 /// A place at which a block ended.
-#[derive(Debug)]
-pub(crate) struct Arrival<S> {
-    pub(crate) state: S,
+#[derive(Debug, Clone)]
+pub struct Arrival<S> {
+    /// The state there.
+    pub state: S,
     /// Properties hit on the way.
-    pub(crate) hits: PropertySet,
+    pub hits: PropertySet,
     /// Steps of the block.
-    pub(crate) steps: u32,
-    /// The thread could have gone on: see [`Runner::with_cuts`].
-    pub(crate) cut: bool,
+    pub steps: u32,
+    /// The thread could have gone on.
+    pub cut: bool,
+}
+
+/// A state inside a block in which properties may say something else than in the one before.
+#[derive(Debug, Clone)]
+pub struct Look<S> {
+    /// The state.
+    pub state: S,
+    /// Properties that the step to it hits itself.
+    pub hits: PropertySet,
+    /// Steps from the beginning of the block.
+    pub steps: u32,
 }
 
 /// A property that a block hit, and how.
@@ -78,6 +90,10 @@ pub(crate) struct Runner<S> {
     wanted: Option<Vec<u16>>,
     /// Whether blocks are cut, too.
     pub(crate) cuts: bool,
+    /// A block that the model remembers: what to look at on the way.
+    looks: Vec<Look<S>>,
+    /// The block went more than one way.
+    branched: bool,
     /// Properties whose hits are to be kept in `seen`.
     pub(crate) watched: PropertySet,
     pub(crate) seen: Vec<Hit>,
@@ -93,6 +109,8 @@ impl<S: Clone> Runner<S> {
             want: Want::Nothing,
             wanted: None,
             cuts: false,
+            looks: Vec::new(),
+            branched: false,
             watched: PropertySet::EMPTY,
             seen: Vec::new(),
         }
@@ -109,7 +127,38 @@ impl<S: Clone> Runner<S> {
         self.seen.clear();
         self.path.clear();
         let begin = Begin { phase: Phase::Start, needed: false, hits: PropertySet::EMPTY };
-        self.walk(model, state.clone(), thread, begin);
+        if self.want != Want::Nothing {
+            self.walk(model, state.clone(), thread, begin);
+        } else if model.recall(state, thread, self.cuts, &mut self.arrivals, &mut self.looks) {
+            self.look(model);
+        } else {
+            self.branched = false;
+            self.walk(model, state.clone(), thread, begin);
+            let whole = !self.branched && self.fault.is_none();
+            let arrivals = whole.then_some(self.arrivals.as_slice());
+            model.remember(state, thread, self.cuts, arrivals);
+        }
+    }
+
+    /// Notes what properties say on the way through a block that the model remembers.
+    fn look<M: Model<State = S>>(&mut self, model: &M) {
+        let mut looks = std::mem::take(&mut self.looks);
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let (mut hits, mut passed) = (PropertySet::EMPTY, 0);
+        for look in &looks {
+            let new = look.hits.with(model.hits(&look.state)).without(hits);
+            while arrivals[passed].steps < look.steps {
+                arrivals[passed].hits = hits;
+                passed += 1;
+            }
+            // A block that is remembered has not branched.
+            self.path.resize(look.steps as usize, 0);
+            self.note(new);
+            hits = hits.with(new);
+        }
+        arrivals[passed..].iter_mut().for_each(|arrival| arrival.hits = hits);
+        looks.clear();
+        (self.looks, self.arrivals) = (looks, arrivals);
     }
 
     /// The choices of `thread` that lead from `state` to the arrival of this number.
@@ -178,6 +227,7 @@ impl<S: Clone> Runner<S> {
             }
             let Some(only) = steps.taken.pop() else { break };
             self.path.push(0);
+            model.stepped(&only.state, only.hits);
             let new = only.hits.with(model.hits(&only.state)).without(hits);
             self.note(new);
             hits = hits.with(new);
@@ -193,6 +243,7 @@ impl<S: Clone> Runner<S> {
         thread: usize,
         begin: Begin,
     ) {
+        self.branched = true;
         let length = self.path.len();
         for (choice, taken) in steps.taken.drain(..).enumerate() {
             self.path.push(choice as u16);

@@ -15,6 +15,7 @@ mod tree;
 
 use std::sync::atomic::AtomicBool;
 
+pub use block::{Arrival, Look};
 pub use bound::Bounded;
 pub use model::{
     Fault, Model, Mover, Property, PropertyKind, PropertySet, Steps, Taken, ThreadStatus,
@@ -22,7 +23,7 @@ pub use model::{
 pub use outcome::{Broken, Mode, Outcome, Progress, Reached, Verdict, Violation};
 pub use replay::{ReplayError, Trace, TraceStep, replay};
 pub use step::{Action, Change, Label, Note, Object, Operation, Site, StepReport};
-pub(crate) use table::fingerprint;
+pub(crate) use table::{Identity, fingerprint};
 
 /// How to explore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hash;
 
+use super::block::{Arrival, Look};
 use super::step::{Label, StepReport};
 
 /// A system of threads whose whole state is a value that can be copied, compared and hashed.
@@ -55,6 +56,40 @@ pub trait Model {
     /// the exchanged threads have the exchanged steps, and properties say the same. A wrong answer hides schedules.
     fn canonical(&self, state: Self::State) -> Self::State {
         state
+    }
+
+    /// Appends what the block of `thread` from `state` does, if the model remembers it: its ends, and the states on the way
+    /// that the search is to look at, each in the order of their steps. `cuts` says whether the block also ends inside.
+    ///
+    /// False if it is not known; the block is then run step by step ([`Model::stepped`]), and [`Model::remember`] follows. A
+    /// model that remembers must give what running the block would.
+    fn recall(
+        &self,
+        state: &Self::State,
+        thread: usize,
+        cuts: bool,
+        arrivals: &mut Vec<Arrival<Self::State>>,
+        looks: &mut Vec<Look<Self::State>>,
+    ) -> bool {
+        let _ = (state, thread, cuts, arrivals, looks);
+        false
+    }
+
+    /// The block that [`Model::recall`] did not know takes a step to `state`, which hits `hits` itself.
+    fn stepped(&self, state: &Self::State, hits: PropertySet) {
+        let _ = (state, hits);
+    }
+
+    /// The block of `thread` from `state`, which [`Model::recall`] did not know, has these ends; none if it branches or
+    /// is wrong, and is not to be remembered.
+    fn remember(
+        &self,
+        state: &Self::State,
+        thread: usize,
+        cuts: bool,
+        arrivals: Option<&[Arrival<Self::State>]>,
+    ) {
+        let _ = (state, thread, cuts, arrivals);
     }
 
     /// What a reader wants to know about the step of `thread` from `before` to `after`.

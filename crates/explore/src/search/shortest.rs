@@ -6,11 +6,12 @@
 //! never moves again, and states are visited in the order of their steps (Dijkstra).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::block::{Hit, Runner};
-use super::{Fault, Model, PropertySet, ThreadStatus, fingerprint};
+use super::table::{Identity, fingerprint};
+use super::{Fault, Model, PropertySet, ThreadStatus};
 use crate::schedule::Move;
 
 /// A property with the best schedule known so far.
@@ -291,23 +292,5 @@ impl<'m, M: Model> Shortest<'m, M> {
             left -= runner.arrivals.len();
         }
         unreachable!("a state that had this many arrivals has them again")
-    }
-}
-
-/// Fingerprints are hashes already.
-#[derive(Debug, Default)]
-pub(crate) struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
-    }
-
-    fn write_u64(&mut self, print: u64) {
-        self.0 = print;
     }
 }

@@ -10,6 +10,7 @@ use super::iommu::probe::{dev_iommu_free, iommu_probe_device};
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
 use super::property::Id;
 use super::world::{Bus, Firmware};
+use portcullis_explore::proto::Value;
 
 /// Who calls `dma_configure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +115,7 @@ fn of_dma_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 /// Returns success ("behind an IOMMU"), `EPROBE_DEFER`, or any other error ("behind none").
 fn of_iommu_configure(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("of_iommu_configure", |t| {
-        let Parsed { ret, replay } = parse(t, k, x)?;
+        let Parsed { ret, replay } = t.scope(|t| parse(t, k, x))?;
         if ret != OK || !replay {
             return Ok(ret);
         }
@@ -142,7 +143,7 @@ fn acpi_dma_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 /// `acpi_iommu_configure_id`: the same with IORT; bcb81ac6ae3c took the replay away.
 fn acpi_iommu_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("acpi_iommu_configure_id", |t| {
-        let Parsed { ret, replay } = parse(t, k, x)?;
+        let Parsed { ret, replay } = t.scope(|t| parse(t, k, x))?;
         if ret != OK || !replay || k.has(Commit::ParseInWalk) {
             return Ok(ret);
         }
@@ -156,9 +157,20 @@ fn acpi_iommu_configure_id(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
 }
 
 /// What the first half of `of_iommu_configure` found.
+#[derive(Clone, Copy)]
 struct Parsed {
     ret: Errno,
     replay: bool,
+}
+
+impl Value for Parsed {
+    fn to_bits(self) -> u64 {
+        self.ret << 1 | u64::from(self.replay)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self { ret: bits >> 1, replay: bits & 1 != 0 }
+    }
 }
 
 /// The half of `of_iommu_configure` and `acpi_iommu_configure_id` under the probe lock.

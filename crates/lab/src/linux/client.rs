@@ -55,7 +55,7 @@ fn fail_or_defer(t: &mut T<'_>, k: &Kernel, x: Client, event: Event) -> Step<Err
 pub(crate) fn supplier_binds(t: &mut T<'_>, k: &Kernel) -> Step<()> {
     t.func("driver_bound", |t| {
         t.write(k.client(Client(0)).tried, 1, "the client's supplier is bound")?;
-        driver_deferred_probe_trigger(t, k)
+        driver_deferred_probe_trigger(t, k, None)
     })
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn remove(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
 
 /// Another driver of the machine binds, which tries everything deferred again.
 pub(crate) fn another_driver_binds(t: &mut T<'_>, k: &Kernel) -> Step<()> {
-    t.func("driver_bound", |t| driver_deferred_probe_trigger(t, k).map(|()| OK))?;
+    t.func("driver_bound", |t| driver_deferred_probe_trigger(t, k, None).map(|()| OK))?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn another_driver_binds(t: &mut T<'_>, k: &Kernel) -> Step<()> {
 pub(crate) fn deferred_probe_timeout(t: &mut T<'_>, k: &Kernel) -> Step<()> {
     t.func("deferred_probe_timeout_work_func", |t| {
         t.write(k.timed_out, 1, "driver_deferred_probe_timeout = 0")?;
-        driver_deferred_probe_trigger(t, k).map(|()| OK)
+        driver_deferred_probe_trigger(t, k, None).map(|()| OK)
     })?;
     Ok(())
 }

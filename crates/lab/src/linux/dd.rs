@@ -43,8 +43,7 @@ pub(crate) fn may_probe(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<bool> {
 /// `driver_probe_device`: an attempt, and what becomes of it when it defers.
 pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<Errno> {
     t.func("driver_probe_device", |t| {
-        let count = k.trigger_count;
-        let before = t.read(count, "snapshot of deferred_trigger_count")?;
+        remember_triggers(t, k, dev)?;
         let ret = match dev {
             Dev::Iommu(s) => really_probe_iommu(t, k, s)?,
             Dev::Client(x) => __driver_probe_device(t, k, x)?,
@@ -55,11 +54,31 @@ pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<E
         }
         if ret == EPROBE_DEFER {
             driver_deferred_probe_add(t, k, dev)?;
-            if t.read(count, "did a trigger occur while probing?")? != before {
-                driver_deferred_probe_trigger(t, k)?;
+            if was_triggered(t, k, dev)? {
+                driver_deferred_probe_trigger(t, k, None)?;
             }
         }
         Ok(ret)
+    })
+}
+
+/// The snapshot of `deferred_trigger_count`: from here on a trigger is noted for this device.
+fn remember_triggers(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
+    let (probing, triggered, bit) = (k.probing, k.triggered, k.bit(dev));
+    t.update("snapshot of deferred_trigger_count", move |shared| {
+        shared.set(probing, shared.get(probing) | bit);
+        shared.set(triggered, shared.get(triggered) & !bit);
+    })
+}
+
+/// Whether `deferred_trigger_count` is another one than in the snapshot.
+fn was_triggered(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<bool> {
+    let (probing, triggered, bit) = (k.probing, k.triggered, k.bit(dev));
+    t.update("deferred_trigger_count: did a trigger occur while probing?", move |shared| {
+        let was = shared.get(triggered) & bit != 0;
+        shared.set(probing, shared.get(probing) & !bit);
+        shared.set(triggered, shared.get(triggered) & !bit);
+        was
     })
 }
 
@@ -105,7 +124,7 @@ pub(crate) fn really_probe(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
             return Ok(ret);
         }
         t.write(dev.run, BOUND | client::RUNNING, "driver_bound: klist_add_tail")?;
-        driver_deferred_probe_trigger(t, k)?;
+        driver_deferred_probe_trigger(t, k, Some(Dev::Client(x)))?;
         Ok(OK)
     })
 }
@@ -157,7 +176,7 @@ fn really_probe_iommu(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
             return Ok(ret);
         }
         t.write(k.iommu(s).bound, 1, "driver_bound: klist_add_tail to driver->klist_devices")?;
-        driver_deferred_probe_trigger(t, k)?;
+        driver_deferred_probe_trigger(t, k, Some(Dev::Iommu(s)))?;
         Ok(OK)
     })
 }
@@ -198,14 +217,23 @@ pub(crate) fn driver_deferred_probe_del(t: &mut T<'_>, k: &Kernel, dev: Dev) -> 
     })
 }
 
-/// `driver_deferred_probe_trigger` [deferred_probe_mutex]: everything pending is tried again.
-pub(crate) fn driver_deferred_probe_trigger(t: &mut T<'_>, k: &Kernel) -> Step<()> {
-    let (pending, active, count) = (k.pending, k.active, k.trigger_count);
+/// `driver_deferred_probe_trigger` [deferred_probe_mutex]: everything pending is tried again. A device that has just
+/// bound does not look at the count again.
+pub(crate) fn driver_deferred_probe_trigger(
+    t: &mut T<'_>,
+    k: &Kernel,
+    bound: Option<Dev>,
+) -> Step<()> {
+    let (pending, active) = (k.pending, k.active);
+    let (probing, triggered) = (k.probing, k.triggered);
+    let bound = bound.map_or(0, |dev| k.bit(dev));
     t.func("driver_deferred_probe_trigger", |t| {
         t.update("count++, pending list becomes active", move |shared| {
             shared.set(active, shared.get(active) | shared.get(pending));
             shared.set(pending, 0);
-            shared.set(count, shared.get(count) + 1);
+            let probing_still = shared.get(probing) & !bound;
+            shared.set(probing, probing_still);
+            shared.set(triggered, probing_still);
         })
     })
 }
@@ -223,17 +251,25 @@ pub(crate) fn deferred_probe_work_func(t: &mut T<'_>, k: &Kernel) -> Step<()> {
 }
 
 fn retry_one(t: &mut T<'_>, k: &Kernel) -> Step<()> {
-    let active = k.active;
-    let waiting = t.read(active, "deferred_probe_active_list")?;
-    let candidates: Vec<Dev> =
-        k.devices().into_iter().filter(|dev| waiting & k.bit(*dev) != 0).collect();
+    // What else was on the list is forgotten here: by the time that it matters the list is read again.
+    let chosen = t.scope(|t| first_active(t, k))?;
+    let Some(dev) = k.devices().into_iter().find(|dev| k.bit(*dev) == chosen) else {
+        return Ok(());
+    };
+    driver_deferred_probe_del(t, k, dev)?;
+    device_attach(t, k, dev)
+}
+
+/// The bit of the first device on the active list; 0 if it is empty.
+fn first_active(t: &mut T<'_>, k: &Kernel) -> Step<u64> {
+    let waiting = t.read(k.active, "deferred_probe_active_list")?;
+    let candidates: Vec<u64> =
+        k.devices().into_iter().map(|dev| k.bit(dev)).filter(|bit| waiting & bit != 0).collect();
     // The order on the list is the order in which they deferred, and any order can be.
     let first = match candidates.len() {
-        0 => return Ok(()),
+        0 => return Ok(0),
         1 => 0,
         n => t.choose(n as u16, "which device is first on the active list")? as usize,
     };
-    let dev = candidates[first];
-    driver_deferred_probe_del(t, k, dev)?;
-    device_attach(t, k, dev)
+    Ok(candidates[first])
 }

@@ -55,6 +55,9 @@ pub(crate) const MSI_MAPPED: u64 = 2;
 
 /// The mark of a group that stands on the list of a walk.
 pub(crate) const ON_GROUP_LIST: &str = "on group_list";
+/// The fields that stand for `deferred_trigger_count`: who remembers it, and for whom it has changed since.
+pub(crate) const TRIGGERS: [&str; 2] =
+    ["deferred_trigger_count remembered", "deferred_trigger_count changed since"];
 /// The field that says that a thread has died.
 pub(crate) const OOPS: &str = "oops";
 /// What the lock of a device is called.
@@ -156,8 +159,11 @@ pub(crate) struct Kernel {
     pub(crate) pending: Field,
     /// The deferred-probe active list.
     pub(crate) active: Field,
-    /// `deferred_trigger_count`.
-    pub(crate) trigger_count: Field,
+    /// Who has looked at `deferred_trigger_count` and will look again, a bit per device.
+    pub(crate) probing: Field,
+    /// For whom of these the count has changed meanwhile: all that anybody asks of it. Its value would keep states
+    /// apart that are the same.
+    pub(crate) triggered: Field,
     /// The deferred-probe timeout has fired.
     pub(crate) timed_out: Field,
     /// `bus->iommu_ops` is set (before 17de3f5fdd35).
@@ -184,7 +190,8 @@ impl Kernel {
             probe_lock,
             pending: b.field("deferred_probe_pending_list", devices),
             active: b.field("deferred_probe_active_list", devices),
-            trigger_count: b.field("deferred_trigger_count", 6),
+            probing: b.field(TRIGGERS[0], devices),
+            triggered: b.field(TRIGGERS[1], devices),
             timed_out: b.field("driver_deferred_probe_timeout over", 1),
             bus_ops: b.field("bus->iommu_ops", 1),
             oopsed: b.field(OOPS, 1),

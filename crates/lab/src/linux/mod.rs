@@ -56,7 +56,7 @@ pub use closers::{Advice, Change, Closers, advise, closers, neighbours};
 pub use commit::{Commit, CommitInfo, CommitSet};
 pub use commit_table::COMMITS;
 pub use compare::{Cell, Matrix, compare, compared_bases, comparison_worlds};
-pub(crate) use kernel::{DEVICE_LOCK, ON_GROUP_LIST};
+pub(crate) use kernel::{DEVICE_LOCK, ON_GROUP_LIST, TRIGGERS};
 pub use model::{EDITION, build, build_mutant, scenario};
 pub use property::{Id as PropertyId, PROPERTIES, PropertyInfo};
 pub use protocol::{Protocol, ProtocolError};

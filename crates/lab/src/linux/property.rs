@@ -286,23 +286,26 @@ pub(crate) const HEALTHY: &str = "healthy-bound";
 
 fn is_gone_but_listed(k: &Kernel, s: &View<'_>, x: Client) -> bool {
     let group = k.group(k.group_of(x));
-    s.get(k.client(x).dead) == 2
-        && s.get(group.members) >> x.0 & 1 != 0
-        && !s.is_locked(group.mutex)
+    let is_listed = |s: &View<'_>| s.get(group.members) >> x.0 & 1 != 0;
+    s.get(k.client(x).dead) == 2 && s.while_free(group.mutex, is_listed) == Some(true)
 }
 
 /// Does the state show that a running driver was wronged in this way? A state inside the group's critical
 /// section is passed over: nobody but its owner may judge the group then.
 fn shows(k: &Kernel, s: &View<'_>, x: Client, id: Id) -> bool {
-    let dev = k.client(x);
     let group = k.group(k.group_of(x));
-    if s.get(dev.run) & client::RUNNING == 0 || s.is_locked(group.mutex) {
-        return false;
-    }
+    s.get(k.client(x).run) & client::RUNNING != 0
+        && s.while_free(group.mutex, |s| is_wrong(k, s, x, id)) == Some(true)
+}
+
+/// Is a running driver wronged in this way? Nobody is inside the group's critical section.
+fn is_wrong(k: &Kernel, s: &View<'_>, x: Client, id: Id) -> bool {
+    let dev = k.client(x);
     match id {
         Id::Uncounted => {
             let claims = !k.manages_dma(x) && k.world().bus != Bus::Host1x;
-            claims && s.get(dev.iommu_group) != 0 && s.get(group.owner_cnt) == 0
+            let owner_cnt = k.group(k.group_of(x)).owner_cnt;
+            claims && s.get(dev.iommu_group) != 0 && s.get(owner_cnt) == 0
         }
         Id::MsiUnmapped => s.get(dev.msi) == MSI_DIRECT && s.get(dev.attached) == DMA,
         Id::BoundWithoutIommu => {

@@ -1,12 +1,12 @@
 //! A run, ready to be drawn.
 
 use portcullis_explore::search::{
-    Action, Note, Object, Operation, Site, ThreadStatus, Trace, TraceStep,
+    Action, Change as FieldChange, Note, Object, Operation, Site, ThreadStatus, Trace, TraceStep,
 };
 use portcullis_threads::{LadderStep, Note as Happened};
 
 use super::words::{self, Names};
-use crate::linux::{ON_GROUP_LIST, World};
+use crate::linux::{ON_GROUP_LIST, TRIGGERS, World};
 
 /// How much a step matters to a reader; see the [chapter head](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,6 +185,7 @@ impl Change {
             "domain at the first mapping",
         ];
         mirrors.contains(&self.name.as_str())
+            || TRIGGERS.contains(&self.name.as_str())
             || (self.name == "entry" && self.after == "on no list")
     }
 }
@@ -269,10 +270,13 @@ impl Touch {
             Operation::Read(field) => Some(field.to_string()),
             _ => None,
         };
+        // What follows from them is told by the steps that it leads to.
+        let noted = |change: &&FieldChange| !TRIGGERS.contains(&change.field.name.as_str());
+        let written = step.report.changes.iter().filter(noted);
         Self {
             thread: step.thread,
             read,
-            writes: step.report.changes.iter().map(|change| change.field.to_string()).collect(),
+            writes: written.map(|change| change.field.to_string()).collect(),
             chose: step.label.operation.action() == Action::Choose,
         }
     }

@@ -113,7 +113,8 @@ fn parse_firmware(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     let untouched = !recheck || t.read(dev.fwspec, "dev->iommu->fwspec: parsed before?")? == 0;
     if untouched && t.read(dev.driver, "dev->driver: bound or binding?")? == 0 {
         k.probe_unlock(t)?;
-        bus::dma_configure(t, k, x, bus::Caller::Walk)?;
+        // What it returns is not looked at.
+        t.scope(|t| bus::dma_configure(t, k, x, bus::Caller::Walk).map(|_| ()))?;
         k.probe_lock(t)?;
         if recheck
             && (t.read(dev.iommu, "dev->iommu freed by another walk?")? == 0

@@ -63,9 +63,12 @@ fn bus_iommu_probe(t: &mut T<'_>, k: &Kernel, s: Iommu) -> Step<Errno> {
             }
         }
         for g in k.groups() {
-            if t.read(k.iommu(s).group_list[g.0], "group on this walk's list?")? != 0 {
-                finish_group(t, k, s, g)?;
-            }
+            t.scope(|t| {
+                if t.read(k.iommu(s).group_list[g.0], "group on this walk's list?")? != 0 {
+                    finish_group(t, k, s, g)?;
+                }
+                Ok(())
+            })?;
         }
         Ok(OK)
     })
