@@ -5,15 +5,17 @@ use crate::image::{KernelImage, u32_at};
 use crate::steer::{Ablation, symbol};
 
 /// A fix that can be gone without.
-struct Fix {
-    commit: &'static str,
+#[derive(Debug)]
+pub struct Fix {
+    /// The commit's id.
+    pub(crate) commit: &'static str,
     /// The function that it adds a test to, which leads to `-EPROBE_DEFER`.
     function: &'static str,
     test: Test,
 }
 
 /// What a fix looks at.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Test {
     /// `cbz` of a pointer.
     Pointer,
@@ -40,15 +42,23 @@ const MOVN_516: u32 = 0x1280_4080;
 /// The largest function that is looked through.
 const MOST_BYTES: u64 = 4096;
 
-/// Where and how to alter a register so that `commit` has no effect.
-pub(crate) fn find(commit: &str, image: &KernelImage) -> Result<Ablation, Error> {
-    let fix = FIXES.iter().find(|fix| fix.commit == commit).ok_or_else(|| {
-        let known: Vec<&str> = FIXES.iter().map(|fix| fix.commit).collect();
-        Error::Schedule(format!(
-            "going without {commit} is not supported; known are {}",
-            known.join(", ")
-        ))
-    })?;
+impl Fix {
+    /// The fix of this commit, by its id of twelve digits.
+    ///
+    /// # Errors
+    /// [`Error::Schedule`] if a replay cannot go without it; the message lists those that it can go without.
+    pub fn find(commit: &str) -> Result<&'static Self, Error> {
+        FIXES.iter().find(|fix| fix.commit == commit).ok_or_else(|| {
+            let known: Vec<&str> = FIXES.iter().map(|fix| fix.commit).collect();
+            let known = known.join(", ");
+            Error::Schedule(format!("no replay can go without {commit}; known are {known}"))
+        })
+    }
+}
+
+/// Where and how to alter a register so that `fix` has no effect.
+pub(crate) fn find(fix: &Fix, image: &KernelImage) -> Result<Ablation, Error> {
+    let commit = fix.commit;
     let start = symbol(image, fix.function, "going without a fix")?;
     let end = image.symbols.end(start).unwrap_or(start).min(start + MOST_BYTES);
     let word = |at: u64| usize::try_from(at).ok().and_then(|at| u32_at(&image.bytes, at));
@@ -123,6 +133,21 @@ mod tests {
         assert_eq!(tbz(0x3608_01e0, 0x100), None);
         assert_eq!(tbz(0x3700_01e0, 0x100), None);
         assert_eq!(load_of_byte(0x7940_6a60), None);
+    }
+
+    #[test]
+    fn an_unknown_commit_is_refused_with_the_list_of_known_ones() {
+        let known_to_the_lab =
+            |fix: &Fix| portcullis_lab::linux::Commit::find(fix.commit).is_some();
+        assert!(FIXES.iter().all(known_to_the_lab));
+        assert_eq!(
+            Fix::find("da33e87bd2bf").map(|fix| fix.function).ok(),
+            Some("iommu_fwspec_init")
+        );
+        for unknown in ["f188056352bc", "da33e87bd2bfff", "da33", ""] {
+            let error = Fix::find(unknown).expect_err(unknown).to_string();
+            assert!(FIXES.iter().all(|fix| error.contains(fix.commit)), "{unknown}: {error}");
+        }
     }
 
     /// As GNU as assembles `cbz x1, .+16` and `cbz x20, .-8`; `cbz w1` is another instruction.

@@ -59,6 +59,7 @@ mod run;
 mod scratch;
 mod steer;
 
+pub use ablate::Fix;
 pub use error::Error;
 pub use layout::{DmaIommuLayout, Home};
 pub use outcome::{BadEnd, Outcome};

@@ -19,12 +19,14 @@ pub enum BadEnd {
     NoIommu,
     /// I7: a driver is bound and `owner_cnt` is zero.
     Uncounted,
+    /// I3/B3: a thread of the schedule died of a NULL pointer.
+    Oops,
     /// I2: the message of an interrupt holds the doorbell's physical address, which the device's domain does not map.
     MsiUnmapped,
 }
 
 impl BadEnd {
-    /// The lab's word.
+    /// The lab's word; `oops` is any of its properties of invariant I3 that a thread dies of.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -32,6 +34,7 @@ impl BadEnd {
             Self::PathSwitched => "path-switched",
             Self::NoIommu => "no-iommu",
             Self::Uncounted => "uncounted",
+            Self::Oops => "oops",
             Self::MsiUnmapped => "msi-unmapped",
         }
     }

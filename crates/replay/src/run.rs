@@ -1,16 +1,17 @@
 //! One replay, from a kernel and a schedule to a report.
 
+use crate::ablate::{self, Fix};
 use crate::board::{Board, Interrupts};
 use crate::error::Error;
 use crate::guest::{Guest, build};
 use crate::machine::{Boot, Console, ConsoleLine, Machine};
-use crate::outcome::{EPROBE_DEFER, Evidence, Outcome, bad_ends};
+use crate::outcome::{BadEnd, EPROBE_DEFER, Evidence, Outcome, bad_ends};
 use crate::package::Kernel;
 use crate::plan::{ModelEnd, Named, Plan, Step, Who, compile, protocol_of};
 use crate::predict::{Prediction, predict};
 use crate::report::{Damage, Deviation, Report, StepReport, Verdict};
-use crate::steer::{Arrival, At, Devices, Observation, Session, Setup, Stop};
-use portcullis_lab::linux::{self, Bus, Protocol, World};
+use crate::steer::{Ablation, Arrival, At, Devices, Observation, Session, Setup, Stop};
+use portcullis_lab::linux::{self, Bus, Commit, Protocol, World};
 use portcullis_qemu::Installation;
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ const WATCHED: &[&str] = &[
 pub struct Options {
     /// Load the kernel at a random address.
     pub kaslr: bool,
-    /// A commit to go without, by altering a register at one instruction.
-    pub ablate: Option<String>,
+    /// A fix to go without, by altering a register at one instruction.
+    pub ablate: Option<&'static Fix>,
 }
 
 /// A schedule as it is asked for.
@@ -144,6 +145,8 @@ impl Replay<'_> {
         let prediction = predict(&protocol, &self.board.world(), &plan)?;
         let stops = plan.steps.iter().map(stop_of).collect::<Result<Vec<_>, Error>>()?;
         self.check_stops(&stops)?;
+        let without = self.options.ablate.map(|fix| ablate::find(fix, &self.kernel.image));
+        let without = without.transpose()?;
         let initramfs = self.initramfs()?;
         let boot = Boot {
             kernel: &self.kernel.file,
@@ -161,7 +164,8 @@ impl Replay<'_> {
         };
         let console = machine.console().clone();
         let mut session = Session::begin(client, console.clone(), setup)?;
-        self.prepare(&mut session, &stops).map_err(|error| with_last_lines(error, &console))?;
+        self.prepare(&mut session, &stops, without)
+            .map_err(|error| with_last_lines(error, &console))?;
         let mut force = Force {
             session: &mut session,
             machine: &machine,
@@ -177,19 +181,11 @@ impl Replay<'_> {
     /// The kernel's protocol, less what is ablated.
     fn protocol(&self) -> Result<Protocol, Error> {
         let protocol = protocol_of(self.kernel.version)?;
-        let Some(commit) = &self.options.ablate else { return Ok(protocol) };
-        let applied = protocol.applied().iter().find(|known| known.id() == commit);
-        let rest: Vec<&str> = protocol
-            .applied()
-            .iter()
-            .filter(|known| known.id() != commit)
-            .map(|known| known.id())
-            .collect();
-        let mut reverted: Vec<&str> = protocol.reverted().iter().map(|known| known.id()).collect();
-        if applied.is_none() {
-            reverted.push(commit);
-        }
-        Protocol::parse(protocol.base().name(), &rest, &reverted)
+        let Some(fix) = self.options.ablate else { return Ok(protocol) };
+        let commit =
+            Commit::find(fix.commit).expect("the lab knows every fix that can be gone without");
+        protocol
+            .without(commit)
             .map_err(|error| Error::Schedule(format!("this kernel without {commit}: {error}")))
     }
 
@@ -227,15 +223,20 @@ impl Replay<'_> {
         )
     }
 
-    fn prepare(&self, session: &mut Session<'_>, stops: &[Option<Stop>]) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        session: &mut Session<'_>,
+        stops: &[Option<Stop>],
+        without: Option<Ablation>,
+    ) -> Result<(), Error> {
         for (birth, ends_at_end) in births()? {
             session.add_thread(&birth, ends_at_end)?;
         }
         for stop in stops.iter().flatten().filter(|stop| stop.at == At::Return) {
             session.watch(&stop.function)?;
         }
-        if let Some(commit) = &self.options.ablate {
-            session.ablate(crate::ablate::find(commit, &self.kernel.image)?);
+        if let Some(ablation) = without {
+            session.ablate(ablation);
         }
         session.arm()?;
         if session.await_births(BOOT)? {
@@ -267,7 +268,7 @@ impl Replay<'_> {
             schedule: plan.name.clone(),
             protocol: protocol.to_string(),
             stock: self.options.ablate.is_none(),
-            ablated: self.options.ablate.clone().map(|commit| (commit, ablated)),
+            ablated: self.options.ablate.map(|fix| (fix.commit.to_owned(), ablated)),
             interrupts_predicted: prediction.interrupts(self.board.client.interrupts_by),
             works_predicted: self.board.client.dma_translated.then(|| prediction.works()),
             predicted: prediction.outcome,
@@ -318,6 +319,7 @@ fn stop_of(step: &Step) -> Result<Option<Stop>, Error> {
 struct Seen {
     returned: Option<i32>,
     early: Option<(Who, usize)>,
+    died: bool,
 }
 
 /// The schedule being forced.
@@ -339,6 +341,10 @@ impl Force<'_, '_> {
             match arrival {
                 Arrival::Reached => {}
                 Arrival::Returned(_) => self.seen.early = Some((step.who, number + 1)),
+                Arrival::Died => {
+                    self.seen.died = true;
+                    self.seen.early = Some((step.who, number + 1));
+                }
                 Arrival::Late | Arrival::GuestEnded => {
                     self.seen.early = Some((step.who, number + 1));
                     break;
@@ -403,6 +409,9 @@ impl Force<'_, '_> {
             let function = refused.map_or("really_probe", |returned| returned.function.as_str());
             return Outcome::Prevented { function: function.to_owned(), value: EPROBE_DEFER };
         }
+        if self.seen.died {
+            return Outcome::Occurred { ends: vec![BadEnd::Oops] };
+        }
         if let Some((_, step)) = self.seen.early {
             return Outcome::Infeasible { step };
         }
@@ -433,6 +442,7 @@ fn telling(lines: &[ConsoleLine]) -> Vec<String> {
         "WARN",
         "BUG",
         "Oops",
+        "pc : ",
         "Unable to handle",
         "Failed",
         "fail",

@@ -12,7 +12,7 @@ use portcullis_replay::board::{BOARDS, Board};
 use portcullis_replay::package::{Cache, Deb, Kernel, Mirror, fetch_qemu, find_qemu};
 use portcullis_replay::plan::NAMED;
 use portcullis_replay::report::{self, Paint, Report};
-use portcullis_replay::{DmaIommuLayout, Options, Replay, Schedule};
+use portcullis_replay::{DmaIommuLayout, Fix, Options, Replay, Schedule};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "Examples:
@@ -82,6 +82,8 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
     if args.list {
         return Ok(Answer { text: list(screen), held: true });
     }
+    // Before anything is fetched or booted.
+    let ablate = args.ablate.as_deref().map(Fix::find).transpose().map_err(said)?;
     let mut sources = Sources::of_user()?;
     if args.layout {
         return layout(args, &mut sources);
@@ -106,7 +108,7 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
     let busybox = sources.busybox(args.busybox.as_deref())?;
     let version = args.fetch.last().map(String::as_str);
     let kernel = sources.kernel(&args.kernel, args.modules.as_deref(), version)?;
-    let options = Options { kaslr: args.kaslr, ablate: args.ablate.clone() };
+    let options = Options { kaslr: args.kaslr, ablate };
     let replay =
         Replay { qemu: &qemu, kernel: &kernel, busybox: &busybox, board, schedule, options };
     let mut reports = Vec::new();

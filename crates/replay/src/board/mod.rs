@@ -157,6 +157,7 @@ pub const SURVEY: &[(&str, &str)] = &[
     ("nvme", "early"),
     ("nvme", "grouped"),
     ("nvme", "late-group"),
+    ("nvme", "late-lost-bit"),
     ("e1000e", "control"),
     ("e1000e", "unbound"),
     ("e1000e", "late-group"),
@@ -164,6 +165,7 @@ pub const SURVEY: &[(&str, &str)] = &[
     ("virtio-mmio", "late-group"),
     ("nvme-two", "control"),
     ("nvme-two", "seed"),
+    ("nvme-two", "lost-bit"),
     ("e1000e-two", "seed"),
     ("virtio-mmio-two", "seed"),
 ];

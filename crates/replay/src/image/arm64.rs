@@ -1,4 +1,4 @@
-//! Direct calls in arm64 code (Arm ARM DDI 0487, C6.2 "BL" and "B").
+//! Direct calls and stores of a byte in arm64 code (Arm ARM DDI 0487, C6.2 "BL", "B" and "STRB (immediate)").
 
 /// A direct call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,15 @@ pub(crate) fn calls(code: &[u8], base: u64) -> impl Iterator<Item = Call> {
     })
 }
 
+/// Where the code, which stands at `base`, stores a byte at this offset from a register: `strb wN, [xM, #offset]` with unsigned offset.
+pub(crate) fn stores_of_byte(code: &[u8], base: u64, offset: u64) -> impl Iterator<Item = u64> {
+    code.chunks_exact(4).enumerate().filter_map(move |(number, bytes)| {
+        let word = u32::from_le_bytes(bytes.try_into().ok()?);
+        let stores = word >> 22 == 0xe4 && u64::from(word >> 10 & 0xfff) == offset;
+        stores.then_some(base.wrapping_add(number as u64 * 4))
+    })
+}
+
 /// `imm26` in units of four bytes, with its sign.
 fn offset(word: u32) -> u64 {
     let imm26 = i64::from(word & 0x03ff_ffff);
@@ -28,6 +37,15 @@ fn offset(word: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Words as GNU as assembles them: `strb w1, [x0, #876]`, `ldrb w1, [x0, #876]`, `strb w1, [x0, #877]`, `strh w1, [x0, #876]`, `strb w2, [x19, #876]`.
+    #[test]
+    fn stores_of_one_byte() {
+        let words: [u32; 5] = [0x390d_b001, 0x394d_b001, 0x390d_b401, 0x7906_d801, 0x390d_b262];
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let found: Vec<u64> = stores_of_byte(&code, 0x1000, 876).collect();
+        assert_eq!(found, [0x1000, 0x1010]);
+    }
 
     /// Words as GNU as assembles them: `bl .+8`, `nop`, `b .+4` (no call), `bl .-12`.
     #[test]

@@ -7,7 +7,7 @@ mod raw;
 #[cfg(test)]
 pub(crate) mod sample;
 
-pub(crate) use arm64::calls;
+pub(crate) use arm64::{calls, stores_of_byte};
 pub use btf::Btf;
 pub(crate) use btf::Place;
 pub use kallsyms::{Layout, Symbols};

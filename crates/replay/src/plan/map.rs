@@ -15,6 +15,8 @@ pub(crate) enum Place {
     Leave(&'static str),
     /// This function has just given `iommu_probe_device_lock` back.
     Unlocked(&'static str),
+    /// The next step is this function's store to this field of the lab.
+    Storing(&'static str, &'static str),
 }
 
 /// A row of the map.
@@ -42,12 +44,12 @@ const ALWAYS: (u32, u32) = (0, 0);
 const FOR_EVER: (u32, u32) = (u32::MAX, 0);
 
 macro_rules! site {
-    ($who:ident $name:literal $place:ident($function:literal) $stop:expr, $words:literal $(, from $from:expr)? $(, to $to:expr)? $(, on $bus:ident)?) => {
+    ($who:ident $name:literal $place:ident($($function:literal),+) $stop:expr, $words:literal $(, from $from:expr)? $(, to $to:expr)? $(, on $bus:ident)?) => {
         Site {
             name: $name,
             words: $words,
             who: Who::$who,
-            place: Place::$place($function),
+            place: Place::$place($($function),+),
             stop: $stop,
             from: first(&[$($from,)? ALWAYS]),
             to: first(&[$($to,)? FOR_EVER]),
@@ -96,6 +98,9 @@ const SITES: &[Site] = &[
         "the fwspec is made, probe lock given back, group not looked at", from (6, 2)),
     site!(Client "set-up" Enter("arch_setup_dma_ops") Some("arch_setup_dma_ops?x0=client"),
         "about to set up DMA ops", to (6, 10)),
+    // One byte holds dma_coherent and dma_iommu; the first store of it is that of dma_coherent.
+    site!(Client "storing" Storing("arch_setup_dma_ops", "DMA path") Some("arch_setup_dma_ops!dma_iommu"),
+        "the byte of dma_coherent and dma_iommu is loaded, not stored", from (6, 12), to (7, 1)),
     site!(Client "claim" Enter("iommu_device_use_default_domain") Some("iommu_device_use_default_domain?x0=client"),
         "about to claim the group's default domain"),
     site!(Client "claimed" Leave("iommu_device_use_default_domain") Some("iommu_device_use_default_domain:return?x0=client"),

@@ -20,6 +20,8 @@ pub(crate) enum ModelEnd {
     Reached,
     /// The thread finished before it.
     Finished,
+    /// The thread died of an oops before it.
+    Died,
     /// It waits for something that only the other thread can give.
     Blocked(String),
 }
@@ -102,6 +104,9 @@ impl Model {
         let mut last = self.last(who);
         for _ in 0..MOST_STEPS {
             let next = self.next(who);
+            if next.is_none() && oopsed(&self.trace()?, who) {
+                return Ok(ModelEnd::Died);
+            }
             if last.is_some() && is_at(place, last.as_ref(), next.as_ref()) {
                 return Ok(ModelEnd::Reached);
             }
@@ -189,6 +194,12 @@ impl Model {
     }
 }
 
+/// Has a thread died of an oops?
+fn oopsed(trace: &Trace, who: Who) -> bool {
+    let mut own = trace.steps.iter().filter(|step| step.thread == who.number());
+    own.any(|step| step.report.changes.iter().any(|change| change.field.name == "oops"))
+}
+
 /// Is a thread at `place` between its last and its next step?
 pub(crate) fn is_at(place: Place, last: Option<&TraceStep>, next: Option<&TraceStep>) -> bool {
     let inside = |step: Option<&TraceStep>, function: &str| {
@@ -203,5 +214,34 @@ pub(crate) fn is_at(place: Place, last: Option<&TraceStep>, next: Option<&TraceS
                 && site.action == Action::Unlock
                 && site.object == "iommu_probe_device_lock"
         }),
+        Place::Storing(function, object) => next.is_some_and(|step| {
+            let site = &step.label.site;
+            site.function == function && site.action == Action::Write && site.object == object
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Board;
+    use crate::plan::protocol_of;
+    use portcullis_lab::linux::Budget;
+
+    /// The lab's own schedule of a property that a thread dies of, led on.
+    #[test]
+    fn a_thread_that_dies_comes_to_no_place() {
+        let protocol = protocol_of((7, 3, 4)).expect("a known version");
+        let world = Board::find("nvme").expect("a board").world();
+        let report =
+            linux::check(&protocol, &world, Budget::default(), &mut |_| {}).expect("the lab runs");
+        let found = report.violations.iter().find(|found| found.name == "null-iova");
+        let schedule: Schedule = found.expect("7.3 has it").schedule.parse().expect("a schedule");
+        let mut model = Model::new(&protocol, &world);
+        model.rewind(&schedule.moves);
+        let end = model.advance(Who::Client, Place::Leave("really_probe")).expect("the lab runs");
+        assert_eq!(end, ModelEnd::Died);
+        let end = model.advance(Who::Smmu, Place::Leave("really_probe")).expect("the lab runs");
+        assert_eq!(end, ModelEnd::Reached);
     }
 }

@@ -58,6 +58,23 @@ pub const NAMED: &[Named] = &[
         ],
     },
     Named {
+        name: "lost-bit",
+        summary: "the report's race, narrower: the client stores back the byte of dma_iommu that it has loaded before the walk sets the bit",
+        steps: &[
+            (Smmu, "walk"),
+            (Client, "parsed"),
+            (Smmu, "grouped"),
+            (Client, "storing"),
+            (Smmu, "bound"),
+            (Client, "done"),
+        ],
+    },
+    Named {
+        name: "late-lost-bit",
+        summary: "as lost-bit, where the walk parses firmware itself",
+        steps: &[(Smmu, "walk-parse"), (Client, "storing"), (Smmu, "bound"), (Client, "done")],
+    },
+    Named {
         name: "control",
         summary: "no race: the SMMU is bound, then the client probes",
         steps: &[(Smmu, "bound"), (Client, "done")],

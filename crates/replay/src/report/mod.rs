@@ -94,6 +94,8 @@ pub enum StepEnd {
     Reached,
     /// The thread's probe returned before.
     Returned(i32),
+    /// The thread died of an oops.
+    Died,
     /// The thread did not come in time.
     Late,
     /// The guest ended.
@@ -105,6 +107,7 @@ impl From<Arrival> for StepEnd {
         match arrival {
             Arrival::Reached => Self::Reached,
             Arrival::Returned(value) => Self::Returned(value),
+            Arrival::Died => Self::Died,
             Arrival::Late => Self::Late,
             Arrival::GuestEnded => Self::GuestEnded,
         }
@@ -150,12 +153,14 @@ impl StepReport {
         let as_said = match (expected, self.arrival) {
             (ModelEnd::Reached, end) => end == StepEnd::Reached,
             (ModelEnd::Finished, end) => matches!(end, StepEnd::Returned(_)),
+            (ModelEnd::Died, end) => end == StepEnd::Died,
             (ModelEnd::Blocked(_), end) => end == StepEnd::Late,
         };
         if !as_said {
             let predicted = match expected {
                 ModelEnd::Reached => "reached".to_owned(),
                 ModelEnd::Finished => "returns before".to_owned(),
+                ModelEnd::Died => "dies of an oops".to_owned(),
                 ModelEnd::Blocked(at) => format!("blocked at {at}"),
             };
             return vec![Deviation {
@@ -178,6 +183,7 @@ impl std::fmt::Display for StepEnd {
         match self {
             Self::Reached => f.write_str("reached"),
             Self::Returned(value) => write!(f, "the probe returned {value} before"),
+            Self::Died => f.write_str("the thread died of an oops"),
             Self::Late => f.write_str("not reached in time"),
             Self::GuestEnded => f.write_str("the guest ended"),
         }

@@ -15,6 +15,7 @@ pub(crate) const FUNCTIONS: &[(u64, &str)] = &[
     (0, "T_text"),
     (0x800, "tvectors"),
     (0x1000, "Tmsleep"),
+    (0x1100, "Tmake_task_dead"),
     (0x2000, "Tiommu_device_register"),
     (0x2100, "treally_probe"),
     (0x2200, "tprobe_iommu_group"),

@@ -44,6 +44,8 @@ pub(crate) enum Arrival {
     Reached,
     /// The thread's first function returned before the stop was met; it is parked there.
     Returned(i32),
+    /// The thread died of an oops.
+    Died,
     /// It is not there in time.
     Late,
     /// The guest ended.
@@ -74,6 +76,8 @@ pub(crate) struct Session<'a> {
     base: u64,
     msleep: u64,
     driver_probe: u64,
+    /// Where a thread goes that dies.
+    death: u64,
     watched: BTreeMap<u64, String>,
     breakpoints: BTreeSet<u64>,
     ablation: Option<(u64, Ablation)>,
@@ -98,6 +102,7 @@ impl<'a> Session<'a> {
             Ok::<u64, Error>(base.wrapping_add(symbol(image, name, wanted)?))
         };
         let msleep = at("msleep", "parking threads")?;
+        let death = at("make_task_dead", "seeing a thread die")?;
         let driver_probe = base.wrapping_add(setup.driver_probe.offset(image)?);
         let found = setup.watched.iter().filter_map(|name| {
             image.symbols.offset(name).map(|offset| (base.wrapping_add(offset), (*name).to_owned()))
@@ -111,6 +116,7 @@ impl<'a> Session<'a> {
             base,
             msleep,
             driver_probe,
+            death,
             watched,
             breakpoints: BTreeSet::new(),
             ablation: None,
@@ -146,8 +152,9 @@ impl<'a> Session<'a> {
     pub(crate) fn arm(&mut self) -> Result<(), Error> {
         let births: Vec<u64> = self.threads.iter().map(|thread| thread.birth.address).collect();
         let watched: Vec<u64> = self.watched.keys().copied().collect();
-        let others =
-            [self.driver_probe].into_iter().chain(self.ablation.as_ref().map(|(at, _)| *at));
+        let others = [self.driver_probe, self.death]
+            .into_iter()
+            .chain(self.ablation.as_ref().map(|(at, _)| *at));
         for address in births.into_iter().chain(watched).chain(others) {
             self.breakpoint(address)?;
         }
@@ -190,8 +197,14 @@ impl<'a> Session<'a> {
         };
         let before = self.threads[number].returned;
         self.threads[number].goal = goal;
-        let end = self.pump(bound, |session| matches!(session.threads[number].goal, Goal::Held))?;
+        let end = self.pump(bound, |session| {
+            let thread = &session.threads[number];
+            matches!(thread.goal, Goal::Held) || thread.died
+        })?;
         let thread = &self.threads[number];
+        if thread.died {
+            return Ok(Arrival::Died);
+        }
         Ok(match (end, stop, thread.returned) {
             (Arrival::Reached, Some(_), Some(value))
                 if before.is_none() && thread.ends_at_end && thread.at_own_end() =>
@@ -354,6 +367,11 @@ impl<'a> Session<'a> {
 
     /// A thread of the schedule passes a breakpoint. Says whether it is parked there.
     fn passed(&mut self, number: usize, registers: &CoreRegisters) -> Result<bool, Error> {
+        if registers.pc == self.death {
+            self.threads[number].died = true;
+            self.threads[number].goal = Goal::Free;
+            return Ok(false);
+        }
         let watched = self.watched.get(&registers.pc).map(String::as_str);
         self.threads[number].note_calls(registers, watched);
         if watched.is_some() {

@@ -1,7 +1,7 @@
 //! Stops: places in a kernel where a thread can be parked.
 
 use crate::error::Error;
-use crate::image::{KernelImage, calls};
+use crate::image::{KernelImage, calls, stores_of_byte};
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,6 +13,7 @@ use std::str::FromStr;
 /// | `function#2` | the second function of that name, by address |
 /// | `function:return` | just back in its caller |
 /// | `function@callee.3` | in `function`, just behind its third direct call of `callee` |
+/// | `function!member` | in `function`, about to store the byte that holds this bit of `struct device` |
 /// | `...?x0=client` | as above, only if register x0 points to the client's `struct device` |
 /// | `...?x2=smmu` | only if x2 points to the device of the SMMU that registers |
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +39,11 @@ pub(crate) enum At {
         callee: String,
         /// Which of its calls.
         number: usize,
+    },
+    /// Between the load and the store of the byte that holds a bit of `struct device`, at its first store.
+    Storing {
+        /// The bit.
+        member: String,
     },
 }
 
@@ -92,6 +98,11 @@ impl FromStr for Stop {
         };
         let (function, at) = if let Some(function) = place.strip_suffix(":return") {
             (function, At::Return)
+        } else if let Some((function, member)) = place.split_once('!') {
+            if member.is_empty() {
+                return Err(bad("no member"));
+            }
+            (function, At::Storing { member: member.to_owned() })
         } else if let Some((function, call)) = place.split_once('@') {
             let (callee, number) = call.rsplit_once('.').unwrap_or((call, "1"));
             let number = number.parse().ok().filter(|number| *number > 0);
@@ -114,6 +125,7 @@ impl fmt::Display for Stop {
             At::Entry => {}
             At::Return => f.write_str(":return")?,
             At::Behind { callee, number } => write!(f, "@{callee}.{number}")?,
+            At::Storing { member } => write!(f, "!{member}")?,
         }
         match self.device {
             Some((register, Role::Client)) => write!(f, "?x{register}=client"),
@@ -127,19 +139,32 @@ impl Stop {
     /// Where the breakpoint of this stop stands, from the start of the image: for a return the function's entry, where it is armed.
     pub(crate) fn offset(&self, image: &KernelImage) -> Result<u64, Error> {
         let start = symbol(image, &self.function, &format!("the stop `{self}`"))?;
-        let At::Behind { callee, number } = &self.at else { return Ok(start) };
-        let target = symbol(image, callee, &format!("the stop `{self}`"))?;
         let end = image.symbols.end(start).unwrap_or(start);
         let code = usize::try_from(start).ok().zip(usize::try_from(end).ok());
         let code = code.and_then(|(start, end)| image.bytes.get(start..end)).unwrap_or_default();
-        let found: Vec<u64> = calls(code, start)
-            .filter(|call| call.target == target)
-            .map(|call| call.at + 4)
-            .collect();
-        found.get(number - 1).copied().ok_or_else(|| Error::Stop {
-            stop: self.to_string(),
-            why: format!("{} calls `{callee}` directly {} times", self.function, found.len()),
-        })
+        let missing = |why: String| Error::Stop { stop: self.to_string(), why };
+        match &self.at {
+            At::Entry | At::Return => Ok(start),
+            At::Behind { callee, number } => {
+                let target = symbol(image, callee, &format!("the stop `{self}`"))?;
+                let found: Vec<u64> = calls(code, start)
+                    .filter(|call| call.target == target)
+                    .map(|call| call.at + 4)
+                    .collect();
+                found.get(number - 1).copied().ok_or_else(|| {
+                    let count = found.len();
+                    missing(format!("{} calls `{callee}` directly {count} times", self.function))
+                })
+            }
+            At::Storing { member } => {
+                let place = image.btf.member("device", member);
+                let place =
+                    place.ok_or_else(|| missing(format!("struct device has no {member}")))?;
+                stores_of_byte(code, start, place.byte).next().ok_or_else(|| {
+                    missing(format!("{} stores no byte that holds {member}", self.function))
+                })
+            }
+        }
     }
 }
 
@@ -167,12 +192,15 @@ mod tests {
             "bus_iommu_probe",
             "arm_smmu_probe_device#2:return?x0=client",
             "of_iommu_configure@mutex_unlock.3",
+            "arch_setup_dma_ops!dma_iommu",
             "iommu_device_register?x2=smmu",
         ] {
             let stop: Stop = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(stop.to_string(), text);
         }
-        for text in ["", "f@g.0", "f?x31=client", "f?x0=disk", "f?x0", ":return"] {
+        for text in
+            ["", "f@g.0", "f!", "!dma_iommu", "f?x31=client", "f?x0=disk", "f?x0", ":return"]
+        {
             assert!(text.parse::<Stop>().is_err(), "{text}");
         }
     }

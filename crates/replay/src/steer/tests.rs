@@ -115,6 +115,19 @@ fn who_never_comes_is_late() {
 }
 
 #[test]
+fn a_thread_that_dies_is_told_from_one_that_never_comes() {
+    let image = fake::kernel();
+    let mut threads = threads(false, 0);
+    // P2 dies where its driver would have begun.
+    threads[1].path.truncate(3);
+    threads[1].path.push(pass(0x1100, 0, 0, 0x9e0));
+    let (mut session, _) = session(&image, threads);
+    assert!(session.await_births(ENOUGH).expect("it runs"));
+    assert_eq!(session.advance(1, None, ENOUGH).expect("it runs"), Arrival::Died);
+    assert_eq!(session.thread(1).returned, None);
+}
+
+#[test]
 fn nobody_is_parked_where_nobody_may_sleep() {
     let image = fake::kernel();
     let (mut session, _) = session(&image, threads(false, 1));

@@ -69,6 +69,8 @@ pub(crate) struct Thread {
     pub(crate) goal: Goal,
     /// The end of its first function ends an advance; else the thread lives on behind it.
     pub(crate) ends_at_end: bool,
+    /// It has died of an oops.
+    pub(crate) died: bool,
     /// The value that the function of its birth returned.
     pub(crate) returned: Option<i32>,
     /// Watched functions that it is in.
@@ -89,6 +91,7 @@ impl Thread {
             parked: None,
             goal: Goal::Held,
             ends_at_end: true,
+            died: false,
             returned: None,
             frames: Vec::new(),
             returns: Vec::new(),
