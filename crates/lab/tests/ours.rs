@@ -207,7 +207,7 @@ fn the_smmuv2_driver_in_every_order() {
 /// The drivers whose units read tables and queues by themselves, in the worlds a to h, with a handle used against a rebind, and with a queue that stands still.
 #[test]
 fn the_drivers_of_other_families_in_every_order() {
-    for family in [Family::RiscV, Family::VtD] {
+    for family in [Family::RiscV, Family::VtD, Family::Virtio] {
         in_every_order(family);
     }
 }

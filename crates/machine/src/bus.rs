@@ -12,6 +12,7 @@ use crate::request::{Bytes, DmaOutcome, DmaRequest};
 use crate::riscv::{RiscvIommu, RiscvProfile};
 use crate::smmuv2::{SmmuV2, SmmuV2Profile};
 use crate::smmuv3::{Profile, SmmuV3};
+use crate::virtio::{VirtioIommu, VirtioProfile};
 use crate::vtd::{VtdIommu, VtdProfile};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use std::fmt;
@@ -143,6 +144,11 @@ impl Machine {
     /// Adds a RISC-V IOMMU as it comes out of reset.
     pub fn add_riscv(&self, profile: RiscvProfile) -> Arc<RiscvIommu> {
         self.add_iommu(profile.coherent, |wiring| RiscvIommu::new(wiring, profile))
+    }
+
+    /// Adds a virtio-iommu as it comes out of power-on.
+    pub fn add_virtio(&self, profile: VirtioProfile) -> Arc<VirtioIommu> {
+        self.add_iommu(true, |wiring| VirtioIommu::new(wiring, profile))
     }
 
     /// Adds a VT-d unit as it comes out of reset: it lets everything pass.

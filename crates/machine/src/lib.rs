@@ -40,6 +40,8 @@
 //! Also not supported, of SMMUv2: nested translation, short descriptors, the upper range of AArch32 tables, address translation operations, the performance monitor; a transaction that faults is aborted also where `GFRE`
 //! or `CFRE` ask for an answer of zeroes.
 //!
+//! Also not supported, of a [`VirtioIommu`]: the PCI transport, packed queues, indirect descriptors, event indexes, and the views of memory of an agent that does not snoop (what it reads and writes is what the CPU sees).
+//!
 //! Also not supported, of a [`RiscvIommu`]: process directories, MSI page tables, ATS (the page-request queue is there, nothing comes), flags set by hardware, big endian, Sv32, Svpbmt, the performance
 //! monitor, debugging by translation requests, quality of service.
 //!
@@ -66,6 +68,7 @@ mod sight;
 mod smmuv2;
 mod smmuv3;
 mod sparse;
+mod virtio;
 mod vmsa;
 mod vtd;
 
@@ -89,4 +92,5 @@ pub use smmuv2::{
     share_translations,
 };
 pub use smmuv3::{Counters, InterruptLine, Profile, SmmuRegisters, SmmuV3};
+pub use virtio::{VirtioCounters, VirtioIommu, VirtioProfile};
 pub use vtd::{VtdCounters, VtdIommu, VtdProfile};

@@ -12,8 +12,8 @@ use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
     Device, DmaRequest, Expectation, FirmwareGroup, Interleaved, IommuModel, Machine,
     MachineBuilder, MachinePlatform, Policy, Port, Profile, RegisterBlock, RegisterModel,
-    RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, VtdProfile,
-    share_translations,
+    RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, VirtioProfile,
+    VtdProfile, share_translations,
 };
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Platform, Registers};
@@ -39,6 +39,8 @@ pub enum UnitProfile {
     RiscV(RiscvProfile),
     /// A VT-d unit.
     VtD(VtdProfile),
+    /// A virtio-iommu on the memory bus.
+    Virtio(VirtioProfile),
 }
 
 impl From<Profile> for UnitProfile {
@@ -73,6 +75,7 @@ impl Unit {
             }
             UnitProfile::RiscV(profile) => Self::of(machine.add_riscv(profile)),
             UnitProfile::VtD(profile) => Self::of(machine.add_vtd(profile)),
+            UnitProfile::Virtio(profile) => Self::of(machine.add_virtio(profile)),
         }
     }
 
@@ -304,7 +307,9 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
             Some(UnitProfile::RiscV(RiscvProfile { coherent, ..whole }))
         }
         IommuKind::VtD => Some(UnitProfile::VtD(VtdProfile::server())),
-        IommuKind::SmmuV2 | IommuKind::AmdVi | IommuKind::VirtioIommu | IommuKind::Other => None,
+        // One that is a PCI function is driven through the registers of the memory bus all the same: behind both is the same device.
+        IommuKind::VirtioIommu => Some(UnitProfile::Virtio(VirtioProfile::qemu10())),
+        IommuKind::SmmuV2 | IommuKind::AmdVi | IommuKind::Other => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use portcullis::FwNode;
 use portcullis_machine::{
     Consumption, Faults, Policy, Profile, RiscvIommu, RiscvProfile, SmmuV2, SmmuV2Profile, SmmuV3,
-    TlbPolicy, VtdIommu, VtdProfile,
+    TlbPolicy, VirtioIommu, VirtioProfile, VtdIommu, VtdProfile,
 };
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
@@ -25,11 +25,13 @@ pub enum Family {
     RiscV,
     /// Intel VT-d.
     VtD,
+    /// The virtio-iommu.
+    Virtio,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD];
+    pub const ALL: [Self; 5] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD, Self::Virtio];
 
     /// Its driver's word.
     pub fn driver(self) -> &'static str {
@@ -38,12 +40,18 @@ impl Family {
             Self::SmmuV2 => "smmuv2",
             Self::RiscV => "riscv",
             Self::VtD => "vtd",
+            Self::Virtio => "virtio",
         }
     }
 
     /// The family with that driver.
     pub fn named(driver: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.driver() == driver)
+    }
+
+    /// Whether two units can translate by one address space: not where it is a channel of requests to one of them.
+    pub(crate) fn shares_spaces(self) -> bool {
+        self != Self::Virtio
     }
 
     /// What the keys of its worlds begin with.
@@ -53,6 +61,7 @@ impl Family {
             Self::SmmuV2 => "v2-",
             Self::RiscV => "riscv-",
             Self::VtD => "vtd-",
+            Self::Virtio => "virtio-",
         }
     }
 
@@ -63,6 +72,7 @@ impl Family {
             Self::SmmuV2 => "SMMUv2: ",
             Self::RiscV => "RISC-V: ",
             Self::VtD => "VT-d: ",
+            Self::Virtio => "virtio: ",
         }
     }
 
@@ -75,7 +85,7 @@ impl Family {
             ..Policy::like_qemu()
         };
         match self {
-            Self::SmmuV3 | Self::RiscV | Self::VtD => policy,
+            Self::SmmuV3 | Self::RiscV | Self::VtD | Self::Virtio => policy,
             Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
         }
     }
@@ -109,13 +119,17 @@ impl Family {
                 protected_memory: false,
                 ..VtdProfile::server()
             }),
+            // The hypervisor was told to close the boot bypass: until the driver runs nobody else can.
+            Self::Virtio => {
+                UnitProfile::Virtio(VirtioProfile { boot_bypass: false, ..VirtioProfile::small() })
+            }
         }
     }
 
     /// What firmware has done to the unit before the world begins: an SMMUv2 and a VT-d unit let everything pass out of reset, and firmware has seen to it that nothing does.
     pub(crate) fn prepare<P: Platform>(self, bed: &SoftwareMachine<P>, node: FwNode) {
         match self {
-            Self::SmmuV3 | Self::RiscV => {}
+            Self::SmmuV3 | Self::RiscV | Self::Virtio => {}
             Self::SmmuV2 => {
                 let smmu = bed.iommu::<SmmuV2>(node).expect("it was assembled");
                 smmu.registers().write32(SCR0.offset, scr0::USFCFG.of(1) as u32);
@@ -150,6 +164,9 @@ impl Family {
             Self::VtD => {
                 bed.iommu::<VtdIommu>(node).expect("it was assembled").inject(faults);
             }
+            Self::Virtio => {
+                bed.iommu::<VirtioIommu>(node).expect("it was assembled").inject(faults);
+            }
         }
     }
 
@@ -160,7 +177,7 @@ impl Family {
     pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
         match self {
             Self::SmmuV3 => step("smmu", index, what, write),
-            Self::RiscV | Self::VtD => step("iommu", index, what, write),
+            Self::RiscV | Self::VtD | Self::Virtio => step("iommu", index, what, write),
             Self::SmmuV2 => {
                 step("smmu", index, what, what == "transaction");
                 let shared = [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH];

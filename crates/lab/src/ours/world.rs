@@ -294,17 +294,19 @@ impl World {
     }
 
     /// Worlds on the driver of `family`, all exhausted: a to h, the use of a handle against a rebind, and those that show what only this hardware can get wrong. None for the SMMUv3:
-    /// its worlds have lists of their own.
+    /// its worlds have lists of their own. Where no two units can share an address space, there is no world of a client behind two (h): it can only be blocked.
     pub fn of_family(family: Family) -> Vec<Self> {
         let own = match family {
             Family::SmmuV3 => return Vec::new(),
             Family::SmmuV2 => Self::only_smmu_v2(),
-            Family::RiscV | Family::VtD => {
+            Family::RiscV | Family::VtD | Family::Virtio => {
                 let queued = |world: &Self| world.key == "unanswered";
                 Self::revoking().into_iter().filter(queued).collect()
             }
         };
         let both = Self::exhaustive().into_iter().filter(|world| world.key.as_str() <= "h");
+        let shares = |client: &Client| client.iommus.len() < 2 || family.shares_spaces();
+        let both = both.filter(|world| world.clients.iter().all(shares));
         let handle = Self::revoking().into_iter().filter(|world| world.key == "handle");
         let named = |world: Self| Self {
             key: format!("{}{}", family.prefix(), world.key),
