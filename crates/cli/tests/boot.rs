@@ -28,6 +28,39 @@ fn any_order_ends_in_the_same_picture() {
     }
 }
 
+/// A machine of two families: the built-in board with a VT-d unit in the place of its second SMMUv3. What is behind both has no table that both can walk, and stays blocked.
+#[test]
+fn a_mixed_machine_comes_up_in_a_storm() {
+    let mut description = board::read(None, &[]).expect("the built-in board");
+    let unit = &mut description.iommus[1];
+    unit.kind = portcullis_firmware::IommuKind::VtD;
+    unit.compatible = vec!["intel,vt-d".to_owned()];
+    let expected = calm_picture(&description);
+    for seed in 0..6 {
+        let options =
+            BootOptions { cpus: 4, seed, order: Order::Random, storm: true, ..BootOptions::CALM };
+        let machine = SoftwareMachine::with_preemption(&description, seed);
+        let (report, _) = boot(&description, &machine, options, Some(&expected));
+        assert!(report.held(), "{seed}: {:?}", report.promises);
+        let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+        let iommus = json["iommus"].as_array().expect("a list");
+        let drivers: Vec<_> = iommus[..2].iter().map(|it| (&it["driver"], &it["state"])).collect();
+        let registered = serde_json::Value::from("registered");
+        assert_eq!(
+            drivers,
+            [(&"smmuv3".into(), &registered), (&"vtd".into(), &registered)],
+            "{seed}"
+        );
+        let translated = |unit: &serde_json::Value| {
+            let behind = |device: &&serde_json::Value| {
+                device["iommus"] == serde_json::json!([unit["path"]]) && device["dma_check"] == "ok"
+            };
+            json["devices"].as_array().expect("a list").iter().filter(behind).count()
+        };
+        assert!(iommus[..2].iter().all(|unit| translated(unit) >= 3), "{seed}: {json}");
+    }
+}
+
 #[test]
 fn the_built_in_board_has_every_shape_that_matters() {
     let description = board::read(None, &[]).expect("the built-in board");

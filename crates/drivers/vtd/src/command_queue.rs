@@ -7,7 +7,7 @@
 //! than it has entries, so the head tells without doubt how far hardware has fetched.
 //!
 //! When the queue stops on an error, whoever notices first repairs it. A descriptor that the unit refuses (IQE) is overwritten by a wait, and reported to the one thread that waits for it; a failed fetch is tried again first. When a device TLB
-//! timed out (ITE), or answered nonsense (ICE), waits that were fetched are lost: everybody who waits is told.
+//! timed out (ITE), waits that were fetched are lost: everybody who waits is told. A completion that nobody asked for (ICE) costs nothing.
 //!
 //! A wait that reaches its bound leaves the descriptors in the queue (they are harmless when the unit carries them out later) and marks the unit as dead: further calls fail at once, until the status word moves.
 
@@ -336,7 +336,7 @@ impl<P: Platform> CommandQueue<P> {
         if fsts::IQE.is_set(errors.into()) {
             self.pass_over(unit, inner, position)?;
         }
-        if errors & !(fsts::IQE.mask() as u32) != 0 {
+        if fsts::ITE.is_set(errors.into()) {
             // Waits before the head are lost, and what they would have confirmed is not known.
             inner.refused += 1;
             inner.failed = self.failures.fail_all();

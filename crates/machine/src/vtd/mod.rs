@@ -157,6 +157,16 @@ impl VtdIommu {
         state.epoch += 1;
     }
 
+    /// A device claims to have completed an invalidation that nobody asked it for: `ICE`.
+    pub fn receive_stray_completion(&self) {
+        let mut state = self.lock();
+        let event = state.registers.stray_completion();
+        state.owe(event);
+        let due = std::mem::take(&mut state.due);
+        drop(state);
+        self.deliver(due);
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> VtdCounters {
         self.lock().counters

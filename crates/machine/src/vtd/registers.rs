@@ -388,6 +388,11 @@ impl RegisterFile {
         self.set_status(fsts::ITE.mask())
     }
 
+    /// A completion came that nobody waits for.
+    pub(super) fn stray_completion(&mut self) -> Option<Event> {
+        self.set_status(fsts::ICE.mask())
+    }
+
     /// A wait with an event has completed.
     pub(super) fn wait_is_over(&mut self) -> Option<Event> {
         let again = ics::IWC.is_set(self.ics.into());

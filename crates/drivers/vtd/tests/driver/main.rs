@@ -255,6 +255,23 @@ fn a_lost_wait_is_told_and_not_waited_for() {
     }
 }
 
+/// A completion that nobody asked for is told and cleared; calls go on as if nothing had been.
+#[test]
+fn a_stray_completion_disturbs_nobody() {
+    let world = World::new(VtdProfile::server(), Policy::default());
+    let frame = world.board.frame();
+    world.map(IOVA, frame.address());
+    world.attach();
+    world.board.unit.receive_stray_completion();
+    let serviced = world.driver.service(usize::MAX, &mut |_| panic!("no fault"));
+    assert_eq!((serviced.errors, serviced.status), (GlobalErrors::COMMAND, 1 << 5));
+    world.board.unit.receive_stray_completion();
+    world.unmap(IOVA).expect("confirmed");
+    assert!(!world.board.write(IOVA));
+    assert_eq!(world.driver.statistics().refused_commands, 0);
+    world.board.assert_clean();
+}
+
 #[test]
 fn a_failed_fetch_is_tried_again_and_a_lasting_one_is_given_up() {
     let failed = |times: u64| {
