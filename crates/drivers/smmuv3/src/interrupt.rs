@@ -5,7 +5,8 @@
 
 use crate::Smmu;
 use crate::event_queue::decode;
-use portcullis::{Breakage, Fault, GlobalErrors, OpsError, Serviced};
+use portcullis::{Fault, GlobalErrors, Serviced};
+use portcullis_driver_parts::answer::{tell, tell_broken};
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::Field;
 use portcullis_spec::smmuv3::gerror;
@@ -20,10 +21,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         }
         match self.commands.acknowledge(&self.unit) {
             Ok(active) => tell(&mut serviced, global_errors(active), active.into()),
-            Err(error) => {
-                let (what, status) = broken(&error);
-                tell(&mut serviced, what, status);
-            }
+            Err(error) => tell_broken(&mut serviced, &error),
         }
         if !serviced.errors.contains(GlobalErrors::GONE) {
             self.take_faults(budget, sink, &mut serviced);
@@ -35,10 +33,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         loop {
             let taken = match self.events.take(&self.unit, budget - serviced.faults) {
                 Ok(taken) => taken,
-                Err(error) => {
-                    let (what, status) = broken(&error);
-                    return tell(serviced, what, status);
-                }
+                Err(error) => return tell_broken(serviced, &error),
             };
             serviced.overflows += u32::from(taken.overflowed);
             serviced.more = taken.more;
@@ -54,23 +49,6 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
                 return;
             }
         }
-    }
-}
-
-/// Adds what is wrong; the first status that is not 0 stays, since the errors come in the order of their weight.
-fn tell(serviced: &mut Serviced, errors: GlobalErrors, status: u64) {
-    serviced.errors |= errors;
-    if serviced.status == 0 {
-        serviced.status = status;
-    }
-}
-
-/// What an error of the command queue means for the unit as a whole.
-fn broken(error: &OpsError) -> (GlobalErrors, u64) {
-    match *error {
-        OpsError::Hardware { breakage: Breakage::Gone, status } => (GlobalErrors::GONE, status),
-        OpsError::Hardware { status, .. } => (GlobalErrors::COMMAND, status),
-        _ => (GlobalErrors::COMMAND, 0),
     }
 }
 

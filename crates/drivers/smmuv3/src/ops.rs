@@ -16,6 +16,7 @@ use portcullis::{
     Ticket, Unsupported,
 };
 use portcullis_addr::StreamId;
+use portcullis_driver_parts::answer::exact;
 use portcullis_driver_parts::{Stream, Submitted};
 use portcullis_pgtable::{
     ArmLpaeStage1, ArmLpaeStage2, IoPageTable, IotlbGather, TableError, TableFormat, TableParams,
@@ -296,15 +297,6 @@ impl<P: Platform, R: Registers> IommuOps for Smmu<P, R> {
 
 /// The ticket of an invalidation that owes nothing: no batch is without its CMD_SYNC.
 const NOTHING: Ticket = Ticket([0; 3]);
-
-/// The ids of `streams`, which this hardware looks up one by one.
-fn exact(streams: &[StreamSpec]) -> Result<Vec<StreamId>, OpsError> {
-    let id = |stream: &StreamSpec| match stream.mask {
-        0 => Ok(stream.id),
-        _ => Err(OpsError::Unsupported(Unsupported::StreamMask(*stream))),
-    };
-    streams.iter().map(id).collect()
-}
 
 /// The widest output size of the tables that is not above `bits`.
 fn output_bits(bits: u8) -> Option<u8> {

@@ -17,6 +17,7 @@ use portcullis::{
     Ticket, Unsupported,
 };
 use portcullis_addr::{Iova, IovaRange, PageSize, StreamId};
+use portcullis_driver_parts::answer::exact;
 use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
 use portcullis_driver_parts::{Name, Stream, Submitted};
 use portcullis_pgtable::{
@@ -323,12 +324,3 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
 
 /// The ticket of an invalidation that owes nothing: no batch is without its wait.
 const NOTHING: Ticket = Ticket([0; 3]);
-
-/// The ids of `streams`, which this hardware looks up one by one.
-fn exact(streams: &[StreamSpec]) -> Result<Vec<StreamId>, OpsError> {
-    let id = |stream: &StreamSpec| match stream.mask {
-        0 => Ok(stream.id),
-        _ => Err(OpsError::Unsupported(Unsupported::StreamMask(*stream))),
-    };
-    streams.iter().map(id).collect()
-}
