@@ -4,6 +4,7 @@
 // A crate that is only named in the manifest is not linked.
 use portcullis as _;
 use portcullis_addr as _;
+use portcullis_amdvi as _;
 #[cfg(target_pointer_width = "64")]
 use portcullis_bare as _;
 use portcullis_firmware as _;

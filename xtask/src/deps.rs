@@ -20,6 +20,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
     ("portcullis-driver-parts", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     (
+        "portcullis-amdvi",
+        &[
+            "portcullis-addr",
+            "portcullis-driver-parts",
+            "portcullis-platform",
+            "portcullis-spec",
+            "portcullis-pgtable",
+            "portcullis",
+        ],
+    ),
+    (
         "portcullis-riscv",
         &[
             "portcullis-addr",
@@ -81,6 +92,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis-pgtable",
             "portcullis-iova",
             "portcullis",
+            "portcullis-amdvi",
             "portcullis-bare",
             "portcullis-firmware",
             "portcullis-riscv",
@@ -117,6 +129,7 @@ const SEES_EVERYTHING: &[&str] =
 
 /// Not even in a test: the software machine and the drivers meet only where neither is under test alone, so the model never learns from a driver.
 const NEVER: &[(&str, &str)] = &[
+    ("portcullis-machine", "portcullis-amdvi"),
     ("portcullis-machine", "portcullis-riscv"),
     ("portcullis-machine", "portcullis-smmuv2"),
     ("portcullis-machine", "portcullis-smmuv3"),
@@ -135,6 +148,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis",
     "portcullis-firmware",
     "portcullis-driver-parts",
+    "portcullis-amdvi",
     "portcullis-riscv",
     "portcullis-smmuv2",
     "portcullis-smmuv3",

@@ -146,6 +146,8 @@ pub(crate) enum QemuMachineName {
     Virtio,
     /// The PC `q35` with Intel's VT-d, described by its ACPI tables.
     Q35Vtd,
+    /// The PC `q35` with `amd-iommu`, described by its ACPI tables.
+    Q35Amd,
 }
 
 impl QemuMachineName {
@@ -158,6 +160,7 @@ impl QemuMachineName {
             Self::RiscvAcpi => portcullis_testbed::QemuBoard::RiscvAcpi,
             Self::Virtio => portcullis_testbed::QemuBoard::Virtio,
             Self::Q35Vtd => portcullis_testbed::QemuBoard::Q35Vtd,
+            Self::Q35Amd => portcullis_testbed::QemuBoard::Q35Amd,
         }
     }
 }

@@ -280,6 +280,13 @@ fn qemu_boots_a_pc_with_vtd_with_every_device_translated() {
     boots_with_every_device_translated(Architecture::X86_64, QemuBoard::Q35Vtd, 5, test);
 }
 
+/// As IVRS describes it; none behind a bridge.
+#[test]
+fn qemu_boots_a_pc_of_amds_with_every_device_translated() {
+    let test = "qemu_boots_a_pc_of_amds_with_every_device_translated";
+    boots_with_every_device_translated(Architecture::X86_64, QemuBoard::Q35Amd, 4, test);
+}
+
 /// What `--save-tables` writes is what `show` takes.
 #[test]
 fn tables_that_were_saved_are_read_again() {

@@ -14,6 +14,7 @@
 //! | [`platform`] | `portcullis-platform` | the seams: locks, memory, registers, time | `std`: on the standard library |
 //! | [`pgtable`] | `portcullis-pgtable` | page tables, thirteen formats | |
 //! | [`iova`] | `portcullis-iova` | the allocator of I/O addresses | |
+//! | `amdvi` | `portcullis-amdvi` | driver: AMD IOMMU (AMD-Vi) | `amdvi` |
 //! | `riscv` | `portcullis-riscv` | driver: RISC-V IOMMU 1.0 | `riscv` |
 //! | `smmuv2` | `portcullis-smmuv2` | driver: Arm SMMUv2, MMU-500 | `smmuv2` |
 //! | `smmuv3` | `portcullis-smmuv3` | driver: Arm SMMUv3 | `smmuv3` |
@@ -61,6 +62,8 @@
 
 pub use portcullis::*;
 pub use portcullis_addr as addr;
+#[cfg(feature = "amdvi")]
+pub use portcullis_amdvi as amdvi;
 #[cfg(feature = "bare")]
 pub use portcullis_bare as bare;
 #[cfg(feature = "firmware")]

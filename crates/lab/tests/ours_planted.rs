@@ -1,6 +1,7 @@
 //! Safeguards of the core left out one by one: each is missed within the worlds that are exhausted.
 
 use portcullis::Safeguard;
+use portcullis_amdvi as amdvi;
 use portcullis_lab::ours::{Omitted, World, omit, omit_named};
 use portcullis_riscv as riscv;
 use portcullis_smmuv2 as smmuv2;
@@ -25,6 +26,11 @@ fn found_in_v2(safeguard: smmuv2::Safeguard, key: &str, property: &str) {
 
 /// The same for a safeguard of the RISC-V driver.
 fn found_in_riscv(safeguard: riscv::Safeguard, key: &str, property: &str) {
+    missed(safeguard.name(), omit_named(safeguard.name()), key, property);
+}
+
+/// The same for a safeguard of the AMD-Vi driver.
+fn found_in_amdvi(safeguard: amdvi::Safeguard, key: &str, property: &str) {
     missed(safeguard.name(), omit_named(safeguard.name()), key, property);
 }
 
@@ -179,6 +185,11 @@ fn vtd_an_entry_that_is_not_forgotten() {
 #[test]
 fn riscv_a_context_that_is_not_forgotten() {
     found_in_riscv(riscv::Safeguard::ForgetContext, "riscv-e", "machine");
+}
+
+#[test]
+fn amdvi_an_entry_that_is_not_forgotten() {
+    found_in_amdvi(amdvi::Safeguard::ForgetEntry, "amdvi-e", "machine");
 }
 
 /// The twelfth is in what surrounds the core: its types do not let an instance be registered that is not brought up, a wrapper does.

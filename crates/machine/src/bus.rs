@@ -1,6 +1,7 @@
 //! The machine: memory, devices, IOMMUs, and the paths between them.
 
 use crate::access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
+use crate::amdvi::{AmdVi, AmdViProfile};
 use crate::clock::{MachineClock, TimeSource};
 use crate::device::{Device, Expectation, Port};
 use crate::faults::Policy;
@@ -154,6 +155,11 @@ impl Machine {
     /// Adds a VT-d unit as it comes out of reset: it lets everything pass.
     pub fn add_vtd(&self, profile: VtdProfile) -> Arc<VtdIommu> {
         self.add_iommu(!profile.needs_publishing(), |wiring| VtdIommu::new(wiring, profile))
+    }
+
+    /// Adds an AMD IOMMU as it comes out of reset: it lets everything pass.
+    pub fn add_amdvi(&self, profile: AmdViProfile) -> Arc<AmdVi> {
+        self.add_iommu(profile.coherent, |wiring| AmdVi::new(wiring, profile))
     }
 
     /// Adds the IOMMU that `make` returns. `coherent` says whether its own accesses snoop the CPUs' caches.

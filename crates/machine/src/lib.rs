@@ -48,11 +48,16 @@
 //! Also not supported, of a [`VtdIommu`]: interrupt remapping, device TLBs and page requests, requests with a PASID, nested stages, flags set by hardware (a leaf without them is refused), the registers by which caches are
 //! invalidated without a queue, the advanced fault log, protected memory regions (they can be turned on and off, and protect nothing), performance monitoring, virtual commands.
 //!
+//! Also not supported, of an [`AmdVi`]: guest (v2) tables, ATS and page requests (their log is there, nothing comes), interrupt remapping (a device's interrupts go nowhere), flags set by hardware, the guest virtual APIC, performance
+//! counters, SE and SA.
+//!
 //! Dependency rule: uses `addr`, `platform` and `spec`; never a driver, and no driver uses it. `std`. `unsafe` only as the word before `impl DmaMemory`.
 
 mod access;
 mod allocator;
+mod amdvi;
 mod bus;
+mod chunks;
 mod clock;
 mod device;
 mod faults;
@@ -73,6 +78,7 @@ mod vmsa;
 mod vtd;
 
 pub use access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
+pub use amdvi::{AmdVi, AmdViCounters, AmdViProfile};
 pub use bus::{Machine, MachineBuilder};
 pub use clock::{MachineClock, TimeSource};
 pub use device::{BUFFER_SIZE, Device, Expectation, Port};

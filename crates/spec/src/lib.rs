@@ -1,6 +1,6 @@
 //! Bit layouts of registers, queue entries and tables, as the documents print them.
 //!
-//! Scope: one module per document; [`riscv`] is the RISC-V IOMMU 1.0, [`smmuv2`] is Arm IHI 0062, [`smmuv3`] is Arm IHI 0070, [`virtio`] is what a virtio-iommu needs of Virtual I/O Device 1.3, [`vtd`] is Intel's VT-d. Everything here is data: offsets, fields, numbers. No algorithm may move in. Every
+//! Scope: one module per document; [`amdvi`] is AMD 48882, [`riscv`] is the RISC-V IOMMU 1.0, [`smmuv2`] is Arm IHI 0062, [`smmuv3`] is Arm IHI 0070, [`virtio`] is what a virtio-iommu needs of Virtual I/O Device 1.3, [`vtd`] is Intel's VT-d. Everything here is data: offsets, fields, numbers. No algorithm may move in. Every
 //! item cites its section, every field can be reached by name ([`Layout::fields`]), so that an independently typed table can be compared with it.
 //!
 //! ```
@@ -18,6 +18,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod amdvi;
 mod layout;
 pub mod page_table;
 pub mod riscv;

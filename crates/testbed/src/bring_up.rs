@@ -1,6 +1,6 @@
 //! How each family's driver is given what is known of a unit.
 
-use crate::registry::{BroughtUp, UnitNote, UnitOptions};
+use crate::registry::{BroughtUp, Kept, UnitNote, UnitOptions};
 use portcullis::NodeFailure;
 use portcullis_platform::{Platform, Registers};
 use portcullis_smmuv2::{Fate, FirmwareStream, Notice};
@@ -9,6 +9,27 @@ use std::sync::Arc;
 
 /// What a driver made of a unit.
 type Outcome = Result<BroughtUp, NodeFailure>;
+
+pub(crate) fn amdvi<P: Platform, R: Registers>(
+    platform: Arc<P>,
+    registers: R,
+    unit: &UnitOptions,
+) -> Outcome {
+    let usual = portcullis_amdvi::Options::default();
+    let options = portcullis_amdvi::Options {
+        index: unit.index,
+        coherent: unit.coherent,
+        command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
+        event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
+        stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
+        caches_absence: unit.caches_absence,
+        ..usual
+    };
+    let iommu = portcullis_amdvi::Iommu::bring_up(platform, registers, options)?;
+    let (blocks, bytes) = iommu.device_table_memory();
+    let kept = Kept { blocks, bytes };
+    Ok(BroughtUp { kept, ..BroughtUp::of(Box::new(iommu)) })
+}
 
 pub(crate) fn riscv<P: Platform, R: Registers>(
     platform: Arc<P>,
@@ -43,7 +64,7 @@ pub(crate) fn smmuv2<P: Platform, R: Registers>(
     let notes = smmu.notices().map(note).collect();
     let goes_on = |it: &&FirmwareStream| !matches!(it.fate, Fate::Blocked(_));
     let adopted = smmu.firmware_streams().iter().filter(goes_on).map(|it| it.stream).collect();
-    Ok(BroughtUp { instance: Box::new(smmu), notes, adopted })
+    Ok(BroughtUp { notes, adopted, ..BroughtUp::of(Box::new(smmu)) })
 }
 
 pub(crate) fn smmuv3<P: Platform, R: Registers>(

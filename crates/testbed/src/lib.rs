@@ -30,6 +30,6 @@ mod testbed;
 pub use endpoint::{Endpoint, OwnDriver, SharedBuffer};
 pub use qemu::{QemuBoard, QemuMachine, acpi_tables};
 pub use random::Random;
-pub use registry::{BroughtUp, DRIVERS, IommuDriver, UnitNote, UnitOptions, quirk_words};
+pub use registry::{BroughtUp, DRIVERS, IommuDriver, Kept, UnitNote, UnitOptions, quirk_words};
 pub use software::{SoftwareMachine, UnitProfile};
 pub use testbed::Testbed;

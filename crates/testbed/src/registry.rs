@@ -12,6 +12,7 @@ use std::sync::Arc;
 /// The hardware families that have a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
+    AmdVi,
     RiscV,
     SmmuV2,
     SmmuV3,
@@ -34,6 +35,7 @@ pub struct IommuDriver {
 pub const DRIVERS: &[IommuDriver] = &[
     IommuDriver { name: "smmuv3", compatible: &["arm,smmu-v3"], family: Family::SmmuV3 },
     IommuDriver { name: "smmuv2", compatible: COMPATIBLE, family: Family::SmmuV2 },
+    IommuDriver { name: "amdvi", compatible: portcullis_amdvi::COMPATIBLE, family: Family::AmdVi },
     IommuDriver { name: "riscv", compatible: portcullis_riscv::COMPATIBLE, family: Family::RiscV },
     IommuDriver { name: "vtd", compatible: portcullis_vtd::COMPATIBLE, family: Family::VtD },
     IommuDriver {
@@ -55,6 +57,8 @@ pub struct UnitOptions {
     pub queue_log2: Option<u8>,
     /// At most this many bits of stream id; `None` for all that the unit has.
     pub stream_id_bits: Option<u8>,
+    /// Whether an AMD IOMMU may hold "not present", as its PCI capability says (`NpCache`).
+    pub caches_absence: bool,
     /// What an SMMUv2's integration is known for.
     pub quirks: Quirks,
     /// Where an SMMUv2's ASIDs and VMIDs begin, where several units share them.
@@ -79,12 +83,23 @@ pub struct BroughtUp {
     pub notes: Vec<UnitNote>,
     /// The streams that firmware had left running and that go on until their client is attached.
     pub adopted: Vec<StreamSpec>,
+    /// What it keeps for ever when it is stopped, because a unit of its kind that is off lets everything pass.
+    pub kept: Kept,
+}
+
+/// Memory that a stopped unit goes on reading, so that nobody may have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// In how many pieces it was allocated.
+    pub blocks: usize,
+    /// How many bytes it has.
+    pub bytes: u64,
 }
 
 impl BroughtUp {
     /// A unit about which there is nothing to say.
     pub(crate) fn of(instance: ReadyInstance) -> Self {
-        Self { instance, notes: Vec::new(), adopted: Vec::new() }
+        Self { instance, notes: Vec::new(), adopted: Vec::new(), kept: Kept::default() }
     }
 }
 
@@ -151,6 +166,7 @@ impl IommuDriver {
             return Err("units of this kind have one register block".into());
         }
         match self.family {
+            Family::AmdVi => bring_up::amdvi(platform, registers, unit),
             Family::RiscV => bring_up::riscv(platform, registers, unit),
             Family::SmmuV2 => bring_up::smmuv2(platform, registers, mirrors, unit),
             Family::SmmuV3 => bring_up::smmuv3(platform, registers, unit),

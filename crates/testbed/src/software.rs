@@ -10,7 +10,7 @@ use portcullis::{
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription};
 use portcullis_machine::{
-    Device, DmaRequest, Expectation, FirmwareGroup, Interleaved, IommuModel, Machine,
+    AmdViProfile, Device, DmaRequest, Expectation, FirmwareGroup, Interleaved, IommuModel, Machine,
     MachineBuilder, MachinePlatform, Policy, Port, Profile, RegisterBlock, RegisterModel,
     RiscvProfile, SmmuV2, SmmuV2Profile, StepHook, TimeSource, Violation, VirtioProfile,
     VtdProfile, share_translations,
@@ -35,6 +35,8 @@ pub enum UnitProfile {
     SmmuV3(Profile),
     /// An SMMUv2, and how many register blocks like its first one it has besides.
     SmmuV2(SmmuV2Profile, usize),
+    /// An AMD IOMMU.
+    AmdVi(AmdViProfile),
     /// A RISC-V IOMMU.
     RiscV(RiscvProfile),
     /// A VT-d unit.
@@ -73,6 +75,7 @@ impl Unit {
                 let model = Interleaved::new(&units);
                 Self { model, mirrors: units[1..].to_vec(), ..Self::of(Arc::clone(&units[0])) }
             }
+            UnitProfile::AmdVi(profile) => Self::of(machine.add_amdvi(profile)),
             UnitProfile::RiscV(profile) => Self::of(machine.add_riscv(profile)),
             UnitProfile::VtD(profile) => Self::of(machine.add_vtd(profile)),
             UnitProfile::Virtio(profile) => Self::of(machine.add_virtio(profile)),
@@ -300,6 +303,9 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
             };
             Some(UnitProfile::SmmuV2(profile, iommu.mirrors.len()))
         }
+        IommuKind::AmdVi => {
+            Some(UnitProfile::AmdVi(AmdViProfile { coherent, ..AmdViProfile::epyc() }))
+        }
         IommuKind::RiscV => {
             let function = iommu.compatible.iter().any(|name| name == "riscv,pci-iommu");
             let whole =
@@ -309,7 +315,7 @@ fn unit_profile(description: &MachineDescription, iommu: &IommuNode) -> Option<U
         IommuKind::VtD => Some(UnitProfile::VtD(VtdProfile::server())),
         // One that is a PCI function is driven through the registers of the memory bus all the same: behind both is the same device.
         IommuKind::VirtioIommu => Some(UnitProfile::Virtio(VirtioProfile::qemu10())),
-        IommuKind::SmmuV2 | IommuKind::AmdVi | IommuKind::Other => None,
+        IommuKind::SmmuV2 | IommuKind::Other => None,
     }
 }
 

@@ -25,6 +25,11 @@ pub trait Testbed: Send + Sync {
     /// The device that stands for `path`; `None` where the machine has none that can do DMA on its behalf.
     fn endpoint(&self, path: &str) -> Option<Arc<dyn Endpoint>>;
 
+    /// Whether its IOMMUs record the accesses that they refuse.
+    fn records_faults(&self) -> bool {
+        true
+    }
+
     /// What the machine itself saw go wrong: the promise concerned and what happened.
     fn violations(&self) -> Vec<(&'static str, String)>;
 

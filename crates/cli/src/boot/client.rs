@@ -44,6 +44,8 @@ pub(super) struct ClientDriver<P: Platform> {
     pub(super) endpoint: Option<Arc<dyn Endpoint>>,
     pub(super) promises: Arc<Promises>,
     pub(super) faults: Arc<FaultLog>,
+    /// Whether the machine records what it refuses; where it does not, that an access did not arrive must do.
+    pub(super) records_faults: bool,
     pub(super) record: Arc<ClientRecord>,
     /// Devices of one group share addresses: what one has unmapped, the other may map. They take turns, or "refused" could not be checked.
     pub(super) turn: Arc<Mutex<()>>,
@@ -263,9 +265,12 @@ impl<P: Platform> ClientDriver<P> {
         }
     }
 
-    /// Whether the refusal of the device's access to `address` through `port` was reported.
+    /// Whether the refusal of the device's access to `address` through `port` was reported, as far as the machine does that.
     fn reported(&self, device: &ProbeContext<'_>, port: usize, address: u64) -> bool {
         let DmaPath::Translated(spec) = &device.description().dma else { return true };
+        if !self.records_faults {
+            return true;
+        }
         let (Some(stream), Some(subsystem)) = (spec.streams.get(port), self.subsystem.upgrade())
         else {
             return false;

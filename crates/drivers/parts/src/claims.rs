@@ -199,6 +199,24 @@ impl<P: Platform, T> Claims<P, T> {
         Ok(held)
     }
 
+    /// Takes the right to change the entries of all claimed streams that `wanted` names, but for those that somebody else is changing.
+    pub fn hold_where(&self, wanted: impl Fn(&Stream<P>) -> bool) -> Held<P> {
+        let inner = self.inner.lock();
+        let mut held = Held(Vec::new());
+        for claim in inner.claims.values() {
+            let stream = &claim.stream;
+            if stream.busy.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            if wanted(stream) {
+                held.0.push(Arc::clone(stream));
+            } else {
+                stream.busy.store(false, Ordering::Release);
+            }
+        }
+        held
+    }
+
     /// Notes that hardware may still hold old entries of streams whose entries say "blocked".
     pub fn note_unconfirmed(&self) {
         self.unconfirmed.fetch_add(1, Ordering::AcqRel);

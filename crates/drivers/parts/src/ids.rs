@@ -56,6 +56,12 @@ impl<A: RawAtomic> Ids<A> {
         None
     }
 
+    /// Takes this one, if nobody has it.
+    pub fn reserve(&self, id: u16) -> bool {
+        let (word, bit) = (self.used.get(usize::from(id) / 64), 1 << (id % 64));
+        word.is_some_and(|word| word.fetch_or(bit, Ordering::AcqRel) & bit == 0)
+    }
+
     /// Gives one back.
     pub fn free(&self, id: u16) {
         self.used[usize::from(id) / 64].fetch_and(!(1 << (id % 64)), Ordering::Release);
@@ -78,5 +84,13 @@ mod tests {
         assert!(!ids.is_used(0) && !ids.is_used(2) && ids.is_used(3) && !ids.is_used(64));
         assert_eq!([ids.take(&mut search), ids.take(&mut search)], [Some(1), Some(2)]);
         assert_eq!(ids.take(&mut search), None);
+    }
+
+    #[test]
+    fn an_id_can_be_reserved_once() {
+        let ids = Ids::<NativeAtomic>::new(4, LockLabel::new("test", 0));
+        assert!(ids.reserve(2) && !ids.reserve(2) && !ids.reserve(0) && !ids.reserve(64));
+        let mut search = Search::START;
+        assert_eq!([1, 2, 3].map(|_| ids.take(&mut search)), [Some(1), Some(3), None]);
     }
 }

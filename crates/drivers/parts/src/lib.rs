@@ -1,4 +1,4 @@
-//! What hardware drivers have in common whose units read tables and queues in memory by themselves: SMMUv3, RISC-V and VT-d so far.
+//! What hardware drivers have in common whose units read tables and queues in memory by themselves: SMMUv3, RISC-V, VT-d and AMD-Vi so far.
 //!
 //! Nothing here knows a register, a bit or a command.
 //!

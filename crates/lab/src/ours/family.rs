@@ -2,10 +2,11 @@
 
 use portcullis::FwNode;
 use portcullis_machine::{
-    Consumption, Faults, Policy, Profile, RiscvIommu, RiscvProfile, SmmuV2, SmmuV2Profile, SmmuV3,
-    TlbPolicy, VirtioIommu, VirtioProfile, VtdIommu, VtdProfile,
+    AmdVi, AmdViProfile, Consumption, Faults, Policy, Profile, RiscvIommu, RiscvProfile, SmmuV2,
+    SmmuV2Profile, SmmuV3, TlbPolicy, VirtioIommu, VirtioProfile, VtdIommu, VtdProfile,
 };
 use portcullis_platform::{Platform, Registers};
+use portcullis_spec::amdvi::{CONTROL, DEV_TAB_BASE, control};
 use portcullis_spec::smmuv2::global0::{SCR0, STLBGSTATUS, STLBGSYNC, TLBIALLH, TLBIALLNSNH, scr0};
 use portcullis_spec::vtd::{GCMD, RTADDR, gcmd, rtaddr, ttm};
 use portcullis_testbed::{SoftwareMachine, UnitProfile};
@@ -27,11 +28,14 @@ pub enum Family {
     VtD,
     /// The virtio-iommu.
     Virtio,
+    /// The AMD IOMMU.
+    AmdVi,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD, Self::Virtio];
+    pub const ALL: [Self; 6] =
+        [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD, Self::Virtio, Self::AmdVi];
 
     /// Its driver's word.
     pub fn driver(self) -> &'static str {
@@ -41,6 +45,7 @@ impl Family {
             Self::RiscV => "riscv",
             Self::VtD => "vtd",
             Self::Virtio => "virtio",
+            Self::AmdVi => "amdvi",
         }
     }
 
@@ -62,6 +67,7 @@ impl Family {
             Self::RiscV => "riscv-",
             Self::VtD => "vtd-",
             Self::Virtio => "virtio-",
+            Self::AmdVi => "amdvi-",
         }
     }
 
@@ -73,6 +79,7 @@ impl Family {
             Self::RiscV => "RISC-V: ",
             Self::VtD => "VT-d: ",
             Self::Virtio => "virtio: ",
+            Self::AmdVi => "AMD-Vi: ",
         }
     }
 
@@ -85,7 +92,7 @@ impl Family {
             ..Policy::like_qemu()
         };
         match self {
-            Self::SmmuV3 | Self::RiscV | Self::VtD | Self::Virtio => policy,
+            Self::SmmuV3 | Self::RiscV | Self::VtD | Self::Virtio | Self::AmdVi => policy,
             Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
         }
     }
@@ -119,6 +126,7 @@ impl Family {
                 protected_memory: false,
                 ..VtdProfile::server()
             }),
+            Self::AmdVi => UnitProfile::AmdVi(AmdViProfile::qemu10()),
             // The hypervisor was told to close the boot bypass: until the driver runs nobody else can.
             Self::Virtio => {
                 UnitProfile::Virtio(VirtioProfile { boot_bypass: false, ..VirtioProfile::small() })
@@ -126,13 +134,19 @@ impl Family {
         }
     }
 
-    /// What firmware has done to the unit before the world begins: an SMMUv2 and a VT-d unit let everything pass out of reset, and firmware has seen to it that nothing does.
+    /// What firmware has done to the unit before the world begins: an SMMUv2, a VT-d and an AMD unit let everything pass out of reset, and firmware has seen to it that nothing does.
     pub(crate) fn prepare<P: Platform>(self, bed: &SoftwareMachine<P>, node: FwNode) {
         match self {
             Self::SmmuV3 | Self::RiscV | Self::Virtio => {}
             Self::SmmuV2 => {
                 let smmu = bed.iommu::<SmmuV2>(node).expect("it was assembled");
                 smmu.registers().write32(SCR0.offset, scr0::USFCFG.of(1) as u32);
+            }
+            Self::AmdVi => {
+                // Its device table is where no memory is.
+                let unit = bed.iommu::<AmdVi>(node).expect("it was assembled");
+                unit.registers().write64(DEV_TAB_BASE.offset, 0);
+                unit.registers().write64(CONTROL.offset, control::IOMMU_EN.mask());
             }
             Self::VtD => {
                 let unit = bed.iommu::<VtdIommu>(node).expect("it was assembled");
@@ -158,6 +172,9 @@ impl Family {
             Self::SmmuV2 => {
                 bed.iommu::<SmmuV2>(node).expect("it was assembled").inject(faults);
             }
+            Self::AmdVi => {
+                bed.iommu::<AmdVi>(node).expect("it was assembled").inject(faults);
+            }
             Self::RiscV => {
                 bed.iommu::<RiscvIommu>(node).expect("it was assembled").inject(faults);
             }
@@ -177,7 +194,9 @@ impl Family {
     pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
         match self {
             Self::SmmuV3 => step("smmu", index, what, write),
-            Self::RiscV | Self::VtD | Self::Virtio => step("iommu", index, what, write),
+            Self::RiscV | Self::VtD | Self::Virtio | Self::AmdVi => {
+                step("iommu", index, what, write)
+            }
             Self::SmmuV2 => {
                 step("smmu", index, what, what == "transaction");
                 let shared = [STLBGSYNC, STLBGSTATUS, TLBIALLNSNH, TLBIALLH];

@@ -14,6 +14,7 @@ use portcullis_machine::{Machine, TimeSource};
 use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where the machine's RAM begins.
 const RAM: u64 = 0x8000_0000;
@@ -37,6 +38,8 @@ pub(crate) struct Stage {
     pub(crate) family: Family,
     driver: &'static IommuDriver,
     registered_too_early: bool,
+    /// How many blocks of memory the units that were brought up keep when they are stopped.
+    kept: AtomicUsize,
 }
 
 /// The firmware node of IOMMU number `index`.
@@ -89,7 +92,8 @@ impl Stage {
         let driver = IommuDriver::named(world.family.driver()).expect("it is in the table");
         let (iommus, registered_too_early) = (world.iommus, world.registered_too_early);
         let family = world.family;
-        Self { bed, sub, clients, iommus, family, driver, registered_too_early }
+        let kept = AtomicUsize::new(0);
+        Self { bed, sub, clients, iommus, family, driver, registered_too_early, kept }
     }
 
     /// How many IOMMUs there are.
@@ -124,7 +128,14 @@ impl Stage {
             stream_id_bits: Some(ID_BITS),
             ..UnitOptions::default()
         };
-        self.bed.bring_up_at(node(index), self.driver, &options).map(|up| up.instance)
+        let up = self.bed.bring_up_at(node(index), self.driver, &options)?;
+        self.kept.fetch_add(up.kept.blocks, Ordering::Relaxed);
+        Ok(up.instance)
+    }
+
+    /// How many blocks of memory are kept for ever, because units were stopped that would let everything pass without them.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
     }
 
     fn publish(&self, index: usize, instance: ReadyInstance) {

@@ -299,7 +299,7 @@ impl World {
         let own = match family {
             Family::SmmuV3 => return Vec::new(),
             Family::SmmuV2 => Self::only_smmu_v2(),
-            Family::RiscV | Family::VtD | Family::Virtio => {
+            Family::RiscV | Family::VtD | Family::Virtio | Family::AmdVi => {
                 let queued = |world: &Self| world.key == "unanswered";
                 Self::revoking().into_iter().filter(queued).collect()
             }

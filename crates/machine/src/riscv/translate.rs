@@ -6,7 +6,7 @@ use super::faults::{Refusal, Subject};
 use super::walk::{Access, Entry, Page, PageTable};
 use super::{RiscvIommu, State};
 use crate::access::{AccessKind, Agent, Passage};
-use crate::faults::{ChunkOrder, ChunkPoint};
+use crate::chunks::Reader;
 use crate::memory::{BusAbort, View};
 use crate::model::{self, Aborted, Grant, Land};
 use crate::oracle::Violation;
@@ -368,34 +368,16 @@ impl<'a> Transit<'a> {
         words: usize,
     ) -> Result<[u64; dc::WORDS], BusAbort> {
         let unit = self.unit;
-        let chunks = &unit.policy.chunks;
-        let step = if self.silent { words } else { (chunks.bytes / 8).min(words) };
-        let count = words / step;
-        let mut order: Vec<usize> = (0..count).collect();
-        match chunks.order {
-            ChunkOrder::Ascending => {}
-            ChunkOrder::Descending => order.reverse(),
-            ChunkOrder::Random => {
-                for left in (1..count).rev() {
-                    order.swap(left, (unit.sight.draw() % (left as u64 + 1)) as usize);
-                }
+        if self.silent {
+            let mut entry = [0; dc::WORDS];
+            for (at, value) in (0..).zip(&mut entry[..words]) {
+                *value = self.word(address + 8 * at, structure)?;
             }
+            return Ok(entry);
         }
-        let mut entry = [0; dc::WORDS];
-        for (read, chunk) in order.into_iter().enumerate() {
-            if read > 0 {
-                unit.hook.step("iommu", u64::from(unit.index), structure, false);
-                if let Some(between) = &chunks.between {
-                    let (read, of) = (read as u32, count as u32);
-                    between(ChunkPoint { structure, address, read, of });
-                }
-            }
-            let first = chunk * step;
-            for (word, value) in (first as u64..).zip(&mut entry[first..first + step]) {
-                *value = self.word(address + 8 * word, structure)?;
-            }
-        }
-        Ok(entry)
+        let RiscvIommu { index, policy, sight, hook, .. } = unit;
+        let reader = Reader { index: *index, policy, sight, hook };
+        reader.read(structure, address, words, |at| self.word(at, structure))
     }
 
     /// Whether the tables in memory, looked at now and without caches, no longer lead to `target`.

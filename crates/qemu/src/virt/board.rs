@@ -130,9 +130,9 @@ impl Iommu {
     fn device_name(self) -> Option<&'static str> {
         match self {
             Self::RiscvFunction(_) => Some(RISCV_IOMMU),
+            Self::AmdVi => Some(AMD_IOMMU),
             Self::VirtioFunction(_) => Some(VIRTIO_IOMMU),
             Self::SmmuV3(_) | Self::RiscvPlatform => None,
-            Self::AmdVi => Some(AMD_IOMMU),
             Self::VtD(_) => Some(INTEL_IOMMU),
         }
     }

@@ -178,6 +178,29 @@ impl VirtMachine {
         }
     }
 
+    /// The header of the capability by which an AMD IOMMU describes itself in its function's configuration space (48882, 3.2: `NpCache` is bit 26); `None` where the board's IOMMU has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConfigSpace::read`].
+    pub fn amd_capability(&self) -> Result<Option<u32>, Error> {
+        const SECURE_DEVICE: u32 = 0xf;
+        let Some(function) = self.iommu_function() else { return Ok(None) };
+        let mut at = self.config.read(function, 0x34)? & 0xfc;
+        // As many as fit: a list that goes round ends too.
+        for _ in 0..48 {
+            if at < 0x40 {
+                break;
+            }
+            let header = self.config.read(function, at as u16)?;
+            if header & 0xff == SECURE_DEVICE {
+                return Ok(Some(header));
+            }
+            at = header >> 8 & 0xfc;
+        }
+        Ok(None)
+    }
+
     /// Registers anywhere, for blocks that a devicetree names.
     pub fn mmio(&self, base: PhysAddr, len: usize) -> Mmio {
         Mmio::new(&self.qemu, base, len)

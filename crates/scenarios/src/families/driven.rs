@@ -19,6 +19,9 @@ const IOVA: u64 = 0x12_3456_7000;
 const NEXT: u64 = IOVA + 0x1000;
 const LARGE: u64 = 0x40_0000;
 
+/// What [`slips`] says where hardware forgot too little for a device to work.
+const NOT_REACHED: &str = "a mapped page that is not reached";
+
 /// An address space of the driver.
 struct Space {
     table: Arc<dyn AddressSpace>,
@@ -72,6 +75,16 @@ impl Driven {
         space.table.retire(gather.confirm());
     }
 
+    /// Whether a mapped page is reached; why not is printed.
+    fn reaches(&self, iova: u64, page: u64) -> bool {
+        let landed = self.lands(iova, page);
+        if !landed {
+            let serviced = self.ops.service(usize::MAX, &mut |fault| println!("{fault:x?}"));
+            println!("{iova:#x} is mapped and not reached: {serviced:?}");
+        }
+        landed
+    }
+
     /// Whether what the device writes arrives.
     fn lands(&self, iova: u64, page: u64) -> bool {
         self.desk.store(page, 0xeeee_eeee_eeee_eeee);
@@ -80,11 +93,11 @@ impl Driven {
     }
 }
 
-/// Everything that the driver must forget, forgotten: which access got through although it must not.
+/// Everything that the driver must forget, forgotten: which access got through although it must not, or did not although it must, because hardware still has an entry that permits nothing.
 ///
 /// # Panics
 ///
-/// When the driver refuses what it must do, or a mapped page is not reached.
+/// When the driver refuses what it must do.
 pub fn slips<F: Family>(
     hw: Rc<dyn Hardware>,
     format: TableFormat,
@@ -99,17 +112,25 @@ pub fn slips<F: Family>(
     driven.attach(StreamTarget::Space(space.tag));
     driven.map(&space, IOVA, page, 4096);
     driven.map(&space, LARGE, large, 2 << 20);
-    assert!(driven.lands(IOVA, page) && driven.lands(LARGE + 0x3000, large + 0x3000));
+    if !driven.reaches(IOVA, page) || !driven.reaches(LARGE + 0x3000, large + 0x3000) {
+        return Some(NOT_REACHED);
+    }
     driven.unmap(&space, IOVA, 4096);
     if driven.lands(IOVA, page) {
         return Some("an unmapped page");
+    }
+    // Once more: forgetting one page may have made hardware forget others.
+    if !driven.reaches(LARGE + 0x3000, large + 0x3000) {
+        return Some(NOT_REACHED);
     }
     driven.unmap(&space, LARGE, 2 << 20);
     if driven.lands(LARGE + 0x3000, large + 0x3000) {
         return Some("an unmapped large page");
     }
     driven.map(&space, NEXT, page, 4096);
-    assert!(driven.lands(NEXT, page));
+    if !driven.reaches(NEXT, page) {
+        return Some(NOT_REACHED);
+    }
     driven.attach(StreamTarget::Blocked);
     if driven.lands(NEXT, page) {
         return Some("a blocked device");
@@ -140,7 +161,7 @@ pub struct Mutant {
 ///
 /// # Panics
 ///
-/// When the driver as it is lets something through, when a mutant lets nothing through on the software machine, and when QEMU shows a mutant that is said not to be seen there, or the other way round.
+/// When the driver as it is slips, when a mutant does not on the software machine, and when QEMU shows a mutant that is said not to be seen there, or the other way round.
 pub fn assert_invalidations<F: Family>(
     formats: &[TableFormat],
     more_boards: &[Virt],
