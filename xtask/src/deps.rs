@@ -94,6 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis",
             "portcullis-amdvi",
             "portcullis-bare",
+            "portcullis-dma-api",
             "portcullis-firmware",
             "portcullis-riscv",
             "portcullis-smmuv2",
@@ -103,6 +104,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis-virtio-iommu",
         ],
     ),
+    ("portcullis-dma-api", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
     ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
     (

@@ -11,7 +11,7 @@
 //! | --- | --- | --- | --- |
 //! | (root) | `portcullis` | the core: nodes, groups, domains, probing and deferral, DMA handles | |
 //! | [`addr`] | `portcullis-addr` | addresses, ranges, stream ids | |
-//! | [`platform`] | `portcullis-platform` | the seams: locks, memory, registers, time | `std`: on the standard library |
+//! | [`platform`] | `portcullis-platform` | the seams: locks, memory, registers, time | `std`: on the standard library; `lock_api`: locks of that crate |
 //! | [`pgtable`] | `portcullis-pgtable` | page tables, thirteen formats | |
 //! | [`iova`] | `portcullis-iova` | the allocator of I/O addresses | |
 //! | `amdvi` | `portcullis-amdvi` | driver: AMD IOMMU (AMD-Vi) | `amdvi` |
@@ -22,6 +22,7 @@
 //! | `virtio_iommu` | `portcullis-virtio-iommu` | driver: virtio-iommu 1.3 | `virtio-iommu` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
 //! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
+//! | `dma_api` | `portcullis-dma-api` | drivers of `dma-api` behind an IOMMU | `dma-api` |
 //! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
 //!
 //! What a kernel does, with the software machine of `portcullis-machine` as hardware:
@@ -66,6 +67,8 @@ pub use portcullis_addr as addr;
 pub use portcullis_amdvi as amdvi;
 #[cfg(feature = "bare")]
 pub use portcullis_bare as bare;
+#[cfg(feature = "dma-api")]
+pub use portcullis_dma_api as dma_api;
 #[cfg(feature = "firmware")]
 pub use portcullis_firmware as firmware;
 pub use portcullis_iova as iova;

@@ -1,53 +1,19 @@
 //! The seams on top of the standard library, for programs that run on an operating system.
-#![expect(unsafe_code, reason = "RawLock and RawIrqLock promise exclusion")]
+#![expect(unsafe_code, reason = "RawIrqLock promises exclusion")]
 
 pub use crate::host_memory::{HostMemory, NoMemory};
 use crate::{
-    Clock, DmaMemory, LockLabel, Nanos, NativeAtomic, Platform, RawEvent, RawIrqLock, RawLock,
+    Clock, DmaMemory, LockApi, LockLabel, Nanos, NativeAtomic, Platform, RawEvent, RawIrqLock,
     Threads,
 };
 use core::fmt;
-use parking_lot::lock_api::RawMutex as _;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A sleeping lock: parking_lot's, one byte, no system call while nobody waits.
-pub struct HostLock(parking_lot::RawMutex);
-
-impl HostLock {
-    /// A free lock, in a `static` too. Labels are ignored here anyway.
-    pub const fn unlabelled() -> Self {
-        Self(parking_lot::RawMutex::INIT)
-    }
-}
-
-// SAFETY: parking_lot's RawMutex makes the same promise (lock_api's `RawMutex` contract), and every call goes straight to it.
-unsafe impl RawLock for HostLock {
-    fn new(_label: LockLabel) -> Self {
-        Self::unlabelled()
-    }
-
-    fn lock(&self) {
-        self.0.lock();
-    }
-
-    fn try_lock(&self) -> bool {
-        self.0.try_lock()
-    }
-
-    unsafe fn unlock(&self) {
-        // SAFETY: the caller holds the lock, by this method's contract.
-        unsafe { self.0.unlock() }
-    }
-}
-
-impl fmt::Debug for HostLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostLock").finish_non_exhaustive()
-    }
-}
+pub type HostLock = LockApi<parking_lot::RawMutex>;
 
 /// A spinning lock, as a kernel's short locks are; a program has no interrupts to mask. Whoever finds it taken for long gives up its time slice.
 #[derive(Debug, Default)]
@@ -254,7 +220,7 @@ impl<M: DmaMemory, C: Clock> Platform for HostPlatform<M, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RawAtomic as _;
+    use crate::{RawAtomic as _, RawLock as _};
 
     #[test]
     fn the_lock_excludes_and_the_event_loses_nothing() {

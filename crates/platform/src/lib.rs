@@ -45,6 +45,8 @@ pub mod host;
 mod host_memory;
 mod irq;
 mod lending;
+#[cfg(feature = "lock_api")]
+mod lock_api;
 mod memory;
 mod registers;
 mod sync;
@@ -57,6 +59,8 @@ pub use clock::{Clock, Nanos, Timeout, wait_for};
 pub use cpu::PerCpu;
 pub use irq::{IrqMutex, RawIrqLock};
 pub use lending::{LendingBook, LendingWatch, Misuse};
+#[cfg(feature = "lock_api")]
+pub use lock_api::LockApi;
 pub use memory::{AllocError, Coherency, DmaMemory, DmaPages, PageLayout};
 pub use registers::Registers;
 pub use sync::{LockLabel, Mutex, MutexGuard, RawEvent, RawLock};
