@@ -6,7 +6,6 @@ use portcullis_cli::boot::{
     repeat, to_json,
 };
 use portcullis_cli::screen::Screen;
-use portcullis_qemu::Architecture;
 use portcullis_testbed::{QemuBoard, QemuMachine, SoftwareMachine};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -206,7 +205,7 @@ fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
 #[test]
 fn qemu_boots_its_own_description_with_every_device_translated() {
     // Says SKIP, or panics where QEMU is required.
-    if portcullis_qemu::for_test("qemu_boots_its_own_description").is_none() {
+    if !QemuBoard::Arm.for_test("qemu_boots_its_own_description") {
         return;
     }
     let (calm, description) = QemuMachine::start(QemuBoard::Arm).expect("QEMU starts");
@@ -245,13 +244,8 @@ fn qemu_boots_its_own_description_with_every_device_translated() {
 }
 
 /// The same on boards of other families: their own IOMMU, an NVMe disk, an entropy source and some `edu`, each with real DMA.
-fn boots_with_every_device_translated(
-    architecture: Architecture,
-    board: QemuBoard,
-    clients: usize,
-    test: &str,
-) {
-    if portcullis_qemu::for_test_on(architecture, test).is_none() {
+fn boots_with_every_device_translated(board: QemuBoard, clients: usize, test: &str) {
+    if !board.for_test(test) {
         return;
     }
     let (calm, description) = QemuMachine::start(board).expect("QEMU starts");
@@ -270,27 +264,27 @@ fn boots_with_every_device_translated(
 #[test]
 fn qemu_boots_a_riscv_board_with_every_device_translated() {
     let test = "qemu_boots_a_riscv_board_with_every_device_translated";
-    boots_with_every_device_translated(Architecture::Riscv64, QemuBoard::Riscv, 4, test);
+    boots_with_every_device_translated(QemuBoard::Riscv, 4, test);
 }
 
 /// One of the five is behind a root port: DMAR names the bridge, and enumeration finds what is below.
 #[test]
 fn qemu_boots_a_pc_with_vtd_with_every_device_translated() {
     let test = "qemu_boots_a_pc_with_vtd_with_every_device_translated";
-    boots_with_every_device_translated(Architecture::X86_64, QemuBoard::Q35Vtd, 5, test);
+    boots_with_every_device_translated(QemuBoard::Q35Vtd, 5, test);
 }
 
 /// As IVRS describes it; none behind a bridge.
 #[test]
 fn qemu_boots_a_pc_of_amds_with_every_device_translated() {
     let test = "qemu_boots_a_pc_of_amds_with_every_device_translated";
-    boots_with_every_device_translated(Architecture::X86_64, QemuBoard::Q35Amd, 4, test);
+    boots_with_every_device_translated(QemuBoard::Q35Amd, 4, test);
 }
 
 /// What `--save-tables` writes is what `show` takes.
 #[test]
 fn tables_that_were_saved_are_read_again() {
-    if portcullis_qemu::for_test("tables_that_were_saved_are_read_again").is_none() {
+    if !QemuBoard::ArmAcpi.for_test("tables_that_were_saved_are_read_again") {
         return;
     }
     let (machine, described) = QemuMachine::start(QemuBoard::ArmAcpi).expect("QEMU starts");

@@ -46,6 +46,15 @@ impl Architecture {
             Self::X86_64 => "qemu-system-x86",
         }
     }
+
+    /// The first version with an IOMMU of this project on its boards (docs/qemu-differences.md has what each can do).
+    pub const fn least(self) -> Version {
+        let major = match self {
+            Self::Aarch64 | Self::X86_64 => 7,
+            Self::Riscv64 => 10,
+        };
+        Version { major, minor: 0, micro: 0 }
+    }
 }
 
 /// A version of QEMU.
@@ -262,23 +271,50 @@ pub fn for_test(test: &str) -> Option<&'static Installation> {
 ///
 /// Where there is no QEMU although [`REQUIRE_VARIABLE`] is `1`, and where a QEMU is there but cannot be used: a broken one must not read as absent.
 pub fn for_test_on(architecture: Architecture, test: &str) -> Option<&'static Installation> {
+    for_test_from(architecture, architecture.least(), test)
+}
+
+/// As [`for_test_on`], for a test that needs this version or a later one.
+///
+/// # Panics
+///
+/// As there.
+pub fn for_test_from(
+    architecture: Architecture,
+    least: Version,
+    test: &str,
+) -> Option<&'static Installation> {
     let require = std::env::var_os(REQUIRE_VARIABLE);
     match find(architecture) {
-        Ok(installation) => Some(installation),
+        Ok(installation) if installation.version() >= least => Some(installation),
+        Ok(installation) => {
+            let found = installation.version();
+            let why = format!("QEMU {found} is too old: {least} or later is needed");
+            assert!(!required(require), "{test} cannot run: {why}");
+            say_skipped(test, &why);
+            None
+        }
         Err(error) if may_skip(&error, require) => {
-            // Not eprintln!: the test harness would swallow it.
-            use std::io::Write;
-            let line = format!("SKIP {test}: {error}\n");
-            // A closed standard error is no reason to fail.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            say_skipped(test, &error.to_string());
             None
         }
         Err(error) => panic!("{test} cannot run: {error}"),
     }
 }
 
+/// Not `eprintln!`: the test harness would swallow it.
+fn say_skipped(test: &str, why: &str) {
+    use std::io::Write;
+    // A closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(format!("SKIP {test}: {why}\n").as_bytes());
+}
+
+fn required(variable: Option<OsString>) -> bool {
+    variable.is_some_and(|value| value == "1")
+}
+
 fn may_skip(error: &Error, require: Option<OsString>) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound(_)) && require.is_none_or(|value| value != "1")
+    matches!(error.kind(), ErrorKind::NotFound(_)) && !required(require)
 }
 
 #[cfg(test)]

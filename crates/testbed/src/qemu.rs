@@ -15,7 +15,7 @@ use portcullis_qemu::endpoint::{
 };
 use portcullis_qemu::pci::{Bdf, Function};
 use portcullis_qemu::{
-    BusId, FwCfg, Mmio, QemuPlatform, Ram, Virt, VirtMachine, VtdStages, disk_block,
+    BusId, FwCfg, Mmio, QemuPlatform, Ram, Version, Virt, VirtMachine, VtdStages, disk_block,
 };
 use portcullis_virtio_iommu::PciLayout;
 use std::collections::HashMap;
@@ -58,6 +58,38 @@ impl QemuBoard {
         }
     }
 
+    /// For a test that boots it: whether the QEMU of this system can, with a visible line where it cannot.
+    ///
+    /// # Panics
+    ///
+    /// As [`portcullis_qemu::for_test_on`].
+    pub fn for_test(self, test: &str) -> bool {
+        let architecture = self.virt().architecture();
+        portcullis_qemu::for_test_from(architecture, self.least(), test).is_some()
+    }
+
+    fn supported(self) -> Result<(), String> {
+        let architecture = self.virt().architecture();
+        let found = portcullis_qemu::find(architecture).map_err(|error| error.to_string())?;
+        if found.version() < self.least() {
+            return Err(format!(
+                "QEMU {} is too old for this board: {} or later is needed (on Debian 12: apt-get install -t bookworm-backports {})",
+                found.version(),
+                self.least(),
+                architecture.package()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The first QEMU whose IOMMU of this board can be made to block: 7.2's SMMUv3 has no `SMMU_GBPA`.
+    fn least(self) -> Version {
+        match self {
+            Self::Arm | Self::ArmAcpi => Version { major: 8, minor: 0, micro: 0 },
+            _ => self.virt().architecture().least(),
+        }
+    }
+
     fn kind(self) -> IommuKind {
         match self {
             Self::Arm | Self::ArmAcpi => IommuKind::SmmuV3,
@@ -79,6 +111,7 @@ impl QemuBoard {
     /// Starts it; what describes it is what QEMU wrote for this very machine.
     fn start(self) -> Result<(VirtMachine, MachineDescription), String> {
         let text = |error: portcullis_qemu::Error| error.to_string();
+        self.supported()?;
         let board = format!("qemu-{}", self.name());
         match self {
             Self::Arm | Self::Riscv | Self::VirtioTree => {
