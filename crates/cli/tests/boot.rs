@@ -297,3 +297,25 @@ fn tables_that_were_saved_are_read_again() {
     assert_eq!(read.config_spaces, described.config_spaces);
     assert!(folder.join("FACP").is_file(), "also those that say nothing of IOMMUs");
 }
+
+/// Four drivers at once: an SMMUv3, an MMU-500, a RISC-V IOMMU and a virtio-iommu, arriving in any order.
+#[test]
+fn a_storm_of_boots_of_mixed_iommus_keeps_every_promise() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mixed.dtb");
+    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let options =
+        BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
+    let (report, _) =
+        boot(&description, &SoftwareMachine::new(&description, 1), BootOptions::CALM, None);
+    let json: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+    let drivers = json["iommus"].as_array().expect("a list").iter().map(|it| it["driver"].clone());
+    assert_eq!(drivers.collect::<Vec<_>>(), ["smmuv3", "smmuv2", "riscv", "virtio"]);
+    assert!(report.clients.iter().all(|client| client.path_word() == "translated"));
+    let summary = repeat(&description, options, 60, &AtomicBool::new(false), |_| {});
+    assert!(
+        summary.held(),
+        "first broken with seed {:?}: {:?}",
+        summary.first_broken,
+        summary.promises
+    );
+}
