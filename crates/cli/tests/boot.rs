@@ -27,13 +27,18 @@ fn any_order_ends_in_the_same_picture() {
     }
 }
 
-/// A machine of two families: the built-in board with a VT-d unit in the place of its second SMMUv3. What is behind both has no table that both can walk, and stays blocked.
+/// Machines of two families: the built-in board with a VT-d unit, or one of AMD's, in the place of its second SMMUv3. What is behind both has no table that both can walk, and stays blocked.
 #[test]
-fn a_mixed_machine_comes_up_in_a_storm() {
+fn mixed_machines_come_up_in_a_storm() {
+    comes_up_mixed(portcullis_firmware::IommuKind::VtD, "intel,vt-d", "vtd");
+    comes_up_mixed(portcullis_firmware::IommuKind::AmdVi, "amd,iommu", "amdvi");
+}
+
+fn comes_up_mixed(kind: portcullis_firmware::IommuKind, compatible: &str, driver: &str) {
     let mut description = board::read(None, &[]).expect("the built-in board");
     let unit = &mut description.iommus[1];
-    unit.kind = portcullis_firmware::IommuKind::VtD;
-    unit.compatible = vec!["intel,vt-d".to_owned()];
+    unit.kind = kind;
+    unit.compatible = vec![compatible.to_owned()];
     let expected = calm_picture(&description);
     for seed in 0..6 {
         let options =
@@ -47,7 +52,7 @@ fn a_mixed_machine_comes_up_in_a_storm() {
         let registered = serde_json::Value::from("registered");
         assert_eq!(
             drivers,
-            [(&"smmuv3".into(), &registered), (&"vtd".into(), &registered)],
+            [(&"smmuv3".into(), &registered), (&driver.into(), &registered)],
             "{seed}"
         );
         let translated = |unit: &serde_json::Value| {
