@@ -1,4 +1,4 @@
-//! The tables that `portcullis bench` prints.
+//! The tables that `portcullis bench` prints, row by row: whoever is written to can end a table by an error.
 
 use crate::cacheless::Cacheless;
 use crate::clock::Load;
@@ -6,7 +6,7 @@ use crate::queue::Queue;
 use crate::spaces::{Locked, Slabs, Space, Tree};
 use crate::tables::{Best, Inlined, LETTERS, Ours, SHAPES, ThroughDyn, workload};
 use crate::{dma, spaces, tables};
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display, Write};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -30,37 +30,38 @@ impl Display for Against {
 }
 
 /// Workloads A to H on page tables.
-pub fn map(effort: Effort) -> String {
+///
+/// # Errors
+///
+/// What `out` says.
+pub fn map(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let load = Load::begin();
-    let mut out = String::from(
+    out.write_str(
         "page tables, Arm stage 1, 48 bits, 4 KiB; ns a call and ratio to the floor (a walk and a store, called through dyn as ours is)\n\
          workload                         what     floor  inlined     portcullis        by words\n",
-    );
+    )?;
     for letter in LETTERS {
-        out += &map_rows(letter, effort);
+        map_rows(letter, effort, out)?;
     }
     let hot = |pair: fn() -> f64| (0..effort.rounds).map(|_| pair()).fold(f64::MAX, f64::min);
     let floor = hot(|| tables::hot_pairs(&mut ThroughDyn::new()));
     let ours = Against(hot(|| tables::hot_pairs(&mut Ours::new())), floor);
-    let _ = writeln!(out, "H 256 pages in rotation           pair   {floor:7.1}         {ours}");
+    writeln!(out, "H 256 pages in rotation           pair   {floor:7.1}         {ours}")?;
     let pages = effort.most_calls.min(1 << 17);
-    let _ = writeln!(
-        out,
-        "\ntwo threads on one table, {pages} pages each: wall ns an operation in total"
-    );
+    writeln!(out, "\ntwo threads on one table, {pages} pages each: wall ns an operation in total")?;
     for shape in SHAPES {
         let (alone, together) = tables::two_threads(shape, pages, 8 * effort.rounds);
         let speed_up = alone / together;
-        let _ = writeln!(
+        writeln!(
             out,
             "{shape:<16} one {alone:5.1}  two {together:5.1}  {speed_up:.2} times as fast"
-        );
+        )?;
     }
-    let _ = writeln!(out, "\n{load}");
-    out + PEERS
+    writeln!(out, "\n{load}")?;
+    out.write_str(PEERS)
 }
 
-fn map_rows(letter: char, effort: Effort) -> String {
+fn map_rows(letter: char, effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let workload = workload(letter, effort.most_calls);
     let mut best = [Best::NONE; 4];
     for _ in 0..effort.rounds {
@@ -69,65 +70,79 @@ fn map_rows(letter: char, effort: Effort) -> String {
         best[2].note_round(Ours::new(), &workload);
         best[3].note_round(Ours::word_by_word(), &workload);
     }
-    let mut out = String::new();
     for (row, what) in ["map", "unmap", "look up"].iter().enumerate() {
         let [floor, inlined, ours, words] = best.map(|Best(times)| times[row]);
-        let _ = writeln!(
+        writeln!(
             out,
             "{:<32} {what:<7} {floor:7.1}  {inlined:7.1}  {}  {}",
             workload.name,
             Against(ours, floor),
             Against(words, floor)
-        );
+        )?;
     }
-    out
+    Ok(())
 }
 
 /// Workloads I1 to I6 on addresses.
-pub fn iova(effort: Effort) -> String {
+///
+/// # Errors
+///
+/// What `out` says.
+pub fn iova(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let load = Load::begin();
     let pair = (0..effort.rounds).map(|_| spaces::lock_pair()).fold(f64::MAX, f64::min);
-    let mut out = format!(
+    write!(
+        out,
         "addresses, 2^20 pages; ns an allocation and its release; the floor is an uncontended lock and unlock: {pair:.1} ns\n\
          allocator             I1      I2      I3      I4      I5   in lock pairs   I6 mean / worst\n"
-    );
-    space_row(&mut out, "slabs", Slabs::new, pair, effort);
-    space_row(&mut out, "the tree alone", Tree::new, pair, effort);
-    space_row(&mut out, "the tree in a lock", || Locked::new(Tree::new()), pair, effort);
+    )?;
+    space_row(out, "slabs", Slabs::new, pair, effort)?;
+    space_row(out, "the tree alone", Tree::new, pair, effort)?;
+    space_row(out, "the tree in a lock", || Locked::new(Tree::new()), pair, effort)?;
     let (alone, together) = spaces::two_threads(8 * effort.rounds);
     let speed_up = alone / together;
-    let _ = writeln!(
+    writeln!(
         out,
         "two threads, slabs, one page: wall ns a pair in total: one {alone:.1}, two {together:.1}: {speed_up:.2} times as fast\n\n{load}"
-    );
-    out + PEERS
+    )?;
+    out.write_str(PEERS)
 }
 
-fn space_row<S: Space>(out: &mut String, name: &str, make: fn() -> S, pair: f64, effort: Effort) {
+fn space_row<S: Space>(
+    out: &mut dyn Write,
+    name: &str,
+    make: fn() -> S,
+    pair: f64,
+    effort: Effort,
+) -> fmt::Result {
     let steps = effort.most_calls.min(100_000);
     let best =
         |work: &dyn Fn(S) -> f64| (0..effort.rounds).map(|_| work(make())).fold(f64::MAX, f64::min);
     let times: Vec<f64> =
         (1..=5).map(|number| best(&|space| spaces::mixed(number, space, steps))).collect();
-    let _ = write!(out, "{name:<18}");
-    times.iter().for_each(|time| _ = write!(out, "{time:8.1}"));
+    write!(out, "{name:<18}")?;
+    times.iter().try_for_each(|time| write!(out, "{time:8.1}"))?;
     let low = times.iter().copied().fold(f64::MAX, f64::min) / pair;
     let high = times.iter().copied().fold(0.0, f64::max) / pair;
-    let _ = write!(out, "     {low:4.1} to {high:4.1}");
+    write!(out, "     {low:4.1} to {high:4.1}")?;
     let (mean, worst) = spaces::fragmented(make, effort.rounds);
-    let _ = writeln!(out, "{mean:11.0} / {worst:.0}");
+    writeln!(out, "{mean:11.0} / {worst:.0}")
 }
 
 /// The whole of `map` and `unmap`.
-pub fn dma(effort: Effort) -> String {
+///
+/// # Errors
+///
+/// What `out` says.
+pub fn dma(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     use crate::instant::BoundDevice;
     use portcullis::{DomainType, Policy};
     let load = Load::begin();
     let pairs = effort.most_calls.min(20_000);
-    let mut out = String::from(
+    out.write_str(
         "map and unmap, strict, SMMUv3 with range invalidation whose registers act at once, 256 mappings (at most 32 MiB) in flight; ns a pair and ratio to the floor\n\
          pages    floor     portcullis  lazily, 64 together  one command a page  lazily\n",
-    );
+    )?;
     for pages in dma::SIZES {
         let best = |pair: &mut dyn FnMut() -> f64| {
             (0..effort.rounds).map(|_| pair()).fold(f64::MAX, f64::min)
@@ -139,15 +154,15 @@ pub fn dma(effort: Effort) -> String {
         let later = |ranges| {
             best(&mut || dma::Ring::lazy(&BoundDevice::with(ranges, lazy), pages).pairs(pairs))
         };
-        let _ = write!(out, "{pages:5}  {floor:7.1}");
+        write!(out, "{pages:5}  {floor:7.1}")?;
         for ranges in [true, false] {
             let strict = ours(ranges);
             let (against, lazy) = (Against(strict, floor), Against(later(ranges), strict));
-            let _ = write!(out, "  {against}  {lazy} of it");
+            write!(out, "  {against}  {lazy} of it")?;
         }
-        out.push('\n');
+        out.write_str("\n")?;
     }
-    out.push_str("\ntwo threads, a ring each on one device: wall ns a pair in total\n");
+    out.write_str("\ntwo threads, a ring each on one device: wall ns a pair in total\n")?;
     let policy = Policy::default();
     for (what, device) in [
         ("one command queue", BoundDevice::new(true)),
@@ -156,38 +171,42 @@ pub fn dma(effort: Effort) -> String {
         for pages in [1, 32] {
             let (alone, together) = dma::two_threads(&device, pages, 4 * effort.rounds);
             let speed_up = alone / together;
-            let _ = writeln!(
+            writeln!(
                 out,
                 "{what:<17}  {pages:5}  one {alone:7.1}  two {together:7.1}  {speed_up:.2} times as fast"
-            );
+            )?;
         }
     }
-    let _ = writeln!(out, "\n{load}");
-    out + "peers: none exists as a crate; docs/performance.md has Linux's figures\n"
+    writeln!(out, "\n{load}")?;
+    out.write_str("peers: none exists as a crate; docs/performance.md has Linux's figures\n")
 }
 
 /// The command queue alone.
-pub fn queue(effort: Effort) -> String {
+///
+/// # Errors
+///
+/// What `out` says.
+pub fn queue(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let load = Load::begin();
     let calls = effort.most_calls.min(50_000);
     let pair = (0..effort.rounds).map(|_| spaces::lock_pair()).fold(f64::MAX, f64::min);
-    let mut out = format!(
+    write!(
+        out,
         "SMMUv3 command queue, registers that act at once: ns for an invalidation, its CMD_SYNC and the wait; the floor is an uncontended lock and unlock: {pair:.1} ns\n\
          pages  with ranges    a command a page\n"
-    );
+    )?;
     let queues = [Queue::new(true), Queue::new(false)];
     for pages in [1, 32, 64, 512] {
         let best = |queue: &Queue| {
             (0..effort.rounds).map(|_| queue.calls(pages, calls)).fold(f64::MAX, f64::min)
         };
         let [ranges, singles] = [&queues[0], &queues[1]].map(|queue| Against(best(queue), pair));
-        let _ = writeln!(out, "{pages:5}  {ranges}  {singles}");
+        writeln!(out, "{pages:5}  {ranges}  {singles}")?;
     }
     let (alone, together) = queues[0].two_threads(1, 4 * effort.rounds);
     let speed_up = alone / together;
-    let _ = writeln!(
+    writeln!(
         out,
         "two threads, one page: wall ns a call in total: one {alone:.1}, two {together:.1}: {speed_up:.2} times as fast\n\n{load}"
-    );
-    out
+    )
 }

@@ -6,7 +6,7 @@ mod man;
 use args::{Args, BenchCommand, BootArgs, BootCommand, Command, On, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_bench::report;
-use portcullis_cli::bench::probe;
+use portcullis_cli::bench::{self, probe};
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, Answer, LabArgs};
 use portcullis_cli::replay;
@@ -34,14 +34,14 @@ fn main() -> ExitCode {
         Command::Lab(args) => run_lab(&args),
         Command::Replay(args) => replay::run(&args).and_then(answered),
         Command::Bench(args) => {
-            let text = match args.what {
-                BenchCommand::Map(args) => report::map(args.into()),
-                BenchCommand::Iova(args) => report::iova(args.into()),
-                BenchCommand::Dma(args) => report::dma(args.into()),
-                BenchCommand::Queue(args) => report::queue(args.into()),
-                BenchCommand::Probe(args) => probe::run(&args.into()),
-            };
-            print(&text).map(|()| ExitCode::SUCCESS)
+            let measured = bench::run(|out| match args.what {
+                BenchCommand::Map(args) => report::map(args.into(), out),
+                BenchCommand::Iova(args) => report::iova(args.into(), out),
+                BenchCommand::Dma(args) => report::dma(args.into(), out),
+                BenchCommand::Queue(args) => report::queue(args.into(), out),
+                BenchCommand::Probe(args) => probe::run(&args.into(), out),
+            });
+            measured.map(|()| ExitCode::SUCCESS)
         }
         Command::Schema { document } => print(document.schema()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -111,6 +111,27 @@ fn each_benchmark_measures_its_rows_and_says_how_busy_the_machine_was() {
         }
         assert!(!shown.contains("NaN") && !shown.contains("inf"), "{shown}");
     }
+}
+
+/// Rows are shown as they are measured, and Ctrl-C keeps those that are.
+#[test]
+fn a_benchmark_that_is_interrupted_keeps_its_rows() {
+    let mut child = portcullis(&["bench", "queue", "--rounds", "2000", "--calls", "20000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut shown = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut page = String::new();
+    // The headings come before anything is measured.
+    while !page.contains("with ranges") {
+        assert_ne!(shown.read_line(&mut page).expect("UTF-8"), 0, "{page}");
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill starts").success());
+    shown.read_to_string(&mut page).expect("UTF-8");
+    assert!(child.wait().expect("ends").success());
+    assert!(page.contains("interrupted: the rows above are whole"), "{page}");
+    assert!(!page.contains("load: "), "{page}");
 }
 
 #[test]

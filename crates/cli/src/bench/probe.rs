@@ -9,7 +9,7 @@ use portcullis_addr::StreamId;
 use portcullis_bench::clock::Load;
 use portcullis_platform::host::{HostPlatform, NoMemory};
 use portcullis_testbed::Random;
-use std::fmt::Write as _;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -176,16 +176,17 @@ fn in_parts(arrivals: Vec<Arrival>) -> Vec<Part> {
     parts
 }
 
-/// Measures and returns the tables as text.
-pub fn run(bench: &ProbeBench) -> String {
+/// Measures, and writes the tables row by row.
+///
+/// # Errors
+///
+/// What `out` says.
+pub fn run(bench: &ProbeBench, out: &mut dyn Write) -> fmt::Result {
     let load = Load::begin();
-    let mut out = scale_table(bench);
-    out.push('\n');
-    out += &second_thread(bench);
-    out.push('\n');
-    out += &speed_up_table(bench);
-    let _ = writeln!(out, "\n{load}");
-    out
+    scale_table(bench, out)?;
+    second_thread(bench, out)?;
+    speed_up_table(bench, out)?;
+    writeln!(out, "\n{load}")
 }
 
 /// A run whose set-up costs nothing.
@@ -194,43 +195,44 @@ fn free(clients: usize, iommus: usize, threads: usize, together: bool) -> Run {
     Run { clients, iommus, threads, set_up, iommus_first: false, together }
 }
 
-fn scale_table(bench: &ProbeBench) -> String {
-    let mut out = String::from(
+fn scale_table(bench: &ProbeBench, out: &mut dyn Write) -> fmt::Result {
+    out.write_str(
         "free set-up, one thread, random order of clients and IOMMUs\n\
          clients  IOMMUs  ns a device  by bind_all  most deferrals of a device  not bound\n",
-    );
+    )?;
     let sizes = [10, 100, 1000, 10_000, 100_000];
     for clients in sizes.into_iter().filter(|clients| *clients <= bench.most_clients) {
         for iommus in [1, 4, 16, 64] {
             let [single, all] =
                 [false, true].map(|together| free(clients, iommus, 1, together).best(bench.rounds));
             let ns = |outcome: &Outcome| outcome.elapsed.as_nanos() as f64 / clients as f64;
-            let _ = writeln!(
+            writeln!(
                 out,
                 "{clients:7}  {iommus:6}  {:11.0}  {:11.0}  {:26}  {:9}",
                 ns(&single),
                 ns(&all),
                 single.most_defers.max(all.most_defers),
                 single.unbound + all.unbound
-            );
+            )?;
         }
     }
-    out
+    Ok(())
 }
 
-fn second_thread(bench: &ProbeBench) -> String {
+fn second_thread(bench: &ProbeBench, out: &mut dyn Write) -> fmt::Result {
     let clients = bench.most_clients;
     let run = |threads| free(clients, 4, threads, false).best(bench.rounds).elapsed.as_secs_f64();
-    format!(
-        "free set-up, {clients} clients behind 4 IOMMUs: a second thread makes it {:.2} times as fast\n",
+    writeln!(
+        out,
+        "\nfree set-up, {clients} clients behind 4 IOMMUs: a second thread makes it {:.2} times as fast",
         run(1) / run(2)
     )
 }
 
-fn speed_up_table(bench: &ProbeBench) -> String {
-    let mut out = String::from(
-        "20 us of set-up a device, 1000 clients\nIOMMUs  one thread  two threads  speed-up\n",
-    );
+fn speed_up_table(bench: &ProbeBench, out: &mut dyn Write) -> fmt::Result {
+    out.write_str(
+        "\n20 us of set-up a device, 1000 clients\nIOMMUs  one thread  two threads  speed-up\n",
+    )?;
     for iommus in [1, 4, 64] {
         let set_up = Duration::from_micros(20);
         let time = |threads| {
@@ -240,7 +242,7 @@ fn speed_up_table(bench: &ProbeBench) -> String {
         };
         let (one, two) = (time(1), time(2));
         let ratio = one.as_secs_f64() / two.as_secs_f64();
-        let _ = writeln!(out, "{iommus:6}  {one:>10.2?}  {two:>11.2?}  {ratio:7.2}x");
+        writeln!(out, "{iommus:6}  {one:>10.2?}  {two:>11.2?}  {ratio:7.2}x")?;
     }
-    out
+    Ok(())
 }
