@@ -413,7 +413,8 @@ unsafe impl DmaMemory for PhysicalMemory {
     }
 
     fn refresh(&self, address: PhysAddr, len: usize, from: Coherency) {
-        if self.needs_cleaning_for(from) {
+        // What snoops stores where the CPU sees it at once, also where the CPU's own stores are shown late: pulling in the other view could lose a store that is just being made.
+        if from == Coherency::NonCoherent {
             self.each_word(address, len, Chunk::refresh);
         }
     }
