@@ -18,7 +18,7 @@
 //! }
 //!
 //! fn begin<P: Platform>(dma: DmaHandle<P>) -> Result<DeviceDma, portcullis::DmaError> {
-//!     // SAFETY: the linear map has all memory that the kernel's allocator gives, for ever.
+//!     // Sound, since the linear map has all memory that the kernel's allocator gives, for ever.
 //!     let op: &'static _ = Box::leak(Box::new(unsafe { IommuDma::new(dma, linear) }));
 //!     op.device(DmaCoherency::Coherent, DmaConstraints::new(u32::MAX.into()))
 //! }
