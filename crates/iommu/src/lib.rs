@@ -22,6 +22,7 @@
 //! | `virtio_iommu` | `portcullis-virtio-iommu` | driver: virtio-iommu 1.3 | `virtio-iommu` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
 //! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
+//! | `vm_memory` | `portcullis-vm-memory` | a page table as the IOMMU of a guest memory of `vm-memory` | `vm-memory` |
 //! | `dma_api` | `portcullis-dma-api` | drivers of `dma-api` behind an IOMMU | `dma-api` |
 //! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
 //!
@@ -84,5 +85,7 @@ pub use portcullis_smmuv3 as smmuv3;
 pub use portcullis_virtio as virtio;
 #[cfg(feature = "virtio-iommu")]
 pub use portcullis_virtio_iommu as virtio_iommu;
+#[cfg(feature = "vm-memory")]
+pub use portcullis_vm_memory as vm_memory;
 #[cfg(feature = "vtd")]
 pub use portcullis_vtd as vtd;
