@@ -36,6 +36,8 @@ struct State {
 pub(crate) struct Taken {
     records: [Record; BATCH],
     count: usize,
+    /// The device had used every buffer: what it had to say since then is lost. It does not say whether there was anything.
+    pub(crate) exhausted: bool,
     /// Whether there were more records.
     pub(crate) more: bool,
     /// An index or buffer that the device cannot have used; what was in the queue is lost.
@@ -139,7 +141,9 @@ impl<P: Platform> EventQueue<P> {
             self.pages.refresh(self.pages.at(areas.device), used);
             let memory = self.pages.memory();
             let index = (memory.load64(self.pages.at(areas.device)) >> 16) as u16;
-            if u64::from(index.wrapping_sub(state.seen)) > self.entries {
+            let waiting = u64::from(index.wrapping_sub(state.seen));
+            taken.exhausted = waiting == self.entries;
+            if waiting > self.entries {
                 taken.nonsense = Some(index.into());
                 state.seen = index;
             }

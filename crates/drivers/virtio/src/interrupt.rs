@@ -30,6 +30,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         while serviced.faults < budget {
             let taken = self.events.take(unit, budget - serviced.faults);
             serviced.more = taken.more;
+            serviced.overflows += u32::from(taken.exhausted);
             if let Some(nonsense) = taken.nonsense {
                 serviced.errors |= GlobalErrors::OTHER;
                 serviced.status = nonsense;

@@ -97,13 +97,13 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 64 requests and 64 events; as many spaces as there are domains.
+    /// 64 requests and 256 events, because one access of a device may be many records (QEMU: one for each four bytes); as many spaces as there are domains.
     fn default() -> Self {
         Self {
             index: 0,
             coherent: None,
             command_queue_log2: 6,
-            event_queue_log2: 6,
+            event_queue_log2: 8,
             spaces: u32::MAX,
         }
     }

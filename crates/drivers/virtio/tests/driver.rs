@@ -328,6 +328,23 @@ fn faults_say_who_where_and_why() {
     assert_eq!(world.board.unit.counters().faults_lost, 0);
 }
 
+/// A device does not say that it lost records; that no buffer was left says that it may have.
+#[test]
+fn buffers_that_are_all_used_count_as_a_loss() {
+    let world = World::new(VirtioProfile::small(), Policy::default());
+    let mut faults = 0;
+    let mut refuse = |count: usize| {
+        (0..count).for_each(|_| assert!(!world.board.write(IOVA)));
+        let serviced = world.driver.service(usize::MAX, &mut |_| faults += 1);
+        serviced.overflows
+    };
+    assert_eq!(refuse(3), 0, "one of four buffers is left");
+    assert_eq!(refuse(4), 1, "none is");
+    assert_eq!(refuse(9), 1);
+    assert_eq!(refuse(1), 0, "and all are given back");
+    assert_eq!((faults, world.board.unit.counters().faults_lost), (12, 5));
+}
+
 #[test]
 fn reserved_ranges_and_windows_of_messages_come_from_the_device() {
     let reserved = vec![(1, 0xfee0_0000, 0xfeef_ffff), (0, 0x1000, 0x1fff)];
