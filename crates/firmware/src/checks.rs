@@ -65,7 +65,9 @@ fn clients(devices: &[DescribedDevice]) -> BTreeMap<FwNode, alloc::vec::Vec<Clie
 
 fn note_coherency(iommu: &IommuNode, clients: &[Client], findings: &mut Findings) {
     let apart = clients.iter().filter(|client| !client.coherent).count();
-    if iommu.coherent && apart > 0 {
+    // A virtio-iommu has no tables that it could walk.
+    let walks = iommu.kind != IommuKind::VirtioIommu;
+    if walks && iommu.coherent && apart > 0 {
         let message = format!(
             "its table walks snoop the CPU's caches, {apart} of its {} client streams do not: their drivers must maintain caches",
             clients.len()
