@@ -1,6 +1,7 @@
 //! Commands as this driver sends them (§2.4).
 
 use portcullis_addr::{PhysAddr, StreamId};
+use portcullis_driver_parts::Words;
 use portcullis_spec::amdvi::command::{
     self as spec, OPCODE, completion_wait, invalidate_entry, invalidate_pages, opcode,
 };
@@ -51,5 +52,12 @@ impl Command {
             | invalidate_pages::PDE.of(tables as u64)
             | invalidate_pages::ADDRESS.in_place(address);
         Self([first, second])
+    }
+}
+
+impl From<Command> for Words {
+    #[inline]
+    fn from(command: Command) -> Self {
+        command.0
     }
 }

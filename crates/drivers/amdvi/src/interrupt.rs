@@ -5,6 +5,7 @@
 use crate::Iommu;
 use crate::event_queue::decode;
 use portcullis::{Breakage, Fault, GlobalErrors, OpsError, Serviced};
+use portcullis_driver_parts::Consumer as _;
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::amdvi::event::{self as record, code};
 use portcullis_spec::amdvi::{self as spec, status};
@@ -19,7 +20,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         // Before the log is looked at: whatever is recorded after this raises a new interrupt.
         let pending = status::EVENT_LOG_INT.mask() | status::COM_WAIT_INT.mask();
         self.unit.write(spec::STATUS, pending);
-        match self.commands.acknowledge(&self.unit) {
+        match self.commands.with(&self.unit).acknowledge() {
             Ok(stopped) if !stopped => {}
             Ok(_) => tell(&mut serviced, GlobalErrors::COMMAND, 0),
             Err(error) => {

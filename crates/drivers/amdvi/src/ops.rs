@@ -17,7 +17,7 @@ use portcullis::{
     Unsupported,
 };
 use portcullis_addr::{Iova, IovaRange, PageSize, PageSizes, StreamId};
-use portcullis_driver_parts::{Held, Stream, Submitted};
+use portcullis_driver_parts::{Consumer as _, Held, Stream, Submitted};
 use portcullis_pgtable::{IotlbGather, TableError, TableFormat, TableParams};
 use portcullis_platform::{Platform, Registers};
 
@@ -72,7 +72,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         if owed.is_empty() {
             return Ok(());
         }
-        self.commands.execute(&self.unit, owed.len(), owed.into_iter())
+        self.commands.with(&self.unit).execute(owed.len(), owed.into_iter())
     }
 
     /// Takes every permission out of the devices' entries, from whatever they are.
@@ -87,7 +87,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
             let entries = streams.iter().map(|stream| Command::forget_entry(stream.id()));
             match omitted::<P>(Safeguard::ForgetEntry) {
                 true => Ok(()),
-                false => self.commands.execute(&self.unit, streams.len(), entries),
+                false => self.commands.with(&self.unit).execute(streams.len(), entries),
             }
         });
         confirmed.inspect_err(|_| claims.note_unconfirmed())?;
@@ -143,7 +143,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         // Also where another thread has stored the same and hardware was not confirmed to have seen it.
         let entries = held.iter().map(|stream| Command::forget_entry(stream.id()));
         let all = entries.chain(iter::once(Command::forget_domain(domain)));
-        self.commands.execute(&self.unit, held.len() + 1, all)?;
+        self.commands.with(&self.unit).execute(held.len() + 1, all)?;
         self.spaces.grown(domain, &growth);
         Ok(())
     }
@@ -234,7 +234,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
             }
             None => {
                 let domain = iter::once(Command::forget_domain(domain));
-                self.commands.execute(&self.unit, 1, domain)?;
+                self.commands.with(&self.unit).execute(1, domain)?;
             }
         }
         self.spaces.free(domain);
@@ -271,7 +271,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
         if gather.is_everything() {
             self.tell_of_growth(domain)?;
         }
-        let submitted = self.commands.submit(&self.unit, 1, iter::once(command));
+        let submitted = self.commands.with(&self.unit).submit(1, iter::once(command));
         submitted.map(|it| Ticket([it.first, it.after, it.failures]))
     }
 
@@ -280,7 +280,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
             return Ok(());
         }
         let Ticket([first, after, failures]) = ticket;
-        self.commands.wait(&self.unit, &Submitted { first, after, failures })
+        self.commands.with(&self.unit).wait(&Submitted { first, after, failures })
     }
 
     fn forget_all(&self) -> Result<(), OpsError> {

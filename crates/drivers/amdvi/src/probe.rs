@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use portcullis::OpsError;
 use portcullis_addr::StreamId;
-use portcullis_driver_parts::{Running, answer};
+use portcullis_driver_parts::{Consumer as _, Running, answer};
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers};
 use portcullis_spec::amdvi::{self as spec, control, status};
 
@@ -178,15 +178,15 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
 
     /// Has the unit forget all entries and all translations.
     pub(crate) fn forget_everything(&self) -> Result<(), OpsError> {
-        let (queue, unit) = (&self.commands, &self.unit);
+        let queue = self.commands.with(&self.unit);
         if self.features.invalidate_all {
-            return queue.execute(unit, 1, core::iter::once(Command::forget_all()));
+            return queue.execute(1, core::iter::once(Command::forget_all()));
         }
         let devices = 0..1u32 << self.devices.bits();
         let domains = 0..=u16::MAX;
         let count = devices.len() + domains.len();
         let entries = devices.map(|id| Command::forget_entry(StreamId::new(id)));
-        queue.execute(unit, count, entries.chain(domains.map(Command::forget_domain)))
+        queue.execute(count, entries.chain(domains.map(Command::forget_domain)))
     }
 
     /// Blocks every device, confirmed, and turns the queues off so that their memory can be freed. The unit stays on with its table.

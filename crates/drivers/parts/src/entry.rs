@@ -9,6 +9,9 @@
 //!
 //! A change of one word is one store. Steps that change nothing are left out: an entry that is not valid begins with the second.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 /// One group of stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase<const N: usize> {
@@ -84,60 +87,49 @@ pub fn plan<const N: usize>(now: &[u64; N], target: &[u64; N], shortcuts: Shortc
     [away, rest, Phase::between(&gone, target, FIRST, false)]
 }
 
-#[cfg(feature = "check")]
-pub use check::is_torn;
-
-/// What hardware can read while an entry changes: for the tests of drivers, each with its own shapes of entries.
-#[cfg(feature = "check")]
-mod check {
-    use super::{Shortcuts, is_valid, plan};
-    use alloc::vec;
-    use alloc::vec::Vec;
-
-    /// Whether some store of the change from `from` to `to` lets hardware that reads pieces of `chunk` words read what is neither the old entry, nor the new one, nor invalid.
-    pub fn is_torn<const N: usize>(
-        from: &[u64; N],
-        to: &[u64; N],
-        shortcuts: Shortcuts,
-        chunk: usize,
-    ) -> bool {
-        let mut memory = *from;
-        // What each piece can have been read as since the last confirmation.
-        let snapshot = |memory: &[u64; N]| -> Vec<Vec<[u64; N]>> {
-            (0..N.div_ceil(chunk)).map(|_| vec![*memory]).collect()
-        };
-        let mut seen = snapshot(&memory);
-        for phase in plan(from, to, shortcuts) {
-            for (word, value) in phase.stores() {
-                memory[word] = value;
-                seen[word / chunk].push(memory);
-                let mixed = |entry: &[u64; N]| is_valid(entry) && entry != from && entry != to;
-                if mixtures(&seen, chunk).iter().any(mixed) {
-                    return true;
-                }
-            }
-            if phase.confirm {
-                seen = snapshot(&memory);
+/// For the tests of drivers, each with its own shapes of entries: whether some store of the change from `from` to `to` lets hardware that reads pieces of `chunk` words read what is neither the old entry, nor the new one, nor invalid.
+pub fn is_torn<const N: usize>(
+    from: &[u64; N],
+    to: &[u64; N],
+    shortcuts: Shortcuts,
+    chunk: usize,
+) -> bool {
+    let mut memory = *from;
+    // What each piece can have been read as since the last confirmation.
+    let snapshot = |memory: &[u64; N]| -> Vec<Vec<[u64; N]>> {
+        (0..N.div_ceil(chunk)).map(|_| vec![*memory]).collect()
+    };
+    let mut seen = snapshot(&memory);
+    for phase in plan(from, to, shortcuts) {
+        for (word, value) in phase.stores() {
+            memory[word] = value;
+            seen[word / chunk].push(memory);
+            let mixed = |entry: &[u64; N]| is_valid(entry) && entry != from && entry != to;
+            if mixtures(&seen, chunk).iter().any(mixed) {
+                return true;
             }
         }
-        !(memory == *to || !is_valid(&memory) && !is_valid(to))
-    }
-
-    /// Every combination of what the pieces can have been read as.
-    fn mixtures<const N: usize>(seen: &[Vec<[u64; N]>], chunk: usize) -> Vec<[u64; N]> {
-        let mut all = vec![[0; N]];
-        for (piece, values) in seen.iter().enumerate() {
-            let mut next = alloc::vec::Vec::new();
-            for entry in &all {
-                for value in values {
-                    let mut entry = *entry;
-                    let words = piece * chunk..(piece * chunk + chunk).min(N);
-                    entry[words.clone()].copy_from_slice(&value[words]);
-                    next.push(entry);
-                }
-            }
-            all = next;
+        if phase.confirm {
+            seen = snapshot(&memory);
         }
-        all
     }
+    !(memory == *to || !is_valid(&memory) && !is_valid(to))
+}
+
+/// Every combination of what the pieces can have been read as.
+fn mixtures<const N: usize>(seen: &[Vec<[u64; N]>], chunk: usize) -> Vec<[u64; N]> {
+    let mut all = vec![[0; N]];
+    for (piece, values) in seen.iter().enumerate() {
+        let mut next = Vec::new();
+        for entry in &all {
+            for value in values {
+                let mut entry = *entry;
+                let words = piece * chunk..(piece * chunk + chunk).min(N);
+                entry[words.clone()].copy_from_slice(&value[words]);
+                next.push(entry);
+            }
+        }
+        all = next;
+    }
+    all
 }

@@ -6,7 +6,8 @@
 //! - [`Claims`]: whose streams are whose, who changes an entry, and of which entries hardware has not confirmed that they block.
 //! - [`Ids`], [`Spaces`]: the tags of address spaces, and the spaces that have one.
 //! - [`entry`]: how an entry changes while hardware reads it.
-//! - [`Line`], [`Failures`]: of a queue of commands that several threads use: who waits for room, and whose command was refused.
+//! - [`CommandQueue`]: a queue of commands that several threads fill and one unit empties, but for the form of the commands and the registers ([`Consumer`]); [`Ring`] is its memory.
+//! - [`Line`], [`Failures`]: of such a queue: who waits for room, and whose command was refused.
 //! - [`answer`]: what the core is told where a unit does not do what it should.
 //!
 //! Dependency rule: uses `addr`, `platform` and the interfaces of the core. Knows no driver. `no_std` + `alloc`, no `unsafe`.
@@ -17,16 +18,20 @@ extern crate alloc;
 
 pub mod answer;
 mod claims;
+mod command_queue;
 pub mod entry;
 mod failures;
 mod ids;
 mod line;
 mod memory;
+mod ring;
 mod spaces;
 
 pub use claims::{Claims, Held, Stream};
+pub use command_queue::{CommandQueue, Consumer, Standing};
 pub use failures::{Failures, Submitted};
 pub use ids::{Ids, Search};
 pub use line::Line;
 pub use memory::{HardwarePages, Running};
+pub use ring::{Ring, Words};
 pub use spaces::{Name, Spaces};

@@ -1,6 +1,7 @@
 //! Commands as this driver sends them (§3.1).
 
 use portcullis_addr::{Iova, StreamId};
+use portcullis_driver_parts::Words;
 use portcullis_spec::riscv::command::{
     self as spec, iodir, iodir_func, iofence, iofence_func, iotinval, iotinval_func, opcode,
 };
@@ -67,5 +68,12 @@ impl Command {
         self.0[0] |= iotinval::AV.of(1);
         self.0[1] |= iotinval::ADDR.of(address.raw() >> 12);
         self
+    }
+}
+
+impl From<Command> for Words {
+    #[inline]
+    fn from(command: Command) -> Self {
+        command.0
     }
 }

@@ -19,7 +19,7 @@ use portcullis::{
 use portcullis_addr::{PageSize, StreamId};
 use portcullis_driver_parts::answer::exact;
 use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
-use portcullis_driver_parts::{Stream, Submitted};
+use portcullis_driver_parts::{Consumer as _, Stream, Submitted};
 use portcullis_pgtable::{
     Format, IoPageTable, IotlbGather, RiscvFirstStage, RiscvSecondStage, TableError, TableFormat,
     TableParams,
@@ -62,7 +62,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
                 }
             }
             if !owed.is_empty() && !omitted::<P>(Safeguard::ForgetContext) {
-                self.commands.execute(&self.unit, owed.len(), owed.into_iter())?;
+                self.commands.with(&self.unit).execute(owed.len(), owed.into_iter())?;
             }
         }
         Ok(())
@@ -86,7 +86,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         }
         let confirmed = match omitted::<P>(Safeguard::ForgetContext) {
             true => Ok(()),
-            false => self.commands.execute(&self.unit, owed.len(), owed.into_iter()),
+            false => self.commands.with(&self.unit).execute(owed.len(), owed.into_iter()),
         };
         confirmed.inspect_err(|_| self.directory.claims.note_unconfirmed())?;
         streams.iter().for_each(|stream| stream.trust());
@@ -211,7 +211,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
         let unconfirmed = claims.unconfirmed();
         let contexts = unconfirmed.map(|_| Command::forget_contexts());
         let all = contexts.into_iter().chain(iter::once(whole(name)));
-        self.commands.execute(&self.unit, 1 + usize::from(contexts.is_some()), all)?;
+        self.commands.with(&self.unit).execute(1 + usize::from(contexts.is_some()), all)?;
         unconfirmed.into_iter().for_each(|seen| claims.note_made_good(seen));
         self.spaces.free(name);
         Ok(())
@@ -240,11 +240,11 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
 
     fn submit(&self, tag: SpaceTag, gather: &IotlbGather) -> Result<Ticket, OpsError> {
         let name = self.spaces.name(tag)?;
-        let (queue, unit) = (&self.commands, &self.unit);
+        let queue = self.commands.with(&self.unit);
         let submitted = match invalidation(name, gather) {
             None => return Ok(NOTHING),
-            Some(Invalidation::Space(name)) => queue.submit(unit, 1, iter::once(whole(name))),
-            Some(Invalidation::Pages(pages)) => queue.submit(unit, pages.total(), pages),
+            Some(Invalidation::Space(name)) => queue.submit(1, iter::once(whole(name))),
+            Some(Invalidation::Pages(pages)) => queue.submit(pages.total(), pages),
         };
         submitted.map(|it| Ticket([it.first, it.after, it.failures]))
     }
@@ -254,7 +254,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
             return Ok(());
         }
         let Ticket([first, after, failures]) = ticket;
-        self.commands.wait(&self.unit, &Submitted { first, after, failures })
+        self.commands.with(&self.unit).wait(&Submitted { first, after, failures })
     }
 
     fn forget_all(&self) -> Result<(), OpsError> {

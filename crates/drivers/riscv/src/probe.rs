@@ -12,8 +12,8 @@ use crate::unit::{GONE, Unit};
 use crate::{Iommu, Options};
 use alloc::sync::Arc;
 use portcullis::OpsError;
-use portcullis_driver_parts::Running;
 use portcullis_driver_parts::answer;
+use portcullis_driver_parts::{Consumer as _, Running};
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers, Timeout};
 use portcullis_spec::Register;
 use portcullis_spec::riscv::{self as spec, cqcsr, ddtp, iommu_mode, ipsr, msi_addr, msi_vec_ctl};
@@ -153,7 +153,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         let all = [Command::forget_contexts(), Command::forget_hosts(), Command::forget_guests()];
         let second = self.features.second_stage > 0;
         let count = if second { 3 } else { 2 };
-        self.commands.execute(&self.unit, count, all.into_iter())
+        self.commands.with(&self.unit).execute(count, all.into_iter())
     }
 
     /// Turns the unit off, confirmed, so that its memory can be freed.

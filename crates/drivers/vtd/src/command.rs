@@ -1,7 +1,7 @@
 //! Descriptors as this driver sends them (§6.5.2).
 
 use portcullis_addr::{Iova, PhysAddr, StreamId};
-use portcullis_driver_parts::Name;
+use portcullis_driver_parts::{Name, Words};
 use portcullis_spec::vtd::descriptor::{
     self as spec, TYPE, context, context_granularity, iotlb, iotlb_granularity, kind, pasid_cache,
     pasid_cache_granularity, pasid_iotlb, pasid_iotlb_granularity, wait,
@@ -96,3 +96,10 @@ const _: () = assert!(
         && iotlb::IH.mask() == pasid_iotlb::IH.mask()
         && iotlb::ADDR.mask() == pasid_iotlb::ADDR.mask()
 );
+
+impl From<Command> for Words {
+    #[inline]
+    fn from(command: Command) -> Self {
+        command.0
+    }
+}

@@ -5,6 +5,7 @@
 use crate::Iommu;
 use crate::event_queue::decode;
 use portcullis::{Fault, GlobalErrors, Serviced};
+use portcullis_driver_parts::Consumer as _;
 use portcullis_driver_parts::answer::{tell, tell_broken};
 use portcullis_platform::{Platform, Registers};
 use portcullis_spec::vtd::fault::{self as record};
@@ -47,7 +48,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         if !self.running.is_set() {
             return serviced;
         }
-        match self.commands.acknowledge(&self.unit) {
+        match self.commands.with(&self.unit).acknowledge() {
             Ok(0) => {}
             Ok(errors) => tell(&mut serviced, GlobalErrors::COMMAND, errors.into()),
             Err(error) => tell_broken(&mut serviced, &error),

@@ -19,7 +19,7 @@ use portcullis::{
 use portcullis_addr::{Iova, IovaRange, PageSize, StreamId};
 use portcullis_driver_parts::answer::exact;
 use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
-use portcullis_driver_parts::{Name, Stream, Submitted};
+use portcullis_driver_parts::{Consumer as _, Name, Stream, Submitted};
 use portcullis_pgtable::{
     Format, IoPageTable, IotlbGather, TableError, TableFormat, TableParams, VtdFirstStage,
     VtdSecondStage,
@@ -86,7 +86,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
     fn confirm(&self, owed: Vec<Command>) -> Result<(), OpsError> {
         match owed.is_empty() {
             true => Ok(()),
-            false => self.commands.execute(&self.unit, owed.len(), owed.into_iter()),
+            false => self.commands.with(&self.unit).execute(owed.len(), owed.into_iter()),
         }
     }
 
@@ -282,13 +282,13 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
         if owed.is_some() {
             self.flush_write_buffer()?;
         }
-        let (queue, unit) = (&self.commands, &self.unit);
+        let queue = self.commands.with(&self.unit);
         let submitted = match owed {
             None => return Ok(NOTHING),
             Some(Invalidation::Space(name)) => {
-                queue.submit(unit, 1, iter::once(Command::forget_space(name)))
+                queue.submit(1, iter::once(Command::forget_space(name)))
             }
-            Some(Invalidation::Pages(pages)) => queue.submit(unit, pages.total(), pages),
+            Some(Invalidation::Pages(pages)) => queue.submit(pages.total(), pages),
         };
         submitted.map(|it| Ticket([it.first, it.after, it.failures]))
     }
@@ -298,7 +298,7 @@ impl<P: Platform, R: Registers> IommuOps for Iommu<P, R> {
             return Ok(());
         }
         let Ticket([first, after, failures]) = ticket;
-        self.commands.wait(&self.unit, &Submitted { first, after, failures })
+        self.commands.with(&self.unit).wait(&Submitted { first, after, failures })
     }
 
     fn forget_all(&self) -> Result<(), OpsError> {

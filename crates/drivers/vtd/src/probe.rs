@@ -13,7 +13,7 @@ use crate::{FirmwareTranslation, Iommu, Options};
 use alloc::sync::Arc;
 use portcullis::OpsError;
 use portcullis_addr::PhysAddr;
-use portcullis_driver_parts::{Running, answer};
+use portcullis_driver_parts::{Consumer as _, Running, answer};
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers, wait_for};
 use portcullis_spec::vtd::{self as spec, gcmd, gsts, iqh, pmen, rtaddr, ttm};
 
@@ -146,7 +146,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         let pasids = scalable.then(Command::forget_pasids);
         let all = [Command::forget_contexts()].into_iter().chain(pasids);
         let all = all.chain([Command::forget_translations()]);
-        self.commands.execute(&self.unit, 2 + usize::from(scalable), all)
+        self.commands.with(&self.unit).execute(2 + usize::from(scalable), all)
     }
 
     /// Shows what was stored to a unit that has write buffers.
