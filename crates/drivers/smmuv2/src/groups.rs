@@ -233,7 +233,9 @@ impl<P: Platform> Groups<P> {
         for held in groups {
             if let Some(record) = records.get(*held) {
                 record.doubtful = false;
-                settled.over.extend(record.goes_on.take());
+                // Once, however many streams went on through it: its name may be another's as soon as it is let go.
+                let by = record.goes_on.take().filter(|by| !settled.over.contains(by));
+                settled.over.extend(by);
                 if record.claims == 0 {
                     settled.unclaimed.push(*held);
                 }
@@ -358,6 +360,52 @@ impl Records {
         let unused = record.claims == 0 && claimed.fresh.iter().any(|(fresh, _)| *fresh == held);
         if unused {
             self.entries[held.group] = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_addr::{PageSizes, StreamId};
+    use portcullis_platform::host::{HostPlatform, NoMemory};
+
+    fn features() -> Features {
+        Features {
+            stream_matching: true,
+            groups: 4,
+            id_bits: 15,
+            mask_bits: 0x7fff,
+            extended_ids: false,
+            banks: 4,
+            stage2_banks: 0,
+            coherent: true,
+            intermediate_bits: 48,
+            output_bits: 48,
+            upstream_bits: 48,
+            granules: PageSizes::ALL,
+            stage1: true,
+            stage2: true,
+            aarch32: false,
+            s2cr_is_trapped: false,
+            pages_only: false,
+            first_tag: 0,
+            wide_vmids: false,
+            kept_banks: 0,
+        }
+    }
+
+    /// Two streams of one display that are led away by one call. Said twice, the second time would end whatever space had got the same name in between.
+    #[test]
+    fn what_several_streams_went_on_through_is_over_once_and_not_before_the_last() {
+        let groups = Groups::<HostPlatform<NoMemory>>::new(&features(), 0);
+        for by in [GoesOn::Space(SpaceTag(512)), GoesOn::Bank(3)] {
+            let stream = |id| StreamSpec::exact(StreamId::new(id));
+            let adopted = [1, 2, 3].map(|id| groups.adopt(None, stream(id), by).expect("room"));
+            assert_eq!(groups.trust(&adopted[..1]).over, []);
+            assert_eq!(groups.trust(&adopted[1..]).over, [by]);
+            assert_eq!(groups.trust(&adopted).over, []);
+            groups.free(&adopted);
         }
     }
 }
