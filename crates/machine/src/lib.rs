@@ -57,6 +57,7 @@ mod access;
 mod allocator;
 mod amdvi;
 mod bus;
+mod careless;
 mod chunks;
 mod clock;
 mod device;
@@ -80,6 +81,7 @@ mod vtd;
 pub use access::{AccessKind, AccessRecord, Agent, DeviceId, Passage};
 pub use amdvi::{AmdVi, AmdViCounters, AmdViProfile};
 pub use bus::{Machine, MachineBuilder};
+pub use careless::{Careless, without};
 pub use clock::{MachineClock, TimeSource};
 pub use device::{BUFFER_SIZE, Device, Expectation, Port};
 pub use faults::{

@@ -7,51 +7,21 @@ use portcullis::{
 };
 use portcullis_addr::{Iova, IovaRange, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
-    Device, DmaRequest, Expectation, Faults, FirmwareGroup, Machine, MachineClock, MachinePlatform,
-    PhysicalMemory, Policy, SmmuV2, SmmuV2Profile, SmmuV2Registers, TimeSource, Violation,
+    Careless, Device, DmaRequest, Expectation, Faults, FirmwareGroup, Machine, PhysicalMemory,
+    Policy, SmmuV2, SmmuV2Profile, SmmuV2Registers, TimeSource, Violation, without,
 };
 use portcullis_pgtable::IotlbGather;
-use portcullis_platform::host::{HostEvent, HostIrqLock, HostLock, HostThreads};
-use portcullis_platform::{DmaPages, NativeAtomic, PageLayout, Platform, Registers};
+use portcullis_platform::host::HostThreads;
+use portcullis_platform::{DmaPages, PageLayout, Registers};
 use portcullis_smmuv2::{
     Adoptable, Fate, FirmwareStreams, Options, Quirks, Ran, Safeguard, Smmu, WhyBlocked,
 };
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const DISPLAY: StreamSpec = StreamSpec { id: StreamId::new(0x800), mask: 0x2 };
 const OTHER: StreamSpec = StreamSpec { id: StreamId::new(0x40), mask: 0 };
 const PAGE: u64 = 4096;
-
-thread_local! {
-    static OMITTED: Cell<Option<Safeguard>> = const { Cell::new(None) };
-}
-
-/// The machine's platform, with a driver of which a test leaves a safeguard out.
-#[derive(Debug)]
-struct Careless(MachinePlatform<HostThreads>);
-
-impl Platform for Careless {
-    type Lock = HostLock;
-    type IrqLock = HostIrqLock;
-    type Event = HostEvent;
-    type Atomic = NativeAtomic;
-    type Memory = PhysicalMemory;
-    type Clock = MachineClock;
-    fn memory(&self) -> &Arc<PhysicalMemory> {
-        self.0.memory()
-    }
-    fn clock(&self) -> &MachineClock {
-        self.0.clock()
-    }
-    fn thread(&self) -> usize {
-        self.0.thread()
-    }
-    fn omits(safeguard: &'static str) -> bool {
-        OMITTED.get().is_some_and(|omitted| omitted.name() == safeguard)
-    }
-}
 
 /// A display that reads its picture, from the first page at `at`.
 struct Display {
@@ -113,7 +83,7 @@ impl Registers for Watched {
     }
 }
 
-type Driver = Smmu<Careless, Watched>;
+type Driver = Smmu<Careless<HostThreads>, Watched>;
 
 /// A machine whose display shows a picture that firmware put there.
 struct Board {
@@ -169,7 +139,7 @@ impl Board {
         let registers = Watched { inner, display: Arc::clone(&self.display) };
         let quirks = Quirks::of(["arm,mmu-500"]);
         let options = Options { quirks, firmware_streams, ..Options::default() };
-        let platform = Careless(MachinePlatform::new(&self.machine));
+        let platform = Careless::new(&self.machine);
         Smmu::bring_up(Arc::new(platform), registers, options).expect("up")
     }
 
@@ -433,13 +403,6 @@ fn an_unconfirmed_replacement_keeps_what_the_stream_went_on_through() {
     assert_eq!(driver.spaces(), 1);
 }
 
-fn without(safeguard: Safeguard, test: fn()) -> bool {
-    OMITTED.set(Some(safeguard));
-    let noticed = std::panic::catch_unwind(test).is_err();
-    OMITTED.set(None);
-    noticed
-}
-
 fn passing_board() -> Board {
     let board = Board::new(SmmuV2Profile::mmu500());
     board.unit.leave_running(&[passing(DISPLAY)]);
@@ -467,6 +430,7 @@ fn each_safeguard_that_is_left_out_is_noticed() {
     ];
     for (safeguard, test) in cases {
         test();
-        assert!(without(safeguard, test), "{safeguard}");
+        let noticed = without(Some(safeguard.name()), || std::panic::catch_unwind(test).is_err());
+        assert!(noticed, "{safeguard}");
     }
 }

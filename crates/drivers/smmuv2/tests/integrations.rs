@@ -6,50 +6,19 @@ use portcullis::{
 };
 use portcullis_addr::{Iova, PageSize, PageSizes, PhysAddr, Prot, StreamId};
 use portcullis_machine::{
-    Device, DmaRequest, Expectation, Interleaved, Machine, MachineClock, MachinePlatform,
-    PhysicalMemory, Policy, Port, SmmuV2, SmmuV2Profile, SmmuV2Registers, TimeSource, Violation,
-    share_translations,
+    Careless, Device, DmaRequest, Expectation, Interleaved, Machine, PhysicalMemory, Policy, Port,
+    SmmuV2, SmmuV2Profile, SmmuV2Registers, TimeSource, Violation, share_translations, without,
 };
 use portcullis_pgtable::{IotlbGather, TableFormat};
-use portcullis_platform::host::{HostEvent, HostIrqLock, HostLock, HostThreads};
-use portcullis_platform::{DmaPages, NativeAtomic, PageLayout, Platform, Registers as _};
+use portcullis_platform::host::HostThreads;
+use portcullis_platform::{DmaPages, PageLayout, Registers as _};
 use portcullis_smmuv2::{BringUpCause, Options, Quirks, Safeguard, Smmu};
-use std::cell::Cell;
 use std::sync::Arc;
 
 const CLIENT: StreamSpec = StreamSpec::exact(StreamId::new(0x33));
 const PAGE: u64 = 4096;
 
-thread_local! {
-    static OMITTED: Cell<Option<Safeguard>> = const { Cell::new(None) };
-}
-
-/// The machine's platform, with a driver of which a test leaves a safeguard out.
-#[derive(Debug)]
-struct Careless(MachinePlatform<HostThreads>);
-
-impl Platform for Careless {
-    type Lock = HostLock;
-    type IrqLock = HostIrqLock;
-    type Event = HostEvent;
-    type Atomic = NativeAtomic;
-    type Memory = PhysicalMemory;
-    type Clock = MachineClock;
-    fn memory(&self) -> &Arc<PhysicalMemory> {
-        self.0.memory()
-    }
-    fn clock(&self) -> &MachineClock {
-        self.0.clock()
-    }
-    fn thread(&self) -> usize {
-        self.0.thread()
-    }
-    fn omits(safeguard: &'static str) -> bool {
-        OMITTED.get().is_some_and(|omitted| omitted.name() == safeguard)
-    }
-}
-
-type Driver = Smmu<Careless, SmmuV2Registers>;
+type Driver = Smmu<Careless<HostThreads>, SmmuV2Registers>;
 
 fn machine() -> Arc<Machine> {
     let time = TimeSource::Virtual { step: 1_000_000 };
@@ -59,7 +28,7 @@ fn machine() -> Arc<Machine> {
 }
 
 fn bring_up(machine: &Arc<Machine>, units: &[Arc<SmmuV2>], options: Options) -> Driver {
-    let platform = Arc::new(Careless(MachinePlatform::new(machine)));
+    let platform = Arc::new(Careless::<HostThreads>::new(machine));
     let mirrors = units[1..].iter().map(SmmuV2::registers).collect();
     Smmu::bring_up_mirrored(platform, units[0].registers(), mirrors, options).expect("up")
 }
@@ -141,18 +110,15 @@ fn register_blocks_that_must_be_programmed_alike_are_one_unit() {
 
 #[test]
 fn a_mirror_that_is_forgotten_is_found() {
-    let without = |safeguard| {
-        OMITTED.set(Some(safeguard));
-        let found = std::panic::catch_unwind(|| life_of_mirrors(2));
-        OMITTED.set(None);
-        found
+    let mirrors = |left_out: Safeguard| {
+        without(Some(left_out.name()), || std::panic::catch_unwind(|| life_of_mirrors(2)))
     };
     // Left as it was found, out of reset, it lets everything pass.
-    let found = without(Safeguard::ProgramMirrors);
+    let found = mirrors(Safeguard::ProgramMirrors);
     let passed = |it: &Violation| matches!(it, Violation::BlockedPassed(_));
     // Reading back notices it already at the bring-up.
     assert!(found.is_err() || found.is_ok_and(|found| found.iter().any(passed)));
-    let found = without(Safeguard::WaitForMirrors).expect("it goes on");
+    let found = mirrors(Safeguard::WaitForMirrors).expect("it goes on");
     let stale =
         |it: &Violation| matches!(it, Violation::StaleHit(_) | Violation::ForbiddenRange(_));
     assert!(found.iter().any(stale), "{found:?}");
@@ -163,7 +129,7 @@ fn register_blocks_that_are_not_alike_are_refused() {
     let machine = machine();
     let one = machine.add_smmuv2(SmmuV2Profile::mmu500());
     let other = machine.add_smmuv2(SmmuV2Profile { banks: 8, ..SmmuV2Profile::mmu500() });
-    let platform = Arc::new(Careless(MachinePlatform::new(&machine)));
+    let platform = Arc::new(Careless::<HostThreads>::new(&machine));
     let mirrors = vec![other.registers()];
     let refused = Smmu::bring_up_mirrored(platform, one.registers(), mirrors, Options::default());
     let cause = refused.expect_err("they differ").cause;
@@ -248,7 +214,7 @@ fn tags_that_do_not_fit_are_not_used() {
     assert_eq!(formats(SmmuV2Profile::extended(), 256), [one, two]);
     let machine = machine();
     let unit = machine.add_smmuv2(SmmuV2Profile { stage2_banks: 0, ..SmmuV2Profile::minimal() });
-    let platform = Arc::new(Careless(MachinePlatform::new(&machine)));
+    let platform = Arc::new(Careless::<HostThreads>::new(&machine));
     let options = Options { first_tag: 256, ..Options::default() };
     let refused = Smmu::bring_up(platform, unit.registers(), options).map(drop);
     assert!(matches!(refused.expect_err("AArch32 alone").cause, BringUpCause::Refused { .. }));

@@ -8,59 +8,16 @@ use portcullis::{
 };
 use portcullis_addr::{Iova, PageSizes, Prot};
 use portcullis_machine::{
-    ChunkOrder, DmaRequest, Expectation, Machine, MachinePlatform, Policy, ReadChunks,
-    RegisterBlock, StepHook, TimeSource, VtdIommu, VtdProfile,
+    Careless, ChunkOrder, DmaRequest, Expectation, Machine, Policy, ReadChunks, RegisterBlock,
+    StepHook, TimeSource, VtdIommu, VtdProfile, without,
 };
 use portcullis_pgtable::IotlbGather;
+use portcullis_platform::Registers;
 use portcullis_platform::host::HostThreads;
-use portcullis_platform::{Platform, Registers};
 use portcullis_vtd::{Iommu, Safeguard};
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-type Inner = MachinePlatform<HostThreads>;
-type Driver = Iommu<Leaving, RegisterBlock<VtdIommu>>;
-
-thread_local! {
-    static LEFT_OUT: Cell<Option<Safeguard>> = const { Cell::new(None) };
-}
-
-/// The machine's platform without the safeguard that this thread leaves out.
-#[derive(Debug)]
-struct Leaving(Inner);
-
-impl Platform for Leaving {
-    type Lock = <Inner as Platform>::Lock;
-    type IrqLock = <Inner as Platform>::IrqLock;
-    type Event = <Inner as Platform>::Event;
-    type Atomic = <Inner as Platform>::Atomic;
-    type Memory = <Inner as Platform>::Memory;
-    type Clock = <Inner as Platform>::Clock;
-
-    fn memory(&self) -> &Arc<Self::Memory> {
-        self.0.memory()
-    }
-
-    fn clock(&self) -> &Self::Clock {
-        self.0.clock()
-    }
-
-    fn omits(safeguard: &'static str) -> bool {
-        LEFT_OUT.get().is_some_and(|left_out| left_out.name() == safeguard)
-    }
-
-    fn cpus(&self) -> usize {
-        self.0.cpus()
-    }
-
-    fn cpu(&self) -> usize {
-        self.0.cpu()
-    }
-
-    fn thread(&self) -> usize {
-        self.0.thread()
-    }
-}
+type Driver = Iommu<Careless<HostThreads>, RegisterBlock<VtdIommu>>;
 
 const SPEC: StreamSpec = StreamSpec::exact(ID);
 
@@ -72,7 +29,7 @@ struct World {
 impl World {
     fn new(profile: VtdProfile, policy: Policy) -> Self {
         let board = Board::new(profile, policy);
-        let platform = Arc::new(Leaving(Inner::new(&board.machine)));
+        let platform = Arc::new(Careless::<HostThreads>::new(&board.machine));
         let driver = Iommu::bring_up(platform, board.unit.registers(), small());
         let driver = driver.expect("the unit comes up");
         driver.claim(&[SPEC]).expect("free");
@@ -176,7 +133,7 @@ fn take_over_under_fire() -> usize {
     board.device.expect(Expectation::Blocked);
     let target = (Arc::downgrade(&board.machine), page.address().raw());
     hook.board.set(target).expect("once");
-    let platform = Arc::new(Leaving(Inner::new(&board.machine)));
+    let platform = Arc::new(Careless::<HostThreads>::new(&board.machine));
     let _driver = Iommu::bring_up(platform, board.unit.registers(), small()).expect("up");
     board.machine.violations().len()
 }
@@ -209,13 +166,6 @@ fn change_under_read() -> usize {
     mixed
 }
 
-fn without(safeguard: Option<Safeguard>, run: impl FnOnce() -> usize) -> usize {
-    LEFT_OUT.set(safeguard);
-    let found = run();
-    LEFT_OUT.set(None);
-    found
-}
-
 #[test]
 fn each_safeguard_is_missed_and_nothing_is_found_with_all_of_them() {
     let runs: [(Safeguard, fn() -> usize); 6] = [
@@ -230,6 +180,6 @@ fn each_safeguard_is_missed_and_nothing_is_found_with_all_of_them() {
     assert_eq!(runs.len() + elsewhere.len(), Safeguard::ALL.len());
     for (safeguard, run) in runs {
         assert_eq!(without(None, run), 0, "{safeguard}");
-        assert!(without(Some(safeguard), run) > 0, "{safeguard} is not missed");
+        assert!(without(Some(safeguard.name()), run) > 0, "{safeguard} is not missed");
     }
 }
