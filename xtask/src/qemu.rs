@@ -4,31 +4,32 @@ use crate::run::{Outcome, run};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What tests start, and Debian's package of each (in 7.2 the second one is part of `qemu-system-misc`, without an IOMMU).
-const PROGRAMS: [(&str, &str); 3] = [
-    ("qemu-system-aarch64", "qemu-system-arm"),
-    ("qemu-system-riscv64", "qemu-system-riscv"),
-    ("qemu-system-x86_64", "qemu-system-x86"),
+/// What tests start, Debian's package of each (in 7.2 the second one is part of `qemu-system-misc`), and the first version with an IOMMU that can be made to block (docs/qemu-differences.md): tests on an older one
+/// skip.
+const PROGRAMS: [(&str, &str, u32); 3] = [
+    ("qemu-system-aarch64", "qemu-system-arm", 8),
+    ("qemu-system-riscv64", "qemu-system-riscv", 10),
+    ("qemu-system-x86_64", "qemu-system-x86", 7),
 ];
 const SOURCES: &str = "/etc/apt/sources.list.d";
 
-/// The first version whose SMMUv3 can be made to block (docs/qemu-differences.md); tests on an older one skip.
-const LEAST: u32 = 8;
-
 /// Installs QEMU (version 10 where the release has it), unless one that will do is there.
 pub(crate) fn install() -> Outcome {
-    let found = PROGRAMS.map(|(program, package)| (program, package, major_version(program)));
-    let wanting = found.iter().filter(|(.., major)| major.is_none_or(|major| major < LEAST));
-    let wanting: Vec<_> = wanting.collect();
-    if wanting.is_empty() {
+    let (mut packages, mut said) = (Vec::new(), Vec::new());
+    for (program, package, least) in PROGRAMS {
+        match major_version(program) {
+            Some(major) if major >= least => continue,
+            Some(major) => {
+                said.push(format!("{program} is version {major}, {least} or later is needed"));
+            }
+            None => said.push(format!("{program} is not there")),
+        }
+        packages.push(package);
+    }
+    if packages.is_empty() {
         return Ok(());
     }
-    let packages = wanting.iter().map(|(_, package, _)| *package).collect::<Vec<_>>();
-    let said = wanting.iter().map(|(program, _, major)| match major {
-        Some(major) => format!("{program} is version {major}, {LEAST} or later is needed"),
-        None => format!("{program} is not there"),
-    });
-    let said = said.collect::<Vec<_>>().join("; ");
+    let said = said.join("; ");
     if !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!("{said}; and there is no apt-get: install QEMU 10"));
     }

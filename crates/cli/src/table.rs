@@ -94,19 +94,22 @@ impl Table {
 
     /// Widths of the columns in `used` that sum up to at most `width`, if there are such.
     fn fit(&self, used: &[usize], width: usize) -> Option<Vec<usize>> {
-        let mut widths: Vec<usize> = used.iter().map(|at| self.widest(*at, length)).collect();
-        let least: Vec<usize> = used.iter().map(|at| self.widest(*at, longest_piece)).collect();
+        let wholes: Vec<Vec<usize>> = used.iter().map(|at| self.lengths(*at, length)).collect();
+        let widest = |lengths: &Vec<usize>| lengths.last().copied().unwrap_or(0);
+        let mut widths: Vec<usize> = wholes.iter().map(widest).collect();
+        let least = used.iter().map(|at| widest(&self.lengths(*at, longest_piece)));
+        let least: Vec<usize> = least.collect();
         let total =
             |widths: &[usize]| widths.iter().map(|it| it + GAP).sum::<usize>().saturating_sub(GAP);
         if total(&least) > width {
             return None;
         }
         while total(&widths) > width {
-            // The column where the fewest more cells are broken, and of these the one with most room.
+            // The column where the fewest more lines are broken, and of these the one with most room.
             let narrow = (0..widths.len()).filter(|at| widths[*at] > least[*at]);
             let cost = |at: &usize| {
-                let broken = |width| self.broken(used[*at], width);
-                (broken(widths[*at] - 1) - broken(widths[*at]), Reverse(widths[*at] - least[*at]))
+                let broken = |width| wholes[*at].partition_point(|line| *line <= width);
+                (broken(widths[*at]) - broken(widths[*at] - 1), Reverse(widths[*at] - least[*at]))
             };
             let best = narrow.min_by_key(cost)?;
             widths[best] -= 1;
@@ -114,16 +117,15 @@ impl Table {
         Some(widths)
     }
 
-    /// How many cells of a column do not fit on a line of `width`.
-    fn broken(&self, column: usize, width: usize) -> usize {
-        let cells = self.rows.iter().filter_map(|row| row.get(column));
-        cells.filter(|cell| cell.text.lines().any(|line| length(line) > width)).count()
-    }
-
-    fn widest(&self, column: usize, measure: fn(&str) -> usize) -> usize {
+    /// How long the lines of a column are by `measure`, its heading's included, in rising order.
+    fn lengths(&self, column: usize, measure: fn(&str) -> usize) -> Vec<usize> {
         let cells = self.rows.iter().filter_map(|row| row.get(column));
         let lines = cells.flat_map(|cell| cell.text.lines()).map(measure);
-        lines.chain(self.headings.get(column).map(|heading| length(heading))).max().unwrap_or(0)
+        // A heading is not broken.
+        let heading = self.headings.get(column).map(|heading| length(heading));
+        let mut lengths: Vec<usize> = lines.chain(heading).collect();
+        lengths.sort_unstable();
+        lengths
     }
 
     fn columns(&self, used: &[usize], widths: &[usize], style: Style) -> String {
@@ -159,38 +161,40 @@ impl Table {
     fn paragraphs(&self, used: &[usize], screen: Screen) -> String {
         let room = screen.table_width().saturating_sub(self.indent + INDENT);
         let (first, rest) = used.split_first().unwrap_or((&0, &[]));
-        let none = Cell::default();
         let mut out = String::new();
         for row in &self.rows {
-            let lead = row.get(*first).unwrap_or(&none);
-            out += &" ".repeat(self.indent);
-            out += &screen
-                .style
-                .paint(if lead.tone == Tone::Plain { Tone::Strong } else { lead.tone }, &lead.text);
-            out.push('\n');
-            let told = rest.iter().filter_map(|at| {
-                row.get(*at).filter(|cell| !cell.is_empty()).map(|cell| (*at, cell))
-            });
-            let mut used = 0;
-            for (at, cell) in told {
-                let text = self.named(at, cell);
-                if used > 0 && used + 3 + length(&text) <= room {
-                    out += " \u{b7} ";
-                    used += 3 + length(&text);
-                } else {
-                    out += if used > 0 { "\n" } else { "" };
-                    out += &" ".repeat(self.indent + INDENT);
-                    used = length(&text);
-                }
-                let lines = wrapped(&text, room);
-                used = if lines.len() > 1 { room } else { used };
-                let lines: Vec<String> =
-                    lines.iter().map(|it| screen.style.paint(cell.tone, it)).collect();
-                out += &lines.join(&format!("\n{}", " ".repeat(self.indent + INDENT)));
+            if let Some(lead) = row.get(*first) {
+                let tone = if lead.tone == Tone::Plain { Tone::Strong } else { lead.tone };
+                out += &" ".repeat(self.indent);
+                out += &screen.style.paint(tone, &lead.text);
+                out.push('\n');
             }
-            out += if used > 0 { "\n" } else { "" };
+            for line in self.flow(row, rest, room, screen.style) {
+                out += &" ".repeat(self.indent + INDENT);
+                out += &line;
+                out.push('\n');
+            }
         }
         out
+    }
+
+    /// The cells of these columns that say something, in lines of at most `room` characters.
+    fn flow(&self, row: &[Cell], columns: &[usize], room: usize, style: Style) -> Vec<String> {
+        const BETWEEN: &str = " \u{b7} ";
+        let mut lines: Vec<String> = Vec::new();
+        for at in columns {
+            let Some(cell) = row.get(*at).filter(|cell| !cell.is_empty()) else { continue };
+            let text = self.named(*at, cell);
+            let last = lines.last_mut();
+            let fits = |line: &&mut String| length(line) + length(BETWEEN) + length(&text) <= room;
+            match last.filter(fits) {
+                Some(line) => *line += &(BETWEEN.to_owned() + &style.paint(cell.tone, &text)),
+                None => {
+                    lines.extend(wrapped(&text, room).iter().map(|it| style.paint(cell.tone, it)))
+                }
+            }
+        }
+        lines
     }
 
     /// A cell's text behind its column's heading, on one line.

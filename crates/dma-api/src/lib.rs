@@ -10,11 +10,10 @@
 //! use portcullis_dma_api::IommuDma;
 //! use portcullis_platform::Platform;
 //!
-//! /// A kernel's linear map.
+//! /// In a kernel that has its RAM mapped 1:1.
 //! fn linear(address: PhysAddr, _len: usize) -> NonNull<u8> {
-//!     # #[cfg(any())]
-//!     NonNull::new((LINEAR_MAP + address.raw()) as *mut u8).expect("not 0")
-//!     # ; unimplemented!()
+//!     let pointer = core::ptr::with_exposed_provenance_mut(address.raw() as usize);
+//!     NonNull::new(pointer).expect("no RAM that is given out is at 0")
 //! }
 //!
 //! fn begin<P: Platform>(dma: DmaHandle<P>) -> Result<DeviceDma, portcullis::DmaError> {

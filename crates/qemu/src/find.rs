@@ -57,6 +57,9 @@ impl Architecture {
     }
 }
 
+/// The first version whose SMMUv3 can be made to block: 7.2's has no `SMMU_GBPA`.
+pub const SMMUV3_BLOCKS: Version = Version { major: 8, minor: 0, micro: 0 };
+
 /// A version of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {

@@ -61,8 +61,8 @@ mod wire;
 
 pub use error::{Error, ErrorKind};
 pub use find::{
-    Architecture, DIRECTORY_VARIABLE, Features, Installation, NotFound, REQUIRE_VARIABLE, Version,
-    find, for_test, for_test_from, for_test_on,
+    Architecture, DIRECTORY_VARIABLE, Features, Installation, NotFound, REQUIRE_VARIABLE,
+    SMMUV3_BLOCKS, Version, find, for_test, for_test_from, for_test_on,
 };
 pub use fw_cfg::{FwCfg, FwCfgAccess, FwCfgFile};
 pub use platform::{Mmio, QemuPlatform};

@@ -3,7 +3,9 @@
 use crate::bench::{Bench, Failure, QemuBench, SoftwareBench};
 use crate::cases::Scenario;
 use crate::check::Check;
-use portcullis_qemu::{Installation, REQUIRE_VARIABLE, Version};
+use portcullis_qemu::{
+    Architecture, Installation, REQUIRE_VARIABLE, SMMUV3_BLOCKS, Version, for_test_from,
+};
 use std::io::Write;
 
 /// A place where QEMU does not do what the specification says.
@@ -157,21 +159,16 @@ pub(crate) fn start_qemu(
 
 /// Whether this QEMU's SMMUv3 has `SMMU_GBPA`.
 fn has_global_abort(installation: &Installation) -> bool {
-    installation.version() >= version(8, 0)
+    installation.version() >= SMMUV3_BLOCKS
 }
 
 /// For a test that runs the driver on QEMU: the installation, or `None` after a visible line when there is none or it is too old.
 ///
 /// # Panics
 ///
-/// As [`portcullis_qemu::for_test`], and when QEMU is too old although the environment requires it.
+/// As [`portcullis_qemu::for_test`].
 pub fn for_driver_test(test: &str) -> Option<&'static Installation> {
-    let qemu = portcullis_qemu::for_test(test)?;
-    if has_global_abort(qemu) {
-        return Some(qemu);
-    }
-    skip(&format!("SKIP {test}: the SMMUv3 of QEMU {} has no SMMU_GBPA\n", qemu.version()));
-    None
+    for_test_from(Architecture::Aarch64, SMMUV3_BLOCKS, test)
 }
 
 fn run(scenario: &Scenario, bench: &dyn Bench) -> Result<Vec<Check>, Failure> {

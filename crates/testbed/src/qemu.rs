@@ -15,7 +15,8 @@ use portcullis_qemu::endpoint::{
 };
 use portcullis_qemu::pci::{Bdf, Function};
 use portcullis_qemu::{
-    BusId, FwCfg, Mmio, QemuPlatform, Ram, Version, Virt, VirtMachine, VtdStages, disk_block,
+    BusId, FwCfg, Mmio, QemuPlatform, Ram, SMMUV3_BLOCKS, Version, Virt, VirtMachine, VtdStages,
+    disk_block,
 };
 use portcullis_virtio_iommu::PciLayout;
 use std::collections::HashMap;
@@ -82,10 +83,10 @@ impl QemuBoard {
         Ok(())
     }
 
-    /// The first QEMU whose IOMMU of this board can be made to block: 7.2's SMMUv3 has no `SMMU_GBPA`.
+    /// The first QEMU whose IOMMU of this board can be made to block.
     fn least(self) -> Version {
         match self {
-            Self::Arm | Self::ArmAcpi => Version { major: 8, minor: 0, micro: 0 },
+            Self::Arm | Self::ArmAcpi => SMMUV3_BLOCKS,
             _ => self.virt().architecture().least(),
         }
     }

@@ -39,7 +39,9 @@ pub fn run(measure: impl FnOnce(&mut dyn fmt::Write) -> fmt::Result) -> Result<(
     match rows.broken {
         Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
         None if !whole => {
-            println!("\ninterrupted: the rows above are whole, the others were not measured");
+            let text = "\ninterrupted: the rows above are whole, the others were not measured\n";
+            // Nobody is left to be told where that cannot be written.
+            let _gone = std::io::stdout().write_all(text.as_bytes());
             Ok(())
         }
         _ => Ok(()),

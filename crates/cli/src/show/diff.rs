@@ -13,6 +13,7 @@ const LISTS: [(&str, &str); 3] =
     [("iommus", "IOMMU"), ("devices", "device"), ("findings", "finding")];
 
 /// What became of one entry.
+#[derive(Debug)]
 enum Change {
     Added,
     Removed,
@@ -30,12 +31,6 @@ pub struct Difference {
 
 /// Changed entries by what names them, in the order of their names.
 type Entries = BTreeMap<String, Change>;
-
-impl std::fmt::Debug for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.mark())
-    }
-}
 
 impl Change {
     fn mark(&self) -> &'static str {
