@@ -1,61 +1,108 @@
-//! The bare-metal kernel of `images/aarch64-virt`: built for its target, booted in QEMU, its console read.
+//! The bare-metal kernel of `images/`: for each of its boards built for that target, booted in QEMU, its console read.
 
-use crate::run::{Outcome, output, run};
+use crate::qemu;
+use crate::run::{Outcome, run};
 use crate::toolchain;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const TARGET: &str = "aarch64-unknown-none";
-const QEMU: &str = "qemu-system-aarch64";
+/// A folder of `images/`.
+struct Board {
+    folder: &'static str,
+    target: &'static str,
+    qemu: &'static str,
+    /// The first major version whose IOMMU can be made to block (docs/qemu-differences.md), or that has one.
+    least: u32,
+    /// What QEMU is told besides the devices, which are the same on every board.
+    machine: &'static [&'static str],
+}
+
+const BOARDS: [Board; 3] = [
+    Board {
+        folder: "aarch64-virt",
+        target: "aarch64-unknown-none",
+        qemu: "qemu-system-aarch64",
+        least: 8,
+        machine: &[
+            "-machine",
+            "virt,iommu=smmuv3,gic-version=3",
+            "-cpu",
+            "cortex-a57",
+            "-semihosting-config",
+            "enable=on,target=native",
+        ],
+    },
+    Board {
+        folder: "riscv64-virt",
+        target: "riscv64gc-unknown-none-elf",
+        qemu: "qemu-system-riscv64",
+        least: 10,
+        machine: &["-machine", "virt,iommu-sys=on,aia=aplic-imsic"],
+    },
+    Board {
+        folder: "x86_64-q35",
+        target: "x86_64-unknown-none",
+        qemu: "qemu-system-x86_64",
+        least: 7,
+        machine: &[
+            "-machine",
+            "q35",
+            "-vga",
+            "none",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=1",
+            "-device",
+            "intel-iommu,intremap=off",
+        ],
+    },
+];
+
 /// Fewer checks than this have not been the whole boot.
-const CHECKS: usize = 38;
+const CHECKS: usize = 37;
 /// A boot takes a few seconds; a machine under load gets more.
 const SECONDS: &str = "300";
 /// What a kernel author writes to give Portcullis its seams, without comments and empty lines.
 const SEAM_LINES: usize = 35;
+/// Firmware may print before the kernel does.
+const FIRST_LINE: &str = "portcullis on bare metal";
 
-/// Builds and boots the image. Skips visibly where the target or QEMU cannot be had; with `PORTCULLIS_REQUIRE_IMAGE=1` that is an error.
+/// Builds and boots each image. Skips visibly where the target or QEMU cannot be had; with `PORTCULLIS_REQUIRE_IMAGE=1` that is an error.
 pub(crate) fn check() -> Outcome {
-    if let Err(reason) = toolchain::target(TARGET).and_then(|()| smmu()) {
-        let required =
-            std::env::var_os("PORTCULLIS_REQUIRE_IMAGE").is_some_and(|value| value == "1");
-        if required {
-            return Err(format!("the image is required here: {reason}"));
+    let required = std::env::var_os("PORTCULLIS_REQUIRE_IMAGE").is_some_and(|value| value == "1");
+    for board in &BOARDS {
+        let flags = qemu::at_least(board.qemu, board.least)
+            .and_then(|()| toolchain::flags_for(board.target));
+        match flags {
+            Ok(flags) => check_board(board, &flags)?,
+            Err(reason) if required => {
+                return Err(format!("{} is required here: {reason}", board.folder));
+            }
+            Err(reason) => println!("SKIP image {}: {reason}", board.folder),
         }
-        println!("SKIP image: {reason}");
-        return Ok(());
     }
-    let folder = crate::root().join("images").join("aarch64-virt");
-    let lines = seam_lines(&folder)?;
-    if lines > SEAM_LINES {
-        return Err(format!("src/seams.rs has {lines} lines of code, more than {SEAM_LINES}"));
-    }
-    let console = boot(&build(&folder)?)?;
-    print!("{console}");
-    verdict(&console)?;
-    println!("image: booted; a kernel's seams are {lines} lines");
     Ok(())
 }
 
-fn smmu() -> Outcome {
-    let version = output(Command::new(QEMU).arg("--version"))?;
-    // "QEMU emulator version 10.0.2 (Debian ...)". 7.2's SMMU cannot be made to block (docs/qemu-differences.md).
-    let number = version
-        .split("version ")
-        .nth(1)
-        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-    match number {
-        Some(major) if major >= 8 => Ok(()),
-        _ => Err(format!(
-            "{QEMU} 8 or later is needed, not {}",
-            version.lines().next().unwrap_or_default()
-        )),
+fn check_board(board: &Board, flags: &str) -> Outcome {
+    let lines = seam_lines(board)?;
+    if lines > SEAM_LINES {
+        return Err(format!("{}/seams.rs: {lines} lines, not {SEAM_LINES}", board.folder));
     }
+    let console = boot(board, &build(board, flags)?)?;
+    print!("{console}");
+    verdict(&console)?;
+    shown(include_str!("../../README.md"), &console)?;
+    println!("image {}: booted; a kernel's seams are {lines} lines", board.folder);
+    Ok(())
+}
+
+fn images() -> PathBuf {
+    crate::root().join("images")
 }
 
 /// Lines of code of the file that stands for a kernel author's work.
-fn seam_lines(folder: &Path) -> Result<usize, String> {
-    let path = folder.join("src").join("seams.rs");
+fn seam_lines(board: &Board) -> Result<usize, String> {
+    let path = images().join(board.folder).join("seams.rs");
     let text =
         std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let code =
@@ -63,37 +110,44 @@ fn seam_lines(folder: &Path) -> Result<usize, String> {
     Ok(code.count())
 }
 
-fn build(folder: &Path) -> Result<PathBuf, String> {
+fn build(board: &Board, flags: &str) -> Result<PathBuf, String> {
     let into = crate::root().join("target").join("image");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--target", TARGET, "--target-dir"]).arg(&into);
+    cargo.args(["build", "--release", "--target", board.target, "--target-dir"]).arg(&into);
     // Flags for the host's tests are not for a kernel.
-    run(cargo.current_dir(folder).env_remove("RUSTFLAGS"))?;
-    Ok(into.join(TARGET).join("release").join("portcullis-image-aarch64-virt"))
+    run(cargo.current_dir(images()).env("RUSTFLAGS", flags))?;
+    Ok(into.join(board.target).join("release").join("portcullis-image"))
 }
 
 /// What the kernel prints until it ends.
-fn boot(image: &Path) -> Result<String, String> {
+fn boot(board: &Board, image: &Path) -> Result<String, String> {
     let disk = image.with_extension("disk");
     std::fs::write(&disk, vec![0; 1 << 20])
         .map_err(|error| format!("{}: {error}", disk.display()))?;
     let mut qemu = Command::new("timeout");
-    qemu.args([SECONDS, QEMU, "-machine", "virt,iommu=smmuv3,gic-version=3", "-cpu", "cortex-a57"]);
+    qemu.args([SECONDS, board.qemu]).args(board.machine);
     qemu.args([
         "-smp", "2", "-m", "256", "-display", "none", "-serial", "stdio", "-monitor", "none",
     ]);
-    qemu.args(["-nic", "none", "-semihosting-config", "enable=on,target=native"]);
-    qemu.args(["-device", "virtio-rng-pci,addr=1,disable-legacy=on,iommu_platform=on"]);
-    qemu.args(["-device", "edu,addr=2", "-device", "edu,addr=3"]);
+    qemu.args([
+        "-nic",
+        "none",
+        "-device",
+        "virtio-rng-pci,addr=1,disable-legacy=on,iommu_platform=on",
+    ]);
+    // So that they can address RAM wherever it is: the checks show that they do not reach it.
+    qemu.args(["-device", "edu,addr=2,dma_mask=0xffffffff"]);
+    qemu.args(["-device", "edu,addr=3,dma_mask=0xffffffff"]);
     qemu.args(["-drive", &format!("file={},if=none,id=disk,format=raw", disk.display())]);
     qemu.args(["-device", "nvme,drive=disk,serial=1,addr=4", "-kernel"]).arg(image);
-    let ended = qemu.output().map_err(|error| format!("{QEMU}: {error}"))?;
-    let console = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let ended = qemu.output().map_err(|error| format!("{}: {error}", board.qemu))?;
+    let console = String::from_utf8_lossy(&ended.stdout);
+    let console = console.find(FIRST_LINE).map_or("", |at| &console[at..]).to_string();
     if ended.status.success() {
         return Ok(console);
     }
     let errors = String::from_utf8_lossy(&ended.stderr);
-    Err(format!("{console}{errors}{QEMU}: {}", ended.status))
+    Err(format!("{console}{errors}{}: {}", board.qemu, ended.status))
 }
 
 /// The last line counts the checks; all of them must have been made, and have passed.
@@ -104,6 +158,14 @@ fn verdict(console: &str) -> Outcome {
         return Err(format!("{passed} checks passed (of {CHECKS}), {failed} failed"));
     }
     Ok(())
+}
+
+/// The checks that `page` shows have been made.
+fn shown(page: &str, console: &str) -> Outcome {
+    let gone = page
+        .lines()
+        .find(|line| line.starts_with("PASS ") && !console.lines().any(|printed| printed == *line));
+    gone.map_or(Ok(()), |line| Err(format!("README.md shows a check that is not made: {line}")))
 }
 
 #[cfg(test)]
@@ -120,9 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_readme_shows_must_have_been_printed() {
+        assert_eq!(shown("text\nPASS a\n", "PASS b\nPASS a\n"), Ok(()));
+        assert!(shown("PASS a\n", "PASS ab\n").is_err());
+    }
+
+    #[test]
     fn comments_and_empty_lines_are_no_seams() {
-        let folder = crate::root().join("images").join("aarch64-virt");
-        let lines = seam_lines(&folder).expect("the file is there");
-        assert!(lines > 10 && lines <= SEAM_LINES, "{lines}");
+        for board in &BOARDS {
+            let lines = seam_lines(board).expect("the file is there");
+            assert!(lines > 10 && lines <= SEAM_LINES, "{}: {lines}", board.folder);
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! The project's chores: `cargo xtask <verb>`.
 //!
-//! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernel.
+//! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernels.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
 //! - `targets`: the library crates built for 64-bit and 32-bit kernels, and their tests run on 32 bits.
 //! - `msrv`: the workspace built by the oldest compiler that is promised.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
-//! - `image`: builds the bare-metal kernel of `images/aarch64-virt` and boots it in QEMU.
+//! - `image`: builds the bare-metal kernel of `images` for its three boards and boots it in QEMU.
 //! - `package`: every crate packaged as it would be published, and built from its package.
 //! - `install-qemu`: only the installation.
 //! - `boards`: every devicetree of Debian's arm64 kernel package through `show` and `boot`; its options stand in that module.

@@ -17,13 +17,8 @@ const SOURCES: &str = "/etc/apt/sources.list.d";
 pub(crate) fn install() -> Outcome {
     let (mut packages, mut said) = (Vec::new(), Vec::new());
     for (program, package, least) in PROGRAMS {
-        match major_version(program) {
-            Some(major) if major >= least => continue,
-            Some(major) => {
-                said.push(format!("{program} is version {major}, {least} or later is needed"));
-            }
-            None => said.push(format!("{program} is not there")),
-        }
+        let Err(reason) = at_least(program, least) else { continue };
+        said.push(reason);
         packages.push(package);
     }
     if packages.is_empty() {
@@ -35,14 +30,26 @@ pub(crate) fn install() -> Outcome {
     }
     let codename = codename().unwrap_or_default();
     let mut install = apt(&["install", "-y", "--no-install-recommends"]);
-    if codename == "bookworm" && add_backports().is_ok() {
-        install.args(["-t", "bookworm-backports"]);
+    if codename == "bookworm" {
+        match add_backports() {
+            Ok(()) => _ = install.args(["-t", "bookworm-backports"]),
+            Err(reason) => println!("QEMU 10 of Debian 12's backports is not to be had: {reason}"),
+        }
     }
     install.args(&packages);
     run(&mut apt(&["update", "-q"])).and_then(|()| run(&mut install)).map_err(|error| {
         let packages = packages.join(" ");
         format!("{said}; installing it failed ({error}); as root: apt-get install {packages}")
     })
+}
+
+/// Whether `program` is there and of that major version or a later one; the error says what there is instead.
+pub(crate) fn at_least(program: &str, least: u32) -> Outcome {
+    match major_version(program) {
+        Some(major) if major >= least => Ok(()),
+        Some(major) => Err(format!("{program} is version {major}, {least} or later is needed")),
+        None => Err(format!("{program} is not there")),
+    }
 }
 
 /// The first number of "QEMU emulator version 10.0.2 (Debian ...)"; `None` where the program is not there.
@@ -75,19 +82,58 @@ fn codename() -> Option<String> {
     Some(line.trim_matches('"').to_string())
 }
 
-/// Debian 12's own QEMU is 7.2; its backports have 10. The mirror is the one that the machine uses already.
+/// Debian 12's own QEMU is 7.2; its backports have 10. The mirror is the one that the machine uses already: images have it in `debian.sources`, what the installer made in `sources.list`.
 fn add_backports() -> Outcome {
     let target = format!("{SOURCES}/bookworm-backports.sources");
     if Path::new(&target).exists() {
         return Ok(());
     }
-    let path = format!("{SOURCES}/debian.sources");
-    let sources = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let new = read(&format!("{SOURCES}/debian.sources")).map(|sources| backports(&sources));
+    let text = new
+        .or_else(|| backports_of_list(&read("/etc/apt/sources.list")?))
+        .ok_or("no mirror of Debian 12 in apt's sources")?;
+    println!("adding {target}: QEMU 10 is in Debian 12's backports");
+    std::fs::write(&target, text).map_err(|error| format!("{target}: {error}"))
+}
+
+/// The backports of the mirror of the first entry.
+fn backports(sources: &str) -> String {
     let first = sources.split("\n\n").next().unwrap_or_default();
     let lines = first.lines().map(|line| match line.strip_prefix("Suites:") {
         Some(_) => "Suites: bookworm-backports",
         None => line,
     });
-    let text = lines.collect::<Vec<_>>().join("\n") + "\n";
-    std::fs::write(&target, text).map_err(|error| format!("{target}: {error}"))
+    lines.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// The same by the one-line format: the mirror of the first line for `bookworm`.
+fn backports_of_list(list: &str) -> Option<String> {
+    let mut lines =
+        list.lines().filter(|line| line.starts_with("deb ") && line.contains(" bookworm "));
+    let mirror = lines.find_map(|line| line.split_whitespace().find(|it| it.contains("://")))?;
+    Some(format!(
+        "Types: deb\nURIs: {mirror}\nSuites: bookworm-backports\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backports_come_from_the_mirror_that_is_used() {
+        let sources = "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\nTypes: deb\nURIs: http://other.example\nSuites: x\n";
+        let expected = "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm-backports\nComponents: main\n";
+        assert_eq!(backports(sources), expected);
+        let list = "# comment\ndeb cdrom:[Debian]/ bookworm contrib\ndeb [arch=amd64] http://mirror.example/debian bookworm main\n";
+        let text = backports_of_list(list).expect("a mirror");
+        assert!(
+            text.starts_with(
+                "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm-backports\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(backports_of_list("deb http://mirror.example/debian trixie main\n"), None);
+    }
 }

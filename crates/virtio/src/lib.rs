@@ -2,7 +2,7 @@
 //!
 //! Scope: [`IommuHal`] is the adapter; a kernel writes a [`Kernel`] for it: three functions that it has anyway. [`AccessPlatform`] wraps the transport, so that a device that insists
 //! on its IOMMU accepts the driver. How a driver's probe uses both stands in full in `crates/scenarios/examples/virtio_rng.rs` (on a host, with QEMU as the machine) and in
-//! `images/aarch64-virt` (a kernel).
+//! `images` (a kernel).
 //!
 //! The handle belongs to one device: a kernel with several has one [`Kernel`] type per device, or looks the state up by what its CPU is working on.
 //!
@@ -26,7 +26,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use portcullis::{DmaBuffer, DmaHandle};
 use portcullis_addr::PhysAddr;
-use portcullis_platform::{Coherency, DmaMemory, Lock, LockLabel, Mutex, Platform};
+use portcullis_platform::{DmaMemory, Lock, LockLabel, Mutex, Platform};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr as DeviceAddress};
 
 /// What the adapter needs of a kernel. `Hal` has functions without `self`, so the state of a device is found through the type.
@@ -117,7 +117,8 @@ unsafe impl<K: Kernel> Hal for IommuHal<K> {
             // SAFETY: the caller gives a valid buffer that nobody writes now; the bounce page is ours and at least as long.
             unsafe { bounce.copy_from_nonoverlapping(buffer.cast(), buffer.len()) };
         }
-        K::state().dma.platform().memory().publish(cpu, buffer.len(), Coherency::NonCoherent);
+        let dma = &K::state().dma;
+        dma.platform().memory().publish(cpu, buffer.len(), dma.coherency());
         device
     }
 
@@ -125,7 +126,7 @@ unsafe impl<K: Kernel> Hal for IommuHal<K> {
         let Some(lent) = K::state().lent.lock().remove(&device) else { return };
         if direction != BufferDirection::DriverToDevice {
             let cpu = lent.pages().address();
-            lent.pages().memory().refresh(cpu, buffer.len(), Coherency::NonCoherent);
+            lent.pages().memory().refresh(cpu, buffer.len(), K::state().dma.coherency());
             let bounce = K::pointer(cpu, buffer.len());
             // SAFETY: the caller gives a valid buffer that nobody else uses now; the device has finished with the bounce page, which is at least as long.
             unsafe { buffer.cast().copy_from_nonoverlapping(bounce, buffer.len()) };

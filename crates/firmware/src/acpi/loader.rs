@@ -7,8 +7,7 @@
 //! The script is QEMU's own format (`hw/acpi/bios-linker-loader.c` and `docs/specs/fw_cfg.rst`, 10.0): records of 128 bytes, little endian, a command and its operands. Other
 //! hypervisors that offer `etc/table-loader` use the same.
 
-use super::bytes::{AcpiError, Fault, Record, Signature};
-use super::{HEADER, Table};
+use super::bytes::AcpiError;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -28,8 +27,6 @@ const MOST_FILES: usize = 64;
 const MOST_BYTES: usize = 64 << 20;
 /// More bytes than this summed for all checksums together are refused.
 const MOST_SUMMED: usize = 64 << 20;
-/// More tables than this are refused. ACPI has no limit; machines have about 30.
-const MOST_TABLES: usize = 1024;
 
 /// What is wrong with a command of the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -348,61 +345,20 @@ impl Linked {
         self.files.iter().find(|file| file.name == name)
     }
 
-    /// The tables that the root pointer leads to, in its order, each as long as its header says (ACPI 6.5, 5.2.5.3, 5.2.7 and 5.2.8). Not those to which only other tables lead, as the FADT does to the DSDT.
+    /// What [`super::tables`] finds from [`ROOT_POINTER`].
     ///
     /// # Errors
     ///
-    /// No root pointer, one whose checksum is wrong, or a pointer that leads to no table.
+    /// As there.
     pub fn tables(&self) -> Result<Vec<&[u8]>, AcpiError> {
-        let (root, width) = self.root()?;
-        let table = Table::new(root)?;
-        let is_wide = width == 8;
-        let record = table.expect(if is_wide { b"XSDT" } else { b"RSDT" })?;
-        let entries = record.after(HEADER, "Entry")?;
-        let mut tables = Vec::new();
-        for at in (0..entries.len()).step_by(width) {
-            if tables.len() >= MOST_TABLES {
-                return Err(entries.error(at, "Entry", Fault::TooMany));
-            }
-            let address = match is_wide {
-                true => entries.u64(at, "Entry")?,
-                false => entries.u32(at, "Entry")?.into(),
-            };
-            let nowhere = entries.error(at, "Entry", Fault::Value(address));
-            let bytes = self.bytes_at(address).ok_or(nowhere)?;
-            let len = Table::new(bytes)?.len();
-            tables.extend(bytes.get(..len));
-        }
-        Ok(tables)
-    }
-
-    /// Where the root table begins, and how many bytes its entries have.
-    fn root(&self) -> Result<(&[u8], usize), AcpiError> {
-        let bytes = self.file(ROOT_POINTER).map_or(&[][..], |file| &file.bytes);
-        let rsdp = Record::new(Signature(*b"RSDP"), bytes);
-        if rsdp.bytes(0, 8, "Signature")? != b"RSD PTR " {
-            return Err(rsdp.error(0, "Signature", Fault::Signature));
-        }
-        let summed = |len, at, field| {
-            let sum = rsdp.bytes(0, len, field)?.iter().fold(0u8, |a, b| a.wrapping_add(*b));
-            if sum == 0 { Ok(()) } else { Err(rsdp.error(at, field, Fault::Value(sum.into()))) }
-        };
-        summed(20, 8, "Checksum")?;
-        let (at, address, width) = match rsdp.u8(15, "Revision")? {
-            0 | 1 => (16, u64::from(rsdp.u32(16, "RsdtAddress")?), 4),
-            _ => {
-                summed(rsdp.u32(20, "Length")? as usize, 32, "Extended Checksum")?;
-                (24, rsdp.u64(24, "XsdtAddress")?, 8)
-            }
-        };
-        let nowhere = rsdp.error(at, "root table", Fault::Value(address));
-        Ok((self.bytes_at(address).ok_or(nowhere)?, width))
+        let pointer = self.file(ROOT_POINTER).map_or(&[][..], |file| &file.bytes);
+        super::tables(pointer, |address| self.bytes_at(address))
     }
 
     fn bytes_at(&self, address: u64) -> Option<&[u8]> {
         self.files.iter().find_map(|file| {
             let at = usize::try_from(address.checked_sub(file.address)?).ok()?;
-            file.bytes.get(at..).filter(|rest| !rest.is_empty())
+            file.bytes.get(at..)
         })
     }
 }

@@ -12,7 +12,7 @@
 //! - **Bus numbers behind bridges are not in the tables.** Scopes that need them are kept as [`crate::PciScope`]s until enumeration resolves
 //!   them ([`crate::PciBus::resolve`]); until then the functions concerned are blocked, never direct.
 //!
-//! Where no firmware has run, [`loader`] makes tables of what a hypervisor hands to firmware.
+//! [`tables`] follows firmware's root pointer through memory. Where no firmware has run, [`loader`] makes tables of what a hypervisor hands to firmware.
 //!
 //! Not supported: interrupt remapping (IOAPIC and HPET entries are kept as [`crate::InterruptSource`]s, nothing uses them); PCI resource
 //! allocation; reading AML (an ACPI device is known only by the name in the table).
@@ -25,9 +25,11 @@ pub mod loader;
 mod lower;
 pub mod mcfg;
 pub mod rimt;
+mod root;
 pub mod viot;
 
 pub use bytes::{AcpiError, Fault, Signature};
+pub use root::tables;
 
 use crate::machine::MachineDescription;
 use alloc::string::String;

@@ -10,9 +10,11 @@ use alloc::format;
 use alloc::vec::Vec;
 use portcullis_addr::PhysAddr;
 
-/// The register that a device writes to: `GITS_TRANSLATER` (Arm IHI 0069, GITS translation frame) or `MSI_SETSPI_NS` of a GICv2m frame
-/// (Arm Server Base System Architecture, appendix on GICv2m), as an offset in the controller's first register window.
-const DOORBELLS: [(&str, u64); 2] = [("arm,gic-v3-its", 0x1_0040), ("arm,gic-v2m-frame", 0x40)];
+/// The register that a device writes to, as an offset in the controller's first register window: `GITS_TRANSLATER` (Arm IHI 0069, GITS translation frame), `MSI_SETSPI_NS` of a GICv2m frame
+/// (Arm Server Base System Architecture, appendix on GICv2m), `seteipnum_le` of the first hart's interrupt file (The RISC-V Advanced Interrupt Architecture 1.0, 3.5; the binding
+/// `interrupt-controller/riscv,imsics.yaml` says how the other harts' files follow).
+const DOORBELLS: [(&str, u64); 3] =
+    [("arm,gic-v3-its", 0x1_0040), ("arm,gic-v2m-frame", 0x40), ("riscv,imsics", 0)];
 
 /// More entries than this in one property are refused. The largest count in the Linux kernel's devicetrees is below 100.
 const MOST_MAPS: usize = 4096;

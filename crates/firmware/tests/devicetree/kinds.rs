@@ -186,6 +186,19 @@ fn a_message_frame_is_a_doorbell_wherever_it_is_named() {
     assert_eq!(of(map), (doorbell, Some((0, 0x40, 0x100))));
 }
 
+/// Binding `interrupt-controller/riscv,imsics.yaml`; as QEMU 10's `virt,aia=aplic-imsic` has it: the supervisor's files of two harts, of which the first one's page is named.
+#[test]
+fn an_incoming_message_controller_is_a_doorbell() {
+    let files = dt("interrupt-controller@28000000")
+        .text("compatible", "riscv,imsics")
+        .cells("reg", &[0x2800_0000, 0x2000])
+        .cells("phandle", &[9]);
+    let host = bridge(&[0, 1, 0, 0x100]).cells("msi-parent", &[9]);
+    let machine = root().with(smmu(1)).with(files).with(host).read();
+    assert_eq!(rules(&machine), [""; 0]);
+    assert_eq!(device(&machine, BRIDGE).description.doorbells, [PhysAddr::new(0x2800_0000)]);
+}
+
 /// Linux 7.2 `of_map_id` (ccb2fd725d41) takes the cells of each entry from that entry's target.
 #[test]
 fn entries_of_one_map_may_have_different_sizes() {

@@ -42,6 +42,13 @@ impl<P: Platform> DmaHandle<P> {
         self.lease.platform()
     }
 
+    /// Whether the device sees what is in the CPU's caches, as its description says. Whoever shares memory with the device by other means than this handle's
+    /// must know it: [`DmaMemory::publish`] and [`DmaMemory::refresh`] take it.
+    #[doc(alias = "dev_is_dma_coherent")]
+    pub fn coherency(&self) -> Coherency {
+        if self.lease.coherent() { Coherency::Coherent } else { Coherency::NonCoherent }
+    }
+
     /// The size of the pages that are mapped, in bytes; 1 without translation. Whatever shares such a page with a mapped buffer is reachable too.
     pub fn granule(&self) -> u64 {
         self.lease.granule()
