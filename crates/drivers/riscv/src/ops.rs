@@ -18,7 +18,7 @@ use portcullis::{
 };
 use portcullis_addr::{PageSize, StreamId};
 use portcullis_driver_parts::answer::exact;
-use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
+use portcullis_driver_parts::entry::{Shortcuts, plan};
 use portcullis_driver_parts::{Consumer as _, Stream, Submitted};
 use portcullis_pgtable::{
     Format, IoPageTable, IotlbGather, RiscvFirstStage, RiscvSecondStage, TableError, TableFormat,
@@ -48,7 +48,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
             valid_with_rest: omitted::<P>(Safeguard::ValidLast),
         };
         let now: Vec<Entry> = streams.iter().map(|stream| self.directory.read(stream)).collect();
-        let plans: Vec<Plan<_>> = now.iter().map(|now| plan(now, wanted, shortcuts)).collect();
+        let plans: Vec<_> = now.iter().map(|now| plan(now, wanted, shortcuts)).collect();
         for step in 0..3 {
             let mut owed = Vec::new();
             for ((stream, plan), now) in streams.iter().zip(&plans).zip(&now) {

@@ -18,7 +18,7 @@ use portcullis::{
 };
 use portcullis_addr::{Iova, IovaRange, PageSize, StreamId};
 use portcullis_driver_parts::answer::exact;
-use portcullis_driver_parts::entry::{Plan, Shortcuts, plan};
+use portcullis_driver_parts::entry::{Shortcuts, plan};
 use portcullis_driver_parts::{Consumer as _, Name, Stream, Submitted};
 use portcullis_pgtable::{
     Format, IoPageTable, IotlbGather, TableError, TableFormat, TableParams, VtdFirstStage,
@@ -49,7 +49,7 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
             valid_with_rest: omitted::<P>(Safeguard::PresentLast),
         };
         let now: Vec<Entry> = streams.iter().map(|stream| self.root.read(stream)).collect();
-        let plans: Vec<Plan<_>> = now.iter().map(|now| plan(now, wanted, shortcuts)).collect();
+        let plans: Vec<_> = now.iter().map(|now| plan(now, wanted, shortcuts)).collect();
         for step in 0..3 {
             let mut owed = Vec::new();
             for ((stream, plan), now) in streams.iter().zip(&plans).zip(&now) {
