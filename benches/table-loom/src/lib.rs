@@ -8,31 +8,32 @@ use portcullis_platform::{AllocError, Coherency, DmaMemory, PageLayout};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// A few pages of which the first words can be used; the others read 0. All words are there from the start, because loom minds when one is made while others may reach it. `RELAXED` leaves
-/// the orderings out that `DmaMemory` asks for: the planted bug.
+/// A few pages whose first words are loom's. The others are ordinary ones, which everybody sees as they are: loom would have too much to try with 512 a table. All of loom's words are there from
+/// the start, because it minds when one is made while others may reach it. `RELAXED` leaves the orderings out that `DmaMemory` asks for: the planted bug.
 #[derive(Debug)]
 pub struct LoomMemory<const RELAXED: bool> {
     words: BTreeMap<u64, AtomicU64>,
+    others: Mutex<BTreeMap<u64, u64>>,
     next: Mutex<u64>,
 }
 
 const FIRST: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
 const PAGES: u64 = 4;
-/// The root of a tree of 25 bits has so many entries.
-const WORDS: u64 = 16;
+/// Of each page, the words that loom looks after.
+const WORDS: u64 = 4;
 
 impl<const RELAXED: bool> Default for LoomMemory<RELAXED> {
     fn default() -> Self {
         let words = (0..PAGES * WORDS).map(|n| FIRST + n / WORDS * PAGE + n % WORDS * 8);
         let words = words.map(|address| (address, AtomicU64::new(0))).collect();
-        Self { words, next: Mutex::new(FIRST) }
+        Self { words, others: Mutex::default(), next: Mutex::new(FIRST) }
     }
 }
 
 impl<const RELAXED: bool> LoomMemory<RELAXED> {
-    fn word(&self, address: PhysAddr) -> &AtomicU64 {
-        self.words.get(&address.raw()).expect("one of the first words of a page")
+    fn others<R>(&self, act: impl FnOnce(&mut BTreeMap<u64, u64>) -> R) -> R {
+        act(&mut self.others.lock().expect("no panic inside"))
     }
 
     fn order(order: Ordering) -> Ordering {
@@ -53,14 +54,21 @@ unsafe impl<const RELAXED: bool> DmaMemory for LoomMemory<RELAXED> {
     }
     fn free(&self, _: PhysAddr, _: PageLayout) {}
     fn load64(&self, address: PhysAddr) -> u64 {
-        self.words.get(&address.raw()).map_or(0, |word| word.load(Self::order(Ordering::Acquire)))
+        match self.words.get(&address.raw()) {
+            Some(word) => word.load(Self::order(Ordering::Acquire)),
+            None => self.others(|words| words.get(&address.raw()).copied().unwrap_or(0)),
+        }
     }
     fn store64(&self, address: PhysAddr, value: u64) {
-        self.word(address).store(value, Self::order(Ordering::Release));
+        match self.words.get(&address.raw()) {
+            Some(word) => word.store(value, Self::order(Ordering::Release)),
+            None => self.others(|words| _ = words.insert(address.raw(), value)),
+        }
     }
     fn compare_exchange64(&self, address: PhysAddr, old: u64, new: u64) -> Result<(), u64> {
+        let word = self.words.get(&address.raw()).expect("only first words are exchanged here");
         let (success, failure) = (Self::order(Ordering::AcqRel), Self::order(Ordering::Acquire));
-        self.word(address).compare_exchange(old, new, success, failure).map(drop)
+        word.compare_exchange(old, new, success, failure).map(drop)
     }
     fn publish(&self, _: PhysAddr, _: usize, _: Coherency) {
         if !RELAXED {
