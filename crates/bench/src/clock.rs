@@ -1,5 +1,8 @@
 //! How long work takes, and how busy the machine is meanwhile.
-#![expect(unsafe_code, reason = "the time of one thread is a system call")]
+#![expect(
+    unsafe_code,
+    reason = "the time of one thread and the processor it runs on are system calls"
+)]
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,32 +24,59 @@ pub fn time(calls: usize, work: impl FnOnce()) -> f64 {
     (cpu_time() - start) / calls as f64
 }
 
-/// Wall time, in nanoseconds, from the first start to the last end of `work` on as many threads as there are `parts`. They begin together: each waits for the others awake, because one that must be woken
-/// begins up to 100 us later, and a measurement of that length would see the others run alone.
+/// Wall time, in nanoseconds, from the first start to the last end of `work` on as many threads as there are `parts`, each on a processor of its own where there are as many. They begin together: each waits
+/// for the others awake, because one that must be woken begins up to 100 us later, and a measurement of that length would see the others run alone.
 pub fn wall_time<T: Send>(parts: Vec<T>, work: impl Fn(T) + Sync) -> f64 {
     /// So many looks, then the processor is left to others: perhaps one of ours needs it.
     const LOOKS: u32 = 1 << 14;
     let (missing, work) = (&AtomicUsize::new(parts.len()), &work);
-    let run = move |part: T| {
+    let run = move |place: usize, part: T| {
+        stay_on(place);
         missing.fetch_sub(1, Ordering::AcqRel);
         let mut looks = 0u32;
         while missing.load(Ordering::Acquire) != 0 {
             looks += 1;
-            if looks.is_multiple_of(LOOKS) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if looks.is_multiple_of(LOOKS) {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
         }
         let from = Instant::now();
         work(part);
         (from, Instant::now())
     };
     let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            parts.into_iter().map(|part| scope.spawn(move || run(part))).collect();
+        let start = |(place, part)| scope.spawn(move || run(place, part));
+        let threads: Vec<_> = parts.into_iter().enumerate().map(start).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     let from = spans.iter().map(|span| span.0).min();
     let to = spans.iter().map(|span| span.1).max();
     to.zip(from).map_or(0.0, |(to, from)| (to - from).as_nanos() as f64)
 }
+
+/// Keeps this thread on one processor, the one with number `place` of those that it may use: two threads in turn on one processor are no measurement of two. Without effect where there are fewer.
+#[cfg(target_os = "linux")]
+fn stay_on(place: usize) {
+    // SAFETY: a set of processors is plain bits, all of whose values are valid; both calls are told its size, and 0 is this thread.
+    unsafe {
+        let (mut usable, mut one): (libc::cpu_set_t, libc::cpu_set_t) = std::mem::zeroed();
+        let size = size_of_val(&usable);
+        if libc::sched_getaffinity(0, size, &raw mut usable) != 0 {
+            return;
+        }
+        let mut numbers = (0..size * 8).filter(|&number| libc::CPU_ISSET(number, &usable));
+        if let Some(number) = numbers.nth(place) {
+            libc::CPU_SET(number, &mut one);
+            // Refused: then the measurement is as good as the scheduler.
+            let _ = libc::sched_setaffinity(0, size, &raw const one);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_: usize) {}
 
 /// How busy the machine was during a measurement, for whoever reads the figures. Begin before, print after.
 #[derive(Debug)]

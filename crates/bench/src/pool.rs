@@ -185,7 +185,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     #[inline(always)]
     fn is_zero(&self, address: PhysAddr, words: usize) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if WIDE && words >= 8 {
+        if WIDE && words >= 2 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::any(self.pointer(address), words) == 0 };
         }
@@ -195,7 +195,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     #[inline(always)]
     fn all_set(&self, address: PhysAddr, words: usize, mask: u64) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if WIDE && words >= 8 {
+        if WIDE && words >= 2 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::all(self.pointer(address), words) & mask == mask };
         }
@@ -206,7 +206,7 @@ unsafe impl<const WIDE: bool> DmaMemory for FastMemory<WIDE> {
     #[inline(always)]
     fn fill(&self, address: PhysAddr, words: usize, first: u64, step: u64) {
         #[cfg(target_arch = "x86_64")]
-        if WIDE && words >= 8 {
+        if WIDE && words >= 2 {
             // SAFETY: as `word` says, for all of the words.
             return unsafe { wide::fill(self.pointer(address), words, first, step) };
         }
@@ -267,47 +267,65 @@ pub(crate) fn memory<const WIDE: bool>() -> FastMemory<WIDE> {
 }
 
 /// Runs of words, 16 bytes at a time. On x86-64 with AVX an aligned access of 16 bytes is atomic (Intel SDM volume 3A, 9.1.1; AMD has said the same), and without it
-/// each half is.
+/// each half is. All stores are volatile: a run of others becomes a call of `memset`, which may store bytes.
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use std::arch::x86_64::{
         __m128i, _mm_add_epi64, _mm_and_si128, _mm_cvtsi128_si64, _mm_load_si128, _mm_or_si128,
-        _mm_set_epi64x, _mm_set1_epi64x, _mm_setzero_si128, _mm_store_si128, _mm_unpackhi_epi64,
+        _mm_set_epi64x, _mm_set1_epi64x, _mm_setzero_si128, _mm_unpackhi_epi64,
     };
 
-    /// The words before the first aligned pair, the pairs in fours, and the rest.
-    fn parts(p: *mut u64, words: usize) -> (usize, usize) {
-        let head = (p as usize >> 3) & 1;
-        (head, (words - head) / 8)
+    /// Words that are taken at a time while so many are left.
+    const MANY: usize = 8;
+
+    /// Combines `words` words from `p` on: the first and the last one by `one`, where they have no partner on a boundary of 16 bytes, the pairs between them by `two`.
+    ///
+    /// # Safety
+    ///
+    /// They are readable, at least 2.
+    #[inline(always)]
+    unsafe fn all_of(
+        p: *mut u64,
+        words: usize,
+        neutral: __m128i,
+        two: impl Fn(__m128i, __m128i) -> __m128i,
+    ) -> u64 {
+        // SAFETY: all accesses are to the caller's words; the wide ones are on their boundary.
+        unsafe {
+            let (mut q, end) = (p, p.add(words));
+            let single = |word: *mut u64| _mm_set1_epi64x(*word as i64);
+            let (mut a, mut b) = (neutral, neutral);
+            if q as usize & 8 != 0 {
+                a = single(q);
+                q = q.add(1);
+            }
+            let pair = |q: *mut u64| _mm_load_si128(q.cast());
+            while q <= end.wrapping_sub(MANY) {
+                a = two(a, two(pair(q), pair(q.add(2))));
+                b = two(b, two(pair(q.add(4)), pair(q.add(6))));
+                q = q.add(MANY);
+            }
+            while q <= end.wrapping_sub(2) {
+                a = two(a, pair(q));
+                q = q.add(2);
+            }
+            if q != end {
+                b = two(b, single(q));
+            }
+            let both = two(a, b);
+            _mm_cvtsi128_si64(two(both, _mm_unpackhi_epi64(both, both))) as u64
+        }
     }
 
     /// The OR of all words.
     ///
     /// # Safety
     ///
-    /// `words` words from `p` on are readable, at least 8.
+    /// `words` words from `p` on are readable, at least 2.
     #[inline(always)]
     pub(super) unsafe fn any(p: *mut u64, words: usize) -> u64 {
-        let (head, fours) = parts(p, words);
-        // SAFETY: all accesses are to the caller's words; the wide ones are aligned by `head`.
-        unsafe {
-            let mut rest = if head == 1 { *p } else { 0 };
-            let mut q = p.add(head).cast::<__m128i>();
-            let (mut a, mut b) = (_mm_setzero_si128(), _mm_setzero_si128());
-            for _ in 0..fours {
-                a = _mm_or_si128(a, _mm_or_si128(_mm_load_si128(q), _mm_load_si128(q.add(1))));
-                b = _mm_or_si128(
-                    b,
-                    _mm_or_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))),
-                );
-                q = q.add(4);
-            }
-            for word in head + fours * 8..words {
-                rest |= *p.add(word);
-            }
-            let a = _mm_or_si128(a, b);
-            rest | _mm_cvtsi128_si64(a) as u64 | _mm_cvtsi128_si64(_mm_unpackhi_epi64(a, a)) as u64
-        }
+        // SAFETY: as the caller promises.
+        unsafe { all_of(p, words, _mm_setzero_si128(), |a, b| _mm_or_si128(a, b)) }
     }
 
     /// The AND of all words.
@@ -317,54 +335,41 @@ mod wide {
     /// As [`any`].
     #[inline(always)]
     pub(super) unsafe fn all(p: *mut u64, words: usize) -> u64 {
-        let (head, fours) = parts(p, words);
-        // SAFETY: as in `any`.
-        unsafe {
-            let mut rest = if head == 1 { *p } else { u64::MAX };
-            let mut q = p.add(head).cast::<__m128i>();
-            let (mut a, mut b) = (_mm_set1_epi64x(-1), _mm_set1_epi64x(-1));
-            for _ in 0..fours {
-                a = _mm_and_si128(a, _mm_and_si128(_mm_load_si128(q), _mm_load_si128(q.add(1))));
-                b = _mm_and_si128(
-                    b,
-                    _mm_and_si128(_mm_load_si128(q.add(2)), _mm_load_si128(q.add(3))),
-                );
-                q = q.add(4);
-            }
-            for word in head + fours * 8..words {
-                rest &= *p.add(word);
-            }
-            let a = _mm_and_si128(a, b);
-            rest & _mm_cvtsi128_si64(a) as u64 & _mm_cvtsi128_si64(_mm_unpackhi_epi64(a, a)) as u64
-        }
+        // SAFETY: as the caller promises.
+        unsafe { all_of(p, words, _mm_set1_epi64x(-1), |a, b| _mm_and_si128(a, b)) }
     }
 
     /// Stores `first`, `first + step`, …
     ///
     /// # Safety
     ///
-    /// `words` words from `p` on are writable, at least 8.
+    /// `words` words from `p` on are writable, at least 2.
     #[inline(always)]
-    pub(super) unsafe fn fill(p: *mut u64, words: usize, first: u64, step: u64) {
-        let (head, fours) = parts(p, words);
-        let nth = |word: usize| first.wrapping_add(step.wrapping_mul(word as u64));
-        // SAFETY: as in `any`.
+    pub(super) unsafe fn fill(p: *mut u64, words: usize, mut first: u64, step: u64) {
+        // SAFETY: as in `all_of`.
         unsafe {
-            if head == 1 {
-                *p = first;
+            let (mut q, end) = (p, p.add(words));
+            if q as usize & 8 != 0 {
+                q.write_volatile(first);
+                first = first.wrapping_add(step);
+                q = q.add(1);
             }
-            let mut q = p.add(head).cast::<__m128i>();
-            let mut value = _mm_set_epi64x(nth(head + 1) as i64, nth(head) as i64);
+            let mut value = _mm_set_epi64x(first.wrapping_add(step) as i64, first as i64);
             let two = _mm_set1_epi64x(step.wrapping_mul(2) as i64);
-            for _ in 0..fours {
-                for pair in 0..4 {
-                    _mm_store_si128(q.add(pair), value);
+            while q <= end.wrapping_sub(MANY) {
+                for pair in 0..MANY / 2 {
+                    q.cast::<__m128i>().add(pair).write_volatile(value);
                     value = _mm_add_epi64(value, two);
                 }
-                q = q.add(4);
+                q = q.add(MANY);
             }
-            for word in head + fours * 8..words {
-                *p.add(word) = nth(word);
+            while q <= end.wrapping_sub(2) {
+                q.cast::<__m128i>().write_volatile(value);
+                value = _mm_add_epi64(value, two);
+                q = q.add(2);
+            }
+            if q != end {
+                q.write_volatile(_mm_cvtsi128_si64(value) as u64);
             }
         }
     }

@@ -169,7 +169,7 @@ pub fn dma(effort: Effort, out: &mut dyn Write) -> fmt::Result {
         ("no invalidation", BoundDevice::behind(Box::new(Cacheless::default()), policy)),
     ] {
         for pages in [1, 32] {
-            let (alone, together) = dma::two_threads(&device, pages, 4 * effort.rounds);
+            let (alone, together) = dma::two_threads(&device, pages, 16 * effort.rounds);
             let speed_up = alone / together;
             writeln!(
                 out,
@@ -203,7 +203,7 @@ pub fn queue(effort: Effort, out: &mut dyn Write) -> fmt::Result {
         let [ranges, singles] = [&queues[0], &queues[1]].map(|queue| Against(best(queue), pair));
         writeln!(out, "{pages:5}  {ranges}  {singles}")?;
     }
-    let (alone, together) = queues[0].two_threads(1, 4 * effort.rounds);
+    let (alone, together) = queues[0].two_threads(1, 16 * effort.rounds);
     let speed_up = alone / together;
     writeln!(
         out,

@@ -416,7 +416,7 @@ impl<P: Platform> Domain<P> {
     /// # Errors
     ///
     /// [`DmaError::Quarantined`]: hardware may still have it, and the range stays taken. Otherwise it is mapped as before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unmap(&self, user: &User<'_, P>, range: IovaRange) -> Result<(), DmaError> {
         let (space, window) = self.parts()?;
         let mut gather = IotlbGather::new();

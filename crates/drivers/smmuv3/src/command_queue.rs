@@ -17,6 +17,7 @@ use crate::unit::{Deadline, Unit};
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use portcullis::OpsError;
+use portcullis_addr::PhysAddr;
 use portcullis_driver_parts::{Failures, HardwarePages, Line, Running, Submitted, answer};
 use portcullis_platform::{
     AllocError, DmaMemory, IrqLock, LockLabel, Nanos, Platform, RawAtomic, Registers, wait_for,
@@ -68,16 +69,16 @@ struct Shared<P: Platform> {
 struct Inner {
     produced: u64,
     consumed: u64,
-    line: Line,
     /// The count of `failures`.
     failed: u64,
-    /// Boxed, so that the rest fits one cache line.
-    repairs: Box<Repairs>,
+    /// Apart, so that the rest fits one cache line.
+    seldom: Box<Seldom>,
 }
 
-/// What was repaired so far.
+/// What is written only where the queue was full or has stopped, so that producers on all CPUs keep a copy of it.
 #[derive(Debug)]
-struct Repairs {
+struct Seldom {
+    line: Line,
     /// Where the queue stopped last, and how often in a row.
     stopped: (u64, u8),
     /// What GERRORN holds.
@@ -100,9 +101,13 @@ impl<P: Platform> CommandQueue<P> {
         let inner = Inner {
             produced: 0,
             consumed: 0,
-            line: Line::default(),
             failed: 0,
-            repairs: Box::new(Repairs { stopped: (u64::MAX, 0), acknowledged: 0, refused: 0 }),
+            seldom: Box::new(Seldom {
+                line: Line::default(),
+                stopped: (u64::MAX, 0),
+                acknowledged: 0,
+                refused: 0,
+            }),
         };
         let word = |class| P::Atomic::new(LockLabel::new(class, index), 0);
         Ok(Self {
@@ -130,15 +135,15 @@ impl<P: Platform> CommandQueue<P> {
             unit.write64(spec::CMDQ_BASE, base);
             unit.write(spec::CMDQ_PROD, self.index(inner.produced));
             unit.write(spec::CMDQ_CONS, self.index(inner.produced));
-            inner.repairs.acknowledged = unit.read(spec::GERROR);
-            unit.write(spec::GERRORN, inner.repairs.acknowledged);
+            inner.seldom.acknowledged = unit.read(spec::GERROR);
+            unit.write(spec::GERRORN, inner.seldom.acknowledged);
         });
         self.dead.store(ALIVE, Ordering::Release);
     }
 
     /// How many commands the unit has refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.shared.inner.with(|inner| inner.repairs.refused)
+        self.shared.inner.with(|inner| inner.seldom.refused)
     }
 
     /// Queues `count` commands of one kind and a CMD_SYNC, and waits until the unit has carried all of them out, at most until `deadline`.
@@ -197,7 +202,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Queues one command and a CMD_SYNC, where nothing stands in the way: the unit answers, nobody waits in line, and there seems to be room.
-    #[inline]
+    #[inline(always)]
     fn place_at_once<R: Registers>(
         &self,
         unit: &Unit<P, R>,
@@ -209,11 +214,10 @@ impl<P: Platform> CommandQueue<P> {
         self.shared.inner.with(|inner| {
             let first = inner.produced;
             let free = self.capacity() - (first - inner.consumed) as usize;
-            if free < 2 || !inner.line.is_turn(None) {
+            if free < 2 || !inner.seldom.line.is_turn(None) {
                 return None;
             }
-            self.store(first, command);
-            self.store(first + 1, Command::sync());
+            self.store_two(first, command, Command::sync());
             Some(self.show(unit, inner, first, first + 2))
         })
     }
@@ -290,7 +294,7 @@ impl<P: Platform> CommandQueue<P> {
         let placed = placed.and_then(|ticket| ticket.ok_or_else(|| answer::no_room(SYNC_BOUND)));
         if let Some(turn) = turn {
             // Not used: it was in vain.
-            self.shared.inner.with(|inner| inner.line.leave(turn));
+            self.shared.inner.with(|inner| inner.seldom.line.leave(turn));
         }
         placed.inspect_err(|_| self.shared.inner.with(|inner| self.mark_dead(unit, inner)))
     }
@@ -303,15 +307,15 @@ impl<P: Platform> CommandQueue<P> {
         count: usize,
         commands: &mut impl Iterator<Item = Command>,
     ) -> Result<Option<Submitted>, OpsError> {
-        if !inner.line.is_turn(*turn) || !self.has_room(unit, inner, count + 1)? {
-            *turn = turn.or_else(|| inner.line.join());
+        if !inner.seldom.line.is_turn(*turn) || !self.has_room(unit, inner, count + 1)? {
+            *turn = turn.or_else(|| inner.seldom.line.join());
             return Ok(None);
         }
         let first = inner.produced;
         let after = self.store_batch(first, count, commands);
         let ticket = self.show(unit, inner, first, after);
         if let Some(turn) = turn.take() {
-            inner.line.leave(turn);
+            inner.seldom.line.leave(turn);
         }
         Ok(Some(ticket))
     }
@@ -447,10 +451,10 @@ impl<P: Platform> CommandQueue<P> {
     /// The unit is gone, or its queue cannot be repaired: whoever waits for a command is told the same.
     pub(crate) fn acknowledge<R: Registers>(&self, unit: &Unit<P, R>) -> Result<u32, OpsError> {
         self.shared.inner.with(|inner| {
-            let active = unit.read_live(spec::GERROR)? ^ inner.repairs.acknowledged;
+            let active = unit.read_live(spec::GERROR)? ^ inner.seldom.acknowledged;
             if active != 0 {
-                inner.repairs.acknowledged ^= active & !(gerror::CMDQ_ERR.mask() as u32);
-                unit.write(spec::GERRORN, inner.repairs.acknowledged);
+                inner.seldom.acknowledged ^= active & !(gerror::CMDQ_ERR.mask() as u32);
+                unit.write(spec::GERRORN, inner.seldom.acknowledged);
                 self.recover(unit, inner)?;
             }
             if gerror::SFM_ERR.is_set(u64::from(active)) {
@@ -463,15 +467,15 @@ impl<P: Platform> CommandQueue<P> {
     /// Makes a queue that stopped go on; nothing to do if it did not stop, or if another thread was faster.
     fn recover<R: Registers>(&self, unit: &Unit<P, R>, inner: &mut Inner) -> Result<(), OpsError> {
         let error = gerror::CMDQ_ERR.mask() as u32;
-        if (unit.read_live(spec::GERROR)? ^ inner.repairs.acknowledged) & error == 0 {
+        if (unit.read_live(spec::GERROR)? ^ inner.seldom.acknowledged) & error == 0 {
             return Ok(());
         }
         let cons = unit.read_live(spec::CMDQ_CONS)?;
         let position = self.position(cons, inner)?;
         let code = cmdq_cons::ERR.get(u64::from(cons));
-        let again = inner.repairs.stopped.0 == position;
-        let stops = if again { inner.repairs.stopped.1.saturating_add(1) } else { 1 };
-        inner.repairs.stopped = (position, stops);
+        let again = inner.seldom.stopped.0 == position;
+        let stops = if again { inner.seldom.stopped.1.saturating_add(1) } else { 1 };
+        inner.seldom.stopped = (position, stops);
         if stops > STOP_LIMIT {
             return Err(answer::stopped(cons));
         }
@@ -479,10 +483,10 @@ impl<P: Platform> CommandQueue<P> {
             self.store(position, Command::sync());
             self.publish(position, 1);
             inner.failed = self.failures.add(position, code);
-            inner.repairs.refused += 1;
+            inner.seldom.refused += 1;
         }
-        inner.repairs.acknowledged ^= error;
-        unit.write(spec::GERRORN, inner.repairs.acknowledged);
+        inner.seldom.acknowledged ^= error;
+        unit.write(spec::GERRORN, inner.seldom.acknowledged);
         Ok(())
     }
 
@@ -514,10 +518,20 @@ impl<P: Platform> CommandQueue<P> {
 
     #[inline]
     fn store(&self, position: u64, command: Command) {
-        let slot = self.slot(position);
-        let memory = self.pages.memory();
-        memory.store64(self.pages.at(slot), command.0[0]);
-        memory.store64(self.pages.at(slot + 8), command.0[1]);
+        let (memory, at) = (self.pages.memory(), self.pages.at(self.slot(position)));
+        memory.store64(at, command.0[0]);
+        memory.store64(PhysAddr::new(at.raw() + 8), command.0[1]);
+    }
+
+    /// Stores two commands one behind the other. Where they stand is worked out before the first store: behind one the compiler takes nothing for known.
+    #[inline(always)]
+    fn store_two(&self, position: u64, first: Command, second: Command) {
+        let (slot, next) = (self.slot(position), self.slot(position + 1));
+        let (memory, base) = (self.pages.memory(), self.pages.at(0).raw());
+        for (slot, command) in [(slot, first), (next, second)] {
+            memory.store64(PhysAddr::new(base + slot), command.0[0]);
+            memory.store64(PhysAddr::new(base + slot + 8), command.0[1]);
+        }
     }
 
     /// Makes `count` commands from `first` on visible to hardware; they may go round the end of the queue.

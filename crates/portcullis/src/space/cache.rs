@@ -56,7 +56,7 @@ impl<P: Platform> AddressCache<P> {
     }
 
     /// Takes a range that is what `request` asks for, if one is kept. For whoever has the slot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&self, request: &IovaRequest) -> Option<IovaRange> {
         let top = self.count().checked_sub(1)?;
         let place = if self.meets(top, request) { top } else { self.find(top, request)? };

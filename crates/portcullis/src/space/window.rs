@@ -76,7 +76,7 @@ impl<P: Platform> Holding<P> {
     }
 
     /// What CPU `slot` keeps, for whoever has that CPU to itself; `None` where no CPU keeps anything.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn cache(&self, slot: usize) -> Option<&AddressCache<P>> {
         self.quick.get().map(|quick| quick.caches.at(slot))
     }
