@@ -24,14 +24,20 @@ pub fn time(calls: usize, work: impl FnOnce()) -> f64 {
     (cpu_time() - start) / calls as f64
 }
 
-/// Wall time, in nanoseconds, from the first start to the last end of `work` on as many threads as there are `parts`, each on a processor of its own where there are as many. They begin together: each waits
-/// for the others awake, because one that must be woken begins up to 100 us later, and a measurement of that length would see the others run alone.
-pub fn wall_time<T: Send>(parts: Vec<T>, work: impl Fn(T) + Sync) -> f64 {
+/// Wall time, in nanoseconds, from the first start to the last end of `work` on as many threads as there are `parts`, each on a processor of its own where there are as many. What each works on it has
+/// made of its part before, by `prepare`. They begin together: each waits for the others awake, because one that must be woken begins up to 100 us later, and a measurement of that length would see the
+/// others run alone.
+pub fn wall_time<T: Send, S>(
+    parts: Vec<T>,
+    prepare: impl Fn(T) -> S + Sync,
+    work: impl Fn(&mut S) + Sync,
+) -> f64 {
     /// So many looks, then the processor is left to others: perhaps one of ours needs it.
     const LOOKS: u32 = 1 << 14;
-    let (missing, work) = (&AtomicUsize::new(parts.len()), &work);
+    let (missing, prepare, work) = (&AtomicUsize::new(parts.len()), &prepare, &work);
     let run = move |place: usize, part: T| {
         stay_on(place);
+        let mut own = prepare(part);
         missing.fetch_sub(1, Ordering::AcqRel);
         let mut looks = 0u32;
         while missing.load(Ordering::Acquire) != 0 {
@@ -43,7 +49,7 @@ pub fn wall_time<T: Send>(parts: Vec<T>, work: impl Fn(T) + Sync) -> f64 {
             }
         }
         let from = Instant::now();
-        work(part);
+        work(&mut own);
         (from, Instant::now())
     };
     let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {

@@ -8,7 +8,7 @@ use crate::{dma, pool};
 
 /// What can be counted: maps and unmaps of a workload (a call is either), look-ups, addresses, whole pairs of `map` and `unmap`, invalidations. "by words" is the table in a memory without
 /// wide runs, "tree" are addresses without slabs: figures of their own, and slow-downs that a check must see when they stand in for the others.
-pub const CASES: [&str; 19] = [
+pub const CASES: [&str; 20] = [
     "table A",
     "table D",
     "table E",
@@ -23,6 +23,7 @@ pub const CASES: [&str; 19] = [
     "iova I5",
     "tree I1",
     "dma 1",
+    "dma 8",
     "dma 32",
     "dma 64",
     "dma 512",

@@ -53,10 +53,10 @@ impl Queue {
     pub fn two_threads(&self, pages: u64, rounds: usize) -> (f64, f64) {
         const CALLS: usize = 20_000;
         let (mut alone, mut together) = (f64::MAX, f64::MAX);
-        let work = |()| self.run(pages, CALLS);
+        let (nothing, work) = (|()| (), |(): &mut ()| self.run(pages, CALLS));
         for _ in 0..rounds {
-            alone = alone.min(wall_time(vec![()], work) / CALLS as f64);
-            together = together.min(wall_time(vec![(); 2], work) / (2 * CALLS) as f64);
+            alone = alone.min(wall_time(vec![()], nothing, work) / CALLS as f64);
+            together = together.min(wall_time(vec![(); 2], nothing, work) / (2 * CALLS) as f64);
         }
         (alone, together)
     }

@@ -217,11 +217,11 @@ fn one_fragmented<S: Space>(mut space: S, steps: usize) -> Vec<f64> {
 pub fn two_threads(rounds: usize) -> (f64, f64) {
     const PAIRS: usize = 200_000;
     let (mut alone, mut together) = (f64::MAX, f64::MAX);
-    let work = |space: Slabs| _ = one_page(space, PAIRS);
+    let (own, work) = (|space| space, |space: &mut Slabs| _ = one_page(space.clone(), PAIRS));
     for _ in 0..rounds {
         let space = Slabs::new();
-        alone = alone.min(wall_time(vec![space.clone()], work) / PAIRS as f64);
-        let both = wall_time(vec![space.clone(), space], work);
+        alone = alone.min(wall_time(vec![space.clone()], own, work) / PAIRS as f64);
+        let both = wall_time(vec![space.clone(), space], own, work);
         together = together.min(both / (2 * PAIRS) as f64);
     }
     (alone, together)

@@ -296,18 +296,18 @@ pub fn two_threads(shape: &str, pages: usize, rounds: usize) -> (f64, f64) {
     let parts = [part(0), part(1)];
     let (mut alone, mut together) = (f64::MAX, f64::MAX);
     let calls = 4.0 * parts[0].places.len() as f64;
-    let both = |(mut table, part): (Ours, &Workload)| {
-        map_all(&mut table, part);
-        unmap_all(&mut table, part);
+    let one = |(table, part): &mut (Ours, &Workload)| {
+        map_all(table, part);
+        unmap_all(table, part);
     };
+    let both = |parts: &mut [(Ours, &Workload); 2]| parts.iter_mut().for_each(one);
     // Many short rounds: the best of them ran undisturbed, on two processors at once.
     for _ in 0..rounds {
         let table = Ours::new();
-        parts.iter().for_each(|part| both((table.clone(), part)));
-        let one = |parts: &[Workload; 2]| parts.iter().for_each(|p| both((table.clone(), p)));
-        alone = alone.min(wall_time(vec![&parts], one) / calls);
-        let work = parts.iter().map(|part| (table.clone(), part)).collect();
-        together = together.min(wall_time(work, both) / calls);
+        let mut work = parts.each_ref().map(|part| (table.clone(), part));
+        both(&mut work);
+        alone = alone.min(wall_time(vec![work.clone()], |work| work, both) / calls);
+        together = together.min(wall_time(work.into(), |work| work, one) / calls);
     }
     (alone, together)
 }

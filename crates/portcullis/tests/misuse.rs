@@ -135,6 +135,22 @@ fn loans_that_share_a_cache_line_are_found_where_a_device_writes() {
     let _ = (first, reader, writer);
 }
 
+/// What is wider than the bytes is the device's to see, and nobody else's.
+#[test]
+fn a_bounce_is_not_reached_beyond_its_end() {
+    let world = World::new();
+    let bounce = world.dma.bounce(vec![7u8; 100]).expect("memory");
+    let reads = |offset: usize, len: usize| {
+        let mut into = vec![0; len];
+        let read = || bounce.load(offset, &mut into);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_ok()
+    };
+    assert!(reads(0, 100) && reads(99, 1) && reads(100, 0));
+    assert!(!reads(99, 2) && !reads(0, 101) && !reads(101, 0) && !reads(usize::MAX, 1));
+    let write = || bounce.store(usize::MAX, &[1]);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)).is_err());
+}
+
 #[test]
 fn what_is_done_right_leaves_nothing_in_the_books() {
     let world = World::new();

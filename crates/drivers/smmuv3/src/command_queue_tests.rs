@@ -7,7 +7,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use portcullis_addr::PhysAddr;
 use portcullis_driver_parts::Running;
 use portcullis_platform::host::HostMemory;
 use portcullis_platform::{Clock, Coherency, Threads};
@@ -355,6 +354,13 @@ fn a_thread_waits_for_its_own_commands_only() {
 }
 
 /// What it costs to send is one write, however many commands that are, and no read, which on a bus takes longer than all the rest.
+/// Two lines would be two waits a change of producer.
+#[test]
+fn what_producers_write_is_one_cache_line() {
+    type Real = portcullis_platform::host::HostPlatform<HostMemory>;
+    assert_eq!((size_of::<Shared<Real>>(), align_of::<Shared<Real>>()), (64, 64));
+}
+
 #[test]
 fn a_batch_is_one_doorbell_and_placing_it_reads_no_register() {
     once(Plan::of(1, 6, 1), |stand| {

@@ -50,13 +50,18 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, P: Platform> Bounce<T, P> {
         self.bytes
     }
 
+    fn check(&self, offset: usize, len: usize) {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len());
+        assert!(inside, "beyond the end of {} bytes", self.len());
+    }
+
     /// Reads what stands at byte `offset` for the device now.
     ///
     /// # Panics
     ///
     /// Beyond the end.
     pub fn load(&self, offset: usize, into: &mut [u8]) {
-        assert!(offset + into.len() <= self.len(), "beyond the end of {} bytes", self.len());
+        self.check(offset, into.len());
         load(&self.pages, offset, into);
     }
 
@@ -66,7 +71,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]> + 'static, P: Platform> Bounce<T, P> {
     ///
     /// Beyond the end.
     pub fn store(&self, offset: usize, bytes: &[u8]) {
-        assert!(offset + bytes.len() <= self.len(), "beyond the end of {} bytes", self.len());
+        self.check(offset, bytes.len());
         let mut left = bytes;
         for (word, inside) in words(offset, bytes.len()) {
             let (now, rest) = left.split_at(inside.len());

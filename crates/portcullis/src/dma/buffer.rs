@@ -8,6 +8,21 @@ use portcullis_platform::{AllocError, DmaPages, PageLayout, Platform};
 type Shared<P> = DmaMapping<DmaPages<<P as Platform>::Memory>, Both>;
 
 /// Memory that CPU and device share. Unmapped and freed on drop, also after its driver was unbound. Where hardware has not confirmed the unmap by then, the memory is leaked for good.
+///
+/// Dropping it is the only way to free it, so that no other function and no other address can be named:
+///
+/// ```compile_fail,E0308
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(dma: DmaHandle<P>, shared: DmaBuffer<P>) {
+/// dma.unmap(shared); // what ends streaming mappings
+/// # }
+/// ```
+/// ```compile_fail,E0507
+/// # use portcullis::*;
+/// # fn f<P: portcullis_platform::Platform>(shared: DmaBuffer<P>) {
+/// drop(*shared.pages()); // the memory without the mapping
+/// # }
+/// ```
 pub struct DmaBuffer<P: Platform> {
     handle: DmaHandle<P>,
     /// `None` only while it is dropped.

@@ -47,6 +47,38 @@ use core::mem::ManuallyDrop;
 ///     receive(mapping) // another direction
 /// }
 /// ```
+/// What could contradict the mapping is not asked for: no length or count at its end, no part or direction when it is synchronised:
+///
+/// ```compile_fail,E0061
+/// # use portcullis::*;
+/// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mapping: DmaMapping<B, Both>) {
+/// let buffer = dma.unmap(mapping, 4096); // another size
+/// # }
+/// ```
+/// ```compile_fail,E0061
+/// # use portcullis::*;
+/// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mapping: DmaMapping<BufferList<B>, Both>) {
+/// let buffers = dma.unmap(mapping, 3); // another count
+/// # }
+/// ```
+/// ```compile_fail,E0061
+/// # use portcullis::*;
+/// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mut mapping: DmaMapping<B, Both>) {
+/// let view = dma.sync_for_cpu(&mut mapping, 4096..8192); // outside of it
+/// # }
+/// ```
+/// ```compile_fail,E0061
+/// # use portcullis::*;
+/// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mut mapping: DmaMapping<B, Both>) {
+/// let view = dma.sync_for_cpu(&mut mapping, FromDevice); // another direction
+/// # }
+/// ```
+/// ```compile_fail,E0061
+/// # use portcullis::*;
+/// # fn f<B: Lendable, P: portcullis_platform::Platform>(dma: DmaHandle<P>, mut mapping: DmaMapping<BufferList<B>, Both>) {
+/// let view = dma.sync_for_cpu(&mut mapping, 3); // another count
+/// # }
+/// ```
 #[must_use = "the device keeps reaching the memory until the mapping is unmapped"]
 pub struct DmaMapping<B, D> {
     buffer: ManuallyDrop<B>,
