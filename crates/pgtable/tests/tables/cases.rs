@@ -1,6 +1,8 @@
 //! The cases of Linux's generic page-table KUnit suite that apply to Arm, and the edges of each argument.
 
-use super::{GRANULES, RW, Rng, Stage2, TestMemory, lookup, map, params, table, unmap, walker};
+use super::{
+    GRANULES, RW, Rng, Stage1, Stage2, TestMemory, lookup, map, params, table, unmap, walker,
+};
 use portcullis_addr::{Iova, PageSize, PhysAddr, Prot};
 use portcullis_pgtable::{
     ArmLpaeStage1, ArmLpaeStage2, Format, IotlbGather, Level, MapError, PageTable, TableError,
@@ -102,6 +104,20 @@ fn the_walker_reads_the_same_protection() {
             }
         }
     });
+}
+
+/// 8 bytes are the page's entry; the rest is what leads there, the root included.
+#[test]
+fn dense_pages_cost_little_more_than_their_entries() {
+    let memory = TestMemory::new();
+    let table = Stage1::new(&memory, params(PageSize::SIZE_4K, 39, 40)).expect("supported");
+    for start in (0..GIB).step_by(2 << 20) {
+        // No block fits a page off its place.
+        map(&table, start, 64 * GIB + start + 4096, 2 * MIB);
+    }
+    let (tables, pages) = (table.table_pages() as u64 * 4096, GIB / 4096);
+    assert!((8.0..8.04).contains(&(tables as f64 / pages as f64)), "{tables} bytes, {pages} pages");
+    assert_eq!(memory.live() as u64 * 4096, tables, "and nothing beside them");
 }
 
 #[test]
