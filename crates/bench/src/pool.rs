@@ -278,7 +278,7 @@ mod wide {
     /// Words that are taken at a time while so many are left.
     const MANY: usize = 8;
 
-    /// Combines `words` words from `p` on: the first and the last one by `one`, where they have no partner on a boundary of 16 bytes, the pairs between them by `two`.
+    /// Combines `words` words from `p` on by `two`: pairs that stand on a boundary of 16 bytes, and the first and the last word where they have no partner.
     ///
     /// # Safety
     ///

@@ -267,7 +267,7 @@ fn a_reclaim_beside_a_map() {
     }));
 }
 
-/// How often both idle tables' maps ended in the table that was there, and how often it was displaced by one of them.
+/// How often both maps ended in the idle table, and how often one of them displaced it.
 type Ends = Arc<[AtomicUsize; 2]>;
 
 /// Two maps of parts of one idle table: one of them empties it, and the other waits for nobody. Where that one was faster, the table that it has displaced is counted and kept.
