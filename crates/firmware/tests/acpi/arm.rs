@@ -167,3 +167,41 @@ fn riscv_units_take_ids_of_24_bits() {
     let dma = clients(&machine).pop().expect("the device");
     assert_eq!(dma, ("\\_SB.DMA0".to_owned(), vec![(unit.clone(), 0x40), (unit, 0x41)]));
 }
+
+/// As many devices as fit into a table, each with as many ids as one may have: listed are no more than 65,536 ids, and who has others is blocked.
+#[test]
+fn ids_of_named_devices_are_bounded_over_all_of_them() {
+    let names: Vec<String> = (0..20).map(|number| format!("\\_SB.D{number:03}")).collect();
+    let components = names.iter().map(|name| component(name.as_bytes(), vec![(0, 0xfff, 0, 0, 0)]));
+    let nodes: Vec<_> = [smmuv3(0x2b40_0000, 0)].into_iter().chain(components).collect();
+    let machine = read(&iort(&nodes));
+    let listed: usize = machine.devices.iter().map(|it| it.streams.len()).sum();
+    assert_eq!(listed, 16 * 0x1000);
+    for (number, name) in names.iter().enumerate() {
+        let dma = &device(&machine, name).description.dma;
+        let is_blocked = matches!(dma, DmaPath::Unusable(_));
+        assert_eq!(
+            is_blocked,
+            number >= 16,
+            "{name}: {}",
+            if is_blocked { "blocked" } else { "not" }
+        );
+        assert_ne!(*dma, DmaPath::Direct);
+    }
+    // Mappings of one device that lead to the same ids again and again are not all listed before they are counted.
+    let many = component(b"\\_SB.MANY", vec![(0, 0xfff, 0, 0, 0); 2000]);
+    let machine = read(&iort(&[smmuv3(0x2b40_0000, 0), many]));
+    assert_eq!(device(&machine, "\\_SB.MANY").streams.len(), 0x1000);
+    assert!(matches!(device(&machine, "\\_SB.MANY").description.dma, DmaPath::Unusable(_)));
+}
+
+/// Who uses a reserved region is looked up for each of its ids: regions with as many ids as there are devices are refused, not compared.
+#[test]
+fn looks_for_the_users_of_reserved_memory_are_bounded() {
+    let component = component(b"\\_SB.DMA0", vec![(0, 0xfff, 0, 0, 0)]);
+    let region = |mappings| reserved(0x9000_0000, 0x1000, vec![(0, 0, 0x10, 0, 1); mappings]);
+    let table = |mappings| iort(&[smmuv3(0x2b40_0000, 0), component.clone(), region(mappings)]);
+    assert_eq!(error(&table(1000)).fault, Fault::TooMany);
+    let machine = read(&table(10));
+    assert_eq!(device(&machine, "\\_SB.DMA0").description.reserved.len(), 1);
+}

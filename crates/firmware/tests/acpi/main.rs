@@ -2,6 +2,7 @@
 
 mod arm;
 mod hostile;
+mod iasl;
 mod loader;
 mod machines;
 mod made;

@@ -16,12 +16,14 @@ use alloc::vec::Vec;
 use portcullis::{FwNode, FwStream};
 use portcullis_addr::StreamId;
 
-/// Mappings that are followed in one table at most. The largest real table has below 2,000.
-const MOST_STEPS: u32 = 4_000_000;
+/// Mappings that are followed in one table at most, and looks at who uses reserved memory. The largest real table has below 2,000; some milliseconds of a processor.
+const MOST_STEPS: u32 = 1 << 17;
 /// Nodes on the way from a device to its unit at most; the specification's own are one.
 const MOST_HOPS: usize = 16;
 /// More ids than this of one named device are not listed.
 const MOST_IDS: u32 = 4096;
+/// More ids than this of all named devices together are not listed either: 350 devices of which each has as many as it can have fit into a real table's 6 KiB.
+const MOST_NAMED_IDS: usize = 1 << 16;
 
 /// A range of ids on its way, and what it has become.
 #[derive(Clone, Copy)]
@@ -165,7 +167,9 @@ impl Lowering {
                 | NodeKind::SmmuV3 { .. } => {}
             }
         }
-        if !kept.is_empty() && self.clients().saturating_mul(kept.len()) > MOST_STEPS as usize {
+        let regions = kept.iter().map(|kept| kept.arrived.len().saturating_add(kept.spans.len()));
+        let looks = regions.fold(0, usize::saturating_add).saturating_mul(self.clients());
+        if looks > MOST_STEPS as usize {
             return Err(walk.error(0, Fault::TooMany));
         }
         kept.iter().for_each(|kept| self.keep(kept));
@@ -231,28 +235,26 @@ impl Lowering {
         }
     }
 
+    /// Lists the ids of a named device. One that has more than are listed has a problem, and is blocked for it.
     fn component(&mut self, name: &str, arrived: &[Arrived]) {
+        let room = MOST_NAMED_IDS.saturating_sub(self.named_ids);
         let named = self.named(name);
-        for Arrived { range, iommu } in arrived {
-            if range.beyond >= MOST_IDS {
-                let what = format!(
-                    "{} of its ids lead to one unit",
-                    u64::from(range.beyond).saturating_add(1)
-                );
-                named.problem =
-                    Some(Problem::new(rule::TOO_MANY_STREAMS, what, "split the device"));
-                continue;
-            }
-            for beyond in 0..=range.beyond {
-                let id = StreamId::new(range.first.wrapping_add(beyond));
-                named.streams.push(FwStream::new(*iommu, id));
-            }
-        }
-        if named.streams.len() > MOST_IDS as usize {
-            named.streams.truncate(MOST_IDS as usize);
-            let what = format!("more than {MOST_IDS} of its ids lead to units");
+        let before = named.streams.len();
+        let most = (MOST_IDS as usize).min(before.saturating_add(room));
+        let ids = |it: &Arrived| u64::from(it.range.beyond).saturating_add(1);
+        let all = arrived.iter().map(ids).fold(before as u64, u64::saturating_add);
+        if all > most as u64 {
+            let what = format!("{all} of its ids lead to units, more than {most}");
             named.problem = Some(Problem::new(rule::TOO_MANY_STREAMS, what, "split the device"));
         }
+        let each = arrived.iter().flat_map(|Arrived { range, iommu }| {
+            (0..=range.beyond).map(|beyond| {
+                FwStream::new(*iommu, StreamId::new(range.first.wrapping_add(beyond)))
+            })
+        });
+        named.streams.extend(each.take(most.saturating_sub(before)));
+        let listed = named.streams.len().saturating_sub(before);
+        self.named_ids = self.named_ids.saturating_add(listed);
     }
 
     fn root_complex(&mut self, number: u16, arrived: &[Arrived], ats: Option<bool>) {

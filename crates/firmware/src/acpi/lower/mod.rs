@@ -45,6 +45,8 @@ pub(super) struct Lowering {
     iommus: Vec<IommuNode>,
     segments: BTreeMap<u16, Segment>,
     named: BTreeMap<String, Named>,
+    /// How many ids of named devices mappings have led to.
+    named_ids: usize,
     sources: Vec<InterruptSource>,
     config: Vec<ConfigSpace>,
     findings: Findings,

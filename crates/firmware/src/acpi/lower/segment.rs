@@ -60,7 +60,7 @@ pub(super) struct Segment {
 }
 
 /// Overlapping claims of one segment that are looked at. Real tables have none.
-const PATIENCE: u32 = 1_000_000;
+const PATIENCE: u32 = 1 << 14;
 
 impl Default for Segment {
     fn default() -> Self {
