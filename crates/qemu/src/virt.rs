@@ -105,6 +105,11 @@ impl Virt {
         Self::with(Iommu::VirtioFunction(device))
     }
 
+    /// Arm's board with a virtio-iommu on the memory bus (`virtio-iommu-device` in the last virtio-mmio slot), without endpoints. QEMU describes it neither in the devicetree nor in VIOT.
+    pub fn virtio_slot() -> Self {
+        Self::with(Iommu::VirtioSlot)
+    }
+
     /// A PC (`q35`) with AMD's IOMMU (`amd-iommu`), without endpoints. The IOMMU is a function of the root bus itself, 00:01.0.
     pub fn amd() -> Self {
         Self::with(Iommu::AmdVi)

@@ -3,7 +3,8 @@
 //! Compared are DMAR, IVRS, IORT and MCFG. ACPICA 20200925 (Debian 12) knows neither VIOT nor RIMT, and stops at records that are newer than it; such tables are counted and left out.
 
 use crate::made::{
-    bytes, component, dmar, drhd, iort, ivmd, ivrs, record, rmrr, root_complex, scope, smmuv3,
+    Bytes, bytes, component, dmar, drhd, iort, ivmd, ivrs, record, rmrr, root_complex, scope,
+    smmuv3,
 };
 use crate::others::mcfg;
 use portcullis_firmware::acpi::dmar::{Dmar, Scope, ScopeKind};
@@ -387,16 +388,32 @@ fn iasl(test: &str) -> Option<PathBuf> {
 
 /// Tables with every kind of record that both readers know.
 fn samples() -> Vec<Vec<u8>> {
-    let ids = |count: u32| vec![(0x100, count, 0x4000, 1, 0), (0x300, 0, 0x77, 1, 1)];
+    vec![dmar_sample(), ivrs_sample(), iort_sample(), mcfg()]
+}
+
+fn dmar_sample() -> Vec<u8> {
     let atsr = bytes().u8(0).u8(0).u16(3).bytes(&scope(2, 0, 0x40, &[(0x1c, 5)]).0);
     let rhsa = bytes().u32(0).u64(0xfed9_0000).u32(1);
     let far = scope(1, 0, 0x3a, &[(0x1d, 0), (0, 0), (3, 7)]);
-    let block = |kind: u8, body: crate::made::Bytes| {
+    let (apic, named) = (scope(3, 2, 0xf0, &[(0x1f, 0)]), scope(5, 1, 0, &[(0x15, 2)]));
+    let function = |device| scope(1, 0, 0, &[(device, 0)]);
+    dmar(&[
+        drhd(false, 0xfed9_0000, &[function(2), far]),
+        drhd(true, 0xfed9_1000, &[apic, named]),
+        rmrr(0x9b00_0000, 0x9f7f_ffff, &[function(2), function(0x14)]),
+        record(2, atsr),
+        record(3, rhsa),
+        record(4, bytes().zeros(3).u8(1).bytes(b"\\_SB.PCI0.I2C0\0")),
+    ])
+}
+
+fn ivrs_sample() -> Vec<u8> {
+    let block = |kind: u8, body: Bytes| {
         let head = if kind == 0x10 { 24 } else { 40 };
         let length = u16::try_from(head + body.0.len()).expect("short");
         let block = bytes().u8(kind).u8(0x30).u16(length).u16(0x1402).u16(0x40);
         let block = block.u64(0xfd10_0000).u16(2).u16(0).u32(0x8004_8f6e);
-        let block = if kind == 0x10 { block } else { block.u64(0x246_577e_fa2e_22).u64(0) };
+        let block = if kind == 0x10 { block } else { block.u64(0x0002_4657_7efa_2e22).u64(0) };
         block.bytes(&body.0)
     };
     let four = |kind: u8, device: u16| bytes().u8(kind).u16(device).u8(0);
@@ -413,47 +430,29 @@ fn samples() -> Vec<Vec<u8>> {
         eight(0x48, 0, 0x21, 0xa0, 1),
         eight(0x48, 0, 0, 0xa0, 2),
     ];
-    let entries = entries.iter().fold(bytes(), |all, entry| all.bytes(&entry.0));
+    ivrs(&[
+        block(0x10, four(1, 0)),
+        block(0x11, entries.iter().fold(bytes(), |all, entry| all.bytes(&entry.0))),
+        ivmd(0x20, 7, 0, 0, 0x6000_0000, 0x4000),
+        ivmd(0x21, 7, 8, 0, 0x7000_0000, 0x1000),
+        ivmd(0x22, 8, 0x100, 0x1ff, 0x7100_0000, 0x2000),
+    ])
+}
+
+fn iort_sample() -> Vec<u8> {
+    let ids = |count: u32| vec![(0x100, count, 0x4000, 1, 0), (0x300, 0, 0x77, 1, 1)];
     let mmu500 = bytes().u64(0x1500_0000).u64(0x8_0000).u32(3).u32(2);
     // Offsets of the interrupts: global at 60, two of context banks at 76, no counters'.
     let mmu500 = mmu500.u32(60).u32(2).u32(76).u32(0).u32(92).u64(97).u64(98).u64(99).u64(100);
-    vec![
-        dmar(&[
-            drhd(false, 0xfed9_0000, &[scope(1, 0, 0, &[(2, 0)]), far]),
-            drhd(
-                true,
-                0xfed9_1000,
-                &[scope(3, 2, 0xf0, &[(0x1f, 0)]), scope(5, 1, 0, &[(0x15, 2)])],
-            ),
-            rmrr(
-                0x9b00_0000,
-                0x9f7f_ffff,
-                &[scope(1, 0, 0, &[(2, 0)]), scope(1, 0, 0, &[(0x14, 0)])],
-            ),
-            record(2, atsr),
-            record(3, rhsa),
-            record(4, bytes().zeros(3).u8(1).bytes(b"\\_SB.PCI0.I2C0\0")),
-        ]),
-        ivrs(&[
-            block(0x10, four(1, 0)),
-            block(0x11, entries),
-            ivmd(0x20, 7, 0, 0, 0x6000_0000, 0x4000),
-            ivmd(0x21, 7, 8, 0, 0x7000_0000, 0x1000),
-            ivmd(0x22, 8, 0x100, 0x1ff, 0x7100_0000, 0x2000),
-        ]),
-        iort(&[
-            (0, 1, bytes().u32(1).u32(0), vec![]),
-            // With the fields that revision 4 of the node has.
-            {
-                let (kind, revision, data, maps) = smmuv3(0x2b40_0000, 1);
-                (kind, revision, data.zeros(8), maps)
-            },
-            root_complex(2, ids(0x1ff)),
-            component(b"\\_SB.DMA0", ids(3)),
-            (3, 3, mmu500, vec![(0, 0xffff, 0x100, 0, 0)]),
-        ]),
-        mcfg(),
-    ]
+    // With the fields that revision 4 of the node has.
+    let (kind, revision, data, mappings) = smmuv3(0x2b40_0000, 1);
+    iort(&[
+        (0, 1, bytes().u32(1).u32(0), vec![]),
+        (kind, revision, data.zeros(8), mappings),
+        root_complex(2, ids(0x1ff)),
+        component(b"\\_SB.DMA0", ids(3)),
+        (3, 3, mmu500, vec![(0, 0xffff, 0x100, 0, 0)]),
+    ])
 }
 
 /// Tables that QEMU 10.0.2 writes for the boards of `portcullis boot --on qemu`, kept by `--save-tables`.

@@ -19,6 +19,8 @@ pub(super) enum Iommu {
     RiscvFunction(u8),
     /// A virtio-iommu on Arm's board; device number on the root bus.
     VirtioFunction(u8),
+    /// A virtio-iommu in the last virtio-mmio slot of Arm's board.
+    VirtioSlot,
     /// A `q35` with `amd-iommu`.
     AmdVi,
     /// A `q35` with `intel-iommu`.
@@ -58,6 +60,9 @@ const ARM: Places = Places {
     window: MemoryWindow::new(0x1000_0000, 0x3eff_0000),
     iommu: Window::At(PhysAddr::new(0x0905_0000), 0x2_0000),
 };
+
+/// `VIRT_MMIO` in the same place has 32 slots of 512 bytes; QEMU fills them from the last one on.
+const LAST_SLOT: u64 = 0x0a00_0000 + 31 * 0x200;
 
 /// From `virt_memmap` in QEMU's `hw/riscv/virt.c`; the IOMMU has one page of 4 KiB (RISC-V IOMMU 1.0, chapter 5).
 const RISCV: Places = Places {
@@ -106,12 +111,15 @@ impl Iommu {
             Self::VtD(_) => Places { iommu: Window::At(PhysAddr::new(0xfed9_0000), 0x1000), ..Q35 },
             Self::RiscvFunction(device) => Places { iommu: Window::Bar0Of(device), ..RISCV },
             Self::VirtioFunction(device) => Places { iommu: Window::VirtioOf(device), ..ARM },
+            Self::VirtioSlot => {
+                Places { iommu: Window::At(PhysAddr::new(LAST_SLOT), 0x200), ..ARM }
+            }
         }
     }
 
     pub(super) fn architecture(self) -> Architecture {
         match self {
-            Self::SmmuV3(_) | Self::VirtioFunction(_) => Architecture::Aarch64,
+            Self::SmmuV3(_) | Self::VirtioFunction(_) | Self::VirtioSlot => Architecture::Aarch64,
             Self::RiscvPlatform | Self::RiscvFunction(_) => Architecture::Riscv64,
             Self::AmdVi | Self::VtD(_) => Architecture::X86_64,
         }
@@ -132,6 +140,7 @@ impl Iommu {
             Self::RiscvFunction(_) => Some(RISCV_IOMMU),
             Self::AmdVi => Some(AMD_IOMMU),
             Self::VirtioFunction(_) => Some(VIRTIO_IOMMU),
+            Self::VirtioSlot => Some(VIRTIO_IOMMU_IN_SLOT),
             Self::SmmuV3(_) | Self::RiscvPlatform => None,
             Self::VtD(_) => Some(INTEL_IOMMU),
         }
@@ -167,7 +176,7 @@ impl Virt {
             }
             Iommu::RiscvPlatform => "virt,aia=aplic-imsic,iommu-sys=on".to_owned(),
             Iommu::RiscvFunction(_) => "virt,aia=aplic-imsic".to_owned(),
-            Iommu::VirtioFunction(_) => "virt,dtb-randomness=off".to_owned(),
+            Iommu::VirtioFunction(_) | Iommu::VirtioSlot => "virt,dtb-randomness=off".to_owned(),
             // With their timers, time would race while no CPU runs.
             Iommu::AmdVi | Iommu::VtD(_) => "q35,pit=off,hpet=off,smm=off".to_owned(),
         })
@@ -197,6 +206,12 @@ impl Virt {
                 ("-cpu", ARM_CPU.to_owned()),
                 ("-device", format!("{VIRTIO_IOMMU},bus=pcie.0,addr={device:02x}.0")),
             ],
+            // Without its bus the device is refused; PCI devices are behind it then as behind the function.
+            Iommu::VirtioSlot => vec![
+                ("-cpu", ARM_CPU.to_owned()),
+                ("-global", "virtio-mmio.force-legacy=false".to_owned()),
+                ("-device", format!("{VIRTIO_IOMMU_IN_SLOT},primary-bus=pcie.0")),
+            ],
             // With `pt=on`, its default, QEMU 10 lets every device pass by.
             Iommu::AmdVi => vec![
                 ("-bios", firmware.to_owned()),
@@ -220,6 +235,7 @@ const AMD_IOMMU: &str = "amd-iommu";
 const INTEL_IOMMU: &str = "intel-iommu";
 const RISCV_IOMMU: &str = "riscv-iommu-pci";
 const VIRTIO_IOMMU: &str = "virtio-iommu-pci";
+const VIRTIO_IOMMU_IN_SLOT: &str = "virtio-iommu-device";
 const ARM_CPU: &str = "cortex-a57,start-powered-off=on";
 
 impl SmmuStages {

@@ -174,7 +174,7 @@ impl VirtMachine {
                 Some(Bdf::new(0, device, 0))
             }
             Iommu::AmdVi => Some(Bdf::new(0, 1, 0)),
-            Iommu::SmmuV3(_) | Iommu::RiscvPlatform | Iommu::VtD(_) => None,
+            Iommu::SmmuV3(_) | Iommu::RiscvPlatform | Iommu::VirtioSlot | Iommu::VtD(_) => None,
         }
     }
 
@@ -436,6 +436,13 @@ fn check_iommu(iommu: &Mmio, wanted: Iommu) -> Result<(), Error> {
     if matches!(wanted, Iommu::VirtioFunction(_)) {
         // Its blocks were found by its id.
         return Ok(());
+    }
+    if wanted == Iommu::VirtioSlot {
+        // Virtual I/O Device 1.3, 4.2.2: version and kind.
+        return match (iommu.read32(4), iommu.read32(8)) {
+            (2, 23) => Ok(()),
+            found => wrong("virtio-iommu", format!("version and kind {found:?} of its slot")),
+        };
     }
     if wanted == Iommu::AmdVi {
         return match iommu.read64(0x30) {
