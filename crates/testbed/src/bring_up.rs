@@ -22,6 +22,7 @@ pub(crate) fn amdvi<P: Platform, R: Registers>(
         command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
         event_queue_log2: unit.queue_log2.unwrap_or(usual.event_queue_log2),
         stream_id_bits: unit.stream_id_bits.unwrap_or(usual.stream_id_bits),
+        spaces: unit.spaces.unwrap_or(usual.spaces),
         caches_absence: unit.caches_absence,
         ..usual
     };
@@ -112,9 +113,10 @@ pub(crate) fn vtd<P: Platform, R: Registers>(
     let options = portcullis_vtd::Options {
         index: unit.index,
         command_queue_log2: unit.queue_log2.unwrap_or(usual.command_queue_log2),
-        parking: unit.parking,
         ..usual
     };
     let iommu = portcullis_vtd::Iommu::bring_up(platform, registers, options)?;
-    Ok(BroughtUp::of(Box::new(iommu)))
+    let (blocks, bytes) = iommu.root_table_memory();
+    let kept = Kept { blocks, bytes };
+    Ok(BroughtUp { kept, ..BroughtUp::of(Box::new(iommu)) })
 }

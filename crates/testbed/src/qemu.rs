@@ -9,7 +9,7 @@ use portcullis_firmware::acpi::loader::{self, Linked};
 use portcullis_firmware::{
     IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_acpi, read_devicetree,
 };
-use portcullis_platform::{DmaPages, PageLayout, Registers};
+use portcullis_platform::Registers;
 use portcullis_qemu::endpoint::{
     DmaBuffer, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers,
 };
@@ -180,8 +180,6 @@ pub struct QemuMachine {
     machine: Arc<VirtMachine>,
     platform: Arc<QemuPlatform>,
     endpoints: HashMap<String, Arc<dyn Endpoint>>,
-    /// Where a VT-d unit is left that was stopped.
-    parking: DmaPages<Ram>,
 }
 
 impl QemuMachine {
@@ -209,9 +207,7 @@ impl QemuMachine {
             endpoints.insert(path, endpoint);
         }
         let platform = Arc::new(machine.platform());
-        let page = PageLayout::new(4096, 4096).ok_or("no page")?;
-        let parking = DmaPages::new(machine.ram(), page).map_err(|error| error.to_string())?;
-        Ok((Self { board, machine, platform, endpoints, parking }, description))
+        Ok((Self { board, machine, platform, endpoints }, description))
     }
 
     /// The machine itself.
@@ -262,6 +258,10 @@ fn endpoint_of(machine: &Arc<VirtMachine>, function: &Function) -> Result<Option
     })
 }
 
+/// QEMU takes bit 8 of an entry's domain for a reserved one, and lets a device pass whose entry has it (docs/amdvi.md): domains end at 255, and 0 and 1 are for devices that are blocked and that pass. Whose address space
+/// finds no domain stays blocked, with that reason.
+const QEMU_AMD_SPACES: u32 = 254;
+
 impl Testbed for QemuMachine {
     type Platform = QemuPlatform;
 
@@ -275,12 +275,12 @@ impl Testbed for QemuMachine {
         }
         let driver = IommuDriver::of(iommu).ok_or("no driver")?;
         let mut options = UnitOptions::described(iommu, std::slice::from_ref(iommu));
-        options.parking = Some(self.parking.address());
         if self.board == QemuBoard::Q35Amd {
             /// "Not present" may be cached (48882, 3.2).
             const NP_CACHE: u32 = 1 << 26;
             let capability = self.machine.amd_capability();
             let capability = capability.map_err(|error| NodeFailure::from(error.to_string()))?;
+            options.spaces = Some(QEMU_AMD_SPACES);
             options.caches_absence = capability.is_some_and(|header| header & NP_CACHE != 0);
         }
         if self.board.kind() == IommuKind::VirtioIommu {

@@ -2,7 +2,6 @@
 
 use crate::bring_up;
 use portcullis::{NodeFailure, ReadyInstance, StreamSpec};
-use portcullis_addr::PhysAddr;
 use portcullis_firmware::IommuNode;
 use portcullis_platform::{Platform, Registers};
 use portcullis_smmuv2::{COMPATIBLE, FirmwareStreams, Quirks};
@@ -67,8 +66,8 @@ pub struct UnitOptions {
     pub firmware_streams: FirmwareStreams,
     /// Where a virtio-iommu that is a PCI function has its blocks in the registers; `None` for one on the memory bus.
     pub virtio_function: Option<PciLayout>,
-    /// A page of zeroes that stays so: the root table of a VT-d unit that was stopped.
-    pub parking: Option<PhysAddr>,
+    /// At most this many address spaces at a time at an AMD IOMMU; `None` for all that it has.
+    pub spaces: Option<u32>,
 }
 
 /// As many ASIDs and VMIDs as an SMMUv2 can have context banks.

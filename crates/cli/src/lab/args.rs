@@ -255,7 +255,7 @@ impl FromStr for OursFamily {
 
     fn from_str(word: &str) -> Result<Self, String> {
         use portcullis_lab::ours::Family;
-        let known = Family::ALL.map(Family::driver).join(", ");
+        let known = Family::ALL.map(Family::word).join(", ");
         let unknown = || format!("unknown hardware `{word}`; known is {known}");
         Family::named(word).map(Self).ok_or_else(unknown)
     }

@@ -74,5 +74,5 @@ pub(super) fn worlds() -> Vec<String> {
 
 /// Hardware by its driver.
 pub(super) fn families() -> Vec<String> {
-    owned(&Family::ALL.map(Family::driver))
+    owned(&Family::ALL.map(Family::word))
 }

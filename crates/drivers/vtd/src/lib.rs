@@ -19,7 +19,7 @@
 //!
 //! Hardware that caches what is not present (caching mode) and hardware with write buffers is told of every change, also of those that other hardware would see by itself.
 //!
-//! **A stopped unit blocks.** Where it has abort-dma mode, it is left in that, and nothing is kept. Otherwise it is left with an empty root table, a page that is never freed or one that the kernel keeps for that ([`Options::parking`]).
+//! **A stopped unit blocks.** Where it has abort-dma mode, it is left in that, and nothing is kept. Otherwise it is left on with its own root table, in which nothing is present: off would mean open. That page is never freed ([`Iommu::root_table_memory`]), and the next bring-up replaces it; AMD's driver does the same with its device table.
 //!
 //! Every wait has a bound ([`REGISTER_BOUND`], [`WAIT_BOUND`]). The short locks `vtd.iq` and `vtd.faults`, which the interrupt takes too, and the long ones `iommu.streams` and `iommu.spaces` are never held while hardware is
 //! waited for, and none is taken inside another. `vtd.restart` is held while a unit that does not answer is restarted, which only [`forget_all`](IommuOps::forget_all) does, and `vtd.gcmd` while a global command takes effect.
@@ -69,7 +69,6 @@ use crate::unit::Unit;
 use core::fmt;
 #[cfg(doc)]
 use portcullis::IommuOps;
-use portcullis_addr::PhysAddr;
 use portcullis_driver_parts::Running;
 use portcullis_platform::{Lock, Platform, Registers};
 
@@ -112,8 +111,6 @@ pub struct Options {
     pub firmware: FirmwareTranslation,
     /// Where the unit's own interrupts go as messages. Without it somebody must call [`service`](IommuOps::service) now and then.
     pub message: Option<Message>,
-    /// A page of zeroes that stays so for ever: the root table of the unit once it is stopped. Without it that is a page that the driver never frees. A unit with abort-dma mode needs neither.
-    pub parking: Option<PhysAddr>,
 }
 
 impl Default for Options {
@@ -127,7 +124,6 @@ impl Default for Options {
             scalable: true,
             firmware: FirmwareTranslation::Block,
             message: None,
-            parking: None,
         }
     }
 }
@@ -146,12 +142,16 @@ pub struct Iommu<P: Platform, R: Registers> {
     root: RootTable<P>,
     spaces: Spaces<P>,
     message: Option<Message>,
-    parking: Option<PhysAddr>,
     /// Held by whoever takes the unit through a restart.
     restarting: Lock<P, ()>,
 }
 
 impl<P: Platform, R: Registers> Iommu<P, R> {
+    /// In how many pieces is what stays allocated when the unit is stopped, and how many bytes these have: its root table, or nothing where it has abort-dma mode.
+    pub fn root_table_memory(&self) -> (usize, u64) {
+        if self.features.abort_mode { (0, 0) } else { (1, stream_table::TABLE_BYTES as u64) }
+    }
+
     /// What the unit can do, and in which mode it works.
     pub fn features(&self) -> &Features {
         &self.features

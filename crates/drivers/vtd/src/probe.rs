@@ -12,7 +12,6 @@ use crate::unit::Unit;
 use crate::{FirmwareTranslation, Iommu, Options};
 use alloc::sync::Arc;
 use portcullis::OpsError;
-use portcullis_addr::PhysAddr;
 use portcullis_driver_parts::{Consumer as _, Running, answer};
 use portcullis_platform::{AllocError, Coherency, Lock, LockLabel, Platform, Registers, wait_for};
 use portcullis_spec::vtd::{self as spec, gcmd, gsts, iqh, pmen, rtaddr, ttm};
@@ -76,7 +75,6 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
             root,
             spaces,
             message: options.message,
-            parking: options.parking,
             restarting,
         })
     }
@@ -157,35 +155,24 @@ impl<P: Platform, R: Registers> Iommu<P, R> {
         self.unit.flush_write_buffer().map_err(BringUpCause::as_ops_error)
     }
 
-    /// Cuts every device off, confirmed, so that all memory can be freed but, on a unit that is parked nowhere else, the root table. Whether the unit blocks then: one that never translated lets everything pass.
+    /// Cuts every device off, confirmed, so that all memory can be freed but, on a unit without abort-dma mode, the root table. Whether the unit blocks then: one that never translated lets everything pass.
     pub(crate) fn stop(&self) -> Result<bool, BringUpCause> {
         if !self.running.is_set() {
             return Ok(true);
         }
         let translates = gsts::TES.is_set(self.unit.status()?.into());
         if translates {
-            match self.parked() {
-                Some(rtaddr) => self.unit.set_root(rtaddr)?,
-                None => self.root.clear(),
+            match self.features.abort_mode {
+                true => self.unit.set_root(rtaddr::TTM.of(ttm::ABORT))?,
+                false => self.root.clear(),
             }
             self.forget_everything().map_err(BringUpCause::Commands)?;
         }
         self.mask_interrupts();
         self.unit.enable(gcmd::QIE, false)?;
-        self.root.set_in_use(translates && self.parked().is_none());
+        self.root.set_in_use(translates && !self.features.abort_mode);
         self.running.set(false);
         Ok(translates)
-    }
-}
-
-impl<P: Platform, R: Registers> Iommu<P, R> {
-    /// What `RTADDR` of a stopped unit says, where it blocks without the driver's root table.
-    fn parked(&self) -> Option<u64> {
-        if self.features.abort_mode {
-            return Some(rtaddr::TTM.of(ttm::ABORT));
-        }
-        let page = |page: PhysAddr| rtaddr::RTA.in_place(page.raw());
-        Some(page(self.parking?) | rtaddr::TTM.of(self.features.mode.ttm()))
     }
 }
 

@@ -19,7 +19,7 @@ use portcullis_spec::vtd::tables::{context, pasid_directory, root, scalable_cont
 /// Bits of a source id: bus, device, function.
 pub(crate) const ID_BITS: u8 = 16;
 /// Every table is a page.
-const TABLE_BYTES: usize = 4096;
+pub(crate) const TABLE_BYTES: usize = 4096;
 
 /// A table below the root, in the order in which they hang together from the bottom up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -24,8 +24,10 @@ pub enum Family {
     SmmuV2,
     /// The RISC-V IOMMU.
     RiscV,
-    /// Intel VT-d.
+    /// Intel VT-d in legacy mode.
     VtD,
+    /// Intel VT-d in scalable mode: PASID tables between context entries and page tables.
+    VtDScalable,
     /// The virtio-iommu.
     Virtio,
     /// The AMD IOMMU.
@@ -34,8 +36,23 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::SmmuV3, Self::SmmuV2, Self::RiscV, Self::VtD, Self::Virtio, Self::AmdVi];
+    pub const ALL: [Self; 7] = [
+        Self::SmmuV3,
+        Self::SmmuV2,
+        Self::RiscV,
+        Self::VtD,
+        Self::VtDScalable,
+        Self::Virtio,
+        Self::AmdVi,
+    ];
+
+    /// Its word on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::VtDScalable => "vtd-scalable",
+            _ => self.driver(),
+        }
+    }
 
     /// Its driver's word.
     pub fn driver(self) -> &'static str {
@@ -43,15 +60,15 @@ impl Family {
             Self::SmmuV3 => "smmuv3",
             Self::SmmuV2 => "smmuv2",
             Self::RiscV => "riscv",
-            Self::VtD => "vtd",
+            Self::VtD | Self::VtDScalable => "vtd",
             Self::Virtio => "virtio",
             Self::AmdVi => "amdvi",
         }
     }
 
-    /// The family with that driver.
-    pub fn named(driver: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|family| family.driver() == driver)
+    /// The family with that word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.word() == word)
     }
 
     /// Whether two units can translate by one address space: not where it is a channel of requests to one of them.
@@ -66,6 +83,7 @@ impl Family {
             Self::SmmuV2 => "v2-",
             Self::RiscV => "riscv-",
             Self::VtD => "vtd-",
+            Self::VtDScalable => "vtd-scalable-",
             Self::Virtio => "virtio-",
             Self::AmdVi => "amdvi-",
         }
@@ -78,6 +96,7 @@ impl Family {
             Self::SmmuV2 => "SMMUv2: ",
             Self::RiscV => "RISC-V: ",
             Self::VtD => "VT-d: ",
+            Self::VtDScalable => "VT-d, scalable mode: ",
             Self::Virtio => "virtio: ",
             Self::AmdVi => "AMD-Vi: ",
         }
@@ -92,7 +111,12 @@ impl Family {
             ..Policy::like_qemu()
         };
         match self {
-            Self::SmmuV3 | Self::RiscV | Self::VtD | Self::Virtio | Self::AmdVi => policy,
+            Self::SmmuV3
+            | Self::RiscV
+            | Self::VtD
+            | Self::VtDScalable
+            | Self::Virtio
+            | Self::AmdVi => policy,
             Self::SmmuV2 => Policy { consumption: Consumption::Late { most: 1 }, ..policy },
         }
     }
@@ -119,9 +143,9 @@ impl Family {
             }
             // A directory of one level has as many ids as the worlds need.
             Self::RiscV => UnitProfile::RiscV(RiscvProfile::small()),
-            // Legacy mode: fewer tables. With abort-dma mode a stopped unit keeps no memory.
-            Self::VtD => UnitProfile::VtD(VtdProfile {
-                scalable: false,
+            // With abort-dma mode a stopped unit keeps no memory.
+            Self::VtD | Self::VtDScalable => UnitProfile::VtD(VtdProfile {
+                scalable: self == Self::VtDScalable,
                 fault_records: 1,
                 protected_memory: false,
                 ..VtdProfile::server()
@@ -148,7 +172,7 @@ impl Family {
                 unit.registers().write64(DEV_TAB_BASE.offset, 0);
                 unit.registers().write64(CONTROL.offset, control::IOMMU_EN.mask());
             }
-            Self::VtD => {
+            Self::VtD | Self::VtDScalable => {
                 let unit = bed.iommu::<VtdIommu>(node).expect("it was assembled");
                 let registers = unit.registers();
                 registers.write64(RTADDR.offset, rtaddr::TTM.of(ttm::ABORT));
@@ -178,7 +202,7 @@ impl Family {
             Self::RiscV => {
                 bed.iommu::<RiscvIommu>(node).expect("it was assembled").inject(faults);
             }
-            Self::VtD => {
+            Self::VtD | Self::VtDScalable => {
                 bed.iommu::<VtdIommu>(node).expect("it was assembled").inject(faults);
             }
             Self::Virtio => {
@@ -194,7 +218,7 @@ impl Family {
     pub(crate) fn step(self, index: u64, what: &'static str, write: bool) {
         match self {
             Self::SmmuV3 => step("smmu", index, what, write),
-            Self::RiscV | Self::VtD | Self::Virtio | Self::AmdVi => {
+            Self::RiscV | Self::VtD | Self::VtDScalable | Self::Virtio | Self::AmdVi => {
                 step("iommu", index, what, write)
             }
             Self::SmmuV2 => {

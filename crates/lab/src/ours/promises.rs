@@ -2,7 +2,7 @@
 
 use crate::ours::stage::{Client, Stage, node};
 use crate::ours::world::{Event, World};
-use portcullis::{Counts, DeviceStage, NodeState, Reach};
+use portcullis::{BlockedReason, Counts, DeviceStage, NodeState, NotShared, Reach, SetUpError};
 use portcullis_threads::observe;
 use std::sync::Arc;
 
@@ -77,18 +77,35 @@ fn what_became_ready_was_tried(world: &World, stage: &Stage) -> Result<(), Strin
     for (index, client) in stage.clients.iter().enumerate() {
         let at = client.device.stage();
         let bindable = !world.clients[index].driverless && is_served(world, stage, index);
-        if bindable && !matches!(at, DeviceStage::Bound | DeviceStage::Gone) {
+        if bindable && world.is_hopeless(index) {
+            if !has_no_common_ground(&at) {
+                return Err(format!(
+                    "{} is {at:?}: no address space is for both of its IOMMUs",
+                    client.device.path()
+                ));
+            }
+        } else if bindable && !matches!(at, DeviceStage::Bound | DeviceStage::Gone) {
             return Err(format!("{} is {at:?}, and its IOMMUs serve", client.device.path()));
         }
     }
     let quiet = world.events.is_empty() && world.rounds == 0 && !world.allocations_fail;
+    let probes = |path: &str| {
+        let index = stage.clients.iter().position(|client| client.device.path() == path);
+        u32::from(!index.is_some_and(|index| world.is_hopeless(index)))
+    };
     for report in stage.sub.reports().iter().filter(|_| quiet) {
-        if report.probes != 1 || report.defers as usize > report.iommus.len() {
+        if report.probes != probes(&report.path) || report.defers as usize > report.iommus.len() {
             let (probes, defers) = (report.probes, report.defers);
             return Err(format!("{}: {probes} probes, {defers} deferrals", report.path));
         }
     }
     Ok(())
+}
+
+/// Whether a device is blocked because no one format is for all IOMMUs in front of it.
+fn has_no_common_ground(at: &DeviceStage) -> bool {
+    let missing = SetUpError::NoCommonGround(NotShared::Format);
+    matches!(at, DeviceStage::Blocked(BlockedReason::SetUp(reason)) if *reason == missing)
 }
 
 /// A device waits in one place at most, and one that does not wait in none.

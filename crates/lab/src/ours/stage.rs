@@ -7,9 +7,10 @@ use crate::ours::platform::{LabHook, LabPlatform};
 use crate::ours::world::{Event, Grain, World};
 use portcullis::{
     BindOutcome, BlockedReason, Device, DeviceDescription, DmaPath, DomainType, FwNode, FwSpec,
-    FwStream, NodeFailure, ReadyInstance, Subsystem, UnregisterError,
+    FwStream, NodeFailure, ReadyInstance, ReservedKind, ReservedRegion, SetUpError, Subsystem,
+    UnregisterError,
 };
-use portcullis_addr::{PhysAddr, StreamId};
+use portcullis_addr::{Iova, IovaRange, PhysAddr, StreamId};
 use portcullis_machine::{Machine, TimeSource};
 use portcullis_testbed::{IommuDriver, SoftwareMachine, Testbed, UnitOptions};
 use portcullis_threads::{reached, violation};
@@ -47,15 +48,20 @@ pub(crate) fn node(index: usize) -> FwNode {
     FwNode(index as u32 + 1)
 }
 
-/// What the core is told of client number `index`.
-fn describe((index, client): (usize, &crate::ours::world::Client)) -> DeviceDescription {
+/// What the core is told of client number `index`; with `high`, that it must not use the addresses of 39 bits.
+fn describe(index: usize, client: &crate::ours::world::Client, high: bool) -> DeviceDescription {
     let stream = StreamId::new(client.stream);
     let streams = client
         .iommus
         .iter()
         .map(|&iommu| FwStream { mask: client.mask, ..FwStream::new(node(iommu), stream) });
     let spec = FwSpec { streams: streams.collect() };
-    DeviceDescription::new(format!("/client@{index}"), DmaPath::Translated(spec))
+    let low = IovaRange::new(Iova::new(0), 1 << 39).expect("a range");
+    let low = ReservedRegion { range: low, kind: ReservedKind::Reserved };
+    DeviceDescription {
+        reserved: high.then_some(low).into_iter().collect(),
+        ..DeviceDescription::new(format!("/client@{index}"), DmaPath::Translated(spec))
+    }
 }
 
 impl Stage {
@@ -79,7 +85,9 @@ impl Stage {
         let default_domain = if lazy { DomainType::DmaLazy } else { DomainType::Dma };
         let policy = portcullis::Policy { default_domain };
         let sub = Subsystem::new(Arc::clone(&platform), policy);
-        let described: Vec<_> = world.clients.iter().enumerate().map(describe).collect();
+        let described = world.clients.iter().enumerate();
+        let described = described.map(|(index, client)| describe(index, client, world.high));
+        let described: Vec<_> = described.collect();
         let bed = SoftwareMachine::assemble(machine, platform, units, &described);
         (0..world.iommus).for_each(|index| world.family.prepare(&bed, node(index)));
         let clients = described.into_iter().map(|description| {
@@ -190,6 +198,12 @@ impl Stage {
                 // Its release brings the next attempt.
                 Ok(BindOutcome::Blocked(BlockedReason::OwnedOutside)) => {
                     return reached("blocked by an owner outside the kernel");
+                }
+                // What the stage must be in the end, its promises say.
+                Ok(BindOutcome::Blocked(BlockedReason::SetUp(SetUpError::NoCommonGround(_))))
+                    if !self.family.shares_spaces() =>
+                {
+                    return reached("blocked, because no address space is for two IOMMUs");
                 }
                 Ok(outcome) => {
                     return violation("P7", format!("client {index}: {outcome}"));

@@ -78,6 +78,8 @@ pub struct World {
     pub rounds: usize,
     /// How many buffers client 0, bound before the threads start, had then: from 16 on its addresses come from slabs. The threads share one CPU, and so these slabs. `None` where threads bind it.
     pub warm: Option<usize>,
+    /// Whether devices must not use the lower 512 GiB of addresses, so that tables that begin with 39 bits must grow for the first mapping.
+    pub high: bool,
     /// Whether it has kept the last of them, so that the CPU has no address at hand.
     pub kept: bool,
 }
@@ -103,6 +105,7 @@ impl World {
             absent: 0,
             rounds: 0,
             warm: None,
+            high: false,
             kept: false,
         }
     }
@@ -294,19 +297,18 @@ impl World {
     }
 
     /// Worlds on the driver of `family`, all exhausted: a to h, the use of a handle against a rebind, and those that show what only this hardware can get wrong. None for the SMMUv3:
-    /// its worlds have lists of their own. Where no two units can share an address space, there is no world of a client behind two (h): it can only be blocked.
+    /// its worlds have lists of their own. Where no two units can share an address space, a client behind two (h) must end blocked.
     pub fn of_family(family: Family) -> Vec<Self> {
         let own = match family {
             Family::SmmuV3 => return Vec::new(),
             Family::SmmuV2 => Self::only_smmu_v2(),
-            Family::RiscV | Family::VtD | Family::Virtio | Family::AmdVi => {
+            Family::RiscV | Family::VtD | Family::VtDScalable | Family::Virtio | Family::AmdVi => {
                 let queued = |world: &Self| world.key == "unanswered";
-                Self::revoking().into_iter().filter(queued).collect()
+                let queued = Self::revoking().into_iter().filter(queued);
+                queued.chain((family == Family::AmdVi).then(Self::growing)).collect()
             }
         };
         let both = Self::exhaustive().into_iter().filter(|world| world.key.as_str() <= "h");
-        let shares = |client: &Client| client.iommus.len() < 2 || family.shares_spaces();
-        let both = both.filter(|world| world.clients.iter().all(shares));
         let handle = Self::revoking().into_iter().filter(|world| world.key == "handle");
         let named = |world: Self| Self {
             key: format!("{}{}", family.prefix(), world.key),
@@ -314,6 +316,13 @@ impl World {
             ..world
         };
         both.chain(handle).chain(own).map(named).collect()
+    }
+
+    /// What only an AMD IOMMU can get wrong: two threads map beyond what their table reaches, and each must not go on before hardware walks from the new root.
+    fn growing() -> Self {
+        let pair = vec![client(&[0], 0x10), client(&[0], 0x10)];
+        let name = "two clients of one group map what their table must grow for";
+        Self { key: "grow".into(), grain: Grain::Locks, high: true, ..Self::new(name, 1, pair) }
     }
 
     /// What only an SMMUv2 can get wrong: a device that does DMA at any moment, banks and masks that are shared.
@@ -341,6 +350,11 @@ impl World {
             ..Self::new("two clients under one mask", 1, vec![masked(0x12), masked(0x13)])
         };
         vec![rogue, reuse, masked]
+    }
+
+    /// Whether nothing can translate for client number `index`: its IOMMUs are two, of a family of which no two share an address space.
+    pub(crate) fn is_hopeless(&self, index: usize) -> bool {
+        self.clients[index].iommus.len() > 1 && !self.family.shares_spaces()
     }
 
     /// Its name in reports.

@@ -468,16 +468,21 @@ fn domain_ids_run_out_and_come_back() {
     world.driver.bind_space(&world.table).expect("one came back");
 }
 
-/// A kernel that keeps a page for stopped units gets everything else back.
+/// A stopped unit goes on reading its root table, in which nothing is present; everything else is given back, and with abort-dma mode that too.
 #[test]
-fn a_stopped_unit_is_parked_at_the_kernels_page() {
-    for profile in [VtdProfile::qemu10(), VtdProfile::qemu10_scalable(false)] {
+fn a_stopped_unit_keeps_its_root_table_alone() {
+    let units = [
+        (VtdProfile::qemu10(), 1),
+        (VtdProfile::qemu10_scalable(false), 1),
+        (VtdProfile::server(), 0),
+    ];
+    for (profile, kept) in units {
         let board = Board::new(profile, Policy::default());
-        let (page, frame) = (board.frame(), board.frame());
-        let options = Options { parking: Some(page.address()), ..small() };
-        drop(board.bring_up(options).expect("up"));
-        let rtaddr = u64::from(board.register(0x20)) & !0xfff;
-        assert_eq!((rtaddr, board.machine.usage().live), (page.address().raw(), 2));
+        let frame = board.frame();
+        let driver = board.bring_up(small()).expect("up");
+        assert_eq!(driver.root_table_memory(), (kept, kept as u64 * 4096));
+        drop(driver);
+        assert_eq!(board.machine.usage().live, kept + 1);
         board.device.expect(Expectation::Blocked);
         assert!(!board.write(frame.address().raw()));
         board.assert_clean();
