@@ -201,3 +201,9 @@ fn an_instance_visible_before_it_serves() {
         report.violation("P7").expect("the client is blocked behind an IOMMU that serves");
     assert!(violation.message.contains("before it was brought up"), "{violation}");
 }
+
+/// The second of two threads finds the first one's device in its hands, and goes on although hardware still walks from the old root.
+#[test]
+fn amdvi_a_table_that_two_threads_have_grown_at_once() {
+    found_in_amdvi(amdvi::Safeguard::GrowOneByOne, "amdvi-grow", "P1");
+}

@@ -24,11 +24,13 @@ pub enum Safeguard {
     NoExclusion,
     /// Leaves the unit on when it is stopped.
     StayOn,
+    /// Tells hardware of the growth of tables one thread after the other.
+    GrowOneByOne,
 }
 
 impl Safeguard {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BlockBeforeEnable,
         Self::ForgetEntry,
         Self::ForgetDomain,
@@ -37,6 +39,7 @@ impl Safeguard {
         Self::PermitLast,
         Self::NoExclusion,
         Self::StayOn,
+        Self::GrowOneByOne,
     ];
 
     /// Its name, as [`Platform::omits`] is asked.
@@ -50,6 +53,7 @@ impl Safeguard {
             Self::PermitLast => "amdvi: permit last",
             Self::NoExclusion => "amdvi: no exclusion range",
             Self::StayOn => "amdvi: stay on when stopped",
+            Self::GrowOneByOne => "amdvi: tables grow one thread after the other",
         }
     }
 }
