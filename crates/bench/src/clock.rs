@@ -32,22 +32,12 @@ pub fn wall_time<T: Send, S>(
     prepare: impl Fn(T) -> S + Sync,
     work: impl Fn(&mut S) + Sync,
 ) -> f64 {
-    /// So many looks, then the processor is left to others: perhaps one of ours needs it.
-    const LOOKS: u32 = 1 << 14;
     let (missing, prepare, work) = (&AtomicUsize::new(parts.len()), &prepare, &work);
     let run = move |place: usize, part: T| {
         stay_on(place);
         let mut own = prepare(part);
         missing.fetch_sub(1, Ordering::AcqRel);
-        let mut looks = 0u32;
-        while missing.load(Ordering::Acquire) != 0 {
-            looks += 1;
-            if looks.is_multiple_of(LOOKS) {
-                std::thread::yield_now()
-            } else {
-                std::hint::spin_loop()
-            }
-        }
+        await_awake(|| missing.load(Ordering::Acquire) == 0);
         let from = Instant::now();
         work(&mut own);
         (from, Instant::now())
@@ -60,6 +50,17 @@ pub fn wall_time<T: Send, S>(
     let from = spans.iter().map(|span| span.0).min();
     let to = spans.iter().map(|span| span.1).max();
     to.zip(from).map_or(0.0, |(to, from)| (to - from).as_nanos() as f64)
+}
+
+/// Returns once `done`, without sleeping.
+pub(crate) fn await_awake(done: impl Fn() -> bool) {
+    /// So many looks, then the processor is left to others: perhaps who is waited for needs it.
+    const LOOKS: u32 = 1 << 14;
+    let mut looks = 0u32;
+    while !done() {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS) { std::thread::yield_now() } else { std::hint::spin_loop() }
+    }
 }
 
 /// Keeps this thread on one processor, the one with number `place` of those that it may use: two threads in turn on one processor are no measurement of two. Without effect where there are fewer.

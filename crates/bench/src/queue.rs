@@ -1,10 +1,11 @@
 //! The SMMUv3 command queue alone: what an invalidation and its CMD_SYNC cost, on registers that act at once.
 
-use crate::clock::{time, wall_time};
+use crate::clock::{await_awake, time, wall_time};
 use crate::instant::{InstantSmmu, platform, unit};
 use portcullis::{FormatSupport, IommuOps, SpaceFormat, SpaceRequest, SpaceTag};
 use portcullis_addr::{Iova, PageSize, PageSizes};
 use portcullis_pgtable::{FlushRange, IotlbGather, TableFormat};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A unit with one address space.
 #[derive(Debug)]
@@ -60,4 +61,22 @@ impl Queue {
         }
         (alone, together)
     }
+}
+
+/// Nanoseconds until one processor has seen what another has written, and owns the cache line: two threads count in turn, best of `rounds`. No queue in memory can change producers faster.
+pub fn hand_over(rounds: usize) -> f64 {
+    #[repr(align(128))]
+    struct Line(AtomicU64);
+    const TURNS: u64 = 4000;
+    let round = |_| {
+        let line = Line(AtomicU64::new(0));
+        let count = |first: &mut u64| {
+            for turn in (*first..TURNS).step_by(2) {
+                await_awake(|| line.0.load(Ordering::Acquire) == turn);
+                line.0.store(turn + 1, Ordering::Release);
+            }
+        };
+        wall_time(vec![0, 1], |first| first, count) / TURNS as f64
+    };
+    (0..rounds).map(round).fold(f64::MAX, f64::min)
 }

@@ -2,7 +2,7 @@
 
 use crate::cacheless::Cacheless;
 use crate::clock::Load;
-use crate::queue::Queue;
+use crate::queue::{Queue, hand_over};
 use crate::spaces::{Locked, Slabs, Space, Tree};
 use crate::tables::{Best, Inlined, LETTERS, Ours, SHAPES, ThroughDyn, workload};
 use crate::{dma, spaces, tables};
@@ -207,6 +207,8 @@ pub fn queue(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let speed_up = alone / together;
     writeln!(
         out,
-        "two threads, one page: wall ns a call in total: one {alone:.1}, two {together:.1}: {speed_up:.2} times as fast\n\n{load}"
+        "two threads, one page: wall ns a call in total: one {alone:.1}, two {together:.1}: {speed_up:.2} times as fast\n\
+         a cache line that two processors write in turn: {:.1} ns a turn\n\n{load}",
+        hand_over(16 * effort.rounds)
     )
 }
