@@ -10,6 +10,7 @@ use portcullis_bare as _;
 use portcullis_firmware as _;
 use portcullis_iommu as _;
 use portcullis_iova as _;
+use portcullis_pci as _;
 use portcullis_pgtable as _;
 use portcullis_platform as _;
 use portcullis_driver_parts as _;

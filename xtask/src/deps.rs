@@ -17,7 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("portcullis-bare", &["portcullis-addr", "portcullis-platform"]),
     ("portcullis-virtio", &["portcullis-addr", "portcullis-platform", "portcullis"]),
-    ("portcullis-firmware", &["portcullis-addr", "portcullis"]),
+    ("portcullis-pci", &["portcullis-platform"]),
+    ("portcullis-firmware", &["portcullis-addr", "portcullis", "portcullis-pci"]),
     ("portcullis-driver-parts", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     (
         "portcullis-amdvi",
@@ -97,6 +98,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "portcullis-dma-api",
             "portcullis-vm-memory",
             "portcullis-firmware",
+            "portcullis-pci",
             "portcullis-riscv",
             "portcullis-smmuv2",
             "portcullis-smmuv3",
@@ -108,7 +110,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("portcullis-vm-memory", &["portcullis-addr", "portcullis-pgtable"]),
     ("portcullis-dma-api", &["portcullis-addr", "portcullis-platform", "portcullis"]),
     ("portcullis-machine", &["portcullis-addr", "portcullis-platform", "portcullis-spec"]),
-    ("portcullis-qemu", &["portcullis-addr", "portcullis-platform"]),
+    ("portcullis-qemu", &["portcullis-addr", "portcullis-pci", "portcullis-platform"]),
     (
         "portcullis-bench",
         &[
@@ -151,6 +153,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis-iova",
     "portcullis",
     "portcullis-firmware",
+    "portcullis-pci",
     "portcullis-driver-parts",
     "portcullis-amdvi",
     "portcullis-riscv",

@@ -1,4 +1,4 @@
-//! Which devices share a stream: hardware cannot tell them apart.
+//! Which devices share a stream: hardware cannot tell them apart. And which it cannot isolate.
 
 use crate::machine::{DescribedDevice, IommuNode, MachineDescription};
 use crate::rules::rule;
@@ -6,12 +6,40 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use portcullis::{FwStream, StreamIndex};
+use portcullis::{DeviceDescription, FwStream, IsolationSet, StreamIndex};
 
 /// For each device of `machine` the number of its set, counted from 0 in order of first member: devices with one number share a stream,
 /// directly or through others. Devices without `iommus` (and buses with a map, whose functions the core groups) stand alone.
 pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
-    let sets = sets(&machine.devices);
+    numbered(&sets(&machine.devices))
+}
+
+/// As [`sharing`], for the clients of a machine ([`MachineDescription::clients`]), functions of buses among them, by the groups that the core will form: devices with one number share a
+/// stream or an isolation set, directly or through others.
+pub fn client_groups(machine: &MachineDescription) -> Vec<usize> {
+    let clients: Vec<_> = machine.clients().collect();
+    numbered(&sets_of(clients.into_iter()))
+}
+
+/// For each device of `machine`, and each function of it, the number of the function's group among those of functions. Empty for a device that is disabled.
+pub fn function_groups(machine: &MachineDescription) -> Vec<Vec<usize>> {
+    let functions =
+        |device: &DescribedDevice| if device.enabled { device.functions.len() } else { 0 };
+    let all: Vec<_> = machine
+        .devices
+        .iter()
+        .flat_map(|device| device.functions.iter().take(functions(device)))
+        .map(|function| &function.description)
+        .collect();
+    let mut numbers = numbered(&sets_of(all.into_iter())).into_iter();
+    machine
+        .devices
+        .iter()
+        .map(|device| numbers.by_ref().take(functions(device)).collect())
+        .collect()
+}
+
+fn numbered(sets: &[usize]) -> Vec<usize> {
     let mut numbers = BTreeMap::new();
     sets.iter()
         .map(|root| {
@@ -23,20 +51,36 @@ pub fn sharing(machine: &MachineDescription) -> Vec<usize> {
 
 /// Disjoint sets over device indices; the value is the set's lowest member.
 pub(crate) fn sets(devices: &[DescribedDevice]) -> Vec<usize> {
-    sets_of(devices.iter().map(|device| match device.enabled {
-        true => device.streams.as_slice(),
-        false => &[],
+    sets_by(devices.iter().map(|device| match device.enabled {
+        true => (device.streams.as_slice(), None),
+        false => (&[] as &[_], None),
     }))
 }
 
-/// Disjoint sets over clients with these streams; the value is the set's lowest member. The same index of streams decides as in the core.
-pub(crate) fn sets_of<'s>(clients: impl ExactSizeIterator<Item = &'s [FwStream]>) -> Vec<usize> {
+/// Disjoint sets over clients; the value is the set's lowest member. The same index of streams decides as in the core.
+pub(crate) fn sets_of<'s>(
+    clients: impl ExactSizeIterator<Item = &'s DeviceDescription>,
+) -> Vec<usize> {
+    sets_by(clients.map(|client| {
+        let streams = client.streams();
+        (streams, client.isolation.filter(|_| !streams.is_empty()))
+    }))
+}
+
+/// As [`sets_of`], over streams and isolation sets.
+fn sets_by<'s>(
+    clients: impl ExactSizeIterator<Item = (&'s [FwStream], Option<IsolationSet>)>,
+) -> Vec<usize> {
     let mut sets = Sets((0..clients.len()).collect());
     let mut index = StreamIndex::new();
-    for (at, streams) in clients.enumerate() {
+    let mut neighbours = BTreeMap::new();
+    for (at, (streams, isolation)) in clients.enumerate() {
         index.groups(streams, |other| sets.join(*other, at));
         index.add(streams, at, &at);
         index.settle(streams);
+        if let Some(set) = isolation {
+            sets.join(*neighbours.entry(set).or_insert(at), at);
+        }
     }
     (0..sets.0.len()).map(|at| sets.root(at)).collect()
 }

@@ -30,7 +30,7 @@
 //! device without an IOMMU below them is refused). Bus numbers of PCI functions below a bridge are those that enumeration
 //! gives where every bridge is described; a device plugged in elsewhere shifts them.
 //!
-//! Dependency rule: uses `portcullis-addr` and the core's description types, nothing else. It knows no driver and no hardware.
+//! Dependency rule: uses `portcullis-addr`, the core's description types and what `portcullis-pci` has found, nothing else. It knows no driver and no hardware.
 //! `no_std` + `alloc`, no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -53,6 +53,7 @@ extern crate std;
 pub mod acpi;
 mod checks;
 pub mod devicetree;
+mod enumerated;
 mod finding;
 mod groups;
 mod machine;
@@ -65,7 +66,7 @@ mod spans;
 pub use acpi::{AcpiError, read_acpi};
 pub use devicetree::{ReadError, read_devicetree};
 pub use finding::{Finding, Severity};
-pub use groups::sharing;
+pub use groups::{client_groups, function_groups, sharing};
 pub use machine::{
     DescribedDevice, Interrupt, InterruptSource, IommuKind, IommuNode, MachineDescription, MsiMap,
     Quirk, SourceKind,

@@ -21,6 +21,7 @@
 //! | `vtd` | `portcullis-vtd` | driver: Intel VT-d | `vtd` |
 //! | `virtio_iommu` | `portcullis-virtio-iommu` | driver: virtio-iommu 1.3 | `virtio-iommu` |
 //! | `firmware` | `portcullis-firmware` | devicetree and ACPI tables to descriptions | `firmware` |
+//! | `pci` | `portcullis-pci` | enumeration, requester ids and isolation groups of PCI | `pci` |
 //! | `bare` | `portcullis-bare` | the seams on bare AArch64, riscv64, x86-64 | `bare` |
 //! | `vm_memory` | `portcullis-vm-memory` | a page table as the IOMMU of a guest memory of `vm-memory` | `vm-memory` |
 //! | `dma_api` | `portcullis-dma-api` | drivers of `dma-api` behind an IOMMU | `dma-api` |
@@ -73,6 +74,8 @@ pub use portcullis_dma_api as dma_api;
 #[cfg(feature = "firmware")]
 pub use portcullis_firmware as firmware;
 pub use portcullis_iova as iova;
+#[cfg(feature = "pci")]
+pub use portcullis_pci as pci;
 pub use portcullis_pgtable as pgtable;
 pub use portcullis_platform as platform;
 #[cfg(feature = "riscv")]

@@ -145,6 +145,12 @@ pub enum DmaPath {
     Unusable(String),
 }
 
+/// Devices that hardware does not isolate from each other, by a number that the description's reader chose: they reach each other's registers without passing an IOMMU (PCI
+/// without ACS), so they share a domain although their streams differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[doc(alias = "pci_device_group")]
+pub struct IsolationSet(pub u64);
+
 /// One device of the machine, as described.
 // In this order a bind reads one cache line of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,9 +179,16 @@ pub struct DeviceDescription {
     /// The kind of domain it must have; `None` for no preference.
     #[doc(alias = "def_domain_type")]
     pub required_domain: Option<DomainType>,
+    /// The set of devices from which nothing isolates it; `None` where its streams say it all. Of no meaning unless it is [`DmaPath::Translated`].
+    pub isolation: Option<IsolationSet>,
 }
 
 impl DeviceDescription {
+    /// The set of devices that it shares a group with whatever its streams are; `None` unless it is [`DmaPath::Translated`].
+    pub(crate) fn isolation_set(&self) -> Option<IsolationSet> {
+        self.isolation.filter(|_| !self.streams().is_empty())
+    }
+
     /// Its streams; none unless it is [`DmaPath::Translated`].
     pub fn streams(&self) -> &[FwStream] {
         match &self.dma {
@@ -195,6 +208,7 @@ impl DeviceDescription {
             reserved: Vec::new(),
             doorbells: Vec::new(),
             required_domain: None,
+            isolation: None,
         }
     }
 }

@@ -92,6 +92,7 @@ mod hooks;
 mod instance;
 mod interrupt;
 mod member;
+mod neighbours;
 mod node;
 mod omit;
 mod ops;
@@ -116,7 +117,8 @@ mod waiters;
 mod work;
 
 pub use description::{
-    DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, ReservedKind, ReservedRegion,
+    DeviceDescription, DmaPath, DomainType, FwNode, FwSpec, FwStream, IsolationSet, ReservedKind,
+    ReservedRegion,
 };
 pub use device::Device;
 pub use dma::{

@@ -7,6 +7,7 @@ use crate::description::{DeviceDescription, DmaPath, FwNode, FwStream};
 use crate::device::{Device, DeviceNode, Group};
 use crate::group::{GroupId, IommuGroup};
 use crate::member::{DeviceId, Member};
+use crate::neighbours::Neighbours;
 use crate::node::Node;
 use crate::reason::BlockedReason;
 use crate::stream_index::StreamIndex;
@@ -55,6 +56,7 @@ pub(crate) struct Topology<P: Platform> {
     nodes: HashMap<FwNode, Arc<DeviceNode<P>>>,
     devices: BTreeMap<DeviceId, Arc<Device<P>>>,
     streams: StreamIndex<Arc<Group<P>>>,
+    neighbours: Neighbours<Arc<Group<P>>>,
     devices_made: u64,
     groups_made: u64,
 }
@@ -63,7 +65,7 @@ pub(crate) struct Topology<P: Platform> {
 pub(crate) struct Plug<P: Platform> {
     id: DeviceId,
     description: Arc<DeviceDescription>,
-    /// The groups of the streams that it shares; a new one where it shares none. Empty for a device behind no IOMMU.
+    /// The groups of the streams and of the isolation set that it shares; a new one where it shares none. Empty for a device behind no IOMMU.
     candidates: Vec<Arc<Group<P>>>,
     nodes: Vec<Arc<DeviceNode<P>>>,
 }
@@ -74,6 +76,7 @@ impl<P: Platform> Topology<P> {
             nodes: HashMap::new(),
             devices: BTreeMap::new(),
             streams: StreamIndex::new(),
+            neighbours: Neighbours::new(),
             devices_made: 0,
             groups_made: 0,
         }
@@ -101,7 +104,7 @@ impl<P: Platform> Topology<P> {
         self.devices.get(&id)
     }
 
-    /// Gives a device its number and notes its streams, so that whoever adds one with the same streams from now on finds it.
+    /// Gives a device its number and notes its streams and its isolation set, so that whoever adds one with the same from now on finds it.
     pub(crate) fn plug(&mut self, description: DeviceDescription) -> Plug<P> {
         let id = DeviceId(self.devices_made);
         self.devices_made += 1;
@@ -113,12 +116,17 @@ impl<P: Platform> Topology<P> {
                 candidates.push(Arc::clone(group));
             }
         });
+        let isolation = description.isolation_set();
+        candidates.extend(isolation.and_then(|set| self.neighbours.group(set)).cloned());
         if candidates.is_empty() && !streams.is_empty() {
             candidates.push(Arc::new(IommuGroup::new(GroupId(self.groups_made))));
             self.groups_made += 1;
         }
         if let Some(home) = candidates.first() {
             self.streams.add(streams, id, home);
+            if let Some(set) = isolation {
+                self.neighbours.add(set, home);
+            }
         }
         let nodes = streams.iter().map(|stream| self.node(stream.iommu)).collect();
         Plug { id, description: Arc::new(description), candidates, nodes }
@@ -134,7 +142,7 @@ impl<P: Platform> Topology<P> {
         let streams = description.streams();
         match &joined {
             Ok(_) => self.streams.settle(streams),
-            Err(_) => self.streams.remove(streams, id),
+            Err(_) => self.forget(id, &description),
         }
         let device = Arc::new(match joined {
             Ok(group) => Device::new(id, description, group),
@@ -148,7 +156,14 @@ impl<P: Platform> Topology<P> {
     pub(crate) fn remove(&mut self, device: &Device<P>) {
         self.devices.remove(&device.id());
         if device.group().is_some() {
-            self.streams.remove(device.description().streams(), device.id());
+            self.forget(device.id(), device.description());
+        }
+    }
+
+    fn forget(&mut self, id: DeviceId, description: &DeviceDescription) {
+        self.streams.remove(description.streams(), id);
+        if let Some(set) = description.isolation_set() {
+            self.neighbours.remove(set);
         }
     }
 

@@ -1,7 +1,8 @@
-//! PCI: configuration space, and what stands on the buses (PCI Express Base 6.0, 7.2 and 7.5; PCI-to-PCI Bridge 1.2).
+//! PCI: configuration space over qtest, and the places of BARs (PCI Express Base 6.0, 7.2 and 7.5; PCI-to-PCI Bridge 1.2). What stands on the buses is found by `portcullis-pci`.
 
 mod config;
-mod enumerate;
+mod place;
 
-pub use config::{Bdf, ConfigAccess, ConfigSpace, Requests};
-pub use enumerate::{Bar, Bridge, BridgeKind, Function, MemoryWindow, enumerate};
+pub use config::{ConfigAccess, ConfigSpace, Requests};
+pub use place::{Bar, Function, MemoryWindow, place};
+pub use portcullis_pci::{Bdf, Segment};

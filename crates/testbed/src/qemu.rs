@@ -6,14 +6,13 @@ use crate::testbed::Testbed;
 use portcullis::NodeFailure;
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_firmware::acpi::loader::{self, Linked};
-use portcullis_firmware::{
-    IommuKind, IommuNode, MachineDescription, PciFunction, RequesterId, read_acpi, read_devicetree,
-};
+use portcullis_firmware::{IommuKind, IommuNode, MachineDescription, read_acpi, read_devicetree};
+use portcullis_pci::Isolation;
 use portcullis_platform::Registers;
 use portcullis_qemu::endpoint::{
     DmaBuffer, Edu, Nvme, NvmeBuffers, VirtioPci, VirtioRng, VirtioRngBuffers,
 };
-use portcullis_qemu::pci::{Bdf, Function};
+use portcullis_qemu::pci::Function;
 use portcullis_qemu::{
     BusId, FwCfg, Mmio, QemuPlatform, Ram, SMMUV3_BLOCKS, Version, Virt, VirtMachine, VtdStages,
     disk_block,
@@ -195,17 +194,19 @@ impl QemuMachine {
         let mut endpoints: HashMap<String, Arc<dyn Endpoint>> = HashMap::new();
         let bridge = description.devices.iter_mut().find(|device| device.bus.is_some());
         let bridge = bridge.ok_or("no PCI bus behind an IOMMU is described")?;
-        let bus = bridge.bus.as_ref().ok_or("no bus")?;
-        let bus = bus.resolve(|bridge| buses_below(machine.functions(), bridge));
-        bridge.functions.clear();
+        let host = bridge.description.path.clone();
+        let mut paths = HashMap::new();
         for function in machine.functions().iter().filter(|f| f.class >> 16 != BRIDGE_CLASS) {
             let Some((name, endpoint)) = endpoint_of(&machine, function)? else { continue };
-            let path = format!("{}/{}@{}", bridge.description.path, name, function.address);
-            let requester = RequesterId(u32::from(function.dma_alias().requester_id()));
-            let described = bus.function(path.clone(), &[requester], &bridge.description);
-            bridge.functions.push(PciFunction { requester, description: described });
+            let path = format!("{host}/{name}@{}", function.address);
+            paths.insert(function.address, path.clone());
             endpoints.insert(path, endpoint);
         }
+        // Those that can be told what to do; the others stay blocked, and count for their groups.
+        bridge.functions.clear();
+        bridge.enumerated(machine.segment(), Isolation::default(), |it| {
+            paths.get(&it.address).cloned()
+        });
         let platform = Arc::new(machine.platform());
         Ok((Self { board, machine, platform, endpoints }, description))
     }
@@ -220,15 +221,6 @@ impl std::fmt::Debug for QemuMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("QemuMachine").field("machine", &self.machine).finish_non_exhaustive()
     }
-}
-
-/// The bus below the bridge with that requester id, and the last one below that.
-fn buses_below(functions: &[Function], RequesterId(bridge): RequesterId) -> Option<(u8, u8)> {
-    let is_it = |address: Bdf| u32::from(address.requester_id()) == bridge;
-    let first = functions.iter().find(|function| is_it(function.address))?.secondary?;
-    let below = functions.iter().filter(|it| it.bridges.iter().any(|above| is_it(above.address)));
-    let last = below.flat_map(|it| it.secondary.into_iter().chain([it.address.bus()])).max();
-    Some((first, last.unwrap_or(first)))
 }
 
 /// A word for paths, and the device.

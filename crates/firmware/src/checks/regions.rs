@@ -14,7 +14,7 @@ use portcullis::{DeviceDescription, DmaPath, merge_regions};
 pub(super) fn settle(devices: &mut [DescribedDevice], findings: &mut Findings) {
     let all: Vec<&DeviceDescription> = clients(devices).collect();
     let mut groups: BTreeMap<usize, Vec<&DeviceDescription>> = BTreeMap::new();
-    let sets = groups::sets_of(all.iter().map(|client| client.streams()));
+    let sets = groups::sets_of(all.iter().copied());
     for (client, set) in all.iter().zip(&sets).filter(|(client, _)| !client.reserved.is_empty()) {
         groups.entry(*set).or_default().push(client);
     }

@@ -42,7 +42,7 @@ static HEAP: Counting = Counting;
 /// Never registered.
 const ABSENT: FwNode = FwNode(3);
 /// What one turn plugs in.
-const PLUGS: usize = 8;
+const PLUGS: usize = 10;
 
 /// Devices of every kind come, are used, and go.
 fn turn(sub: &Sub) {
@@ -62,6 +62,10 @@ fn turn(sub: &Sub) {
     });
     let waiting = add(behind("/waiting", &[(A, 5), (ABSENT, 5)]));
     let direct = add(DeviceDescription::new("/direct", DmaPath::Direct));
+    // In one group because nothing isolates them, though their streams differ.
+    let [near, far] = [6, 7].map(|id| {
+        add(DeviceDescription { isolation: Some(IsolationSet(1)), ..behind("/near", &[(A, id)]) })
+    });
     assert_eq!(bind(&x), Ok(BindOutcome::Bound(Reach::Translated)));
     assert_eq!(bind(&both), Ok(BindOutcome::Bound(Reach::Translated)));
     assert_eq!(bind(&waiting), Ok(BindOutcome::Deferred(ABSENT)));
@@ -69,7 +73,7 @@ fn turn(sub: &Sub) {
     sub.claim_group(&masked, 9).expect("idle");
     sub.release_group(&masked, 9).expect("claimed");
     sub.run_deferred();
-    for device in [x, y, one, other, both, masked, waiting, direct] {
+    for device in [x, y, one, other, both, masked, waiting, direct, near, far] {
         sub.remove_device(&device).expect("there");
     }
     sub.run_deferred();

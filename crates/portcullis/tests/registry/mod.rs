@@ -431,3 +431,75 @@ fn a_safeguard_that_is_left_out_is_missed() {
         assert!(notices(safeguard, test), "{safeguard}");
     }
 }
+
+/// A device with a stream of its own that nothing isolates from the others of `set`.
+fn beside(path: &str, stream: u32, set: u64) -> DeviceDescription {
+    DeviceDescription { isolation: Some(IsolationSet(set)), ..behind(path, &[(A, stream)]) }
+}
+
+#[test]
+fn devices_that_nothing_isolates_share_a_group_though_their_streams_differ() {
+    let sub = subsystem();
+    let add = |device| sub.add_device(device).expect("added");
+    let [x, y, other] = [("/x", 1, 7), ("/y", 2, 7), ("/other", 3, 8)]
+        .map(|(path, id, set)| add(beside(path, id, set)));
+    let alone = add(behind("/alone", &[(A, 4)]));
+    let books = register(&sub, A);
+    sub.run_deferred();
+    let groups: Vec<_> = sub.reports().into_iter().map(|it| (it.path, it.group)).collect();
+    let expected = [("/alone", 0), ("/other", 1), ("/x", 2), ("/y", 2)];
+    assert_eq!(groups, expected.map(|(path, group)| (path.to_owned(), Some(group))));
+    // All of it is led to one space before any driver is there, and what one maps the other reaches.
+    let driver = Arc::new(Keeper::default());
+    assert_eq!(sub.bind(&x, driver.clone()), Ok(BindOutcome::Bound(Reach::Translated)));
+    assert_eq!(books.target(1), books.target(2));
+    assert_ne!(books.target(1), books.target(3));
+    // Nobody outside gets one of them while a driver here has another.
+    assert_eq!(sub.claim_group(&y, 9), Err(OwnerError::Busy));
+    assert_eq!(sub.claim_group(&other, 9), Ok(()));
+    assert_eq!(sub.claim_group(&alone, 9), Ok(()));
+}
+
+#[test]
+fn an_isolation_set_joins_groups_of_streams_and_goes_with_its_last_device() {
+    let sub = subsystem();
+    let add = |device| sub.add_device(device).expect("added");
+    let group = |device: &Arc<Device<_>>| {
+        let path = device.description().path.clone();
+        let report = sub.reports().into_iter().find(|report| report.path == path);
+        report.expect("reported").group
+    };
+    let first = add(behind("/first", &[(A, 1)]));
+    let set = add(beside("/set", 2, 7));
+    assert_ne!(group(&first), group(&set));
+    // One with the stream of the first and the set of the second: all are one.
+    let both = add(beside("/both", 1, 7));
+    assert_eq!((group(&first), group(&both)), (group(&set), group(&set)));
+    for device in [&set, &both] {
+        sub.remove_device(device).expect("there");
+    }
+    let late = add(beside("/late", 3, 7));
+    assert_ne!(group(&late), group(&first), "nobody is left whom it is not isolated from");
+}
+
+#[test]
+fn a_device_that_would_join_a_group_in_use_by_its_set_stays_blocked() {
+    let sub = subsystem();
+    let add = |device| sub.add_device(device).expect("added");
+    let first = add(behind("/first", &[(A, 1)]));
+    let _set = add(beside("/set", 2, 7));
+    register(&sub, A);
+    assert_eq!(
+        sub.bind(&first, Arc::new(Keeper::default())),
+        Ok(BindOutcome::Bound(Reach::Translated))
+    );
+    let both = add(beside("/both", 1, 7));
+    let blocked = BindOutcome::Blocked(BlockedReason::JoinsGroupsInUse);
+    assert_eq!(sub.bind(&both, Arc::new(Keeper::default())), Ok(blocked));
+    // It left nothing behind: the set is its own again.
+    let late = add(beside("/late", 3, 7));
+    assert_eq!(
+        sub.bind(&late, Arc::new(Keeper::default())),
+        Ok(BindOutcome::Bound(Reach::Translated))
+    );
+}

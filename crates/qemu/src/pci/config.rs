@@ -3,52 +3,8 @@
 use crate::error::{Error, ErrorKind};
 use crate::process::Qemu;
 use crate::qtest::{Qtest, Request, Width};
-use std::fmt;
+use portcullis_pci::Bdf;
 use std::sync::Arc;
-
-/// The address of a function: bus, device, function.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[doc(alias = "requester id")]
-pub struct Bdf(u16);
-
-impl Bdf {
-    /// The function at `bus`:`device`.`function`; device and function are cut to 5 and 3 bits.
-    pub const fn new(bus: u8, device: u8, function: u8) -> Self {
-        Self((bus as u16) << 8 | ((device & 0x1f) as u16) << 3 | (function & 7) as u16)
-    }
-
-    /// Bus number.
-    pub const fn bus(self) -> u8 {
-        (self.0 >> 8) as u8
-    }
-
-    /// Device number, 0..=31.
-    pub const fn device(self) -> u8 {
-        (self.0 >> 3) as u8 & 0x1f
-    }
-
-    /// Function number, 0..=7.
-    pub const fn function(self) -> u8 {
-        self.0 as u8 & 7
-    }
-
-    /// The 16 bits that its transactions carry.
-    pub const fn requester_id(self) -> u16 {
-        self.0
-    }
-}
-
-impl fmt::Display for Bdf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x}:{:02x}.{}", self.bus(), self.device(), self.function())
-    }
-}
-
-impl fmt::Debug for Bdf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bdf({self})")
-    }
-}
 
 /// Where qtest requests can be sent: a whole [`Qemu`], or a bare connection.
 pub trait Requests {
@@ -102,18 +58,6 @@ impl<R: Requests> ConfigSpace<R> {
     /// As [`Requests::carry_out`].
     pub fn read(&self, function: Bdf, offset: u16) -> Result<u32, Error> {
         self.last(&self.reading(function, offset))
-    }
-
-    /// Reads the same register of many functions, pipelined.
-    ///
-    /// # Errors
-    ///
-    /// As [`Requests::carry_out`].
-    pub fn read_each(&self, functions: &[Bdf], offset: u16) -> Result<Vec<u32>, Error> {
-        let requests: Vec<_> = functions.iter().map(|f| self.reading(*f, offset)).collect();
-        let step = requests.first().map_or(1, Vec::len);
-        let values = self.server.carry_out(&requests.concat())?;
-        Ok(values.chunks(step).filter_map(|chunk| chunk.last()).map(|v| *v as u32).collect())
     }
 
     /// Writes the register of `function` at byte `offset`, a multiple of 4.
@@ -218,4 +162,47 @@ const DATA_PORT: u16 = 0xcfc;
 fn select(function: Bdf, offset: u16) -> Request {
     let address = 1 << 31 | u32::from(function.requester_id()) << 8 | u32::from(offset & 0xfc);
     Request::Out(Width::Long, ADDRESS_PORT, address)
+}
+
+impl<R: Requests> portcullis_pci::ConfigSpace for ConfigSpace<R> {
+    type Error = Error;
+
+    fn read(&self, function: Bdf, offset: u16, width: portcullis_pci::Width) -> Result<u32, Error> {
+        let ones = width.ones();
+        if self.access == ConfigAccess::Ports && offset >= 0x100 {
+            return Ok(ones);
+        }
+        let register = self.last(&self.reading(function, offset & !3))?;
+        Ok(register >> (8 * (offset & 3)) & ones)
+    }
+
+    fn write(
+        &self,
+        function: Bdf,
+        offset: u16,
+        width: portcullis_pci::Width,
+        value: u32,
+    ) -> Result<(), Error> {
+        let width = width_of(width);
+        let requests = match self.access {
+            ConfigAccess::Ecam(_) => {
+                let at = self.ecam(function, offset) + u64::from(offset & 3);
+                vec![Request::Write(width, at, value.into())]
+            }
+            ConfigAccess::Ports if offset >= 0x100 => return Ok(()),
+            ConfigAccess::Ports => {
+                let port = DATA_PORT + (offset & 3);
+                vec![select(function, offset), Request::Out(width, port, value)]
+            }
+        };
+        self.last(&requests).map(drop)
+    }
+}
+
+fn width_of(width: portcullis_pci::Width) -> Width {
+    match width {
+        portcullis_pci::Width::Byte => Width::Byte,
+        portcullis_pci::Width::Word => Width::Word,
+        portcullis_pci::Width::Long => Width::Long,
+    }
 }

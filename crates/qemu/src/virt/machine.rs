@@ -8,13 +8,14 @@ use crate::endpoint::{
 use crate::error::{Error, ErrorKind};
 use crate::find::{Architecture, Installation, Version};
 use crate::fw_cfg::FwCfg;
-use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, enumerate};
+use crate::pci::{Bdf, ConfigAccess, ConfigSpace, Function, Segment, place};
 use crate::platform::{Mmio, QemuPlatform};
 use crate::process::{Launch, Qemu};
 use crate::qtest::Request;
 use crate::ram::Ram;
 use crate::sys;
 use portcullis_addr::PhysAddr;
+use portcullis_pci::{Numbering, enable_acs, enumerate};
 use portcullis_platform::Registers;
 use std::io::Write;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ pub struct VirtMachine {
     board: Iommu,
     iommu: Mmio,
     config: ConfigSpace<Qemu>,
+    segment: Segment,
     functions: Vec<Function>,
     bridges: Vec<Slot>,
     version: Version,
@@ -108,7 +110,9 @@ impl VirtMachine {
         }
         let config = ConfigSpace::new(&qemu, ConfigAccess::Ecam(places.ecam));
         check_host_bridge(&config, if board.is_pc() { PC_HOST_BRIDGE } else { HOST_BRIDGE })?;
-        let functions = enumerate(&config, places.window)?;
+        let mut segment = enumerate(&config, &[0], 0..=u8::MAX, Numbering::Assign)?;
+        enable_acs(&config, &mut segment)?;
+        let functions = place(&config, &segment, places.window)?;
         let config = match find_ecam(&qemu)? {
             Some(base) => described_config(&qemu, base, &functions)?,
             None => config,
@@ -128,7 +132,7 @@ impl VirtMachine {
         check_iommu(&iommu, board)?;
         let bridges = virt.bridges.iter().map(|(_, slot)| *slot).collect();
         let version = installation.version();
-        Ok(Self { qemu, board, iommu, config, functions, bridges, version })
+        Ok(Self { qemu, board, iommu, config, segment, functions, bridges, version })
     }
 
     /// The process.
@@ -218,6 +222,11 @@ impl VirtMachine {
     /// PCI configuration space.
     pub fn config(&self) -> &ConfigSpace<Qemu> {
         &self.config
+    }
+
+    /// What enumeration has found, with ACS on wherever there is any.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
     }
 
     /// All PCI functions, bridges included, in the order of the walk.
