@@ -84,6 +84,9 @@ pub(crate) struct BootArgs {
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,
+    /// The PCI functions that are really there, as `lspci -D -xxxx` prints them for root on that machine (or packed by gzip): with all their requester ids and their groups.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pci: Option<PathBuf>,
     /// Treat findings of this rule as errors, as `show` does.
     #[arg(long, value_name = "RULE")]
     pub(crate) deny: Vec<String>,
@@ -186,6 +189,9 @@ pub(crate) struct ShowArgs {
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,
+    /// The PCI functions that are really there, as `lspci -D -xxxx` prints them for root on that machine (or packed by gzip): with all their requester ids and their groups.
+    #[arg(long, value_name = "FILE", conflicts_with = "other")]
+    pub(crate) pci: Option<PathBuf>,
     /// Print a tree: below each IOMMU what is behind it.
     #[arg(long, conflicts_with = "json")]
     pub(crate) tree: bool,
@@ -196,7 +202,7 @@ pub(crate) struct ShowArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// List the rules of the findings, each with an example and what Linux does.
-    #[arg(long, conflicts_with_all = ["tree", "html", "overlay", "board"])]
+    #[arg(long, conflicts_with_all = ["tree", "html", "overlay", "pci", "board"])]
     pub(crate) rules: bool,
     /// Treat findings of this rule (or `warnings`, or `notes`) as errors: exit status 1.
     #[arg(long, value_name = "RULE")]

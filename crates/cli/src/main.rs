@@ -72,7 +72,8 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
     if args.save_tables.is_some() {
         return Err("--save-tables saves QEMU's: add --on qemu".to_owned());
     }
-    let description = described(board, &args.overlay, &args.deny, &args.allow)?;
+    let description =
+        described(board, &args.overlay, args.pci.as_deref(), &args.deny, &args.allow)?;
     let held = match args.repeat {
         Some(count) => {
             let bar = progress_bar(count);
@@ -142,9 +143,15 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
         };
         return print(&text).map(|()| ExitCode::SUCCESS);
     }
-    let description = described(args.board.as_deref(), &args.overlay, &args.deny, &args.allow)?;
+    let description = described(
+        args.board.as_deref(),
+        &args.overlay,
+        args.pci.as_deref(),
+        &args.deny,
+        &args.allow,
+    )?;
     if let Some(other) = &args.other {
-        let other = described(Some(other), &args.overlay, &args.deny, &args.allow)?;
+        let other = described(Some(other), &args.overlay, None, &args.deny, &args.allow)?;
         let difference = show::Difference::between(&description, &other);
         print(&match args.json {
             true => difference.to_json() + "\n",
@@ -168,11 +175,12 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
 fn described(
     board: Option<&Path>,
     overlays: &[PathBuf],
+    pci: Option<&Path>,
     deny: &[String],
     allow: &[String],
 ) -> Result<MachineDescription, String> {
     let gate = Gate::new(deny, allow)?;
-    let mut description = board::read(board, overlays)?;
+    let mut description = board::read(board, overlays, pci)?;
     gate.apply(&mut description);
     Ok(description)
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn any_order_ends_in_the_same_picture() {
-    let description = board::read(None, &[]).expect("the built-in board");
+    let description = board::read(None, &[], None).expect("the built-in board");
     let expected = calm_picture(&description);
     for order in [Order::Listed, Order::Reverse, Order::Random] {
         for cpus in [1, 2, 4] {
@@ -27,6 +27,41 @@ fn any_order_ends_in_the_same_picture() {
     }
 }
 
+/// The functions of a recorded machine in the place of those that the board lists: their groups are those of the bus, in `show` and in the core, and each does DMA under its first id.
+#[test]
+fn recorded_functions_come_up_in_the_groups_of_their_bus() {
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../pci/tests/linux/multifunction.config");
+    let description = board::read(None, &[], Some(text.as_ref())).expect("the built-in board");
+    let machine = SoftwareMachine::new(&description, 7);
+    let expected = calm_picture(&description);
+    let (report, _) = boot(&description, &machine, BootOptions::CALM, Some(&expected));
+    assert!(report.held(), "{:?}", report.promises);
+    let booted: serde_json::Value = serde_json::from_str(&to_json(&report)).expect("JSON");
+    let shown = portcullis_cli::show::to_json(&description);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    let group = |address: &str| {
+        let of = |list: &serde_json::Value| {
+            let list = list.as_array().expect("a list").iter();
+            let ends = |it: &&serde_json::Value| {
+                it["path"].as_str().is_some_and(|path| path.ends_with(address))
+            };
+            list.clone().find(ends).expect("there").clone()
+        };
+        let device = of(&booted["devices"]);
+        assert_eq!(device["dma_check"], "ok", "{address}");
+        let bus = shown["devices"].as_array().expect("a list").iter();
+        let bus = bus.clone().find(|it| it["functions"].as_array().is_some_and(|it| it.len() > 5));
+        (device["group"].clone(), of(&bus.expect("the bus")["functions"])["group"].clone())
+    };
+    // As Linux has them (the board lists the first, which keeps its name): three functions without ACS, two of Intel's that a quirk isolates, two below a port.
+    assert_eq!(group("/nvme@1,0"), group("00:01.3"));
+    assert_eq!(group("00:01.3").1, "/soc/pcie@40000000/nvme@1,0");
+    assert_ne!(group("00:02.0").0, group("00:02.1").0);
+    assert_eq!(group("00:02.0").1, serde_json::Value::Null);
+    assert_eq!(group("01:00.0"), group("01:00.1"));
+    assert_ne!(group("01:00.0").0, group("00:01.3").0);
+}
+
 /// Machines of two families: the built-in board with a VT-d unit, or one of AMD's, in the place of its second SMMUv3. What is behind both has no table that both can walk, and stays blocked.
 #[test]
 fn mixed_machines_come_up_in_a_storm() {
@@ -35,7 +70,7 @@ fn mixed_machines_come_up_in_a_storm() {
 }
 
 fn comes_up_mixed(kind: portcullis_firmware::IommuKind, compatible: &str, driver: &str) {
-    let mut description = board::read(None, &[]).expect("the built-in board");
+    let mut description = board::read(None, &[], None).expect("the built-in board");
     let unit = &mut description.iommus[1];
     unit.kind = kind;
     unit.compatible = vec![compatible.to_owned()];
@@ -67,7 +102,7 @@ fn comes_up_mixed(kind: portcullis_firmware::IommuKind, compatible: &str, driver
 
 #[test]
 fn the_built_in_board_has_every_shape_that_matters() {
-    let description = board::read(None, &[]).expect("the built-in board");
+    let description = board::read(None, &[], None).expect("the built-in board");
     let options =
         BootOptions { cpus: 2, seed: 1, order: Order::Listed, storm: false, ..BootOptions::CALM };
     let machine = SoftwareMachine::new(&description, 1);
@@ -98,7 +133,7 @@ fn the_built_in_board_has_every_shape_that_matters() {
 #[test]
 fn streams_that_firmware_left_running_are_blocked_or_adopted_and_said() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
-    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let description = board::read(Some(path.as_ref()), &[], None).expect("our own board");
     let expected = calm_picture(&description);
     for (firmware_streams, kind, word) in [
         (FirmwarePolicy::Block, "firmware-stream-blocked", "as the policy says"),
@@ -132,7 +167,7 @@ fn streams_that_firmware_left_running_are_blocked_or_adopted_and_said() {
 #[test]
 fn a_board_with_mmu500_is_translated_whole() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
-    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let description = board::read(Some(path.as_ref()), &[], None).expect("our own board");
     let expected = calm_picture(&description);
     for (cpus, order) in [(1, Order::Listed), (2, Order::Reverse), (4, Order::Random)] {
         let options = BootOptions { cpus, seed: 3, order, storm: false, ..BootOptions::CALM };
@@ -154,7 +189,7 @@ fn a_board_with_mmu500_is_translated_whole() {
 
 #[test]
 fn a_storm_of_boots_keeps_every_promise() {
-    let description = board::read(None, &[]).expect("the built-in board");
+    let description = board::read(None, &[], None).expect("the built-in board");
     let options =
         BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
     let summary = repeat(&description, options, 200, &AtomicBool::new(false), |_| {});
@@ -169,7 +204,7 @@ fn a_storm_of_boots_keeps_every_promise() {
 
 #[test]
 fn boots_that_are_interrupted_say_what_was_done() {
-    let description = board::read(None, &[]).expect("the built-in board");
+    let description = board::read(None, &[], None).expect("the built-in board");
     let options =
         BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
     let stop = AtomicBool::new(false);
@@ -184,7 +219,7 @@ fn boots_that_are_interrupted_say_what_was_done() {
 
 #[test]
 fn a_failed_allocation_anywhere_ends_closed_and_the_second_try_succeeds() {
-    let description = board::read(None, &[]).expect("the built-in board");
+    let description = board::read(None, &[], None).expect("the built-in board");
     let expected = calm_picture(&description);
     let mut points = 0;
     let mut shut_out = 0;
@@ -297,7 +332,7 @@ fn tables_that_were_saved_are_read_again() {
     let linked = portcullis_testbed::acpi_tables(&fw_cfg).expect("linked");
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("saved-tables");
     board::save_tables(&linked, &folder).expect("a folder of ours");
-    let read = board::read(Some(&folder), &[]).expect("tables");
+    let read = board::read(Some(&folder), &[], None).expect("tables");
     assert_eq!((read.iommus.len(), &read.iommus), (1, &described.iommus));
     assert_eq!(read.config_spaces, described.config_spaces);
     assert!(folder.join("FACP").is_file(), "also those that say nothing of IOMMUs");
@@ -307,7 +342,7 @@ fn tables_that_were_saved_are_read_again() {
 #[test]
 fn a_storm_of_boots_of_mixed_iommus_keeps_every_promise() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mixed.dtb");
-    let description = board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let description = board::read(Some(path.as_ref()), &[], None).expect("our own board");
     let options =
         BootOptions { cpus: 2, seed: 1, order: Order::Random, storm: true, ..BootOptions::CALM };
     let (report, _) =

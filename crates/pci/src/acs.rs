@@ -8,6 +8,8 @@ use crate::quirks::{self, AcsQuirk};
 
 /// Extended capability id (PCI Express Base 6.0, 7.7.11).
 pub(crate) const CAPABILITY: u16 = 0x0d;
+/// Its registers, where they are dwords.
+pub(crate) const LEN: u16 = 12;
 
 /// Bits of the capability and of the control register (7.7.11.2, 7.7.11.3).
 pub(crate) const SOURCE_VALIDATION: u16 = 1 << 0;

@@ -161,8 +161,9 @@ impl Capabilities {
         self.plain.iter().find(|(known, _)| *known == id).map(|(_, at)| *at)
     }
 
-    /// Where the first extended capability with that id is.
-    pub(crate) fn extended(&self, id: u16) -> Option<u16> {
-        self.extended.iter().find(|(known, _)| *known == id).map(|(_, at)| *at)
+    /// Where the first extended capability with that id is; none where its first `len` bytes would leave configuration space.
+    pub(crate) fn extended(&self, id: u16, len: u16) -> Option<u16> {
+        let at = self.extended.iter().find(|(known, _)| *known == id).map(|(_, at)| *at);
+        at.filter(|at| at + len <= 0x1000)
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{Capabilities, ConfigSpace, EXPRESS, Width};
 use crate::function::{BusesBelow, Defect, Function, Kind};
 use crate::quirks::{self, AcsQuirk};
 use crate::segment::Segment;
-use crate::virtual_functions::{self, VirtualFunctions};
+use crate::virtual_functions::{self, Taken, VirtualFunctions};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -30,7 +30,7 @@ const LAYOUT_BRIDGE: u16 = 1;
 const ALTERNATIVE: u16 = 0x0e;
 
 /// Finds all functions of a segment: depth first from each bus of `roots`, a bridge before what is below it, virtual functions that are turned on behind their physical one. No other bus than those in
-/// `buses` is looked at, and none twice; so no answer of hardware makes it look at more than 65536 functions. What cannot be is noted at its function ([`Function::defect`]), and what
+/// `buses` is looked at, and none twice; so no answer of hardware makes it find more than 65536 functions and as many virtual ones. What cannot be is noted at its function ([`Function::defect`]), and what
 /// is below it is not looked at: nothing describes it to an IOMMU then, and it stays blocked.
 ///
 /// # Errors
@@ -48,6 +48,7 @@ pub fn enumerate<C: ConfigSpace>(
         numbering,
         seen: [false; 256],
         highest: 0,
+        taken: Taken::new(),
         found: Vec::new(),
         places: Vec::new(),
         next: Vec::new(),
@@ -113,6 +114,8 @@ struct Walk<'c, C> {
     seen: [bool; 256],
     /// The last bus number that is used or kept for somebody.
     highest: u8,
+    /// Ids of virtual functions.
+    taken: Taken,
     found: Vec<Function>,
     /// Of each in `found`.
     places: Vec<Places>,
@@ -147,11 +150,20 @@ impl<C: ConfigSpace> Walk<'_, C> {
         self.virtual_functions(first, visit)?;
         // The last on the stack is the first to be followed.
         for place in (first..self.found.len()).rev() {
-            if self.places.get(place).is_some_and(|it| it.bridge) {
-                self.next.push(Step::Follow(place, visit.last));
+            let Some(bridge) = self.found.get(place).filter(|_| self.is_bridge(place)) else {
+                continue;
+            };
+            if self.numbering == Numbering::Assign {
+                // Numbers from before would have two bridges answer for one bus.
+                self.write_numbers(bridge.address, BusesBelow { secondary: 0, subordinate: 0 })?;
             }
+            self.next.push(Step::Follow(place, visit.last));
         }
         Ok(())
+    }
+
+    fn is_bridge(&self, place: usize) -> bool {
+        self.places.get(place).is_some_and(|it| it.bridge)
     }
 
     fn device(&mut self, first: Bdf, visit: &Visit) -> Result<(), C::Error> {
@@ -254,13 +266,14 @@ impl<C: ConfigSpace> Walk<'_, C> {
                 function.phantom_bits = (self.config.read16(address, at + 4)? >> 3) as u8 & 3;
             }
         }
-        if let Some(at) = capabilities.extended(acs::CAPABILITY) {
+        if let Some(at) = capabilities.extended(acs::CAPABILITY, acs::LEN) {
             let wide = quirks::acs(function) == Some(AcsQuirk::WideRegisters);
             function.acs = Some(Acs::read(self.config, address, at, wide)?);
         }
         Ok(Places {
-            alternative: capabilities.extended(ALTERNATIVE),
-            virtual_functions: capabilities.extended(virtual_functions::CAPABILITY),
+            alternative: capabilities.extended(ALTERNATIVE, 8),
+            virtual_functions: capabilities
+                .extended(virtual_functions::CAPABILITY, virtual_functions::LEN),
             bridge: false,
         })
     }
@@ -272,7 +285,7 @@ impl<C: ConfigSpace> Walk<'_, C> {
             let Some(at) = places.virtual_functions else { continue };
             let range = VirtualFunctions::turned_on(self.config, physical.address, at)?;
             let Some(range) = range else { continue };
-            let Some(ids) = range.ids(physical.address, visit.last) else {
+            let Some(ids) = range.ids(physical.address, visit.last, &mut self.taken) else {
                 physical.defect = Some(Defect::VirtualFunctions);
                 continue;
             };

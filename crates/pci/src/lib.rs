@@ -15,7 +15,7 @@
 //!
 //! # What is promised
 //!
-//! - Bounded on hostile configuration space: each bus is looked at once, lists of capabilities end, numbers that cannot be are not followed. So at most 65536 functions are found,
+//! - Bounded on hostile configuration space: each bus is looked at once, lists of capabilities end, numbers that cannot be are not followed. So at most 65536 functions are found, and as many virtual ones,
 //!   and each costs a bounded number of accesses.
 //! - What cannot be understood is not isolated: it makes a group larger, never smaller ([`Function::defect`]).
 //! - Groups are formed from everything that is there, so no order of discovery changes them. Which rule is followed, and how it compares with Linux: [`Isolation`].

@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 /// Extended capability id.
 pub(crate) const CAPABILITY: u16 = 0x10;
+/// Its registers.
+pub(crate) const LEN: u16 = 0x40;
 const CONTROL: u16 = 8;
 const CONTROL_ENABLE: u16 = 1 << 0;
 const CONTROL_MEMORY: u16 = 1 << 3;
@@ -72,13 +74,35 @@ impl VirtualFunctions {
         Some((self.id(physical, last)? >> 8) as u8)
     }
 
-    /// Their ids, in order; `None` where they are not distinct, are not behind the physical function, or lead beyond the bus `last`.
-    pub(crate) fn ids(self, physical: Bdf, last: u8) -> Option<Vec<Bdf>> {
-        let distinct = self.offset != 0 && (self.stride != 0 || self.count == 1);
-        if !distinct || self.last_bus(physical)? > last {
+    /// Their ids, in order; `None` where one is not behind the physical function, is `taken` or leads beyond the bus `last`. Each id that was looked at is taken then.
+    pub(crate) fn ids(self, physical: Bdf, last: u8, taken: &mut Taken) -> Option<Vec<Bdf>> {
+        if self.last_bus(physical)? > last {
             return None;
         }
-        (0..self.count).map(|it| self.id(physical, it).map(Bdf::from_requester_id)).collect()
+        let mut id = |number| {
+            let id = self.id(physical, number).filter(|id| *id > physical.requester_id())?;
+            taken.take(id).then(|| Bdf::from_requester_id(id))
+        };
+        (0..self.count).map(&mut id).collect()
+    }
+}
+
+/// Which ids virtual functions have, so that none is given twice and no answers of hardware make it many.
+pub(crate) struct Taken(Vec<u64>);
+
+impl Taken {
+    /// None.
+    pub(crate) fn new() -> Self {
+        Self(alloc::vec![0; 1 << 10])
+    }
+
+    /// Takes an id; `false` where it was taken.
+    fn take(&mut self, id: u16) -> bool {
+        let Some(word) = self.0.get_mut(usize::from(id >> 6)) else { return false };
+        let bit = 1 << (id & 63);
+        let free = *word & bit == 0;
+        *word |= bit;
+        free
     }
 }
 
@@ -96,7 +120,7 @@ pub fn enable_virtual_functions<C: ConfigSpace>(
     count: u16,
 ) -> Result<bool, C::Error> {
     let capabilities = Capabilities::read(config, physical)?;
-    let at = capabilities.ok().and_then(|all| all.extended(CAPABILITY));
+    let at = capabilities.ok().and_then(|all| all.extended(CAPABILITY, LEN));
     let Some(at) = at else { return Ok(false) };
     let control = config.read16(physical, at + CONTROL)?;
     let total = config.read16(physical, at + TOTAL)?;

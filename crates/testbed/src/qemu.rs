@@ -3,7 +3,7 @@
 use crate::endpoint::{Endpoint, OwnDriver, SharedBuffer};
 use crate::registry::{BroughtUp, IommuDriver, UnitOptions};
 use crate::testbed::Testbed;
-use portcullis::NodeFailure;
+use portcullis::{DmaPath, NodeFailure};
 use portcullis_addr::{Iova, PhysAddr};
 use portcullis_firmware::acpi::loader::{self, Linked};
 use portcullis_firmware::{IommuKind, IommuNode, MachineDescription, read_acpi, read_devicetree};
@@ -207,6 +207,9 @@ impl QemuMachine {
         bridge.enumerated(machine.segment(), Isolation::default(), |it| {
             paths.get(&it.address).cloned()
         });
+        if board.kind() == IommuKind::VirtioIommu {
+            bridge.functions.iter_mut().for_each(|it| keep_what_arrives(&mut it.description.dma));
+        }
         let platform = Arc::new(machine.platform());
         Ok((Self { board, machine, platform, endpoints }, description))
     }
@@ -220,6 +223,13 @@ impl QemuMachine {
 impl std::fmt::Debug for QemuMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("QemuMachine").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// QEMU's virtio-iommu knows an endpoint only by the id under which its transactions arrive, the last one, and refuses to attach another id of it (`virtio_iommu_get_endpoint`).
+fn keep_what_arrives(dma: &mut DmaPath) {
+    if let DmaPath::Translated(spec) = dma {
+        spec.streams.drain(..spec.streams.len().saturating_sub(1));
     }
 }
 

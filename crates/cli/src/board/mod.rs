@@ -2,6 +2,7 @@
 
 mod acpi;
 mod directory;
+mod pci;
 
 pub use acpi::save_tables;
 
@@ -27,7 +28,8 @@ enum Form {
     Tables(Vec<Vec<u8>>),
 }
 
-/// Reads a board, with `overlays` applied on top in order; the built-in board where `path` is `None`.
+/// Reads a board, with `overlays` applied on top in order; the built-in board where `path` is `None`. `pci` is the text of `lspci -xxxx` of that machine, whose functions then stand in place of those
+/// that its description lists.
 ///
 /// `path` is a flattened devicetree (also packed by gzip), an ACPI table or a text of `acpidump`, `-` for any of these on standard input, or a directory as
 /// `/proc/device-tree` or `/sys/firmware/acpi/tables` is.
@@ -35,7 +37,11 @@ enum Form {
 /// # Errors
 ///
 /// Which file cannot be used, and why.
-pub fn read(path: Option<&Path>, overlays: &[PathBuf]) -> Result<MachineDescription, String> {
+pub fn read(
+    path: Option<&Path>,
+    overlays: &[PathBuf],
+    pci: Option<&Path>,
+) -> Result<MachineDescription, String> {
     let (form, name) = match path {
         None => (Form::Flattened(BUILT_IN.to_vec()), "portcullis-default".to_owned()),
         Some(path) => (open(path)?, name_of(path)),
@@ -46,6 +52,11 @@ pub fn read(path: Option<&Path>, overlays: &[PathBuf]) -> Result<MachineDescript
     };
 
     let mut machine = lower_form(form, &name, overlays).map_err(at)?;
+    if let Some(file) = pci {
+        let of_file = |error: String| format!("{}: {error}", file.display());
+        let text = bytes_of(file).map_err(of_file)?;
+        pci::enumerated(&mut machine, &String::from_utf8_lossy(&text)).map_err(of_file)?;
+    }
     machine.note_unserved(|iommu| IommuDriver::of(iommu).is_some());
     Ok(machine)
 }

@@ -204,7 +204,7 @@ impl<P: Platform> ClientDriver<P> {
         drop(owned);
         driver.touch();
         let refused = dma.reach() != Reach::Translated
-            || shared.iter().any(|buffer| self.reported(device, 0, buffer.device));
+            || shared.iter().any(|buffer| self.reported(device, (1, 0), buffer.device));
         self.promises.check("P3", refused, || {
             format!(
                 "{}: its old memory was still usable, or the refusal not reported",
@@ -241,7 +241,8 @@ impl<P: Platform> ClientDriver<P> {
         let refused = dma.reach() != Reach::Translated || {
             endpoint.forbid(write_at, length);
             endpoint.copy(port, read_at, write_at, LENGTH);
-            holds(&**memory, to, |_| UNTOUCHED) && self.reported(device, port, write_at)
+            holds(&**memory, to, |_| UNTOUCHED)
+                && self.reported(device, (endpoint.ports(), port), write_at)
         };
         self.promises.check("P3", refused, || {
             format!(
@@ -253,7 +254,7 @@ impl<P: Platform> ClientDriver<P> {
         let refused_too = dma.reach() != Reach::Translated || {
             endpoint.forbid(read_at, length);
             endpoint.copy(port, read_at, write_at, 4);
-            self.reported(device, port, read_at)
+            self.reported(device, (endpoint.ports(), port), read_at)
         };
         self.promises.check("P3", refused_too, || {
             format!("{}: {read_at:#x} was still readable after its unmap", device.path())
@@ -265,18 +266,24 @@ impl<P: Platform> ClientDriver<P> {
         }
     }
 
-    /// Whether the refusal of the device's access to `address` through `port` was reported, as far as the machine does that.
-    fn reported(&self, device: &ProbeContext<'_>, port: usize, address: u64) -> bool {
+    /// Whether the refusal of the device's access to `address` through `port`, of so many ports, was reported, as far as the machine does that. What a device with one port and
+    /// several requester ids does arrives under whichever its bus makes of it.
+    fn reported(
+        &self,
+        device: &ProbeContext<'_>,
+        (ports, port): (usize, usize),
+        address: u64,
+    ) -> bool {
         let DmaPath::Translated(spec) = &device.description().dma else { return true };
         if !self.records_faults {
             return true;
         }
-        let (Some(stream), Some(subsystem)) = (spec.streams.get(port), self.subsystem.upgrade())
-        else {
-            return false;
-        };
-        self.faults.collect(&subsystem, stream.iommu);
-        self.faults.take(stream.iommu, stream.id.raw(), address)
+        let Some(subsystem) = self.subsystem.upgrade() else { return false };
+        let under = if ports == 1 { Some(&*spec.streams) } else { spec.streams.get(port..=port) };
+        under.unwrap_or_default().iter().any(|stream| {
+            self.faults.collect(&subsystem, stream.iommu);
+            self.faults.take(stream.iommu, stream.id.raw(), address)
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::ask;
 use super::ids::{ids, named_iommus, names};
 use super::tree;
-use super::verdict::{Verdict, of_device};
+use super::verdict::{Verdict, of_client, of_device};
 use crate::screen::{Screen, count};
 use crate::style::{Style, Tone};
 use crate::table::{Cell, Table, wrap};
@@ -89,7 +89,33 @@ fn tables(machine: &MachineDescription, screen: Screen) -> String {
         out.push('\n');
         out.push_str(&devices(machine).render(screen));
     }
+    if let Some(functions) = functions(machine) {
+        out.push('\n');
+        out.push_str(&functions.render(screen));
+    }
     out
+}
+
+/// The functions of buses, where several share a group; otherwise their buses say it all.
+fn functions(machine: &MachineDescription) -> Option<Table> {
+    let groups = tree::function_group_numbers(machine);
+    groups.iter().flatten().flatten().next()?;
+    let mut table = Table::new(["function", "ids", "group", "DMA", "because"]);
+    for (device, groups) in machine.devices.iter().zip(groups) {
+        for (function, group) in device.functions.iter().zip(groups) {
+            let Verdict { word, because } = of_client(machine, &function.description, true);
+            let streams = function.description.streams().iter();
+            let ids: Vec<_> = streams.map(|stream| stream.id.to_string()).collect();
+            table.row([
+                function.description.path.as_str().into(),
+                ids.join(" ").into(),
+                group.map(|number| format!("#{number}")).unwrap_or_default().into(),
+                Cell::new(tone(word), word),
+                because.into(),
+            ]);
+        }
+    }
+    Some(table)
 }
 
 fn headline(machine: &MachineDescription, style: Style) -> String {

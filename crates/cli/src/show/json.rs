@@ -7,10 +7,11 @@ use portcullis_addr::PhysRange;
 use portcullis_firmware::acpi::mcfg::ConfigSpace;
 use portcullis_firmware::{
     DescribedDevice, Finding, InterruptSource, IommuKind, IommuMap, IommuNode, MachineDescription,
-    MsiMap, PciFunction, SourceKind, sharing,
+    MsiMap, PciFunction, SourceKind, function_groups, sharing,
 };
 use portcullis_testbed::{IommuDriver, quirk_words};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// The whole document.
 #[derive(Debug, Serialize)]
@@ -162,6 +163,8 @@ struct Function {
     address: String,
     /// Its streams, where it is translated.
     streams: Vec<Stream>,
+    /// Path of the first function of its group: hardware cannot tell them apart, or not isolate them. Null for one that is alone.
+    group: Option<String>,
     /// As of a device.
     dma: &'static str,
     /// As of a device.
@@ -208,6 +211,7 @@ struct Remark {
 /// The document for `machine`.
 pub(super) fn document(machine: &MachineDescription) -> Document {
     let groups = sharing(machine);
+    let functions = first_members(machine);
     Document {
         board: machine.board.clone(),
         model: machine.model.clone(),
@@ -216,7 +220,8 @@ pub(super) fn document(machine: &MachineDescription) -> Document {
             .devices
             .iter()
             .zip(groups)
-            .map(|(it, group)| device(machine, it, group))
+            .zip(functions)
+            .map(|((it, group), functions)| device(machine, it, group, &functions))
             .collect(),
         memory: machine.memory.iter().map(range).collect(),
         interrupt_sources: machine.interrupt_sources.iter().map(|it| source(machine, it)).collect(),
@@ -270,7 +275,28 @@ fn iommu(iommu: &IommuNode) -> Iommu {
     }
 }
 
-fn device(machine: &MachineDescription, device: &DescribedDevice, group: usize) -> Device {
+/// Of each function of each device the path of the first function of its group; `None` for one that is alone.
+fn first_members(machine: &MachineDescription) -> Vec<Vec<Option<String>>> {
+    let groups = function_groups(machine);
+    let mut members: BTreeMap<usize, (&str, bool)> = BTreeMap::new();
+    for (device, groups) in machine.devices.iter().zip(&groups) {
+        for (function, group) in device.functions.iter().zip(groups) {
+            let known = members.entry(*group).and_modify(|(_, several)| *several = true);
+            known.or_insert((&function.description.path, false));
+        }
+    }
+    let first = |group: &usize| {
+        members.get(group).filter(|(_, several)| *several).map(|(path, _)| (*path).to_owned())
+    };
+    groups.iter().map(|groups| groups.iter().map(first).collect()).collect()
+}
+
+fn device(
+    machine: &MachineDescription,
+    device: &DescribedDevice,
+    group: usize,
+    function_groups: &[Option<String>],
+) -> Device {
     let Verdict { word, because } = of_device(machine, device);
     let maps = device.bus.iter().flat_map(|bus| bus.maps());
     Device {
@@ -279,7 +305,12 @@ fn device(machine: &MachineDescription, device: &DescribedDevice, group: usize) 
         streams: device.streams.iter().map(|it| stream(machine, it)).collect(),
         maps: maps.map(|it| map(machine, it)).collect(),
         map_mask: device.bus.as_ref().map(|bus| bus.mask()),
-        functions: device.functions.iter().map(|it| function(machine, it)).collect(),
+        functions: device
+            .functions
+            .iter()
+            .enumerate()
+            .map(|(at, it)| function(machine, it, function_groups.get(at).cloned().flatten()))
+            .collect(),
         group,
         dma: word,
         because,
@@ -319,7 +350,11 @@ fn map(machine: &MachineDescription, map: &IommuMap) -> Map {
     }
 }
 
-fn function(machine: &MachineDescription, function: &PciFunction) -> Function {
+fn function(
+    machine: &MachineDescription,
+    function: &PciFunction,
+    group: Option<String>,
+) -> Function {
     let Verdict { word, because } = of_client(machine, &function.description, true);
     let streams = match &function.description.dma {
         DmaPath::Translated(spec) => spec.streams.as_slice(),
@@ -330,6 +365,7 @@ fn function(machine: &MachineDescription, function: &PciFunction) -> Function {
         requester: function.requester.0,
         address: function.requester.to_string(),
         streams: streams.iter().map(|it| stream(machine, it)).collect(),
+        group,
         dma: word,
         because,
     }

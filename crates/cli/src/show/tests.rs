@@ -85,7 +85,7 @@ fn page_says_what_becomes_of_each_device() {
 #[test]
 fn page_says_whom_firmware_may_have_left_running() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
-    let board = crate::board::read(Some(path.as_ref()), &[]).expect("our own board");
+    let board = crate::board::read(Some(path.as_ref()), &[], None).expect("our own board");
     let page = render_human(&board, Screen::plain(160), false);
     let told = line(&page, "Firmware may have left running");
     assert!(told.contains(": /soc/display@ae00000. ") && page.contains("--firmware-streams"));

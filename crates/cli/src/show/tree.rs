@@ -6,7 +6,9 @@ use super::verdict::{Verdict, of_client, of_device};
 use crate::names::ShortNames;
 use crate::style::Style;
 use portcullis::{DmaPath, FwNode};
-use portcullis_firmware::{DescribedDevice, MachineDescription, PciFunction, sharing};
+use portcullis_firmware::{
+    DescribedDevice, MachineDescription, PciFunction, function_groups, sharing,
+};
 use portcullis_testbed::IommuDriver;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,13 +23,16 @@ struct Branch {
 struct Page<'a> {
     machine: &'a MachineDescription,
     names: ShortNames<'a>,
+    /// Of each function of each device; `None` for one that is alone in its group.
+    function_groups: Vec<Vec<Option<usize>>>,
     style: Style,
 }
 
 /// The machine as a tree: one branch for each IOMMU, one for what is behind none.
 pub(super) fn render(machine: &MachineDescription, style: Style) -> String {
     let groups = group_numbers(machine);
-    let page = Page { machine, names: names(machine), style };
+    let function_groups = function_group_numbers(machine);
+    let page = Page { machine, names: names(machine), function_groups, style };
     let mut behind: BTreeMap<Option<FwNode>, Vec<Branch>> = BTreeMap::new();
     for (index, device) in machine.devices.iter().enumerate() {
         let nodes = named_iommus(device);
@@ -35,7 +40,7 @@ pub(super) fn render(machine: &MachineDescription, style: Style) -> String {
             if nodes.is_empty() { vec![None] } else { nodes.into_iter().map(Some).collect() };
         for place in places {
             let group = groups.get(&index).copied();
-            behind.entry(place).or_default().push(page.branch(device, place, group));
+            behind.entry(place).or_default().push(page.branch(index, place, group));
         }
     }
     let mut out = String::new();
@@ -71,13 +76,23 @@ pub(super) fn group_numbers(machine: &MachineDescription) -> BTreeMap<usize, usi
         .collect()
 }
 
+/// Numbers of the groups of several functions, by device and function; they go on where those of [`group_numbers`] end.
+pub(super) fn function_group_numbers(machine: &MachineDescription) -> Vec<Vec<Option<usize>>> {
+    let groups = function_groups(machine);
+    let mut members: BTreeMap<usize, usize> = BTreeMap::new();
+    groups.iter().flatten().for_each(|group| *members.entry(*group).or_default() += 1);
+    let before = group_numbers(machine).into_values().max().unwrap_or(0);
+    let mut numbers = BTreeMap::new();
+    let mut number = |group: &usize| {
+        let next = before + numbers.len() + 1;
+        (members[group] > 1).then(|| *numbers.entry(*group).or_insert(next))
+    };
+    groups.iter().map(|groups| groups.iter().map(&mut number).collect()).collect()
+}
+
 impl Page<'_> {
-    fn branch(
-        &self,
-        device: &DescribedDevice,
-        place: Option<FwNode>,
-        group: Option<usize>,
-    ) -> Branch {
+    fn branch(&self, index: usize, place: Option<FwNode>, group: Option<usize>) -> Branch {
+        let device = &self.machine.devices[index];
         let mut text = device.description.path.clone();
         if place.is_some() {
             let _ = write!(text, "  {}", ids(self.machine, &self.names, device));
@@ -87,12 +102,19 @@ impl Page<'_> {
         }
         let _ = write!(text, "  {}", said(&of_device(self.machine, device), self.style));
         let listed = device.enabled && device.bus.is_some();
-        let functions = device.functions.iter().filter(|_| listed);
-        let functions = functions.filter(|function| belongs(function, place));
-        Branch { text, below: functions.map(|it| self.function(device, it)).collect() }
+        let functions = device.functions.iter().enumerate().filter(|_| listed);
+        let functions = functions.filter(|(_, function)| belongs(function, place));
+        let group = |at: usize| self.function_groups[index].get(at).copied().flatten();
+        let below = functions.map(|(at, it)| self.function(device, it, group(at)));
+        Branch { text, below: below.collect() }
     }
 
-    fn function(&self, device: &DescribedDevice, function: &PciFunction) -> Branch {
+    fn function(
+        &self,
+        device: &DescribedDevice,
+        function: &PciFunction,
+        group: Option<usize>,
+    ) -> Branch {
         let path = &function.description.path;
         let short = path.strip_prefix(device.description.path.as_str()).unwrap_or(path);
         let mut text = format!("{} {}", function.requester, short.trim_start_matches('/'));
@@ -100,6 +122,9 @@ impl Page<'_> {
             spec.streams.iter().for_each(|stream| {
                 let _ = write!(text, "  {}", stream.id);
             });
+        }
+        if let Some(group) = group {
+            let _ = write!(text, "  #{group}");
         }
         let verdict = of_client(self.machine, &function.description, true);
         let _ = write!(text, "  {}", said(&verdict, self.style));

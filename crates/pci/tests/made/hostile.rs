@@ -136,6 +136,49 @@ fn virtual_functions_that_would_be_elsewhere() {
     assert_eq!(make(0, 1, 4), (wrong, 2), "the first is the physical one");
     assert_eq!(make(1, 0, 4), (wrong, 2), "all are one");
     assert_eq!(make(u16::MAX, 1, 4), (wrong, 2), "beyond 16 bits");
+    assert_eq!(make(1, 0, 1), (None, 3), "one needs no stride");
+}
+
+/// Each of 256 functions claims all ids behind it: the first one's are its own, and nobody's a second time.
+#[test]
+fn ids_that_many_claim_are_given_once() {
+    let config = Made::default();
+    for device in 0..32 {
+        for number in 0..8 {
+            let physical = Bdf::new(0, device, number);
+            config.express(physical, ID, ENDPOINT);
+            config.set(physical, 0xe, &[0x80]);
+            config.extended(physical, None, 0x100, 0x10);
+            config.set(physical, 0x108, &[1]);
+            for at in [0x10e, 0x110] {
+                config.set(physical, at, &2000u16.to_le_bytes());
+            }
+            config.set(physical, 0x114, &[0, 1, 1, 0]);
+        }
+    }
+    let segment = keep(&config);
+    assert_eq!(segment.functions().len(), 256 + 2000);
+    let wrong = |at: &Bdf| defect(&segment, *at) == Some(Defect::VirtualFunctions);
+    let physical = segment.functions().iter().filter(|it| it.physical.is_none());
+    assert_eq!(physical.map(|it| it.address).filter(wrong).count(), 255);
+}
+
+/// A capability whose registers would be behind the end is none.
+#[test]
+fn capabilities_that_leave_configuration_space() {
+    for id in [0x0d, 0x0e, 0x10] {
+        let config = Made::default();
+        let (port, below) = (Bdf::new(0, 1, 0), Bdf::new(1, 0, 0));
+        config.bridge(port, Some(ROOT_PORT), 1, 1);
+        config.express(below, ID, ENDPOINT);
+        for function in [port, below] {
+            config.extended(function, None, 0x100, 0xffff);
+            config.extended(function, Some(0x100), 0xffc, id);
+        }
+        let segment = keep(&config);
+        assert_eq!(segment.functions().len(), 2);
+        assert!(share(&segment, port, below), "nothing says that the port isolates");
+    }
 }
 
 /// Answers whatever comes by chance, and counts.
