@@ -111,7 +111,10 @@ fn main() {
         if random.below(1000) == 0 {
             random.grow(&mut input);
         }
-        run(&input);
+        if let Err(cause) = std::panic::catch_unwind(|| run(&input)) {
+            fs::write(format!("crash-{name}"), &input).expect("written");
+            std::panic::resume_unwind(cause);
+        }
     }
     println!(
         "{name}: {inputs} inputs of {} seeds in {:.0} s",

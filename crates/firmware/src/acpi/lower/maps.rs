@@ -22,8 +22,8 @@ const MOST_STEPS: u32 = 1 << 17;
 const MOST_HOPS: usize = 16;
 /// More ids than this of one named device are not listed.
 const MOST_IDS: u32 = 4096;
-/// More ids than this of all named devices together are not listed either: 350 devices of which each has as many as it can have fit into a real table's 6 KiB.
-const MOST_NAMED_IDS: usize = 1 << 16;
+/// More ids than this of all named devices together are not listed either: 350 devices of which each has as many as it can have fit into a real table's 6 KiB, and each id costs some microseconds until all checks are done.
+const MOST_NAMED_IDS: usize = 1 << 12;
 
 /// A range of ids on its way, and what it has become.
 #[derive(Clone, Copy)]
