@@ -33,7 +33,8 @@ const ONE: &str = "i1r1c1.own.platform.dt.v3.a1";
 
 /// `iommu_setup_dma_ops`, `drivers/iommu/dma-iommu.c`. 6.12.117: `dev->dma_iommu = iommu_is_dma_domain(domain);` stands
 /// before `iommu_dma_init_domain(domain, dev)`, and 7.2.13 stores the bit before it too. 6.1.192 has
-/// `iommu_dma_init_domain` first and `dev->dma_ops = &iommu_dma_ops` after it.
+/// `iommu_dma_init_domain` first and `dev->dma_ops = &iommu_dma_ops` after it, as 6.10 and 6.11 have: so it stands in the patch of
+/// b67483b3c44e, and b5c58b2fdc42 takes these lines away.
 #[test]
 fn the_flag_is_stored_before_the_iova_space_is_ready() {
     let order = |protocol: &Protocol| {
@@ -100,6 +101,23 @@ fn interrupts_composed_too_early_never_arrive() {
     for base in ["v6.1.y", "v6.6", "v6.12", "v7.3"] {
         let quiet = explore(&tree(base, &[]), "i1r0c1.own.pci.dt.v3.a1.msi");
         assert_eq!(quiet.verdict, Verdict::Clean, "{base}");
+    }
+}
+
+/// `iommu_dma_prepare_msi`: in `drivers/iommu/dma-iommu.c` of 6.1.192 and 6.12.117 it reads the domain without the group's
+/// mutex; in `drivers/iommu/iommu.c` of 7.2.13 and 7.3.4 (288683c92b1a, 6.15) it takes it.
+#[test]
+fn messages_are_composed_under_the_group_mutex_since_6_15() {
+    let locks = |base: &str| {
+        let sites = healthy_sites(&tree(base, &[]), "i1r0c1.own.pci.dt.v3.a1.msi");
+        assert!(sites.iter().any(|site| site == "iommu_dma_prepare_msi:update"), "{base}");
+        sites.iter().any(|site| site == "iommu_dma_prepare_msi:lock(mutex)")
+    };
+    for base in ["v6.1.y", "v6.6", "v6.12", "v6.14"] {
+        assert!(!locks(base), "{base}");
+    }
+    for base in ["v6.15", "v6.16", "v7.3"] {
+        assert!(locks(base), "{base}");
     }
 }
 

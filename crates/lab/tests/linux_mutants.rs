@@ -235,6 +235,7 @@ fn every_toggle_has_an_effect() {
         "i1r1c1.own.amba.dt.v3.a1",
         "i1r1c1.own.fsl-mc.dt.v3.a1",
         "i1r1c1.own.pci.dt.v3.a1",
+        "i2r1c1.own.pci.dt.v3.a1.msi",
         "i1r0c1.own.platform.dt.v3.a1.plug.second-thread",
         "i1r1c1.own.platform.acpi.v3.a1.timeout",
     ];

@@ -81,6 +81,26 @@ fn a_failing_probe_gives_the_claim_back_first() {
 }
 
 #[test]
+fn messages_are_composed_under_the_group_mutex_since_6_15() {
+    for version in ["6.1", "6.12"] {
+        let Some(tree) = source(version) else { return };
+        let body = function(&tree, "drivers/iommu/dma-iommu.c", "iommu_dma_prepare_msi");
+        assert!(body.contains("iommu_get_domain_for_dev(dev)") && !body.contains("group->mutex"));
+    }
+    for version in ["7.2", "7.3"] {
+        let Some(tree) = source(version) else { return };
+        let body = function(&tree, "drivers/iommu/iommu.c", "iommu_dma_prepare_msi");
+        let words = [
+            "dev->iommu_group",
+            "mutex_lock(&group->mutex)",
+            "iommu_dma_sw_msi(group->domain",
+            "mutex_unlock(&group->mutex)",
+        ];
+        assert!(order(&body, &words).is_sorted(), "{version}");
+    }
+}
+
+#[test]
 fn a_failing_walk_returns_before_its_list_is_emptied() {
     for version in ["6.1", "6.12", "7.2", "7.3"] {
         let Some(tree) = source(version) else { return };

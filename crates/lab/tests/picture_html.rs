@@ -81,9 +81,53 @@ fn a_matrix_has_a_cell_for_each_check() {
     assert_stands_alone(&page);
     let cells = page.matches("<td class=\"").count();
     assert_eq!(cells, matrix.protocols.len() * matrix.worlds.len());
+    let violated = matrix.rows.iter().flatten().filter(|cell| !cell.report.violations.is_empty());
+    assert_eq!(page.matches("<table class=\"ladder\"").count(), violated.count());
     for link in attribute(&page, "href").iter().filter(|link| link.starts_with('#')) {
         assert!(page.contains(&format!("id=\"{}\"", &link[1..])), "{link} leads nowhere");
     }
+}
+
+/// The sizes of text in pixels that a page's style sheet and drawings ask for.
+fn text_sizes(page: &str) -> Vec<f64> {
+    let asked = |property: &'static str| page.split(property).skip(1);
+    let number = |rest: &str| {
+        let rest = rest.trim_start();
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        rest[..digits].parse().expect("a size in pixels")
+    };
+    asked("font-size:").chain(asked("font:")).map(number).collect()
+}
+
+#[test]
+fn no_text_is_smaller_than_twelve_pixels() {
+    let (page, _) = hostile();
+    let sizes = text_sizes(&page);
+    assert!(sizes.len() > 10 && sizes.iter().all(|size| *size >= 12.0), "{sizes:?}");
+    assert_eq!(
+        text_sizes("a{font-size: 9.5px} b{font:11px/1 x}"),
+        [9.5, 11.0],
+        "they would be seen"
+    );
+    // Nor is a drawing made smaller than it is: its table has its width.
+    let width = page.split("<table class=\"ladder\" style=\"width:").nth(1).unwrap();
+    let width = &width[..width.find("px").unwrap()];
+    assert!(page.contains(&format!("width=\"{width}\" height=")), "{width}");
+    assert!(!page.contains("svg { display: block; width: 100%"));
+}
+
+#[test]
+fn a_page_says_what_made_it_and_when() {
+    let (page, _) = hostile();
+    let signed = html::signed(&page, "2026-11-27", "portcullis lab compare --html <x>");
+    let head = &signed[..signed.find("</title>").unwrap()];
+    assert!(
+        head.ends_with("Portcullis 0.1.0, 2026-11-27: portcullis lab compare --html &lt;x&gt;")
+    );
+    assert!(
+        signed.contains("2026-11-27. Made by <code>portcullis lab compare --html &lt;x&gt;</code>")
+    );
+    assert_eq!(signed.matches("2026-11-27").count(), 2);
 }
 
 const HOSTILE: &str = "</script><script>document.title='out'</script><b x=\"&amp;'";

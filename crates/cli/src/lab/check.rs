@@ -10,7 +10,9 @@ use portcullis_lab::linux::{self, Budget, Commit, Protocol, Report, Verdict, Wor
 use portcullis_lab::picture::html;
 use portcullis_lab::tree;
 use serde_json::Value;
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Sets of commits that are looked at in the worlds beside.
 const ADVISED: usize = 4;
@@ -120,6 +122,12 @@ fn explore(
     if let Some(strategy) = strategy(args) {
         budget.strategy = strategy;
     }
+    if strategy(args).is_none() && takes_minutes(protocol, world) && std::io::stderr().is_terminal()
+    {
+        eprintln!(
+            "this world takes minutes; `--bound 2` covers, sooner, every schedule with at most two interruptions"
+        );
+    }
     let mut ticker = Ticker::new();
     let report = linux::check(protocol, world, budget, &mut |progress| {
         ticker.say(|| describe(progress));
@@ -129,6 +137,13 @@ fn explore(
     let wants_closers = !args.no_closers && (!args.json || args.html.is_some());
     let cure = if wants_closers { find_cure(&report, &stop)? } else { None };
     Ok((report, cure))
+}
+
+/// Whether every schedule of a world is more than a minute's work (docs/performance.md, "Linux worlds"). From bcb81ac6ae3c on, whose walk gives the probe
+/// lock back for each client, one registration or client fewer is enough for that.
+fn takes_minutes(protocol: &Protocol, world: &World) -> bool {
+    let walks_overlap = protocol.has(Commit::ParseInWalk);
+    world.registering > 1 && world.registering + world.clients > if walks_overlap { 4 } else { 5 }
 }
 
 fn strategy(args: &CheckArgs) -> Option<Strategy> {
@@ -145,6 +160,7 @@ fn find_cure(report: &Report, stop: &AtomicBool) -> Result<Option<Cure>, String>
     if report.verdict != Verdict::Violated || stop.load(Ordering::Relaxed) {
         return Ok(None);
     }
+    let began = Instant::now();
     let ticker = Background::new("looking for commits that close it");
     let closers = linux::closers(report, Some(stop)).map_err(|error| error.to_string())?;
     drop(ticker);
@@ -152,7 +168,7 @@ fn find_cure(report: &Report, stop: &AtomicBool) -> Result<Option<Cure>, String>
     let first: Vec<_> = closers.clean.iter().take(ADVISED).cloned().collect();
     let advice = linux::advise(report, &first, Some(stop)).map_err(|error| error.to_string())?;
     let cut_short = stop.load(Ordering::Relaxed);
-    Ok((!cut_short).then_some(Cure { closers, advice }))
+    Ok((!cut_short).then(|| Cure { closers, advice, seconds: began.elapsed().as_secs_f64() }))
 }
 
 fn describe(progress: &Progress) -> String {
@@ -163,4 +179,21 @@ fn describe(progress: &Progress) -> String {
         _ => format!("{} states, {} waiting", short(states as f64), short(frontier as f64)),
     };
     format!("{seconds:.0} s: {covered}, {violations} violated, {rate} steps/s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes_minutes;
+    use portcullis_lab::linux::{Protocol, World};
+
+    /// Measured: `docs/performance.md`, "Linux worlds".
+    #[test]
+    fn long_searches_are_known_beforehand() {
+        let takes = |base: &str, registering, clients| {
+            let protocol = Protocol::parse::<&str>(base, &[], &[]).unwrap();
+            takes_minutes(&protocol, &World::of(3, registering, clients))
+        };
+        assert!(takes("v7.3", 3, 2) && !takes("v7.3", 2, 2) && !takes("v7.3", 1, 3));
+        assert!(takes("v6.6", 3, 3) && !takes("v6.6", 3, 2) && !takes("v6.6", 2, 3));
+    }
 }

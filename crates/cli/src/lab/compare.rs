@@ -85,14 +85,14 @@ fn as_json(matrix: &Matrix, confirmed: Option<&Confirmed>) -> Result<Value, Stri
 }
 
 fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: f64) -> String {
-    let versions = matrix.protocols.iter().map(ToString::to_string);
-    let mut table = Table::new(["world".to_owned()].into_iter().chain(versions));
-    for (column, (name, _)) in matrix.worlds.iter().enumerate() {
-        let cells = matrix.rows.iter().enumerate().map(|(row, cells)| {
+    let worlds = matrix.worlds.iter().map(|(name, _)| name.clone());
+    let mut table = Table::new(["version".to_owned()].into_iter().chain(worlds));
+    for (row, (protocol, cells)) in matrix.protocols.iter().zip(&matrix.rows).enumerate() {
+        let cells = cells.iter().enumerate().map(|(column, cell)| {
             let confirmed = confirmed.and_then(|all| all[row][column].as_ref());
-            shown(&cells[column], confirmed.map(|(_, found)| found.word()))
+            shown(cell, confirmed.map(|(_, found)| found.word()))
         });
-        table.row([Cell::from(name.as_str())].into_iter().chain(cells));
+        table.row([Cell::from(protocol.to_string())].into_iter().chain(cells));
     }
     let mut out = table.render(view.screen);
     out += &legend(matrix, view);

@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod compare;
 mod confirm;
+mod day;
 mod known;
 mod list;
 mod ours;
@@ -18,6 +19,7 @@ pub use args::{
 };
 pub use confirm::ConfirmArgs;
 
+use portcullis_lab::picture::html;
 use std::path::Path;
 
 /// What a verb of the lab has to say, and whether all is well.
@@ -46,5 +48,8 @@ pub fn run(args: &LabArgs) -> Result<Answer, String> {
 }
 
 fn write_page(path: &Path, page: &str) -> Result<(), String> {
+    let arguments = std::env::args().skip(1);
+    let command: Vec<String> = std::iter::once("portcullis".to_owned()).chain(arguments).collect();
+    let page = html::signed(page, &day::today(), &command.join(" "));
     std::fs::write(path, page).map_err(|error| format!("{}: {error}", path.display()))
 }

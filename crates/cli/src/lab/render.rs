@@ -13,6 +13,8 @@ use portcullis_lab::picture::{Ladder, words};
 pub(crate) struct Cure {
     pub(crate) closers: Closers,
     pub(crate) advice: Vec<Advice>,
+    /// How long it took to find them.
+    pub(crate) seconds: f64,
 }
 
 /// How to draw.
@@ -76,7 +78,7 @@ pub(crate) fn report(report: &Report, cure: Option<&Cure>, all: bool, view: View
     if let Some(cure) = cure {
         out += &paragraph("", &words::remedy(&cure.closers), view.width());
     }
-    out += &verdict(report, view);
+    out += &verdict(report, cure, view);
     let worst = words::worst(report);
     if report.violations.len() > 1 {
         out += &overview(report, view);
@@ -104,7 +106,7 @@ pub(crate) fn report(report: &Report, cure: Option<&Cure>, all: bool, view: View
     out
 }
 
-fn verdict(report: &Report, view: View) -> String {
+fn verdict(report: &Report, cure: Option<&Cure>, view: View) -> String {
     let explored = &report.explored;
     let (how_far, ends) = match explored.mode {
         Mode::Full | Mode::Reduced if explored.exhaustive => ("", "ends"),
@@ -112,12 +114,15 @@ fn verdict(report: &Report, view: View) -> String {
         Mode::Bounded(_) => (" and no others", "ends"),
         Mode::Random | Mode::Pct(_) => ("", "runs"),
     };
+    let closers =
+        cure.map(|cure| format!(", then {} for what closes it", words::time(cure.seconds)));
     let covered = format!(
-        "{}{how_far}; {} states, {} {ends}, {}",
+        "{}{how_far}; {} states, {} {ends}, {}{}",
         explored.mode,
         explored.states,
         explored.schedules,
-        words::time(explored.seconds)
+        words::time(explored.seconds),
+        closers.unwrap_or_default()
     );
     let word = match report.verdict {
         Verdict::Clean => view.style.good("clean"),

@@ -72,7 +72,7 @@ pub(crate) fn probe_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> 
 }
 
 /// Is 229e6ee43d2a in the tree and not taken out again?
-fn defers_unbound(k: &Kernel) -> bool {
+pub(crate) fn defers_unbound(k: &Kernel) -> bool {
     k.has(Commit::DeferUnboundSmmu) && !k.has(Commit::DropDeferUnboundSmmu)
 }
 

@@ -6,7 +6,7 @@ use super::dd;
 use super::dma::arch_setup_dma_ops;
 use super::errno::{EINVAL, EPROBE_DEFER, Errno, OK};
 use super::iommu::owner::iommu_device_use_default_domain;
-use super::iommu::probe::{dev_iommu_free, iommu_probe_device};
+use super::iommu::probe::{dev_iommu_free, dev_iommu_get, iommu_probe_device};
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
 use super::property::Id;
 use super::world::{Bus, Firmware};
@@ -253,11 +253,8 @@ fn unknown_instance(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
 
 /// Stores the fwspec in `dev->iommu`, which it makes if need be.
 fn make_fwspec(t: &mut T<'_>, k: &Kernel, x: Client, kind: u64) -> Step<()> {
-    let dev = k.client(x);
-    if t.read(dev.iommu, "dev_iommu_get(): dev->iommu there?")? == 0 {
-        t.write(dev.iommu, 1, "dev->iommu = kzalloc()")?;
-    }
-    t.write(dev.fwspec, kind, "dev->iommu->fwspec = fwspec")
+    dev_iommu_get(t, k, x)?;
+    t.write(k.client(x).fwspec, kind, "dev->iommu->fwspec = fwspec")
 }
 
 /// `ops->of_xlate`: adds the stream ids; without a2e7e59a9426 the fwspec can be freed meanwhile.

@@ -66,8 +66,13 @@ fn map_first(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     let (dma, attached, member) = (dev.dma, dev.attached, dev.iommu_group);
     let (run, seen_path, seen_domain) = (dev.run, dev.seen_path, dev.seen_domain);
     let (default, iova) = (group.default_domain, group.iova_ready);
+    // A driver that cannot defer after this does not ask for the count again.
+    let bit = if k.first_probe(x).is_none() { k.bit(Dev::Client(x)) } else { 0 };
+    let (probing, triggered) = (k.probing, k.triggered);
     let mapped = t.update("dma_map_single(): the first DMA mapping", {
         move |shared| {
+            shared.set(probing, shared.get(probing) & !bit);
+            shared.set(triggered, shared.get(triggered) & !bit);
             let through_iommu = shared.get(dma) & IOMMU_DMA != 0;
             let usable =
                 shared.get(member) != 0 && shared.get(default) != 0 && shared.get(iova) != 0;
@@ -86,28 +91,45 @@ fn map_first(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     Ok(OK)
 }
 
-/// `pci_alloc_irq_vectors` down to `iommu_dma_prepare_msi` (`drivers/iommu/dma-iommu.c`): behind a DMA domain the
-/// doorbell is mapped into it, else the message keeps the physical address. A stock 6.1.192 died in
-/// `alloc_iova_fast` below `iommu_dma_prepare_msi` where the domain had no IOVA space yet.
+/// `pci_alloc_irq_vectors` down to `iommu_dma_prepare_msi`: behind a DMA domain the doorbell is mapped into it, else the
+/// message keeps the physical address. Up to 6.14 it looks at the domain without a lock (`drivers/iommu/dma-iommu.c`,
+/// 6.1.192 and 6.12.117); since 288683c92b1a it takes the group's mutex (`drivers/iommu/iommu.c`, 7.2.13 and 7.3.4).
 fn allocate_vectors(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     t.func("iommu_dma_prepare_msi", |t| {
-        let group = k.group(k.group_of(x));
-        let (msi, member) = (k.client(x).msi, k.client(x).iommu_group);
-        let (domain, iova) = (group.domain, group.iova_ready);
-        let composed =
-            t.update("iommu_get_domain_for_dev(): map the doorbell?", move |shared| {
-                let behind = shared.get(member) != 0 && shared.get(domain) == DMA;
-                if behind && shared.get(iova) == 0 {
-                    return 0;
-                }
-                shared.set(msi, if behind { MSI_MAPPED } else { MSI_DIRECT });
-                1
-            })?;
-        if composed == 0 {
-            return k.oops(t, Dev::Client(x), Id::NullIovaDomain);
+        if !k.has(Commit::MsiUnderGroupMutex) {
+            return compose_message(t, k, x);
         }
-        Ok(OK)
+        let dev = k.client(x);
+        if t.read(dev.iommu_group, "dev->iommu_group: none, nothing to map into")? == 0 {
+            t.write(dev.msi, MSI_DIRECT, "the message keeps the physical address")?;
+            return Ok(OK);
+        }
+        let mutex = k.group(k.group_of(x)).mutex;
+        t.lock(mutex, "")?;
+        let ret = compose_message(t, k, x)?;
+        t.unlock(mutex)?;
+        Ok(ret)
     })
+}
+
+/// Maps the doorbell into the domain, if there is one for DMA. A stock 6.1.192 died in `alloc_iova_fast` below this where
+/// the domain had no IOVA space yet.
+fn compose_message(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
+    let group = k.group(k.group_of(x));
+    let (msi, member) = (k.client(x).msi, k.client(x).iommu_group);
+    let (domain, iova) = (group.domain, group.iova_ready);
+    let composed = t.update("group->domain: map the doorbell?", move |shared| {
+        let behind = shared.get(member) != 0 && shared.get(domain) == DMA;
+        if behind && shared.get(iova) == 0 {
+            return 0;
+        }
+        shared.set(msi, if behind { MSI_MAPPED } else { MSI_DIRECT });
+        1
+    })?;
+    if composed == 0 {
+        return k.oops(t, Dev::Client(x), Id::NullIovaDomain);
+    }
+    Ok(OK)
 }
 
 /// `driver->remove`: the driver unmaps what it has and is gone.

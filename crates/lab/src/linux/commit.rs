@@ -96,6 +96,8 @@ pub enum Commit {
     AmbaDriverOnce,
     /// 1137838865bf (7.1): the timeout of deferred probes is moved, not queued twice.
     ModDelayedWork,
+    /// 288683c92b1a (6.15): `iommu_dma_prepare_msi` takes the group's mutex.
+    MsiUnderGroupMutex,
 }
 
 /// What the lab knows about a [`Commit`].

@@ -484,6 +484,18 @@ pub const COMMITS: &[CommitInfo] = &[
         needs: &[],
     },
     CommitInfo {
+        commit: Commit::MsiUnderGroupMutex,
+        id: "288683c92b1a",
+        hash: "288683c92b1abc32277c83819bea287af614d239",
+        subject: "iommu: Make iommu_dma_prepare_msi() into a generic operation",
+        since: "6.15",
+        summary: "iommu_dma_prepare_msi takes group->mutex: no interrupt's message is composed while a walk sets the group's domain up",
+        carried_by: FROM_6_15,
+        applies_to: SIX_12_TO_14,
+        reverts_from: &[],
+        needs: &[],
+    },
+    CommitInfo {
         commit: Commit::MediatekReady,
         id: "38e8844005e6",
         hash: "38e8844005e6068f336a3ad45451a562a0040ca1",

@@ -27,7 +27,8 @@ pub struct Cell {
     pub report: Report,
 }
 
-/// The worlds that `lab compare` looks at: the report's world, its neighbours, one thing changed each.
+/// The worlds that `lab compare` looks at: the report's world, the reporter's machine (the same with two MMU-500), and their
+/// neighbours, one thing changed each.
 #[must_use]
 pub fn comparison_worlds() -> Vec<(String, World)> {
     let report = World::default();
@@ -36,6 +37,7 @@ pub fn comparison_worlds() -> Vec<(String, World)> {
     let with = |world: &World, event| World { events: vec![event], ..world.clone() };
     vec![
         named("two IOMMUs", report.clone()),
+        named("two MMU-500", World { driver: Driver::V2, ..report.clone() }),
         named("one IOMMU", one.clone()),
         named("one IOMMU, v2", World { driver: Driver::V2, ..one.clone() }),
         named("two attempts", World { attempts: 2, ..report.clone() }),

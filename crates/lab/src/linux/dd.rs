@@ -2,7 +2,7 @@
 
 use core::ops::ControlFlow;
 
-use super::arm_smmu::arm_smmu_device_probe;
+use super::arm_smmu::{arm_smmu_device_probe, defers_unbound};
 use super::bus::{self, Caller};
 use super::client;
 use super::commit::Commit;
@@ -10,7 +10,7 @@ use super::dma::{Neighbour, arch_teardown_dma_ops, store_neighbour};
 use super::errno::{EPROBE_DEFER, ETIMEDOUT, Errno, OK};
 use super::iommu::owner::iommu_device_unuse_default_domain;
 use super::kernel::{Client, Dev, Iommu, Kernel, Step, T};
-use super::world::Bus;
+use super::world::{Bus, Driver};
 
 /// Bit 1 of `run`: the driver's probe has returned success (`driver_bound`).
 pub(crate) const BOUND: u64 = 2;
@@ -53,6 +53,7 @@ pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<E
             return Ok(EPROBE_DEFER);
         }
         if ret == EPROBE_DEFER {
+            debug_assert!(may_defer(k, dev), "{dev:?} has not remembered the count");
             driver_deferred_probe_add(t, k, dev)?;
             if was_triggered(t, k, dev)? {
                 driver_deferred_probe_trigger(t, k, None)?;
@@ -62,13 +63,22 @@ pub(crate) fn driver_probe_device(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<E
     })
 }
 
-/// The snapshot of `deferred_trigger_count`: from here on a trigger is noted for this device.
+/// The snapshot of `deferred_trigger_count`: from here on a trigger is noted for this device, if it can come to ask.
 fn remember_triggers(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
+    if !may_defer(k, dev) {
+        return t.update("snapshot of deferred_trigger_count", |_| ());
+    }
     let (probing, triggered, bit) = (k.probing, k.triggered, k.bit(dev));
     t.update("snapshot of deferred_trigger_count", move |shared| {
         shared.set(probing, shared.get(probing) | bit);
         shared.set(triggered, shared.get(triggered) & !bit);
     })
+}
+
+/// Can the probe of this device return `-EPROBE_DEFER`? That of an SMMU passes on what the walk of its registration meets, and
+/// there only [`defers_unbound`] defers.
+fn may_defer(k: &Kernel, dev: Dev) -> bool {
+    matches!(dev, Dev::Client(_)) || k.world().driver == Driver::V2 && defers_unbound(k)
 }
 
 /// Whether `deferred_trigger_count` is another one than in the snapshot.

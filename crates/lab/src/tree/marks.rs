@@ -149,6 +149,7 @@ pub(super) const MARKS: &[Mark] = &[
         "iommu_device_use_default_domain",
         "if (!group->default_domain)",
     ),
+    in_new(Commit::MsiUnderGroupMutex, IOMMU, "iommu_dma_prepare_msi", "mutex_lock(&group->mutex)"),
     in_new(Commit::ParseInWalk, IOMMU, "iommu_init_device", "dma_configure(dev)"),
     in_new(
         Commit::RecheckAfterParse,

@@ -86,9 +86,7 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
         if early && iommu_fwspec_ops(t, k, x)? != OK {
             return Ok(ENODEV);
         }
-        if t.read(dev.iommu, "dev_iommu_get(): dev->iommu there?")? == 0 {
-            t.write(dev.iommu, 1, "dev->iommu = kzalloc()")?;
-        }
+        dev_iommu_get(t, k, x)?;
         if k.has(Commit::ParseInWalk) {
             let ret = parse_firmware(t, k, x)?;
             if ret != OK {
@@ -106,6 +104,17 @@ fn iommu_init_device(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     })
 }
 
+/// `dev_iommu_get`: makes `dev->iommu` if there is none.
+pub(crate) fn dev_iommu_get(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<()> {
+    let iommu = k.client(x).iommu;
+    t.scope(|t| {
+        if t.read(iommu, "dev_iommu_get(): dev->iommu there?")? == 0 {
+            t.write(iommu, 1, "dev->iommu = kzalloc()")?;
+        }
+        Ok(())
+    })
+}
+
 /// bcb81ac6ae3c: run the bus's `dma_configure` from here, with the probe lock dropped.
 fn parse_firmware(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
     let dev = k.client(x);
@@ -117,13 +126,13 @@ fn parse_firmware(t: &mut T<'_>, k: &Kernel, x: Client) -> Step<Errno> {
         t.scope(|t| bus::dma_configure(t, k, x, bus::Caller::Walk).map(|_| ()))?;
         k.probe_lock(t)?;
         if recheck
-            && (t.read(dev.iommu, "dev->iommu freed by another walk?")? == 0
+            && (t.nth(1).read(dev.iommu, "dev->iommu freed by another walk?")? == 0
                 || t.read(dev.iommu_group, "finished by another walk?")? != 0)
         {
             return Ok(ENODEV);
         }
     }
-    if t.read(dev.iommu, "dev->iommu->fwspec")? == 0 {
+    if t.nth(1 + u16::from(recheck)).read(dev.iommu, "dev->iommu->fwspec")? == 0 {
         return k.oops(t, Dev::Client(x), Id::NullDevIommu);
     }
     if iommu_fwspec_ops(t, k, x)? != OK {

@@ -1,9 +1,10 @@
 //! The matrix of `lab compare`.
 
 use super::escape::escaped;
+use super::page::Page;
 use super::word;
 use crate::linux::{Cell, Matrix, PROPERTIES, ViolationReport};
-use crate::picture::words;
+use crate::picture::{Ladder, words};
 
 /// Versions downwards, worlds across.
 pub(crate) fn table(matrix: &Matrix) -> String {
@@ -78,25 +79,24 @@ pub(crate) fn legend(matrix: &Matrix) -> String {
     out + "</dl>\n"
 }
 
-/// Every violated cell, with the schedules.
-pub(crate) fn details(matrix: &Matrix) -> String {
-    let mut out = String::from("<details class=\"cells\"><summary>Violated cells</summary>\n");
+/// Every violated cell: the ladder of the worst violation, and the schedules of all.
+pub(crate) fn details(page: &mut Page, matrix: &Matrix) {
+    page.add("<details class=\"cells\"><summary>Violated cells</summary>\n");
     for (row, protocol) in matrix.protocols.iter().enumerate() {
-        for (column, (name, _)) in matrix.worlds.iter().enumerate() {
-            let violations = &matrix.rows[row][column].report.violations;
-            if violations.is_empty() {
-                continue;
-            }
-            out += &format!(
+        for (column, (name, world)) in matrix.worlds.iter().enumerate() {
+            let report = &matrix.rows[row][column].report;
+            let Some(worst) = words::worst(report) else { continue };
+            page.add(&format!(
                 "<section class=\"cell\" id=\"cell-{row}-{column}\"><h3>{}, {}</h3>\n",
                 escaped(&protocol.to_string()),
                 escaped(name)
-            );
-            violations.iter().for_each(|found| out += &violation(found));
-            out += "</section>\n";
+            ));
+            report.violations.iter().for_each(|found| page.add(&violation(found)));
+            page.ladder(&Ladder::of_trace(&worst.trace, world));
+            page.add("</section>\n");
         }
     }
-    out + "</details>\n"
+    page.add("</details>\n");
 }
 
 fn violation(found: &ViolationReport) -> String {

@@ -20,6 +20,7 @@ use escape::escaped;
 use page::Page;
 
 pub use ours::ours;
+pub use page::signed;
 
 /// The page of `lab check`: the verdict, a ladder for every violated property, and what closes them.
 #[must_use]
@@ -64,7 +65,7 @@ pub fn matrix(matrix: &Matrix) -> String {
     page.add("<h1>Every version in every small world</h1>\n");
     page.add(&matrix::table(matrix));
     page.add(&matrix::legend(matrix));
-    page.add(&matrix::details(matrix));
+    matrix::details(&mut page, matrix);
     page.finish()
 }
 

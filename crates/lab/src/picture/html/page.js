@@ -89,9 +89,18 @@ addEventListener("error", (event) => { root.dataset.error = String(event.message
   for (const panel of panels.values()) {
     const own = steps.filter((mark) => mark.dataset.ladder === panel.dataset.ladder);
     if (own.length) choose(own[own.length - 1]);
+    // Where the ladder is wider than the screen, the column in which it goes wrong is the one to see.
+    const run = panel.closest(".run");
+    const bad = own.findLast((mark) => mark.classList.contains("bad"));
+    if (bad) run.scrollLeft += bad.getBoundingClientRect().left - run.getBoundingClientRect().left - 8;
   }
   const follow = () => {
     const asked = document.getElementById(location.hash.slice(1));
+    const folded = asked?.closest("details:not([open])");
+    if (folded) {
+      folded.open = true;
+      asked.scrollIntoView();
+    }
     if (asked?.classList.contains("step")) choose(asked);
   };
   addEventListener("hashchange", follow);

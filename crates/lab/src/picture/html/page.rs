@@ -10,6 +10,18 @@ use crate::picture::locks::Locks;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
+/// What makes the pages.
+const PRODUCT: &str = concat!("Portcullis ", env!("CARGO_PKG_VERSION"));
+
+/// A page with the day on which it was made, and by which command, in its title and at its end.
+#[must_use]
+pub fn signed(page: &str, day: &str, command: &str) -> String {
+    let (day, command) = (escaped(day), escaped(command));
+    let page = page.replacen("</title>", &format!(", {day}: {command}</title>"), 1);
+    // Whatever stands in the body is escaped, so the footer is the page's own.
+    page.replacen("</footer>", &format!(", {day}. Made by <code>{command}</code></footer>"), 1)
+}
+
 /// A page under construction.
 pub(crate) struct Page {
     title: String,
@@ -31,7 +43,8 @@ impl Page {
     pub(crate) fn ladder(&mut self, ladder: &Ladder) {
         let number = self.ladders.len();
         self.body += &legend(ladder);
-        self.body += "<div class=\"run\">\n";
+        let many = if svg::is_wide(ladder) { " many" } else { "" };
+        self.body += &format!("<div class=\"run{many}\">\n");
         self.body += &svg::ladder(ladder, number);
         self.body += &format!(
             "<aside class=\"state\" data-ladder=\"{number}\" aria-live=\"polite\"><p class=\"hint\">Point at a step to see the state after it. \u{2191} and \u{2193} walk.</p></aside>\n</div>\n"
@@ -46,7 +59,7 @@ impl Page {
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n\
-             <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{}</main>\n\
+             <link rel=\"icon\" href=\"data:,\">\n<title>{}; {PRODUCT}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{}<footer>{PRODUCT}</footer></main>\n\
              <script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
             escaped(&self.title),
             self.body

@@ -18,6 +18,9 @@ const LANE: usize = 6;
 /// Steps after which a long turn is cut, so that no drawing is taller than a printed page.
 const TURN: usize = 8;
 
+/// Pixels that a ladder may take beside the panel with the state (page.css).
+const BESIDE: usize = 1126;
+
 /// Where things are.
 struct Plan<'a> {
     ladder: &'a Ladder,
@@ -39,11 +42,16 @@ struct Column {
     characters: usize,
 }
 
+/// Whether a ladder is too wide to have the state beside it: its text must not be made smaller.
+pub(crate) fn is_wide(ladder: &Ladder) -> bool {
+    Plan::new(ladder, 0).width > BESIDE
+}
+
 /// The table that holds the ladder. `number` tells it from others of the page.
 pub(crate) fn ladder(ladder: &Ladder, number: usize) -> String {
     let plan = Plan::new(ladder, number);
     let mut out =
-        format!("<table class=\"ladder\" style=\"max-width:{}px\"><thead><tr><td>", plan.width);
+        format!("<table class=\"ladder\" style=\"width:{}px\"><thead><tr><td>", plan.width);
     out += &plan.head();
     out += "</td></tr></thead>\n<tbody>\n";
     let all: Vec<usize> = (0..ladder.rungs.len()).collect();
@@ -181,10 +189,13 @@ impl<'a> Plan<'a> {
             "<rect class=\"hit\" x=\"{x}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" rx=\"3\"/>"
         );
         let (x, y) = (column.line, top + 10);
+        // Three digits of 12 px do not fit the circle as they are.
+        let squeezed =
+            if step > 99 { " textLength=\"17\" lengthAdjust=\"spacingAndGlyphs\"" } else { "" };
         let _ = write!(
             out,
-            "<circle cx=\"{x}\" cy=\"{y}\" r=\"9.5\"/><text class=\"number\" x=\"{x}\" y=\"{}\">{step}</text>",
-            y + 3
+            "<circle cx=\"{x}\" cy=\"{y}\" r=\"9.5\"/><text class=\"number\" x=\"{x}\" y=\"{}\"{squeezed}>{step}</text>",
+            y + 4
         );
         for (number, line) in lines.iter().enumerate() {
             out += &text_line(line, column.text, top + 14 + number * LINE);
