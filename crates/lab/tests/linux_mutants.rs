@@ -164,6 +164,10 @@ const EQUIVALENT: &[(&str, &str)] = &[
         "the timeout may fire at any moment: a client comes before or after it either way, to the same ends",
     ),
     (
+        "iommu_dma_prepare_msi:lock(mutex)",
+        "in none of these worlds does a walk set a domain up while a driver allocates vectors",
+    ),
+    (
         "platform_dma_configure:read(dev->driver)",
         "a walk that claims for nobody finds no group yet, and two walks leak the count either way",
     ),
