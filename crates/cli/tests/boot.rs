@@ -53,13 +53,13 @@ fn recorded_functions_come_up_in_the_groups_of_their_bus() {
         let bus = bus.clone().find(|it| it["functions"].as_array().is_some_and(|it| it.len() > 5));
         (device["group"].clone(), of(&bus.expect("the bus")["functions"])["group"].clone())
     };
-    // As Linux has them (the board lists the first, which keeps its name): three functions without ACS, two of Intel's that a quirk isolates, two below a port.
+    // As Linux has them (the board lists the first of each device, which keeps its name): three functions without ACS, two of Intel's that a quirk isolates, two below a port.
     assert_eq!(group("/nvme@1,0"), group("00:01.3"));
     assert_eq!(group("00:01.3").1, "/soc/pcie@40000000/nvme@1,0");
-    assert_ne!(group("00:02.0").0, group("00:02.1").0);
-    assert_eq!(group("00:02.0").1, serde_json::Value::Null);
-    assert_eq!(group("01:00.0"), group("01:00.1"));
-    assert_ne!(group("01:00.0").0, group("00:01.3").0);
+    assert_ne!(group("/ethernet@2,0").0, group("00:02.1").0);
+    assert_eq!(group("/ethernet@2,0").1, serde_json::Value::Null);
+    assert_eq!(group("/wifi@0,0"), group("01:00.1"));
+    assert_ne!(group("/wifi@0,0").0, group("00:01.3").0);
 }
 
 /// Machines of two families: the built-in board with a VT-d unit, or one of AMD's, in the place of its second SMMUv3. What is behind both has no table that both can walk, and stays blocked.
