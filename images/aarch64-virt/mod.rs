@@ -35,6 +35,7 @@ impl Board for Hardware {
     const NAME: &str = "QEMU's virt of Arm";
     const PCI_WINDOW: u64 = 0x1000_0000;
     const RECORDS_EACH_FAULT: bool = true;
+    const KEPT_BY_STOP: usize = 0;
 
     fn read(handed: Handed) -> (Self, MachineDescription) {
         let at = if handed.description == 0 { RAM } else { handed.description };

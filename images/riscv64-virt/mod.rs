@@ -29,6 +29,7 @@ impl Board for Hardware {
     const NAME: &str = "QEMU's virt of RISC-V";
     const PCI_WINDOW: u64 = 0x4000_0000;
     const RECORDS_EACH_FAULT: bool = true;
+    const KEPT_BY_STOP: usize = 0;
 
     fn read(handed: Handed) -> (Self, MachineDescription) {
         // SAFETY: SBI firmware hands the address of a devicetree over, and nobody writes it.

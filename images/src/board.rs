@@ -31,6 +31,8 @@ pub trait Board: Sized {
     const PCI_WINDOW: u64;
     /// The IOMMU records each refused access by itself, until its queue is full. One that has few places leaves out what a device repeats.
     const RECORDS_EACH_FAULT: bool;
+    /// Pages that an IOMMU keeps each time it is stopped, because it blocks by them.
+    const KEPT_BY_STOP: usize;
 
     /// Reads firmware's description.
     fn read(handed: Handed) -> (Self, MachineDescription);

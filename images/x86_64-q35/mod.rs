@@ -27,16 +27,12 @@ pub struct Hardware {
     ecam: usize,
 }
 
-/// The root table of a unit that was stopped.
-#[repr(align(4096))]
-struct Parking(#[expect(dead_code, reason = "hardware reads it")] [u64; 512]);
-
-static PARKING: Parking = Parking([0; 512]);
-
 impl Board for Hardware {
     const NAME: &str = "QEMU's q35";
     const PCI_WINDOW: u64 = 0xc000_0000;
     const RECORDS_EACH_FAULT: bool = false;
+    /// Its root table.
+    const KEPT_BY_STOP: usize = 1;
 
     fn read(handed: Handed) -> (Self, MachineDescription) {
         cpu::measure_counter();
@@ -93,9 +89,7 @@ impl Board for Hardware {
     /// The unit has a few fault registers and no queue.
     fn bring_up(&self, _: &IommuNode, registers: Mmio, _: u8) -> ReadyInstance {
         let message = Message { address: apic::MESSAGES, data: apic::IOMMU as u32 };
-        let parking = PhysAddr::new((&raw const PARKING).addr() as u64);
-        let options =
-            Options { message: Some(message), parking: Some(parking), ..Options::default() };
+        let options = Options { message: Some(message), ..Options::default() };
         let platform = Arc::clone(state().subsystem.platform());
         Box::new(Iommu::bring_up(platform, registers, options).expect("it can be driven"))
     }
