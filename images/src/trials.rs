@@ -257,11 +257,7 @@ fn take_down(machine: &Machine) {
     // A revoked handle is still kept here, and in the driver.
     let live = portcullis_iommu::platform::Platform::memory(&**core.platform()).live();
     check("no page of hardware's is left", live == Hardware::KEPT_BY_STOP);
-    say!(
-        "     pool {} bytes (what hardware keeps), heap {} bytes",
-        POOL.used(),
-        HEAP.used()
-    );
+    say!("     pool {} bytes (what hardware keeps), heap {} bytes", POOL.used(), HEAP.used());
     let target = page();
     target.store64(0, 0x5afe);
     let ended = machine.edus[0].0.edu.write(target.address().raw(), 4);
