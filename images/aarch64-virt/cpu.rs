@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use portcullis_iommu::bare::arch;
+pub use portcullis_iommu::bare::arch::counter_frequency;
 use smccc::{Hvc, psci};
 
 /// The index of the CPU that runs this: the lowest affinity, which is what QEMU's virt counts.

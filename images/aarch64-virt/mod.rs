@@ -4,7 +4,6 @@ pub mod cpu;
 mod gic;
 mod its;
 pub mod port;
-pub mod seams;
 mod tree;
 
 use crate::board::{Board, Handed, Interrupt};

@@ -3,7 +3,6 @@
 pub mod cpu;
 mod imsic;
 pub mod port;
-pub mod seams;
 mod tree;
 
 use crate::board::{Board, Handed, Interrupt};

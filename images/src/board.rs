@@ -1,4 +1,4 @@
-//! What the kernel asks of the board that it is built for. Each board's folder beside `src` answers that, gives the seams (`seams.rs`) and what only its CPU knows (`cpu.rs`).
+//! What the kernel asks of the board that it is built for. Each board's folder beside `src` answers that, and says what only its CPU knows (`cpu.rs`).
 
 use portcullis_iommu::ReadyInstance;
 use portcullis_iommu::addr::PhysAddr;

@@ -23,12 +23,13 @@ mod heap;
 mod interrupts;
 mod machine;
 mod pci;
+mod seams;
 mod time;
 mod trials;
 
 use alloc::boxed::Box;
 use board::{Board, Handed};
-use chosen::{Hardware, cpu, seams};
+use chosen::{Hardware, cpu};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use heap::{HEAP, POOL};
 use portcullis_iommu::bare::BarePlatform;

@@ -4,7 +4,6 @@ mod apic;
 pub mod cpu;
 mod idt;
 pub mod port;
-pub mod seams;
 mod start;
 
 use crate::board::{Board, Handed, Interrupt};

@@ -1,6 +1,6 @@
 //! Everything that Portcullis asks of this kernel. `cargo xtask image` counts the lines.
 
-use super::cpu;
+use crate::chosen::cpu;
 use crate::heap::Heap;
 use portcullis_iommu::addr::{PhysAddr, PhysRange};
 use portcullis_iommu::bare::{BarePlatform, Kernel, LinearMap, LinearMemory};
@@ -16,7 +16,7 @@ impl Kernel for Image {
     fn cpu() -> usize {
         cpu::number()
     }
-    // Each hart runs one thread.
+    // Each CPU runs one thread.
     fn thread() -> usize {
         1 + cpu::number()
     }
@@ -27,6 +27,6 @@ impl Kernel for Image {
 
 pub fn platform(frames: &'static Heap, ram: (u64, u64)) -> BarePlatform<Image> {
     let ram = PhysRange::new(PhysAddr::new(ram.0), ram.1).expect("RAM does not wrap");
-    // SAFETY: without paging, RAM is at its own address and cached, and the pool lies in it.
+    // SAFETY: each board's entry.s leaves RAM at its own addresses, cached, and the pool lies in it.
     BarePlatform::new(LinearMemory::new(frames, unsafe { LinearMap::new(ram, 0) }))
 }
