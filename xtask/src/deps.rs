@@ -154,6 +154,7 @@ pub(crate) const NO_STD: &[&str] = &[
     "portcullis",
     "portcullis-firmware",
     "portcullis-pci",
+    "portcullis-dma-api",
     "portcullis-driver-parts",
     "portcullis-amdvi",
     "portcullis-riscv",

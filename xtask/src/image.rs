@@ -114,7 +114,9 @@ fn seam_lines() -> Result<usize, String> {
 fn build(board: &Board, flags: &str) -> Result<PathBuf, String> {
     let into = crate::root().join("target").join("image");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--target", board.target, "--target-dir"]).arg(&into);
+    cargo
+        .args(["build", "--locked", "--release", "--target", board.target, "--target-dir"])
+        .arg(&into);
     // Flags for the host's tests are not for a kernel.
     run(cargo.current_dir(images()).env("RUSTFLAGS", flags))?;
     Ok(into.join(board.target).join("release").join("portcullis-image"))

@@ -78,7 +78,7 @@ pub(crate) fn targets() -> Outcome {
 fn build(folder: &Path, target: Option<&str>) -> Outcome {
     let mut command = Command::new(env!("CARGO"));
     let into = crate::root().join("target").join("no-std");
-    command.arg("build").arg("--target-dir").arg(into).current_dir(folder);
+    command.args(["build", "--locked", "--target-dir"]).arg(into).current_dir(folder);
     command.args(target.iter().flat_map(|target| ["--target", target]));
     run(&mut command)
 }
