@@ -255,6 +255,98 @@ fn a_browser_shows_every_step_and_the_state_after_it() {
     assert!(later.contains("<td>group-&gt;domain</td><td>DMA</td>"));
 }
 
+/// The page with a program of ours at its end, which looks at it and leaves what it saw in attributes.
+fn looked_at(page: &str, program: &str) -> String {
+    page.replace("</body>", &format!("<script>{program}</script></body>"))
+}
+
+/// The size of the smallest text as it is drawn, drawings that are scaled included.
+const SMALLEST: &str = "
+    let smallest = 99;
+    for (const each of document.querySelectorAll('main *')) {
+        if (![...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+        const scale = each.ownerSVGElement ? each.getScreenCTM().a : 1;
+        smallest = Math.min(smallest, parseFloat(getComputedStyle(each).fontSize) * scale);
+    }
+    document.documentElement.dataset.smallest = String(Math.round(smallest * 10) / 10);
+";
+
+#[test]
+fn a_browser_draws_no_text_smaller_than_twelve_pixels() {
+    let Some(browser) = Browser::find("sizes") else { return };
+    let two = html::report(&report_of("v7.3-rc7", &World::of(1, 1, 2)), None);
+    let worlds = comparison_worlds().into_iter().take(3).collect();
+    let matrix = html::matrix(&compare(None, worlds, None, &|_, _| {}).expect("sound models"));
+    let smaller = two.replace("</style>", "dd { font-size: 9.5px }</style>");
+    let (narrow, wide) = ("--window-size=400,800", "--window-size=1280,800");
+    for (name, page, window, expected) in [
+        ("two", &two, narrow, "12"),
+        ("two", &two, wide, "12"),
+        ("matrix", &matrix, narrow, "12"),
+        ("matrix", &matrix, wide, "12"),
+        ("smaller", &smaller, wide, "9.5"),
+    ] {
+        let page = browser.page(&format!("{name}.html"), &looked_at(page, SMALLEST));
+        let dom = browser.run(&page, "", &["--dump-dom", window]);
+        assert_eq!(attribute(&dom, "data-smallest"), [expected], "{name} {window}");
+    }
+}
+
+#[test]
+fn a_browser_keeps_the_state_in_sight_and_walks_without_a_click() {
+    let Some(browser) = Browser::find("walking") else { return };
+    let page = html::report(&report_of("v6.6", &World::default()), None);
+    let program = "
+        const seen = document.documentElement.dataset;
+        const press = (key) => (document.activeElement ?? document.body)
+            .dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+        document.getElementById('step-0-20').scrollIntoView({ block: 'center' });
+        const panel = document.querySelector('aside.state').getBoundingClientRect();
+        seen.sight = String(panel.top >= 0 && panel.top < innerHeight - 100);
+        seen.walk = ['j', 'j', 'ArrowDown', 'k'].map((key) => {
+            press(key);
+            return document.querySelector('aside.state').dataset.shows;
+        }).join(' ');
+    ";
+    let page = browser.page("walk.html", &looked_at(&page, program));
+    for window in ["--window-size=400,800", "--window-size=1280,800", "--window-size=1600,800"] {
+        let dom = browser.run(&page, "", &["--dump-dom", window]);
+        assert_eq!(attribute(&dom, "data-sight"), ["true"], "{window}");
+        assert_eq!(attribute(&dom, "data-walk"), ["1 2 3 2"], "{window}");
+    }
+}
+
+#[test]
+fn a_browser_follows_a_cell_to_its_ladder() {
+    let Some(browser) = Browser::find("cells") else { return };
+    let worlds = comparison_worlds().into_iter().take(1).collect();
+    let matrix = compare(None, worlds, None, &|_, _| {}).expect("the models are sound");
+    let program = "
+        document.querySelector('.matrix td a').click();
+        setTimeout(() => {
+            const cell = document.querySelector(location.hash);
+            const { top, height } = cell.getBoundingClientRect();
+            const seen = height > 0 && top >= 0 && top < innerHeight;
+            document.documentElement.dataset.cell = `${cell.id} ${seen} ${cell.querySelector('table.ladder') !== null}`;
+        }, 200);
+    ";
+    let page = browser.page("matrix.html", &looked_at(&html::matrix(&matrix), program));
+    let dom = browser.run(&page, "", &["--dump-dom", "--virtual-time-budget=5000"]);
+    assert_eq!(attribute(&dom, "data-cell"), ["cell-0-0 true true"]);
+}
+
+#[test]
+fn a_clean_world_shows_that_it_is_alive() {
+    let report = report_of("v7.3-rc7", &World::default());
+    assert!(report.violations.is_empty());
+    let page = html::report(&report, None);
+    let healthy = report.healthy.expect("every client can end well");
+    assert!(page.contains("Not vacuous") && page.contains(&healthy), "{healthy}");
+    assert_eq!(page.matches("<table class=\"ladder\"").count(), 1);
+    let ids = attribute(&page, "id");
+    assert!(ids.iter().filter(|id| id.starts_with("step-0-")).count() > 5, "{ids:?}");
+}
+
 #[test]
 fn a_browser_draws_in_light_dark_and_on_paper() {
     let Some(browser) = Browser::find("drawing") else { return };

@@ -139,13 +139,15 @@ impl SetWalk {
         let mut s = state;
         let classes = if self.equal == Equal::AcrossIommus { 1 } else { self.iommus };
         for class in 0..classes {
-            let mut order: [u32; 8] = [0; 8];
+            let mut found: [u32; 8] = [0; 8];
             let own = || (0..self.clients).filter(move |d| d % classes == class);
             let count = own().count();
-            own().enumerate().for_each(|(i, d)| order[i] = self.record(state, d));
+            own().enumerate().for_each(|(i, d)| found[i] = self.record(state, d));
+            let mut order = found;
             order[..count].sort_unstable_by(|a, b| b.cmp(a));
-            for (d, &record) in own().zip(&order) {
-                s = self.with_record(s, d, record);
+            // A step has changed one client: most of them stay.
+            for (i, d) in own().enumerate().filter(|(i, _)| order[*i] != found[*i]) {
+                s = self.with_record(s, d, order[i]);
             }
         }
         s

@@ -38,7 +38,10 @@ fn cell(cell: &Cell, row: usize, column: usize) -> String {
     );
     let title = escaped(&title);
     if ways.is_empty() {
-        return format!("<td class=\"{word}\" title=\"{title}\">{word}</td>");
+        let states = cell.report.explored.states;
+        return format!(
+            "<td class=\"{word}\" title=\"{title}\">{word}<br><span class=\"quiet\">{states}</span></td>"
+        );
     }
     let ways: Vec<String> = ways
         .iter()
@@ -53,7 +56,7 @@ fn cell(cell: &Cell, row: usize, column: usize) -> String {
 /// What the cells mean.
 pub(crate) fn legend(matrix: &Matrix) -> String {
     let mut out = String::from(
-        "<h2>Legend</h2>\n<dl class=\"legend\"><dt class=\"clean\">clean</dt><dd>every schedule of this world was explored, none violates a property</dd>\n\
+        "<h2>Legend</h2>\n<dl class=\"legend\"><dt class=\"clean\">clean</dt><dd>every schedule of this world was explored, none violates a property; below it the number of its states</dd>\n\
          <dt class=\"bounded\">bounded</dt><dd>cut short: nothing was found in what was covered</dd>\n\
          <dt class=\"violated\">I1/B1 50</dt><dd>the invariant, the bad end, and the steps of the shortest schedule that shows it:</dd>\n",
     );

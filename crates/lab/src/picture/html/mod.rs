@@ -15,7 +15,7 @@ mod svg;
 pub use compared::{Table, compared};
 
 use super::{Ladder, words};
-use crate::linux::{Change, Closers, Matrix, Report, Verdict, ViolationReport};
+use crate::linux::{Change, Closers, Matrix, Report, Verdict, ViolationReport, replay};
 use escape::escaped;
 use page::Page;
 
@@ -36,12 +36,30 @@ pub fn report(report: &Report, closers: Option<&Closers>) -> String {
     if report.violations.len() > 1 {
         page.add(&contents(&report.violations));
     }
+    if report.verdict == Verdict::Clean {
+        healthy(&mut page, report);
+    }
     for (number, found) in report.violations.iter().enumerate() {
         page.add(&violation_head(number, found));
         page.ladder(&Ladder::of_trace(&found.trace, &report.world));
         page.add("</section>\n");
     }
     page.finish()
+}
+
+/// What tells a clean world from one in which nothing works: a schedule on which every client ends bound and healthy.
+fn healthy(page: &mut Page, report: &Report) {
+    let run = report.healthy.as_ref().map(|schedule| (schedule, replay(schedule)));
+    let Some((schedule, Ok((_, world, trace)))) = run else {
+        page.add("<p class=\"wrong\">On no schedule of this world does every client end bound and healthy.</p>\n");
+        return;
+    };
+    page.add(&format!(
+        "<section>\n<h2>Not vacuous</h2>\n<p>Every client can end bound and healthy, as on this schedule:</p>\n<dl><dt>replay</dt><dd>portcullis lab replay {}</dd></dl>\n",
+        escaped(schedule)
+    ));
+    page.ladder(&Ladder::of_trace(&trace, &world));
+    page.add("</section>\n");
 }
 
 /// The page of `lab replay`: one ladder. `wrong` says what is violated on it.

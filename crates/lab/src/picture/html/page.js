@@ -71,13 +71,16 @@ addEventListener("error", (event) => { root.dataset.error = String(event.message
     show(mark);
   };
 
+  // How far a key walks.
+  const WALKS = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 };
+
   steps.forEach((mark, at) => {
     mark.addEventListener("mouseenter", () => show(mark));
     mark.addEventListener("mouseleave", () => { const kept = chosen.get(mark.dataset.ladder); if (kept) show(kept); });
     mark.addEventListener("click", () => choose(mark));
     mark.addEventListener("focus", () => choose(mark));
     mark.addEventListener("keydown", (event) => {
-      const to = { ArrowDown: at + 1, j: at + 1, ArrowUp: at - 1, k: at - 1 }[event.key];
+      const to = at + WALKS[event.key];
       if (event.key === "Enter" || event.key === " ") choose(mark);
       else if (steps[to]) steps[to].focus();
       else return;
@@ -85,14 +88,24 @@ addEventListener("error", (event) => { root.dataset.error = String(event.message
     });
   });
 
+  // Before a step is chosen, j and k walk in the ladder that is on the screen: j from its beginning, k from its end.
+  addEventListener("keydown", (event) => {
+    const walks = "jk".includes(event.key) ? WALKS[event.key] : undefined;
+    if (!walks || event.ctrlKey || event.altKey || event.metaKey || event.target.closest?.(".step")) return;
+    const seen = ({ top, bottom, height }) => height > 0 && top < innerHeight && bottom > 0;
+    const panel = [...panels.values()].find((each) => seen(each.closest(".run").getBoundingClientRect()));
+    const own = steps.filter((mark) => mark.dataset.ladder === panel?.dataset.ladder);
+    own.at(walks > 0 ? 0 : -2)?.focus();
+  });
+
   // Each ladder opens at its last step: the bad state. A link to a step opens there.
   for (const panel of panels.values()) {
     const own = steps.filter((mark) => mark.dataset.ladder === panel.dataset.ladder);
     if (own.length) choose(own[own.length - 1]);
     // Where the ladder is wider than the screen, the column in which it goes wrong is the one to see.
-    const run = panel.closest(".run");
+    const track = panel.closest(".run").querySelector(".track");
     const bad = own.findLast((mark) => mark.classList.contains("bad"));
-    if (bad) run.scrollLeft += bad.getBoundingClientRect().left - run.getBoundingClientRect().left - 8;
+    if (bad) track.scrollLeft += bad.getBoundingClientRect().left - track.getBoundingClientRect().left - 8;
   }
   const follow = () => {
     const asked = document.getElementById(location.hash.slice(1));

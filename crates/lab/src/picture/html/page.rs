@@ -44,10 +44,11 @@ impl Page {
         let number = self.ladders.len();
         self.body += &legend(ladder);
         let many = if svg::is_wide(ladder) { " many" } else { "" };
-        self.body += &format!("<div class=\"run{many}\">\n");
+        self.body += &format!("<div class=\"run{many}\">\n<div class=\"track\">\n");
         self.body += &svg::ladder(ladder, number);
         self.body += &format!(
-            "<aside class=\"state\" data-ladder=\"{number}\" aria-live=\"polite\"><p class=\"hint\">Point at a step to see the state after it. \u{2191} and \u{2193} walk.</p></aside>\n</div>\n"
+            "</div>\n<aside class=\"state\" data-ladder=\"{number}\" aria-live=\"polite\"></aside>\n</div>\n\
+             <p class=\"hint\">Point at a step to see the state after it; j and k walk, and \u{2193} and \u{2191} from a chosen step.</p>\n"
         );
         self.body += &ending(ladder);
         self.ladders.push(as_json(ladder));

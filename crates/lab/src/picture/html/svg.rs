@@ -15,8 +15,9 @@ pub(crate) const LOCK_COLORS: usize = 8;
 const CHARACTER: f64 = 7.3;
 const LINE: usize = 15;
 const LANE: usize = 6;
-/// Steps after which a long turn is cut, so that no drawing is taller than a printed page.
-const TURN: usize = 8;
+/// Steps after which a long turn is cut: a drawing is not divided, and what does not fit at the end of a printed page
+/// leaves it empty.
+const TURN: usize = 3;
 
 /// Pixels that a ladder may take beside the panel with the state (page.css).
 const BESIDE: usize = 1126;
