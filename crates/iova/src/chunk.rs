@@ -112,13 +112,11 @@ const fn place(slab: usize) -> usize {
 }
 
 impl<A: RawAtomic> Chunk<A> {
-    /// A chunk of 2^`chunk_log2` pages for `class`, detached, with all its ranges free.
+    /// A chunk of 2^`chunk_log2` pages for `class`, detached.
     pub(crate) fn boxed(class: Class, chunk_log2: u32) -> Result<Box<[Self; 1]>, AllocateError> {
         let ranges_log2 = (chunk_log2 - u32::from(class.0)).min(RANGES_LOG2);
         let slabs_log2 = chunk_log2 - u32::from(class.0) - ranges_log2;
-        let all = u64::MAX >> (64 - (1u32 << ranges_log2));
         let notes = Notes::new(class, 1 << (slabs_log2 + ranges_log2));
-        let length = || AtomicU16::new(class.pages() as u16);
         let chunk = Self {
             class,
             ranges_log2: ranges_log2 as u8,
@@ -128,8 +126,9 @@ impl<A: RawAtomic> Chunk<A> {
             attached: A::new(LABEL, 0),
             idle: A::new(LABEL, 0),
             used: A::new(LABEL, 0),
-            free: list(place((1 << slabs_log2) - 1) + 1, || A::new(LABEL, all))?,
-            lengths: list((usize::from(notes.mask) << notes.spread) + 1, length)?,
+            free: list(place((1 << slabs_log2) - 1) + 1, || A::new(LABEL, 0))?,
+            // A length is written by whoever takes the range and counts for nothing before; zeroes are made by the word.
+            lengths: list((usize::from(notes.mask) << notes.spread) + 1, || AtomicU16::new(0))?,
         };
         let mut one = Vec::new();
         one.try_reserve_exact(1).map_err(|_| AllocateError::NoMemory)?;
@@ -160,13 +159,9 @@ impl<A: RawAtomic> Chunk<A> {
         u64::MAX >> (64 - (1u32 << self.ranges_log2))
     }
 
-    /// Makes all ranges of a chunk that was detached free again. Under the tree's lock, with the chunk's addresses taken from the tree.
-    pub(crate) fn refill(&self) {
-        self.words().for_each(|slab| slab.store(self.all(), Ordering::Relaxed));
-    }
-
-    /// Opens a chunk whose ranges are free; its first slab is the caller's. Under the tree's lock, with the chunk's addresses taken from the tree.
+    /// Opens a detached chunk with all its ranges free; its first slab is the caller's. Under the tree's lock, with the chunk's addresses taken from the tree.
     pub(crate) fn attach(&self) {
+        self.words().for_each(|slab| slab.store(self.all(), Ordering::Relaxed));
         self.idle.store(0, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
         self.attached.store(1, Ordering::Release);

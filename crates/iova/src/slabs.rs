@@ -383,14 +383,9 @@ impl<P: Platform> IovaSlabs<P> {
         let tree = tree_in(&mut *lender);
         let range = tree.allocate(request)?;
         let number = (range.start().raw() >> CHUNK_LOG2) - self.first_chunk;
-        let place = &self.chunks[number as usize];
-        let known = place.get().is_some();
         let fresh = || Chunk::boxed(class, chunk_log2(self.granule));
-        match place.get_or_try_init(fresh) {
+        match self.chunks[number as usize].get_or_try_init(fresh) {
             Ok([chunk]) if chunk.class() == class => {
-                if known {
-                    chunk.refill();
-                }
                 chunk.attach();
                 let (word, bit) = (number as usize / 64, 1 << (number % 64));
                 self.owned[class.number()][word].fetch_or(bit, Ordering::Relaxed);

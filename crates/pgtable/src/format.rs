@@ -34,6 +34,8 @@ pub trait Format: fmt::Debug + Send + Sync + Sized + 'static {
     const FORMAT: TableFormat;
     /// A bit of a table entry that hardware ignores. The engine keeps there whether the entry is known to have reached hardware.
     const SOFTWARE_BIT: u64;
+    /// The bits of a table entry that hold the table's address.
+    const TABLE_ADDRESS: u64;
 
     /// The format and the shape of the tree for `params`.
     ///
@@ -52,10 +54,13 @@ pub trait Format: fmt::Debug + Send + Sync + Sized + 'static {
     fn table(&self, table: PhysAddr, level: Level) -> u64;
     /// Whether `entry`, of a level above the last, leads to a table.
     fn is_table(&self, entry: u64, level: Level) -> bool;
-    /// Whether `entry` leads to a table and is known to have reached hardware.
+    /// The table that `entry` leads to, if it is known to have reached hardware: the entry is one of [`table`](Self::table) with [`SOFTWARE_BIT`](Self::SOFTWARE_BIT)
+    /// and nothing else, so what differs from one for address 0 is the address, and no more than it may.
     #[inline(always)]
-    fn is_settled(&self, entry: u64, level: Level) -> bool {
-        entry & Self::SOFTWARE_BIT != 0 && self.is_table(entry, level)
+    fn settled_table(&self, entry: u64, level: Level) -> Option<u64> {
+        // A difference: unlike a masked compare, which the compiler would make of an exclusive or, it is the address already.
+        let rest = entry.wrapping_sub(self.table(PhysAddr::new(0), level) | Self::SOFTWARE_BIT);
+        (rest & !Self::TABLE_ADDRESS == 0).then(|| self.table_address(rest))
     }
     /// Bits of the leaf `leaf` of the last level such that every entry of that level that has them all is a leaf.
     fn presence(&self, leaf: u64) -> u64;

@@ -25,14 +25,18 @@ pub struct FlushRange {
 #[must_use = "the unmapped range stays reachable for the device until the gather is flushed"]
 #[derive(Debug, Default)]
 #[doc(alias = "iommu_iotlb_gather")]
+// The compiler clears `tables` by one store of 16 bytes. On a boundary of 16 that never lies across two pages of memory, where it costs 17 ns and more: it waits for all stores before it. A
+// stack frame that lies so stays so, so a whole process was slower. (Not by aligning `TakenOut`, which would no longer be returned in two registers.)
+#[repr(C, align(16))]
 pub struct IotlbGather {
+    pub(crate) tables: TakenOut,
     range: Option<FlushRange>,
     everything: bool,
-    pub(crate) tables: TakenOut,
 }
 
 impl IotlbGather {
     /// Owes nothing yet.
+    #[inline]
     pub const fn new() -> Self {
         Self { range: None, everything: false, tables: TakenOut::NONE }
     }
@@ -47,16 +51,24 @@ impl IotlbGather {
     /// range. One that does not widens the debt to the whole address space rather than losing part of it.
     #[inline]
     pub fn add(&mut self, range: FlushRange) {
-        if self.range.is_none() {
-            self.range = Some(range);
-        } else {
+        if !self.add_first(range) {
             // In pieces, so that the range need not stand in memory.
             self.merge(range.start, range.last, range.leaf, range.tables_freed);
         }
     }
 
+    /// [`add`](Self::add) to a gather that owes nothing yet; `false` where it does.
+    #[inline(always)]
+    pub(crate) fn add_first(&mut self, range: FlushRange) -> bool {
+        let first = self.range.is_none();
+        if first {
+            self.range = Some(range);
+        }
+        first
+    }
+
     #[inline(never)]
-    fn merge(&mut self, start: Iova, last: Iova, leaf: PageSize, tables_freed: bool) {
+    pub(crate) fn merge(&mut self, start: Iova, last: Iova, leaf: PageSize, tables_freed: bool) {
         let range = FlushRange { start, last, leaf, tables_freed };
         match &mut self.range {
             Some(old) if adjoins(old, &range) => {
@@ -100,8 +112,11 @@ impl IotlbGather {
     /// hand the result to [`PageTable::retire`](crate::PageTable::retire) of the table that was unmapped.
     ///
     /// Calling it without that confirmation is the one mistake that this type cannot see.
+    #[inline]
     pub fn confirm(&mut self) -> Flushed {
-        Flushed(core::mem::take(self).tables)
+        self.range = None;
+        self.everything = false;
+        Flushed(core::mem::take(&mut self.tables))
     }
 }
 
@@ -185,6 +200,12 @@ mod tests {
         assert_eq!(gather.range(), Some(FlushRange { tables_freed: true, ..all }));
         gather.add(range(0x40_2000, 0x40_2fff, PageSize::SIZE_4K));
         assert!(gather.is_everything(), "a gap is not forgotten");
+    }
+
+    #[test]
+    fn what_is_cleared_by_one_store_lies_in_one_page_of_memory() {
+        assert_eq!(core::mem::offset_of!(IotlbGather, tables) % 16, 0);
+        assert!(align_of::<IotlbGather>() >= 16 && size_of::<IotlbGather>() <= 48);
     }
 
     #[test]

@@ -163,7 +163,8 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// As [`execute`](Self::execute) for one command.
-    #[inline]
+    // Left to the compiler it is a call in one build and none in the next, which is worth 22 of 190 instructions of an invalidation.
+    #[inline(always)]
     pub(crate) fn execute_one<R: Registers>(
         &self,
         unit: &Unit<P, R>,

@@ -45,10 +45,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// Makes the leaf table for `iova` idle; all of its pages are mapped, and the caller's. `false` where it has to be cleared instead: it is the root, or has not reached hardware for sure.
     pub(super) fn make_idle(&self, iova: u64) -> bool {
         let slot = self.descend::<false>(iova, 1);
-        if slot.level.number != 1 || !self.format.is_settled(slot.entry, slot.level) {
+        if slot.level.number != 1 {
             return false;
         }
-        let idle = self.format.table_address(slot.entry) | IDLE;
+        let Some(table) = self.format.settled_table(slot.entry, slot.level) else { return false };
+        let idle = table | IDLE;
         // Only one of two callers that both, against the rules, unmap here may go on.
         let done = self.memory.compare_exchange64(slot.address, slot.entry, idle).is_ok();
         if done {

@@ -94,7 +94,11 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// A block of the level above the pages, or anything else that [`map_one`](Self::map_one) did not map. A function of its own, so that neither it nor its caller keeps a stack frame.
     #[inline(never)]
     fn map_block(&self, iova: u64, phys: u64, len: u64, prot: Prot) -> Result<(), MapError> {
-        if len == self.block && self.map_one::<1, true>(iova, phys, len - 1, prot) {
+        const BLOCK: u64 = 1 << common_level(1).shift;
+        if len == BLOCK
+            && self.block == BLOCK
+            && self.map_one::<1, true>(iova, phys, BLOCK - 1, prot)
+        {
             return Ok(());
         }
         self.map_pages(iova, phys, len, prot)

@@ -11,7 +11,7 @@ mod unmap;
 mod walk;
 
 use crate::{
-    Flushed, Format, Geometry, IotlbGather, Level, MapError, PageTable, ProtectError, TableConfig,
+    Flushed, Format, Geometry, IotlbGather, MapError, PageTable, ProtectError, TableConfig,
     TableError, TableParams, UnmapError,
 };
 use alloc::sync::Arc;
@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use pages::TakenOutPages;
 use portcullis_addr::{Iova, IovaRange, PageSizes, PhysAddr, PhysRange, Prot};
 use portcullis_platform::{Coherency, DmaMemory, PageLayout};
-use walk::{COMMON_PAGE, Slot};
+use walk::{Slot, common_entry, common_level};
 
 /// An I/O page table of format `F` in memory `M`. Dropping it frees every table page, also those that still wait for an invalidation: no hardware may
 /// walk it any more.
@@ -115,18 +115,30 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.format.is_leaf(slot.entry, slot.level).then_some(slot)
     }
 
-    /// Where `iova` leads, if that is a smallest page of a tree of the shape that most have.
+    /// Where `iova` leads, if that is a leaf of one entry of the last two levels, in a tree of the shape that most have.
     #[inline(always)]
-    fn look_up_page(&self, iova: Iova) -> Option<PhysAddr> {
+    fn look_up_common(&self, iova: Iova) -> Option<PhysAddr> {
         if iova.raw() > self.reach() {
             return None;
         }
-        let level = Level { number: 0, shift: 12 };
-        let entry = self.memory.load64(self.slot::<0, true>(iova.raw())?);
-        let page =
+        let above = self.memory.load64(self.slot::<1, true>(iova.raw())?);
+        match self.format.settled_table(above, common_level(1)) {
+            Some(table) => {
+                let entry = common_entry(PhysAddr::new(table), iova.raw());
+                self.inside_leaf::<0>(self.memory.load64(entry), iova)
+            }
+            None => self.inside_leaf::<1>(above, iova),
+        }
+    }
+
+    /// Where the leaf `entry` of level `NUMBER` of such a tree leads for `iova`; `None` where it is none, or has several entries.
+    #[inline(always)]
+    fn inside_leaf<const NUMBER: u8>(&self, entry: u64, iova: Iova) -> Option<PhysAddr> {
+        let level = common_level(NUMBER);
+        let one =
             self.format.is_leaf(entry, level) && self.format.leaf_size(entry, level) == level.shift;
-        let address = || self.format.leaf_address(entry, level) | iova.raw() & (COMMON_PAGE - 1);
-        page.then(|| PhysAddr::new(address()))
+        let inside = iova.raw() & ((1 << level.shift) - 1);
+        one.then(|| PhysAddr::new(self.format.leaf_address(entry, level) | inside))
     }
 
     #[inline(never)]
@@ -240,7 +252,7 @@ impl<F: Format, M: DmaMemory> PageTable for IoPageTable<F, M> {
     }
 
     fn look_up(&self, iova: Iova) -> Option<PhysAddr> {
-        match self.look_up_page(iova) {
+        match self.look_up_common(iova) {
             None => self.look_up_anything(iova),
             found => found,
         }

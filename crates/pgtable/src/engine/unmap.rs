@@ -35,13 +35,13 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         len: u64,
         gather: &mut IotlbGather,
     ) -> Result<(), UnmapError> {
-        if len == COMMON_PAGE && self.unmap_one::<0, true>(iova.raw(), COMMON_PAGE - 1, gather) {
-            return Ok(());
+        if len == COMMON_PAGE && self.take_one::<0, true>(iova.raw(), COMMON_PAGE - 1) {
+            return owe_one::<0>(iova.raw(), gather);
         }
         self.unmap_block(iova, len, gather)
     }
 
-    /// A block of the level above the pages, or anything else that [`unmap_one`](Self::unmap_one) did not unmap. A function of its own, so that neither it nor its caller keeps a stack frame.
+    /// A block of the common tree, or anything else that [`take_one`](Self::take_one) did not. A function of its own, so that neither it nor its caller keeps a stack frame.
     #[inline(never)]
     fn unmap_block(
         &self,
@@ -49,8 +49,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         len: u64,
         gather: &mut IotlbGather,
     ) -> Result<(), UnmapError> {
-        if len == self.block && self.unmap_one::<1, true>(iova.raw(), len - 1, gather) {
-            return Ok(());
+        const BLOCK: u64 = 1 << common_level(1).shift;
+        if len == BLOCK && self.block == BLOCK && self.take_one::<1, true>(iova.raw(), BLOCK - 1) {
+            return owe_one::<1>(iova.raw(), gather);
         }
         self.unmap_pages(iova, len, gather)
     }
@@ -69,14 +70,9 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         self.unmap_more(iova, len, gather)
     }
 
-    /// Unmaps one leaf of one entry, of level number `DOWN` and 1 + `below` bytes; the errors are for the long way. `COMMON`: see [`slot`](Self::slot).
+    /// Takes one leaf of one entry out, of level number `DOWN` and 1 + `below` bytes, whose invalidation the caller notes; the errors are for the long way. `COMMON`: see [`slot`](Self::slot).
     #[inline(always)]
-    fn unmap_one<const DOWN: u8, const COMMON: bool>(
-        &self,
-        iova: u64,
-        below: u64,
-        gather: &mut IotlbGather,
-    ) -> bool {
+    fn take_one<const DOWN: u8, const COMMON: bool>(&self, iova: u64, below: u64) -> bool {
         if iova & below != 0 || iova > self.reach() {
             return false;
         }
@@ -89,23 +85,20 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         }
         self.memory.store64(address, 0);
         self.publish(address, 8);
-        let leaf = match (DOWN, COMMON) {
-            (0, true) => PageSize::SIZE_4K,
-            (1, true) => PageSize::SIZE_2M,
-            (0, false) => self.params.granule,
-            _ => leaf_size(level.shift),
-        };
-        owe(gather, Span { first: iova, last: iova + below }, leaf, false);
         true
     }
 
     /// More pages than one, or one that [`unmap_one`](Self::unmap_one) did not unmap.
     #[inline(never)]
     fn unmap_more(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
-        if (len == self.block && self.unmap_one::<1, false>(iova.raw(), len - 1, gather))
-            || (len == self.page() && self.unmap_one::<0, false>(iova.raw(), len - 1, gather))
-            || self.unmap_in_one_table::<false>(iova.raw(), len, gather)
-        {
+        let one = (len == self.block && self.take_one::<1, false>(iova.raw(), len - 1))
+            || (len == self.page() && self.take_one::<0, false>(iova.raw(), len - 1));
+        if one {
+            let span = Span { first: iova.raw(), last: iova.raw() + (len - 1) };
+            owe(gather, span, leaf_size(len.trailing_zeros()), false);
+            return Ok(());
+        }
+        if self.unmap_in_one_table::<false>(iova.raw(), len, gather) {
             return Ok(());
         }
         self.unmap_anything(iova, len, gather)
@@ -257,6 +250,29 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
             at = (at | ((1 << slot.level.shift) - 1)) + 1;
         }
     }
+}
+
+/// Notes that the leaf of level number `NUMBER` of the common tree at `iova` was removed. Where the gather owes something already, the call is the last of an unmap, so that it needs no stack frame.
+#[inline(always)]
+fn owe_one<const NUMBER: u8>(iova: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
+    let leaf = if NUMBER == 0 { PageSize::SIZE_4K } else { PageSize::SIZE_2M };
+    let last = iova | (leaf.bytes() - 1);
+    let (start, last) = (Iova::new(iova), Iova::new(last));
+    if gather.add_first(FlushRange { start, last, leaf, tables_freed: false }) {
+        return Ok(());
+    }
+    owe_more(start, last, leaf, gather)
+}
+
+#[inline(never)]
+fn owe_more(
+    start: Iova,
+    last: Iova,
+    leaf: PageSize,
+    gather: &mut IotlbGather,
+) -> Result<(), UnmapError> {
+    gather.merge(start, last, leaf, false);
+    Ok(())
 }
 
 /// Notes that entries of `leaf` bytes each were removed for the addresses of `span`.

@@ -22,6 +22,12 @@ pub(super) const fn common_level(number: u8) -> Level {
     Level { number, shift: 12 + 9 * number as u32 }
 }
 
+/// The entry for the page at `iova` in its `table` of the last level of such a tree.
+#[inline(always)]
+pub(super) fn common_entry(table: PhysAddr, iova: u64) -> PhysAddr {
+    PhysAddr::new(table.raw() + (iova >> 12 & 511) * 8)
+}
+
 impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     /// The entry that decides about `iova`, but none below level number `deepest`. `SETTLE`: publish table entries on the way whose publication by
     /// another thread is not known to be complete, so that hardware that does not snoop follows the same way.
@@ -118,10 +124,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
                     let level = Level { number: $number, shift: LEAF + $number * (LEAF - 3) };
                     let index = (iova >> level.shift) & mask;
                     let entry = memory.load64(PhysAddr::new(table + index * 8));
-                    if !self.format.is_settled(entry, level) {
-                        return None;
-                    }
-                    table = self.format.table_address(entry);
+                    table = self.format.settled_table(entry, level)?;
                     mask = (1u64 << (LEAF - 3)) - 1;
                 }
             };

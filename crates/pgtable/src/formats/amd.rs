@@ -27,6 +27,7 @@ const FIRST_LEVELS: u8 = 3;
 impl Format for AmdV1 {
     const FORMAT: TableFormat = TableFormat::AmdV1;
     const SOFTWARE_BIT: u64 = 1 << entry::IGNORED.lo();
+    const TABLE_ADDRESS: u64 = entry::ADDRESS.mask();
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check_4k(params, 32..=64, 52)?;

@@ -33,6 +33,8 @@ pub trait ArmVariant: fmt::Debug + Send + Sync + 'static {
     const SHAREABILITY: bool = true;
     /// Blocks one level further up than 48 bits have (D8.3).
     const HIGHER_BLOCKS: bool = false;
+    /// The bits of a descriptor that hold the address.
+    const ADDRESS: u64 = stage1::ADDRESS.mask();
     /// The address's bits of a descriptor.
     fn encode(address: u64) -> u64;
     /// The address in a descriptor.
@@ -72,6 +74,7 @@ impl ArmVariant for Lpa64 {
     const INPUTS: [(u8, u8); 2] = [(32, 52), (32, 52)];
     const OUTPUTS: &'static [u8] = &[52];
     const HIGHER_BLOCKS: bool = true;
+    const ADDRESS: u64 = lpa64::ADDRESS_LOW.mask() | lpa64::ADDRESS_HIGH.mask();
 
     fn encode(address: u64) -> u64 {
         lpa64::ADDRESS_LOW.in_place(address) | lpa64::ADDRESS_HIGH.of(address >> 48)
@@ -93,6 +96,7 @@ impl ArmVariant for Lpa2 {
     const OUTPUTS: &'static [u8] = &[32, 36, 40, 42, 44, 48, 52];
     const SHAREABILITY: bool = false;
     const HIGHER_BLOCKS: bool = true;
+    const ADDRESS: u64 = stage1::ADDRESS.mask() | stage1::ADDRESS_LPA2.mask() | stage1::SH.mask();
 
     fn encode(address: u64) -> u64 {
         address & (stage1::ADDRESS.mask() | stage1::ADDRESS_LPA2.mask())
@@ -218,6 +222,7 @@ impl<V: ArmVariant> ArmStage1<V> {
 impl<V: ArmVariant> Format for ArmStage1<V> {
     const FORMAT: TableFormat = V::FORMATS.0;
     const SOFTWARE_BIT: u64 = SOFTWARE;
+    const TABLE_ADDRESS: u64 = V::ADDRESS;
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check::<V>(params, V::INPUTS[0])?;
@@ -282,6 +287,7 @@ const STAGE2_EXECUTE_NEVER: u64 = stage2::XN.of(0b10);
 impl<V: ArmVariant> Format for ArmStage2<V> {
     const FORMAT: TableFormat = V::FORMATS.1;
     const SOFTWARE_BIT: u64 = SOFTWARE;
+    const TABLE_ADDRESS: u64 = V::ADDRESS;
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check::<V>(params, V::INPUTS[1])?;

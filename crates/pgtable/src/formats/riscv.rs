@@ -118,6 +118,7 @@ macro_rules! entries {
 impl Format for RiscvFirstStage {
     const FORMAT: TableFormat = TableFormat::RiscvFirstStage;
     const SOFTWARE_BIT: u64 = 1 << entry::RSW.lo();
+    const TABLE_ADDRESS: u64 = entry::PPN.mask();
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         geometry(params, [38, 47, 56]).map(|geometry| (Self, geometry))
@@ -137,6 +138,7 @@ impl Format for RiscvFirstStage {
 impl Format for RiscvSecondStage {
     const FORMAT: TableFormat = TableFormat::RiscvSecondStage;
     const SOFTWARE_BIT: u64 = 1 << entry::RSW.lo();
+    const TABLE_ADDRESS: u64 = entry::PPN.mask();
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         // Four root tables side by side, whatever part of them the input addresses use.

@@ -24,6 +24,7 @@ const SIZES: PageSizes = PageSizes::from_bitmap(0x4020_1000);
 impl Format for VtdSecondStage {
     const FORMAT: TableFormat = TableFormat::VtdSecondStage;
     const SOFTWARE_BIT: u64 = 1 << entry::IGNORED.lo();
+    const TABLE_ADDRESS: u64 = entry::ADDRESS.mask();
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check_4k(params, 31..=57, 52)?;

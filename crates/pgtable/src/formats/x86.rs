@@ -58,6 +58,7 @@ const SIZES: PageSizes = PageSizes::from_bitmap(0x4020_1000);
 impl<U: X86User> Format for X86Paging<U> {
     const FORMAT: TableFormat = U::FORMAT;
     const SOFTWARE_BIT: u64 = 1 << entry::IGNORED.lo();
+    const TABLE_ADDRESS: u64 = entry::ADDRESS.mask();
 
     fn new(params: &TableParams) -> Result<(Self, Geometry), TableError> {
         check_4k(params, 39..=56, 52)?;

@@ -138,6 +138,7 @@ struct Lossy(ArmLpaeStage1);
 impl Format for Lossy {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = ArmLpaeStage1::SOFTWARE_BIT;
+    const TABLE_ADDRESS: u64 = ArmLpaeStage1::TABLE_ADDRESS;
 
     as_the_real_one!(ArmLpaeStage1: root leaf_bits table is_table presence is_leaf table_address leaf_size leaf_address prot);
 

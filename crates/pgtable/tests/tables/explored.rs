@@ -406,6 +406,7 @@ struct Forgetful(Aarch32LpaeStage1);
 impl Format for Forgetful {
     const FORMAT: TableFormat = TableFormat::Aarch32LpaeStage1;
     const SOFTWARE_BIT: u64 = 1;
+    const TABLE_ADDRESS: u64 = Aarch32LpaeStage1::TABLE_ADDRESS;
 
     as_the_real_one!(Aarch32LpaeStage1: root leaf_bits leaf table is_table presence is_leaf table_address leaf_size leaf_address prot);
 }

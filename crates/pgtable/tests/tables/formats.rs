@@ -71,10 +71,16 @@ pub(crate) fn table_entries<F: Format>(params: portcullis_pgtable::TableParams) 
             let entry = format.table(PhysAddr::new(address), level);
             assert!(format.is_table(entry, level) && !format.is_leaf(entry, level), "{level:?}");
             assert_eq!(format.table_address(entry), address, "{level:?}");
-            assert!(entry & F::SOFTWARE_BIT == 0 && !format.is_settled(entry, level));
+            assert!(entry & F::SOFTWARE_BIT == 0 && format.settled_table(entry, level).is_none());
             let settled = entry | F::SOFTWARE_BIT;
-            assert!(format.is_settled(settled, level));
+            assert_eq!(format.settled_table(settled, level), Some(address), "{level:?}");
             assert_eq!(format.table_address(settled), address, "the bit is no address bit");
+            let block = address >> shift << shift;
+            let leaf =
+                format.leaf_bits(Prot::READ).map(|bits| format.leaf(bits, block, level, shift));
+            let other =
+                [F::SOFTWARE_BIT, address | F::SOFTWARE_BIT, leaf.unwrap_or(0) | F::SOFTWARE_BIT];
+            assert!(other.iter().all(|entry| format.settled_table(*entry, level).is_none()));
         }
     }
 }

@@ -87,6 +87,7 @@ struct Forgetful(ArmLpaeStage1);
 impl Format for Forgetful {
     const FORMAT: TableFormat = TableFormat::ArmLpaeStage1;
     const SOFTWARE_BIT: u64 = 1;
+    const TABLE_ADDRESS: u64 = ArmLpaeStage1::TABLE_ADDRESS;
 
     as_the_real_one!(ArmLpaeStage1: root leaf_bits leaf table is_table presence is_leaf table_address leaf_size leaf_address prot);
 }
@@ -139,6 +140,7 @@ struct OneOff(AmdV1);
 impl Format for OneOff {
     const FORMAT: TableFormat = TableFormat::AmdV1;
     const SOFTWARE_BIT: u64 = AmdV1::SOFTWARE_BIT;
+    const TABLE_ADDRESS: u64 = AmdV1::TABLE_ADDRESS;
 
     as_the_real_one!(AmdV1: root leaf_bits leaf presence is_leaf table_address leaf_size leaf_address prot);
 
