@@ -2,7 +2,7 @@
 //!
 //! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernels.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
-//! - `deps`, `modules`, `no-std`, `budgets`: one of those alone.
+//! - `deps`, `modules` (and that no file of tests is left out), `no-std`, `budgets`: one of those alone.
 //! - `targets`: the library crates built for 64-bit and 32-bit kernels, and their tests run on 32 bits.
 //! - `msrv`: the workspace built by the oldest compiler that is promised.
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
@@ -24,6 +24,7 @@ mod package;
 mod qemu;
 mod run;
 mod sanitize;
+mod suites;
 mod toolchain;
 
 use run::{Outcome, cargo};
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         Some("test") => test(&arguments[1..]),
         Some("check") => check(),
         Some("deps") => deps::check(),
-        Some("modules") => modules::check(),
+        Some("modules") => modules::check().and_then(|()| suites::check()),
         Some("no-std") => no_std::check(),
         Some("targets") => no_std::targets(),
         Some("msrv") => msrv::check(),
@@ -103,6 +104,7 @@ fn check() -> Outcome {
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     deps::check()?;
     modules::check()?;
+    suites::check()?;
     no_std::check()?;
     budgets::check()
 }

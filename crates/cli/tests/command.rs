@@ -63,6 +63,26 @@ fn what_cannot_be_used_is_status_2_with_a_message_that_names_it() {
 }
 
 #[test]
+fn a_directory_that_is_no_board_is_refused_as_one_with_what_to_name() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-board");
+    // A file below it that cannot be read must not be what is complained about.
+    std::fs::create_dir_all(folder.join("big")).expect("a folder");
+    let big = std::fs::File::create(folder.join("big/file")).expect("a file");
+    big.set_len(17 << 20).expect("a file with a hole");
+    let path = folder.to_str().expect("a plain path");
+    let refused = run(&["show", path]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(said.contains(&format!("{path}: it is a directory")), "{said}");
+    assert!(!said.contains("big") && said.contains("/proc/device-tree"), "{said}");
+    std::fs::write(folder.join("b.dtb"), b"").expect("written");
+    std::fs::write(folder.join("a.dtb"), b"").expect("written");
+    let said = run(&["show", path]).stderr;
+    assert!(text(&said).contains(&format!("such as {path}/a.dtb")), "{}", text(&said));
+    std::fs::remove_dir_all(folder).expect("removed");
+}
+
+#[test]
 fn the_version_names_the_command() {
     let said = run(&["--version"]);
     assert_eq!(text(&said.stdout).trim(), concat!("portcullis ", env!("CARGO_PKG_VERSION")));

@@ -1,11 +1,9 @@
 //! The facts behind `linux_corrections.rs`, read again in the sources: what stands where in which function.
 
-mod kernel_sources;
-
 use std::fs;
 use std::path::Path;
 
-use kernel_sources::source;
+use crate::kernel_sources::source;
 
 /// The text of a function's definition, from its name to the brace that closes it.
 fn function(tree: &Path, file: &str, name: &str) -> String {

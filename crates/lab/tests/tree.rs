@@ -4,12 +4,10 @@
 //! unless `PORTCULLIS_REQUIRE_KERNEL_SOURCES=1`. `PORTCULLIS_KERNEL_SOURCES` names a directory with unpacked trees instead, one
 //! in a directory for each version (`6.1`, `6.12`, `7.2`, `7.3`).
 
-mod kernel_sources;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kernel_sources::{FILES, source};
+use crate::kernel_sources::{FILES, source};
 use portcullis_lab::linux::{Commit, Protocol};
 use portcullis_lab::tree::{Answer, TreeError, prints, read};
 
@@ -304,7 +302,7 @@ fn what_is_no_tree_is_refused() {
     assert!(matches!(read(&empty), Err(TreeError::NoKernel(_))));
 }
 
-/// Prints the rows of `src/tree/known.rs`: `cargo test --test tree -- --ignored --nocapture known_rows`.
+/// Prints the rows of `src/tree/known.rs`: `cargo test --test suite -- --ignored --nocapture known_rows`.
 #[test]
 #[ignore = "writes the list of known bodies down"]
 fn known_rows() {

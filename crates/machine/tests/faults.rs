@@ -1,14 +1,12 @@
 //! Broken hardware, queues that overflow, and the interrupts that tell of it.
 
-mod rig;
-
+use crate::rig::{self, LEAF, Rig};
 use portcullis_addr::PhysAddr;
 use portcullis_machine::{
     CommandError, Faults, InterruptLine, IommuModel, Policy, Profile, Violation,
 };
 use portcullis_platform::{Clock, DmaMemory, Registers, wait_for};
 use portcullis_spec::smmuv3::event::number;
-use rig::{LEAF, Rig};
 use std::sync::{Arc, Mutex};
 
 const VA: u64 = 0x5000;

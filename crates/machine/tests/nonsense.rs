@@ -1,11 +1,9 @@
 //! Whatever software writes, into registers, queues and tables, the machine answers; it neither panics nor loops.
 
-mod rig;
-
+use crate::rig::{self, LEAF};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{Device, DmaRequest, Machine, Policy, Profile, SmmuRegisters};
 use portcullis_platform::{Clock, Coherency, DmaMemory, Registers};
-use rig::LEAF;
 use std::sync::Arc;
 
 const STRTAB: u64 = 0x4000_0000;

@@ -1,7 +1,6 @@
 //! Each unkind property of the machine, shown to bite: the mistake is made, and something goes visibly wrong; the mistake is mended, and all is well.
 
-mod rig;
-
+use crate::rig::{self, ASID, LEAF, LEAF2, Rig, SID, cd_words, ste_stage1, ste_stage2_word};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{
     AccessKind, Agent, ChunkOrder, Consumption, DmaRequest, Expectation, Machine, POISON, Policy,
@@ -9,7 +8,6 @@ use portcullis_machine::{
 };
 use portcullis_platform::{Clock, Coherency, DmaMemory, Registers};
 use portcullis_spec::smmuv3::event::number;
-use rig::{ASID, LEAF, LEAF2, Rig, SID, cd_words, ste_stage1, ste_stage2_word};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 

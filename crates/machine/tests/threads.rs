@@ -1,14 +1,12 @@
 //! Many threads at once: no access survives the invalidation that covers it, whatever was under way.
 
-mod rig;
-
+use crate::rig::{self, ASID, LEAF, Rig};
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{
     DmaRequest, Machine, MachinePlatform, Policy, Profile, TimeSource, Violation,
 };
 use portcullis_platform::host::HostThreads;
 use portcullis_platform::{Clock, DmaMemory, DmaPages, Platform};
-use rig::{ASID, LEAF, Rig};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const VA: u64 = 0x5000;

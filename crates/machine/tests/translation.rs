@@ -1,11 +1,9 @@
 //! The model against tables built by hand: what lands, what is refused, and what is recorded about it.
 
-mod rig;
-
+use crate::rig::{self, LEAF, LEAF2, READ_ONLY, Rig, SID, VMID, cd_words, ste_nested, ste_stage1};
 use portcullis_machine::{AccessKind, Policy, Profile};
 use portcullis_platform::Registers;
 use portcullis_spec::smmuv3::event::{class, number};
-use rig::{LEAF, LEAF2, READ_ONLY, Rig, SID, VMID, cd_words, ste_nested, ste_stage1};
 
 const VA: u64 = 0x12_3456_7000;
 

@@ -13,15 +13,25 @@ const MOST_VALUE: u64 = 16 << 20;
 ///
 /// A file cannot be read, there are too many, or none of what every root node has.
 pub(super) fn read(root: &Path) -> Result<OwnedNode, String> {
-    let mut left = TreeLimits::NODES;
-    let node = node(root, String::new(), 0, &mut left)?;
-    let is_root = ["#address-cells", "compatible", "model"]
-        .iter()
-        .any(|name| node.properties.iter().any(|(known, _)| known == name));
-    if is_root {
-        return Ok(node);
+    // Looked at first: what lies deeper in a directory of another kind is nobody's property.
+    if !["#address-cells", "compatible", "model"].iter().any(|name| root.join(name).is_file()) {
+        return Err(format!(
+            "it is a directory, but neither a devicetree as /proc/device-tree is (no `compatible`, `model` or `#address-cells`) nor ACPI tables as in /sys/firmware/acpi/tables; {}",
+            instead(root)
+        ));
     }
-    Err("a directory, but not one as /proc/device-tree (no `compatible`, `model` or `#address-cells`) or /sys/firmware/acpi/tables (no table) is".to_owned())
+    let mut left = TreeLimits::NODES;
+    node(root, String::new(), 0, &mut left)
+}
+
+/// What to name instead of a directory that is no board.
+fn instead(folder: &Path) -> String {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_board = |name: &String| name.ends_with(".dtb") || name.ends_with(".dtb.gz");
+    match names.filter_map(|name| name.into_string().ok()).filter(is_board).min() {
+        Some(board) => format!("name a file in it, such as {}", folder.join(board).display()),
+        None => "name a .dtb file or one of these directories".to_owned(),
+    }
 }
 
 fn node(folder: &Path, name: String, depth: usize, left: &mut usize) -> Result<OwnedNode, String> {

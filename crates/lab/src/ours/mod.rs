@@ -31,7 +31,7 @@
 //! # How to run
 //!
 //! `portcullis lab ours` exhausts all of them; `portcullis lab ours storm --random 10000000` draws ten million storms. The storms begin
-//! with all IOMMUs registered and step only at locks, events and DMA. `cargo test -p portcullis-lab --test ours_planted` breaks the core in twelve ways, each of
+//! with all IOMMUs registered and step only at locks, events and DMA. `cargo test -p portcullis-lab --test suite ours_planted::` breaks the core in twelve ways, each of
 //! which one of the worlds shows.
 //!
 //! # Not covered

@@ -1,5 +1,4 @@
 //! A driver by hand: just enough register writes and table stores to put the model through its paces. Independent of the real driver on purpose.
-#![expect(dead_code, reason = "each test binary uses another part of it")]
 
 use portcullis_addr::{Iova, PhysAddr, StreamId};
 use portcullis_machine::{
