@@ -47,7 +47,15 @@ pub fn map(effort: Effort, out: &mut dyn Write) -> fmt::Result {
     let floor = hot(|| tables::hot_pairs(&mut ThroughDyn::new()));
     let ours = Against(hot(|| tables::hot_pairs(&mut Ours::new())), floor);
     writeln!(out, "H 256 pages in rotation           pair   {floor:7.1}         {ours}")?;
-    let pages = effort.most_calls.min(1 << 17);
+    // Once with tables that a processor's own cache holds, once with more.
+    for pages in [1 << 14, 1 << 17] {
+        two_threads_on_a_table(pages.min(effort.most_calls), effort, out)?;
+    }
+    writeln!(out, "\n{load}")?;
+    out.write_str(PEERS)
+}
+
+fn two_threads_on_a_table(pages: usize, effort: Effort, out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "\ntwo threads on one table, {pages} pages each: wall ns an operation in total")?;
     for shape in SHAPES {
         let (alone, together) = tables::two_threads(shape, pages, 8 * effort.rounds);
@@ -57,8 +65,7 @@ pub fn map(effort: Effort, out: &mut dyn Write) -> fmt::Result {
             "{shape:<16} one {alone:5.1}  two {together:5.1}  {speed_up:.2} times as fast"
         )?;
     }
-    writeln!(out, "\n{load}")?;
-    out.write_str(PEERS)
+    Ok(())
 }
 
 fn map_rows(letter: char, effort: Effort, out: &mut dyn Write) -> fmt::Result {
