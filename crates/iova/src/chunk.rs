@@ -161,7 +161,11 @@ impl<A: RawAtomic> Chunk<A> {
 
     /// Opens a detached chunk with all its ranges free; its first slab is the caller's. Under the tree's lock, with the chunk's addresses taken from the tree.
     pub(crate) fn attach(&self) {
-        self.words().for_each(|slab| slab.store(self.all(), Ordering::Relaxed));
+        // Lane by lane: slab by slab it is 500 instructions, a sixth of what the first allocation of a size does.
+        let (all, of_a_lane) = (self.all(), self.slabs().div_ceil(1 << LANES_LOG2));
+        for lane in self.free.chunks(1 << LANE_LOG2) {
+            lane.iter().take(of_a_lane).for_each(|slab| slab.store(all, Ordering::Relaxed));
+        }
         self.idle.store(0, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
         self.attached.store(1, Ordering::Release);
