@@ -60,6 +60,11 @@ fn what_cannot_be_used_is_status_2_with_a_message_that_names_it() {
         assert!(text(&output.stderr).contains(arguments[1]), "{}", text(&output.stderr));
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+    for (file, said) in [("/dev/null", "it is empty"), ("/dev/zero", "more than 64 MiB")] {
+        let refused = run(&["show", file]);
+        assert_eq!(refused.status.code(), Some(2), "{file}");
+        assert!(text(&refused.stderr).contains(said), "{}", text(&refused.stderr));
+    }
 }
 
 #[test]
@@ -136,7 +141,7 @@ fn each_benchmark_measures_its_rows_and_says_how_busy_the_machine_was() {
 /// Rows are shown as they are measured, and Ctrl-C keeps those that are.
 #[test]
 fn a_benchmark_that_is_interrupted_keeps_its_rows() {
-    let mut child = portcullis(&["bench", "queue", "--rounds", "2000", "--calls", "20000"])
+    let mut child = portcullis(&["bench", "queue", "--rounds", "100", "--calls", "20000"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
@@ -552,7 +557,9 @@ fn output_keeps_within_the_terminal() {
         &["show", &board("mmu500.dtb")],
         &["show", &board("broken.dtb")],
         &["show", "--rules"],
+        &["show", &board("mixed.dtb"), &board("reports.dtb")],
         &["lab", "list"],
+        &["lab", "compare"],
         &["lab", "check", "v6.6"],
         &["lab", "ours", "a"],
         &["replay", "--list"],

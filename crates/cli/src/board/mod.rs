@@ -90,17 +90,21 @@ fn open(path: &Path) -> Result<Form, String> {
     })
 }
 
-/// The bytes of a file or of standard input, unpacked.
+/// The bytes of a file or of standard input, unpacked; never none.
 fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
     let bytes = match path == Path::new("-") {
         true => limited(std::io::stdin().lock()),
         false => std::fs::File::open(path).map_err(|error| error.to_string()).and_then(limited),
     }?;
-    match bytes.first_chunk::<2>() {
+    let bytes = match bytes.first_chunk::<2>() {
         Some([0x1f, 0x8b]) => limited(flate2::read::MultiGzDecoder::new(bytes.as_slice()))
-            .map_err(|error| format!("it is packed by gzip and damaged or cut off: {error}")),
-        _ => Ok(bytes),
+            .map_err(|error| format!("it is packed by gzip and damaged or cut off: {error}"))?,
+        _ => bytes,
+    };
+    if bytes.is_empty() {
+        return Err("it is empty; a board is a .dtb file or ACPI tables".to_owned());
     }
+    Ok(bytes)
 }
 
 fn limited(from: impl Read) -> Result<Vec<u8>, String> {

@@ -2,7 +2,8 @@
 
 use super::json::document;
 use crate::screen::{Screen, count};
-use crate::style::{Style, Tone};
+use crate::style::Tone;
+use crate::table::wrap;
 use portcullis_firmware::MachineDescription;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -76,7 +77,7 @@ impl Difference {
                 "\n{}",
                 style.strong(&format!("{} changed", count(entries.len(), word)))
             );
-            entries.iter().for_each(|(name, change)| out += &lines(name, change, style));
+            entries.iter().for_each(|(name, change)| out += &lines(name, change, screen));
         }
         if self.is_empty() {
             out += "no difference in IOMMUs, devices and findings\n";
@@ -149,16 +150,19 @@ fn compared(
     removed.chain(others).collect()
 }
 
-fn lines(name: &str, change: &Change, style: Style) -> String {
+fn lines(name: &str, change: &Change, screen: Screen) -> String {
+    let width = screen.table_width();
     let tone = match change {
         Change::Added => Tone::Good,
         Change::Removed => Tone::Bad,
         Change::Changed(_) => Tone::Warn,
     };
-    let mut out = format!("{}\n", style.paint(tone, &format!("{} {name}", change.mark())));
+    let head = wrap(&format!("{} {name}", change.mark()), width, 2);
+    let mut out = format!("{}\n", screen.style.paint(tone, &head));
     if let Change::Changed(fields) = change {
         for (field, before, after) in fields {
-            let _ = writeln!(out, "    {field}: {} -> {}", said(before), said(after));
+            let told = format!("{field}: {} -> {}", said(before), said(after));
+            let _ = writeln!(out, "    {}", wrap(&told, width, 6));
         }
     }
     out
