@@ -52,7 +52,8 @@ pub(crate) fn source(version: &str) -> Option<PathBuf> {
     }
     match fetch(version, &cache) {
         Ok(()) => Some(tree),
-        // Debian drops old packages: a version that no configured source has is skipped, if not the whole fetch failed.
+        // Required, so a version that apt's lists do not have fails. `APT_CONFIG` names other lists: those that
+        // `portcullis replay --fetch` keeps have all of them.
         Err(why) => panic!("linux-source-{version}: {why}"),
     }
 }
