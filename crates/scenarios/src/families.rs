@@ -9,7 +9,7 @@ mod platforms;
 mod tamper;
 
 pub use by_hand::{
-    ByHand, Desk, Difference, Scenario, assert_qemu_does, assert_software_does, page_of,
+    ByHand, Desk, Difference, Later, Scenario, assert_qemu_does, assert_software_does, page_of,
 };
 pub use driven::{Mutant, assert_invalidations, slips};
 pub use platforms::{Emulated, Hardware, Software};
