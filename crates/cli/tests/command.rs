@@ -151,8 +151,7 @@ fn a_benchmark_that_is_interrupted_keeps_its_rows() {
     while !page.contains("with ranges") {
         assert_ne!(shown.read_line(&mut page).expect("UTF-8"), 0, "{page}");
     }
-    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
-    assert!(killed.expect("kill starts").success());
+    crate::interrupt(&child);
     shown.read_to_string(&mut page).expect("UTF-8");
     assert!(child.wait().expect("ends").success());
     assert!(page.contains("interrupted: the rows above are whole"), "{page}");

@@ -313,8 +313,7 @@ fn an_interrupted_search_reports_what_it_has_covered() {
         .spawn()
         .expect("the program runs");
     wait_for_work(child.id());
-    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
-    assert!(killed.is_ok_and(|status| status.success()), "the search was still running");
+    crate::interrupt(&child);
     let out = child.wait_with_output().expect("it ends");
     let report: Value = serde_json::from_slice(&out.stdout).expect("a whole report");
     assert_eq!(report["explored"]["exhaustive"], false);

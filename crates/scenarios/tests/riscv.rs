@@ -598,7 +598,7 @@ const DIFFERENCES: &[Difference] = &[
 ];
 
 const PAGE_FAULT: &str = "Write/AMO page fault of 0x10 at 0x1234567000, guest 0x1234567000";
-const GUEST_TOO: &str = "3.2: iotval2 is for guest-page faults. QEMU puts the address there for faults of the first stage, too.";
+const GUEST_TOO: &str = "3.2: iotval2 is for guest-page faults. QEMU puts the address there for faults of the first stage, too (`riscv_iommu_translate` reports `translated_addr` whatever the cause).";
 
 /// What Debian 13's 10.0.13 does otherwise.
 const LATER: Later = Later {

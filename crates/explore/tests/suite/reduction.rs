@@ -116,7 +116,7 @@ fn random_programs() {
     assert!(tally.reduced < tally.states, "{} of {}", tally.reduced, tally.states);
 }
 
-/// Minutes; `cargo test --release -p portcullis-explore --test reduction -- --ignored`.
+/// Minutes; `cargo test --release -p portcullis-explore --test suite reduction:: -- --ignored`.
 #[test]
 #[ignore = "takes minutes"]
 fn every_single_line_mutation_up_to_four_clients() {

@@ -88,7 +88,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
         true
     }
 
-    /// More pages than one, or one that [`unmap_one`](Self::unmap_one) did not unmap.
+    /// More pages than one, or one that [`take_one`](Self::take_one) did not take in the common tree.
     #[inline(never)]
     fn unmap_more(&self, iova: Iova, len: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
         let one = (len == self.block && self.take_one::<1, false>(iova.raw(), len - 1))
@@ -252,7 +252,7 @@ impl<F: Format, M: DmaMemory> IoPageTable<F, M> {
     }
 }
 
-/// Notes that the leaf of level number `NUMBER` of the common tree at `iova` was removed. Where the gather owes something already, the call is the last of an unmap, so that it needs no stack frame.
+/// Notes that the leaf of level number `NUMBER` of the common tree at `iova` was removed. Its result is the unmap's, so that the call of [`owe_more`], where the gather owes something already, is a tail call and needs no stack frame.
 #[inline(always)]
 fn owe_one<const NUMBER: u8>(iova: u64, gather: &mut IotlbGather) -> Result<(), UnmapError> {
     let leaf = if NUMBER == 0 { PageSize::SIZE_4K } else { PageSize::SIZE_2M };
