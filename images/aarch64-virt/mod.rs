@@ -14,7 +14,7 @@ use its::Its;
 use portcullis_iommu::ReadyInstance;
 use portcullis_iommu::addr::PhysAddr;
 use portcullis_iommu::bare::Mmio;
-use portcullis_iommu::firmware::{DescribedDevice, IommuNode, MachineDescription, read_devicetree};
+use portcullis_iommu::firmware::{DescribedDevice, IommuNode, MachineDescription};
 use portcullis_iommu::smmuv3::{Options, Smmu};
 use tree::Tree;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
@@ -39,11 +39,10 @@ impl Board for Hardware {
     fn read(handed: Handed) -> (Self, MachineDescription) {
         let at = if handed.description == 0 { RAM } else { handed.description };
         // SAFETY: QEMU puts a devicetree there, and nobody writes it.
-        let blob = unsafe { crate::flattened_tree(at) };
-        let described = read_devicetree(blob, "virt").expect("a devicetree");
+        let (tree, described) = unsafe { crate::devicetree(at) };
         let ram = described.memory.first().expect("RAM");
         let ram = (ram.start().raw(), ram.len());
-        (Self { tree: Tree::read(blob), ram, its: None }, described)
+        (Self { tree: Tree::read(&tree), ram, its: None }, described)
     }
 
     fn ram(&self) -> (u64, u64) {

@@ -1,8 +1,6 @@
-//! What the kernel itself wants to know of the devicetree. The IOMMU's side of it is `portcullis-firmware`'s.
+//! What the kernel itself wants to know of the devicetree, out of the same parse as the description of IOMMUs.
 
-use dtoolkit::Node;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::standard::NodeStandard;
+use portcullis_iommu::firmware::devicetree::{self, Node};
 
 pub struct Tree {
     /// Distributor of the GICv3, and its redistributors.
@@ -15,11 +13,11 @@ pub struct Tree {
 
 impl Tree {
     /// QEMU's `virt`, from its devicetree.
-    pub fn read(blob: &[u8]) -> Self {
-        let tree = Fdt::new(blob).expect("a devicetree");
-        let gic = child(tree.root(), "arm,gic-v3").expect("a GICv3: -machine gic-version=3");
+    pub fn read(tree: &devicetree::Tree<'_>) -> Self {
+        let root = tree.at("/").expect("a root");
+        let gic = child(root, "arm,gic-v3").expect("a GICv3: -machine gic-version=3");
         let its = child(gic, "arm,gic-v3-its").expect("an ITS");
-        let pci = child(tree.root(), "pci-host-ecam-generic").expect("PCIe");
+        let pci = child(root, "pci-host-ecam-generic").expect("PCIe");
         Self {
             gic: (registers(gic, 0), registers(gic, 1)),
             its: registers(its, 0),
@@ -28,11 +26,10 @@ impl Tree {
     }
 }
 
-fn registers(node: FdtNode<'_>, entry: usize) -> usize {
-    let reg = node.reg().ok().flatten().and_then(|mut reg| reg.nth(entry)).expect("registers");
-    reg.address::<u64>().expect("two cells") as usize
+fn registers(node: Node<'_, '_>, entry: usize) -> usize {
+    node.registers().get(entry).expect("registers").start().raw() as usize
 }
 
-fn child<'a>(above: FdtNode<'a>, kind: &str) -> Option<FdtNode<'a>> {
+fn child<'t, 'a>(above: Node<'t, 'a>, kind: &str) -> Option<Node<'t, 'a>> {
     above.children().find(|node| node.is_compatible(kind))
 }

@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use portcullis_iommu::ReadyInstance;
 use portcullis_iommu::addr::PhysAddr;
 use portcullis_iommu::bare::Mmio;
-use portcullis_iommu::firmware::{DescribedDevice, IommuNode, MachineDescription, read_devicetree};
+use portcullis_iommu::firmware::{DescribedDevice, IommuNode, MachineDescription};
 use portcullis_iommu::riscv::{Iommu, Message, Options};
 use tree::Tree;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
@@ -32,11 +32,10 @@ impl Board for Hardware {
 
     fn read(handed: Handed) -> (Self, MachineDescription) {
         // SAFETY: SBI firmware hands the address of a devicetree over, and nobody writes it.
-        let blob = unsafe { crate::flattened_tree(handed.description) };
-        let described = read_devicetree(blob, "virt").expect("a devicetree");
+        let (tree, described) = unsafe { crate::devicetree(handed.description) };
         let ram = described.memory.first().expect("RAM");
         let ram = (ram.start().raw(), ram.len());
-        let tree = Tree::read(blob, handed.cpu);
+        let tree = Tree::read(&tree, handed.cpu);
         cpu::set_counter_frequency(tree.counter_frequency);
         (Self { tree, ram }, described)
     }

@@ -33,6 +33,11 @@ use chosen::{Hardware, cpu};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use heap::{HEAP, POOL};
 use portcullis_iommu::bare::BarePlatform;
+#[cfg(not(target_arch = "x86_64"))]
+use portcullis_iommu::firmware::{
+    MachineDescription,
+    devicetree::{FlatTree, Tree, lower},
+};
 use portcullis_iommu::{FwNode, Subsystem};
 use seams::Image;
 
@@ -108,19 +113,24 @@ extern "C" fn rust_exception(cause: u64, at: u64, value: u64) -> ! {
     cpu::fail(2)
 }
 
-/// The flattened devicetree at `at`.
+/// The flattened devicetree at `at`: as a tree, and as what the core is told of it.
 ///
 /// # Safety
 ///
 /// RAM is mapped 1:1, and nobody writes what stands there.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn flattened_tree(at: usize) -> &'static [u8] {
+unsafe fn devicetree(at: usize) -> (Tree<'static>, MachineDescription) {
     let header: *const [u32; 2] = core::ptr::with_exposed_provenance(at);
     // SAFETY: RAM is mapped; whatever stands there is a number.
     let [magic, size] = unsafe { header.read_volatile() }.map(u32::from_be);
     assert_eq!(magic, 0xd00d_feed, "no devicetree at {at:#x}");
+    let first = core::ptr::with_exposed_provenance(at);
     // SAFETY: the caller's; the header says how long it is.
-    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(at), size as usize) }
+    let blob = unsafe { core::slice::from_raw_parts(first, size as usize) };
+    let flat = FlatTree::new(blob).expect("a devicetree");
+    let tree = flat.tree().expect("a sound one");
+    let described = lower(&tree, &flat.reservations().expect("a sound one"), "virt");
+    (tree, described)
 }
 
 #[panic_handler]

@@ -3,7 +3,7 @@
 use crate::board::Board;
 use crate::chosen::Hardware;
 use crate::console::check;
-use crate::drivers::edu::{Quick, Shared};
+use crate::drivers::edu::{Edu, Quick, Shared};
 use crate::drivers::rng;
 use crate::heap::{HEAP, POOL};
 use crate::interrupts::{self, DEAF, FAULTS, LOSSES, MESSAGES, QUIET, SIGNALS};
@@ -38,6 +38,7 @@ pub fn run(mut machine: Machine) {
         && time::wait_until(|| state().second_up.load(Ordering::Acquire));
     check("cpu1 is up", started);
     machine.board.let_iommu_interrupt(&machine.iommu);
+    nobody_masters_yet(&machine);
     bring_up(&machine);
     // Blocked now: only from here on may a device do DMA.
     for at in machine.functions.clone() {
@@ -71,6 +72,19 @@ fn clients_come_first(machine: &Machine) {
     check("virtio-rng waits", bind(device, rng.clone()));
     let (nvme, device) = &machine.nvme;
     check("nvme waits", bind(device, nvme.clone()));
+}
+
+/// Out of reset most IOMMUs let everything through: until ours blocks, only its own bus mastering bit keeps a device from memory.
+fn nobody_masters_yet(machine: &Machine) {
+    let edu = &machine.edus[0].0.edu;
+    check("no device does DMA before the IOMMU blocks", leaves_memory_alone(edu));
+}
+
+/// Whether `edu`, told to write to a page of RAM by its physical address, ends its command and does not reach the page.
+fn leaves_memory_alone(edu: &Edu) -> bool {
+    let target = page();
+    target.store64(0, 0x5afe);
+    edu.write(target.address().raw(), 4) && target.load64(0) == 0x5afe
 }
 
 /// The instance between [`bring_up`] and [`register`].
@@ -143,10 +157,8 @@ fn refusals(machine: &Machine) {
     let pages = dma.unmap(mapping).expect("confirmed");
     check("that write did not land", pages.load64(0) == 0x5afe);
     check("after the unmap the read is refused", is_refused(|| edu.read(address, 4)));
-    let (idle, target) = (&machine.edus[1].0.edu, page());
-    target.store64(0, 0x5afe);
-    let refused = is_refused(|| idle.write(target.address().raw(), 4));
-    check("a device without a driver is refused", refused && target.load64(0) == 0x5afe);
+    let idle = &machine.edus[1].0.edu;
+    check("a device without a driver is refused", is_refused(|| leaves_memory_alone(idle)));
     check(
         "the driver was told of its own faults",
         machine.edus[0].0.told.load(Ordering::Relaxed) == 3,
@@ -258,10 +270,7 @@ fn take_down(machine: &Machine) {
     let live = portcullis_iommu::platform::Platform::memory(&**core.platform()).live();
     check("no page of hardware's is left", live == Hardware::KEPT_BY_STOP);
     say!("     pool {} bytes (what hardware keeps), heap {} bytes", POOL.used(), HEAP.used());
-    let target = page();
-    target.store64(0, 0x5afe);
-    let ended = machine.edus[0].0.edu.write(target.address().raw(), 4);
-    check("a stopped IOMMU lets nothing through", ended && target.load64(0) == 0x5afe);
+    check("a stopped IOMMU lets nothing through", leaves_memory_alone(&machine.edus[0].0.edu));
 }
 
 /// Up and down again and again. What is left may not grow by a byte a cycle: a list of one entry, that is there or not as one CPU or the other was first, is no leak.

@@ -7,6 +7,9 @@ use portcullis_addr as _;
 use portcullis_amdvi as _;
 #[cfg(target_pointer_width = "64")]
 use portcullis_bare as _;
+// The crate `dma-api` itself uses the standard library wherever there is an operating system: `cargo xtask targets` links this one.
+#[cfg(target_os = "none")]
+use portcullis_dma_api as _;
 use portcullis_firmware as _;
 use portcullis_iommu as _;
 use portcullis_iova as _;

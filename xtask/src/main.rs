@@ -8,6 +8,7 @@
 //! - `counts`: instructions of the data path's calls against `crates/bench/counts.json`, where valgrind is or can be installed.
 //! - `image`: builds the bare-metal kernel of `images` for its three boards and boots it in QEMU.
 //! - `package`: every crate packaged as it would be published, and built from its package.
+//! - `readme`: the README's examples, run with the dependencies that it names.
 //! - `install-qemu`: only the installation.
 //! - `boards`: every devicetree of Debian's arm64 kernel package through `show` and `boot`; its options stand in that module.
 //! - `sanitize tsan|asan|miri`: the tests that can run under that tool, where a nightly toolchain has it.
@@ -22,6 +23,7 @@ mod msrv;
 mod no_std;
 mod package;
 mod qemu;
+mod readme;
 mod run;
 mod sanitize;
 mod suites;
@@ -46,12 +48,13 @@ fn main() -> ExitCode {
         Some("counts") => counts::check(&arguments[1..]),
         Some("image") => image::check(),
         Some("package") => package::check(),
+        Some("readme") => readme::check(),
         Some("install-qemu") => qemu::install(),
         Some("boards") => boards::run(&arguments[1..]),
         Some("sanitize") => sanitize::check(arguments.get(1).map(String::as_str)),
         _ => {
             eprintln!(
-                "usage: cargo xtask test|check|deps|modules|no-std|targets|msrv|budgets|counts|image|package|install-qemu|boards|sanitize"
+                "usage: cargo xtask test|check|deps|modules|no-std|targets|msrv|budgets|counts|image|package|readme|install-qemu|boards|sanitize"
             );
             return ExitCode::from(2);
         }

@@ -23,23 +23,44 @@ const RUN_ON_FLAGS: &[(&str, &str)] = &[
 const RUN: &[&str] = &[
     "portcullis-addr",
     "portcullis-platform",
+    "portcullis-spec",
     "portcullis-iova",
     "portcullis-pgtable",
+    "portcullis-pci",
     "portcullis",
+    "portcullis-firmware",
+    "portcullis-driver-parts",
+    "portcullis-amdvi",
+    "portcullis-riscv",
+    "portcullis-smmuv2",
+    "portcullis-smmuv3",
+    "portcullis-vtd",
+    "portcullis-virtio-iommu",
 ];
 
 /// Links `no-std/`, after making sure that it names every crate it should: whatever drags `std` in brings a second panic handler, and the link fails.
 pub(crate) fn check() -> Outcome {
     let folder = crate::root().join("no-std");
-    let manifest = std::fs::read_to_string(folder.join("Cargo.toml"))
-        .map_err(|error| format!("no-std/Cargo.toml: {error}"))?;
-    for name in NO_STD {
-        if !manifest.lines().any(|line| line.starts_with(&format!("{name} "))) {
-            return Err(format!("no-std/Cargo.toml does not link {name}"));
-        }
-    }
+    let read = |file: &str| {
+        std::fs::read_to_string(folder.join(file))
+            .map_err(|error| format!("no-std/{file}: {error}"))
+    };
+    left_out(&read("Cargo.toml")?, &read("src/lib.rs")?)?;
     build(&folder, None)?;
     println!("no-std: {} crates link without the standard library", NO_STD.len());
+    Ok(())
+}
+
+/// A crate that is not a dependency, or one that no line of code names: the compiler would not link it.
+fn left_out(manifest: &str, code: &str) -> Outcome {
+    for name in NO_STD {
+        let named = format!("use {} as _;", name.replace('-', "_"));
+        if !manifest.lines().any(|line| line.starts_with(&format!("{name} ")))
+            || !code.lines().any(|line| line == named)
+        {
+            return Err(format!("no-std does not link {name}"));
+        }
+    }
     Ok(())
 }
 
@@ -65,6 +86,7 @@ pub(crate) fn targets() -> Outcome {
         println!("SKIP tests on 32 bits: {reason}");
         return Ok(());
     }
+    build(&folder, Some(RUN_ON))?;
     let mut arguments = vec!["test", "--quiet", "--target", RUN_ON, "--lib", "--tests"];
     arguments.extend(["--features", "portcullis-platform/std"]);
     for name in RUN {
@@ -81,4 +103,23 @@ fn build(folder: &Path, target: Option<&str>) -> Outcome {
     command.args(["build", "--locked", "--target-dir"]).arg(into).current_dir(folder);
     command.args(target.iter().flat_map(|target| ["--target", target]));
     run(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NO_STD, left_out};
+
+    #[test]
+    fn a_crate_that_is_only_named_in_the_manifest_is_found() {
+        let manifest: String = NO_STD.iter().map(|name| format!("{name} = \"0.1\"\n")).collect();
+        let code = |name: &&str| format!("use {} as _;\n", name.replace('-', "_"));
+        let all: String = NO_STD.iter().map(code).collect();
+        assert_eq!(left_out(&manifest, &all), Ok(()));
+        let but_one: String = NO_STD[1..].iter().map(code).collect();
+        assert_eq!(
+            left_out(&manifest, &but_one),
+            Err(format!("no-std does not link {}", NO_STD[0]))
+        );
+        assert!(left_out("", &all).is_err());
+    }
 }

@@ -1,4 +1,4 @@
-//! What would be published: every crate packaged in the order of their dependencies, and each package built from its own files alone.
+//! What would be published: every crate packaged in the order of their dependencies, and each package built from its own files alone. Before that, a look at what a registry and docs.rs would show.
 
 use crate::run::{Outcome, cargo, output};
 use serde_json::Value;
@@ -10,19 +10,19 @@ use std::process::Command;
 const SHOWN: &[&str] =
     &["description", "license", "readme", "repository", "keywords", "categories"];
 
+/// The command, whose page one is README.md; what it has as a library is for its tests.
+const COMMAND: &str = "portcullis-cli";
+
 /// Where packages are built, below the workspace; nothing else is.
 const BUILT_IN: &str = "target/packaged";
 
 /// Packages and builds every crate that may be published, after a look at what the registry would show of it.
 pub(crate) fn check() -> Outcome {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(crate::root());
-    let metadata: Value =
-        serde_json::from_str(&output(&mut command)?).map_err(|error| error.to_string())?;
-    let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
+    let packages = packages()?;
     let (published, kept): (Vec<&Value>, Vec<&Value>) =
         packages.iter().partition(|package| package["publish"].is_null());
-    let findings: Vec<String> = published.iter().flat_map(|package| missing(package)).collect();
+    let mut findings: Vec<String> = published.iter().flat_map(|package| missing(package)).collect();
+    findings.extend(published.iter().filter_map(|package| without_example(package)));
     if !findings.is_empty() {
         return Err(format!("not fit to be published:\n  {}", findings.join("\n  ")));
     }
@@ -36,6 +36,18 @@ pub(crate) fn check() -> Outcome {
     remove(&crate::root().join(BUILT_IN))?;
     println!("package: {} crates, each built from its package", published.len());
     Ok(())
+}
+
+/// What cargo knows of the workspace's packages.
+pub(crate) fn packages() -> Result<Vec<Value>, String> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(crate::root());
+    let mut metadata: Value =
+        serde_json::from_str(&output(&mut command)?).map_err(|error| error.to_string())?;
+    match metadata["packages"].take() {
+        Value::Array(packages) => Ok(packages),
+        _ => Err("cargo metadata: no packages".to_owned()),
+    }
 }
 
 /// Removes what an earlier packaging left: the packages cargo unpacked into its home, and what it built from them.
@@ -77,12 +89,36 @@ fn missing(package: &Value) -> Vec<String> {
         _ => false,
     };
     let silent = SHOWN.iter().filter(|what| !says(what));
-    silent.map(|what| format!("{name}: no {what}")).collect()
+    let mut findings: Vec<String> = silent.map(|what| format!("{name}: no {what}")).collect();
+    let optional = package["features"].as_object().is_some_and(|features| !features.is_empty());
+    if optional && package["metadata"]["docs"]["rs"]["all-features"] != true {
+        findings.push(format!("{name}: docs.rs would not show its features"));
+    }
+    findings
+}
+
+/// Says so where the front page of a library has no example that is run, or at least compiled, as a test.
+fn without_example(package: &Value) -> Option<String> {
+    let name = package["name"].as_str()?;
+    let targets = package["targets"].as_array()?;
+    let library = targets.iter().find(|target| target["doctest"] == true)?;
+    let head = std::fs::read_to_string(library["src_path"].as_str()?).ok()?;
+    (name != COMMAND && !has_example(&head)).then(|| format!("{name}: no example on page one"))
+}
+
+/// Whether a fenced block of the crate's own documentation is Rust that the documentation tests compile.
+fn has_example(source: &str) -> bool {
+    let mut fences = source.lines().filter_map(|line| line.strip_prefix("//! ```"));
+    core::iter::from_fn(|| {
+        let opened = fences.next()?;
+        fences.next().map(|_closed| opened)
+    })
+    .any(|opened| ["", "rust", "no_run"].contains(&opened))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::missing;
+    use super::{has_example, missing};
     use serde_json::json;
 
     #[test]
@@ -95,5 +131,29 @@ mod tests {
         package["description"] = json!(null);
         package["keywords"] = json!([]);
         assert_eq!(missing(&package), ["a: no description", "a: no keywords"]);
+    }
+
+    #[test]
+    fn features_that_docs_rs_would_leave_out_are_found() {
+        let mut package = json!({
+            "name": "a", "description": "b", "license": "MIT", "readme": "README.md",
+            "repository": "https://example.invalid", "keywords": ["iommu"], "categories": ["os"],
+            "features": {"std": []},
+        });
+        assert_eq!(missing(&package), ["a: docs.rs would not show its features"]);
+        package["metadata"] = json!({"docs": {"rs": {"all-features": true}}});
+        assert!(missing(&package).is_empty());
+    }
+
+    #[test]
+    fn only_rust_that_is_compiled_is_an_example() {
+        assert!(has_example("//! Text.\n//!\n//! ```\n//! f();\n//! ```\n"));
+        assert!(has_example("//! ```toml\n//! [a]\n//! ```\n//! ```no_run\n//! f();\n//! ```\n"));
+        assert!(
+            !has_example("//! ```text\n//! a picture\n//! ```\n"),
+            "the end of a block opens none"
+        );
+        assert!(!has_example("//! ```ignore\n//! f();\n//! ```\n"));
+        assert!(!has_example("/// ```\n/// of an item\n/// ```\n"));
     }
 }

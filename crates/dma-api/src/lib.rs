@@ -30,7 +30,7 @@
 //! for devices that do not snoop the CPU's caches (it takes an uncached alias, which the platform seam does not have): [`alloc_coherent`](DmaOp::alloc_coherent) says that there is no memory.
 //!
 //! Dependency rule: uses `addr`, `platform` and the core. `no_std` + `alloc`. `unsafe` because the functions of `DmaOp` are.
-#![cfg_attr(target_os = "none", no_std)]
+#![no_std]
 #![expect(unsafe_code, reason = "the functions of `DmaOp` are unsafe")]
 
 extern crate alloc;

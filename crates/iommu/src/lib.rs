@@ -32,9 +32,9 @@
 //! ```
 //! use portcullis_iommu::addr::StreamId;
 //! use portcullis_iommu::platform::host::HostThreads;
+//! use portcullis_iommu::smmuv3::{Options, Smmu};
 //! use portcullis_iommu::{DeviceDescription, DmaPath, FwNode, FwSpec, FwStream, Policy, Reach, Subsystem};
 //! use portcullis_machine::{Machine, MachinePlatform, Profile};
-//! use portcullis_smmuv3::{Options, Smmu};
 //! use std::sync::Arc;
 //!
 //! let machine = Machine::builder().build();
@@ -61,6 +61,7 @@
 //!
 //! Dependency rule: uses the product's crates; none of them uses it. `no_std` + `alloc`, no `unsafe`.
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub use portcullis::*;

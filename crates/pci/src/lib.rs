@@ -13,6 +13,21 @@
 //!
 //! The seam is one trait, [`ConfigSpace`]: [`Ecam`] is one over registers that a kernel has mapped, [`Recorded`] one over the text of `lspci -xxxx`, and `portcullis-qemu` has one over qtest. `portcullis-firmware` turns the result into what the core is told (`DescribedDevice::enumerated`).
 //!
+//! ```
+//! use portcullis_pci::{Bdf, Isolation, Numbering, Recorded, enumerate};
+//!
+//! // A kernel has an `Ecam`; this is what `lspci -xxxx` printed of a network card with two functions.
+//! let header = "86 80 d3 10 00 00 10 00 00 00 00 02 00 00 80 00";
+//! let config = Recorded::parse(&format!("00:03.0 x\n00: {header}\n\n00:03.1 x\n00: {header}\n"), 0)?;
+//! let segment = enumerate(&config, &[0], 0..=255, Numbering::Keep)?;
+//!
+//! // Each reaches memory by its own id, and nothing says that they do not reach each other: one group.
+//! let ids: Vec<_> = segment.functions().iter().map(|function| segment.requester_ids(function)).collect();
+//! assert_eq!(ids, [[Bdf::new(0, 3, 0)], [Bdf::new(0, 3, 1)]]);
+//! assert_eq!(segment.groups(Isolation::Linux), [0, 0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What is promised
 //!
 //! - Bounded on hostile configuration space: each bus is looked at once, lists of capabilities end, numbers that cannot be are not followed. So at most 65536 functions are found, and as many virtual ones,

@@ -33,6 +33,7 @@
 //! [`host`], the implementation on top of the standard library. `unsafe` only in `sync` and `irq` (exclusion), `memory` and `watch` (the contract of DMA memory) and
 //! the two of `host`.
 #![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 

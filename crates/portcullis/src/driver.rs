@@ -90,7 +90,7 @@ pub enum ProbeError {
     /// Something that the device needs is not there yet: call again when the supplier at that node was registered.
     #[doc(alias = "EPROBE_DEFER")]
     Defer(FwNode),
-    /// The DMA handle could not do what the driver needs.
+    /// The DMA handle could not do what the driver needs. In a probe, `?` makes it of every failure of the handle and of an allocation of DMA memory.
     Dma(DmaError),
     /// The device cannot be used.
     Failed(String),
@@ -108,8 +108,9 @@ impl fmt::Display for ProbeError {
 
 impl core::error::Error for ProbeError {}
 
-impl From<DmaError> for ProbeError {
-    fn from(error: DmaError) -> Self {
-        Self::Dma(error)
+/// So that `?` works in a probe on whatever a [`DmaHandle`] and an allocation of DMA memory refuse. A buffer in the failure is dropped: its memory goes back if nothing was mapped, and is leaked if it is in quarantine.
+impl<E: Into<DmaError>> From<E> for ProbeError {
+    fn from(error: E) -> Self {
+        Self::Dma(error.into())
     }
 }

@@ -146,6 +146,12 @@ impl fmt::Display for DmaError {
 
 impl core::error::Error for DmaError {}
 
+impl From<AllocError> for DmaError {
+    fn from(error: AllocError) -> Self {
+        Self::NoMemory(error)
+    }
+}
+
 impl DmaError {
     /// Whether the same call can succeed once there is memory.
     pub fn is_out_of_memory(&self) -> bool {

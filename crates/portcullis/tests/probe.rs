@@ -10,6 +10,7 @@ mod unconfirmed;
 
 use portcullis::*;
 use portcullis_addr::{Iova, IovaRange, StreamId};
+use portcullis_platform::{AllocError, DmaPages, PageLayout, Platform};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use support::*;
@@ -340,6 +341,54 @@ fn a_mapping_that_fails_on_the_way_takes_no_addresses() {
     NO_RECLAIM.set(false);
     sub.unbind(&x).expect("bound");
     assert_eq!(sub.counts().attached, 1, "nothing was left that could not be removed");
+}
+
+/// Everything in it that can fail is a `?`.
+struct Careless(PageLayout);
+
+impl Driver<Host> for Careless {
+    fn name(&self) -> &str {
+        "careless"
+    }
+
+    fn probe(
+        &self,
+        _: &ProbeContext<'_>,
+        dma: DmaHandle<Host>,
+    ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+        let memory = dma.platform().memory();
+        let pages = dma.unmap(dma.map(DmaPages::new(memory, self.0)?, Both)?)?;
+        let copied = dma.bounce([0; 64])?;
+        drop((pages, dma.turn(dma.map(copied, ToDevice)?, FromDevice)?));
+        Ok(Box::new(Quiet))
+    }
+}
+
+struct Quiet;
+
+impl BoundDriver for Quiet {}
+
+#[test]
+fn what_fails_in_a_probe_comes_out_of_its_question_marks_with_the_reason() {
+    let sub = subsystem();
+    let x = sub.add_device(behind("/x", &[(A, 1)])).expect("added");
+    let books = register(&sub, A);
+    let page = PageLayout::new(0x1000, 0x1000).expect("a page");
+    let bind = |layout| sub.bind(&x, Arc::new(Careless(layout))).expect("an attempt");
+    // No byte can lie there.
+    let nowhere = page.within_bits(4);
+    let no_memory = DmaError::NoMemory(AllocError { layout: nowhere });
+    let BindOutcome::Failed(reason) = bind(nowhere) else { panic!("there is memory") };
+    assert!(reason.is_out_of_memory(), "{reason}");
+    assert_eq!(reason, FailedReason::Dma { driver: "careless".into(), error: no_memory });
+    books.fail(Call::Wait, SILENT);
+    let outcome = bind(page);
+    let quarantined = |error: &DmaError| matches!(error, DmaError::Quarantined { node: A, .. });
+    assert!(
+        matches!(&outcome, BindOutcome::Failed(FailedReason::Dma { error, .. }) if quarantined(error)),
+        "{outcome}"
+    );
+    assert_eq!(sub.counts().mappings, 0, "the failed bind has ended");
 }
 
 #[test]

@@ -1,8 +1,82 @@
 //! The drivers of the [`virtio-drivers`](virtio_drivers) crate behind an IOMMU: its [`Hal`] over the core's [`DmaHandle`].
 //!
 //! Scope: [`IommuHal`] is the adapter; a kernel writes a [`Kernel`] for it: three functions that it has anyway. [`AccessPlatform`] wraps the transport, so that a device that insists
-//! on its IOMMU accepts the driver. How a driver's probe uses both stands in full in `crates/scenarios/examples/virtio_rng.rs` (on a host, with QEMU as the machine) and in
-//! `images` (a kernel).
+//! on its IOMMU accepts the driver. The repository has this example as a program that runs (`crates/scenarios/examples/virtio_rng.rs`, on a host, with QEMU as the machine) and in a kernel that boots
+//! (`images`).
+//!
+//! ```
+//! use core::ptr::NonNull;
+//! use portcullis::{BoundDriver, DmaHandle, Driver, ProbeContext, ProbeError};
+//! use portcullis_addr::PhysAddr;
+//! use portcullis_bare::{BarePlatform, SpinLock};
+//! use portcullis_platform::Mutex;
+//! use portcullis_virtio::{AccessPlatform, HalState, IommuHal, Kernel};
+//! use std::sync::Arc; // `alloc::sync::Arc` in a kernel
+//! use virtio_drivers::device::rng::VirtIORng;
+//! use virtio_drivers::transport::pci::PciTransport;
+//! # struct MyKernel;
+//! # impl portcullis_bare::Kernel for MyKernel {
+//! #     type Frames = std::alloc::System;
+//! #     fn cpus() -> usize { 1 }
+//! #     fn cpu() -> usize { 0 }
+//! #     fn thread() -> usize { 1 }
+//! #     fn counter_frequency() -> u64 { 1 }
+//! # }
+//! type MyPlatform = BarePlatform<MyKernel>;
+//!
+//! /// The way to memory of the machine's one virtio-rng.
+//! static STATE: Mutex<Option<Arc<HalState<MyPlatform>>>, SpinLock<MyKernel>> =
+//!     Mutex::from_raw(SpinLock::unlabelled(), None);
+//!
+//! struct TheRng;
+//!
+//! impl Kernel for TheRng {
+//!     type Platform = MyPlatform;
+//!
+//!     fn state() -> Arc<HalState<MyPlatform>> {
+//!         STATE.lock().clone().expect("the probe stores it before it uses the device")
+//!     }
+//!
+//!     // In a kernel that has RAM and device registers mapped 1:1.
+//!     fn pointer(address: PhysAddr, _len: usize) -> NonNull<u8> {
+//!         let pointer = core::ptr::with_exposed_provenance_mut(address.raw() as usize);
+//!         NonNull::new(pointer).expect("nothing that is given out is at 0")
+//!     }
+//!     fn registers(address: PhysAddr, len: usize) -> NonNull<u8> {
+//!         Self::pointer(address, len)
+//!     }
+//! }
+//!
+//! /// The first probe takes the transport.
+//! struct RngDriver(Mutex<Option<PciTransport>, SpinLock<MyKernel>>);
+//!
+//! struct Bound {
+//!     rng: VirtIORng<IommuHal<TheRng>, AccessPlatform<PciTransport>>,
+//! }
+//!
+//! impl BoundDriver for Bound {}
+//!
+//! impl Driver<MyPlatform> for RngDriver {
+//!     fn name(&self) -> &str {
+//!         "virtio-rng"
+//!     }
+//!
+//!     fn probe(
+//!         &self,
+//!         _: &ProbeContext<'_>,
+//!         dma: DmaHandle<MyPlatform>,
+//!     ) -> Result<Box<dyn BoundDriver>, ProbeError> {
+//!         *STATE.lock() = Some(Arc::new(HalState::new(dma)));
+//!         let failed = |error| ProbeError::Failed(format!("virtio-rng: {error}"));
+//!         let Some(transport) = self.0.lock().take() else {
+//!             return Err(ProbeError::Failed("its transport was taken before".into()));
+//!         };
+//!         let mut rng = VirtIORng::new(AccessPlatform::new(transport)).map_err(failed)?;
+//!         rng.request_entropy(&mut [0; 16]).map_err(failed)?;
+//!         Ok(Box::new(Bound { rng }))
+//!     }
+//! }
+//! ```
 //!
 //! The handle belongs to one device: a kernel with several has one [`Kernel`] type per device, or looks the state up by what its CPU is working on.
 //!

@@ -24,6 +24,22 @@
 //!
 //! Addresses beyond the 39 bits that a table begins with make it grow ([`Capabilities::formats`](portcullis::Capabilities) says how far): the map that needs it waits until the entries of all devices lead to the new root.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, AmdViProfile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_amdvi::{Iommu, Options};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_amdvi(AmdViProfile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let iommu = Iommu::bring_up(platform, registers, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; until a device is attached, each of its accesses is refused.
+//! assert_eq!(iommu.capabilities().id_bits, 16);
+//! # Ok::<(), portcullis_amdvi::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! Guest (v2) tables, PASID, SVA and nested translation, also where the unit has them (`GTSup`); interrupt remapping (entries say IV = 0: a device's interrupts pass unchanged to the doorbell window, which is never translated, so a device

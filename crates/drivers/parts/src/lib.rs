@@ -10,6 +10,21 @@
 //! - [`Line`], [`Failures`]: of such a queue: who waits for room, and whose command was refused.
 //! - [`answer`]: what the core is told where a unit does not do what it should.
 //!
+//! ```
+//! use portcullis_driver_parts::{Ids, Search};
+//! use portcullis_platform::{LockLabel, NativeAtomic};
+//!
+//! // A unit with 16 tags for what it caches; 0 stays unused.
+//! let ids = Ids::<NativeAtomic>::new(16, LockLabel::new("asids", 0));
+//! let mut search = Search::START;
+//! let first = ids.take(&mut search);
+//! assert_eq!(first, Some(1));
+//! ids.free(1);
+//! assert_eq!(ids.take(&mut search), Some(2), "an id is used again as late as possible");
+//! ```
+//!
+//! Not supported: units that keep their state in registers (SMMUv2), and those that are told everything by requests (virtio-iommu), beyond [`Claims`] and [`Ids`].
+//!
 //! Dependency rule: uses `addr`, `platform` and the interfaces of the core. Knows no driver. `no_std` + `alloc`, no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]

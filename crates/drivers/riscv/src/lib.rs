@@ -18,6 +18,22 @@
 //! Every wait has a bound ([`REGISTER_BOUND`], [`FENCE_BOUND`]). The short locks `riscv.cq` and `riscv.fq`, which the interrupt takes too, and the long ones `iommu.streams` and `riscv.spaces` are never held while hardware is
 //! waited for, and none is taken inside another. `riscv.restart` is held while a unit that does not answer is restarted; only [`forget_all`](IommuOps::forget_all) takes it.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, RiscvProfile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_riscv::{Iommu, Options};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_riscv(RiscvProfile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let iommu = Iommu::bring_up(platform, registers, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; until a device is attached, each of its accesses is refused.
+//! assert!(iommu.capabilities().id_bits >= 16);
+//! # Ok::<(), portcullis_riscv::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! MSI page tables and memory-resident interrupt files (contexts say "off": a device's messages are translated like any other write, and [`MsiDoorbell::Translated`](portcullis::MsiDoorbell) says so; where its guest's

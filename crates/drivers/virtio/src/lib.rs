@@ -27,6 +27,22 @@
 //!
 //! The short locks `virtio.requests` and `virtio.events` are never held while the device is waited for. A space's own lock (`virtio.space`) is held while its endpoints are attached and, where the queue is full, until there is room.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, VirtioProfile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_virtio_iommu::{Iommu, Options, Transport};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_virtio(VirtioProfile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let iommu = Iommu::bring_up(platform, registers, Transport::Mmio, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; an endpoint that is attached to nothing is blocked.
+//! assert!(iommu.capabilities().id_bits >= 16);
+//! # Ok::<(), portcullis_virtio_iommu::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! Legacy devices; virtio-pci devices whose register blocks are in several BARs; packed queues, indirect descriptors and event indexes; PASID; page tables of the guest's own (`ATTACH_TABLE` is a draft); changing what a mapping allows (`turn` answers that it

@@ -24,6 +24,22 @@
 //! Every wait has a bound ([`REGISTER_BOUND`], [`WAIT_BOUND`]). The short locks `vtd.iq` and `vtd.faults`, which the interrupt takes too, and the long ones `iommu.streams` and `iommu.spaces` are never held while hardware is
 //! waited for, and none is taken inside another. `vtd.restart` is held while a unit that does not answer is restarted, which only [`forget_all`](IommuOps::forget_all) does, and `vtd.gcmd` while a global command takes effect.
 //!
+//! ```
+//! use portcullis::IommuOps;
+//! use portcullis_machine::{Machine, MachinePlatform, VtdProfile};
+//! use portcullis_platform::host::HostThreads;
+//! use portcullis_vtd::{Iommu, Options};
+//! use std::sync::Arc;
+//!
+//! let machine = Machine::builder().build();
+//! let registers = machine.add_vtd(VtdProfile::qemu10()).registers();
+//! let platform = Arc::new(MachinePlatform::<HostThreads>::new(&machine));
+//! let iommu = Iommu::bring_up(platform, registers, Options::default())?;
+//! // It is ready to be handed to `Subsystem::register`; until a device is attached, each of its accesses is refused.
+//! assert_eq!(iommu.capabilities().id_bits, 16);
+//! # Ok::<(), portcullis_vtd::BringUpError>(())
+//! ```
+//!
 //! # Not supported
 //!
 //! Units without queued invalidation; interrupt remapping (its enable bit is left as it is found: without it, whoever can make a device write to `0xfee00000` and above can raise any interrupt); device TLBs (ATS) and page requests; requests with a

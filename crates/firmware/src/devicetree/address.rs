@@ -85,6 +85,14 @@ enum DmaRanges {
     },
 }
 
+impl Node<'_, '_> {
+    /// Its registers: the first eight entries of `reg` as the CPU addresses them, through the `ranges` of every bus above. An entry that cannot be followed ends the list.
+    #[doc(alias = "of_address_to_resource")]
+    pub fn registers(self) -> Vec<PhysRange> {
+        Addresses::new(self.tree()).register_windows(self)
+    }
+}
+
 impl<'t, 'a> Addresses<'t, 'a> {
     pub(super) fn new(tree: &'t Tree<'a>) -> Self {
         Self {

@@ -88,7 +88,7 @@ fn read_one(
     let interrupts = interrupts(tree, node);
     let mut windows = addresses.register_windows(node).into_iter();
     let registers = windows.next();
-    let mirrored = node.strings("compatible").any(|name| name == "nvidia,smmu-500");
+    let mirrored = node.is_compatible("nvidia,smmu-500");
     let mut iommu = IommuNode {
         node: node.id(),
         path: node.path(),

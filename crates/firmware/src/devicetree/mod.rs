@@ -1,7 +1,7 @@
 //! Devicetree.
 //!
 //! [`read_devicetree`] is all that most need. [`FlatTree`] reads the flattened format; a [`TreeBuilder`] takes a tree from any other
-//! parser; [`lower`] turns either into a [`MachineDescription`].
+//! parser; [`lower`] turns either into a [`MachineDescription`]. Whoever wants more of the same [`Tree`] reads its [`Node`]s.
 
 mod address;
 mod device;
@@ -18,7 +18,7 @@ mod windows;
 
 pub use flat::{Block, FlatTree, MemoryReservation, ReadError};
 pub use owned::{OverlayError, OwnedNode};
-pub use tree::{Tree, TreeBuilder, TreeError, TreeLimits};
+pub use tree::{Node, Tree, TreeBuilder, TreeError, TreeLimits};
 
 use crate::checks;
 use crate::machine::{IommuNode, MachineDescription};

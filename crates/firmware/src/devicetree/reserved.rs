@@ -85,7 +85,7 @@ fn scanned_out(tree: &Tree<'_>) -> BTreeSet<FwNode> {
     let used = tree.nodes().filter(|node| {
         let display = node.cell("display").and_then(|phandle| tree.by_phandle(phandle).ok());
         let behind = display.map_or(some_display, |display| is_behind_smmu(tree, display));
-        let framebuffer = node.strings("compatible").any(|name| name == "simple-framebuffer");
+        let framebuffer = node.is_compatible("simple-framebuffer");
         node.enabled() && framebuffer && behind
     });
     let used = used.filter_map(|node| tree.by_phandle(node.cell("memory-region")?).ok());

@@ -286,6 +286,31 @@ fn lookup<'a>(properties: &[Property<'a>], name: &str) -> Option<&'a [u8]> {
 }
 
 /// A devicetree whose names and values lie in a buffer of lifetime `'a`.
+///
+/// A kernel finds its console, interrupt controller and timers in the same parse as its IOMMUs: [`lower`](super::lower) makes the description, and
+/// [`nodes`](Self::nodes), [`at`](Self::at) and [`node`](Self::node) read the rest. The [`FwNode`] of a description is the node's number here.
+///
+/// ```
+/// use portcullis_firmware::devicetree::{FlatTree, lower};
+///
+/// let blob = include_bytes!("../../../../boards/portcullis-default.dtb");
+/// let flat = FlatTree::new(blob)?;
+/// let tree = flat.tree()?;
+/// let machine = lower(&tree, &flat.reservations()?, "portcullis-default");
+///
+/// // The same node, as what the core is told of and as what the devicetree says.
+/// let smmu = &machine.iommus[0];
+/// let node = tree.node(smmu.node).expect("it was read from this tree");
+/// assert_eq!(node.path(), smmu.path);
+/// assert!(node.is_compatible("arm,smmu-v3"));
+/// assert_eq!(node.registers().first().copied(), smmu.registers);
+///
+/// // Whatever else the kernel needs.
+/// let memory = tree.nodes().find(|node| node.name().starts_with("memory@")).expect("RAM");
+/// assert_eq!(memory.registers(), machine.memory);
+/// assert!(tree.at("/soc").is_some() && tree.at("/soc/nothing").is_none());
+/// # Ok::<(), portcullis_firmware::ReadError>(())
+/// ```
 #[derive(Debug)]
 pub struct Tree<'a> {
     nodes: Vec<NodeRecord<'a>>,
@@ -310,7 +335,7 @@ impl<'a> Tree<'a> {
     }
 
     /// All nodes in document order, the root first.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
+    pub fn nodes(&self) -> impl Iterator<Item = Node<'_, 'a>> {
         self.nodes.iter().zip(0u32..).map(|(record, index)| Node {
             tree: self,
             record,
@@ -318,9 +343,25 @@ impl<'a> Tree<'a> {
         })
     }
 
-    pub(crate) fn node(&self, id: FwNode) -> Option<Node<'_, 'a>> {
+    /// The node with that number; `None` where there are not so many.
+    pub fn node(&self, id: FwNode) -> Option<Node<'_, 'a>> {
         let record = self.nodes.get(id.0 as usize)?;
         Some(Node { tree: self, record, id })
+    }
+
+    /// The node at `path`, whose names are given whole, unit addresses included: `/soc/pcie@40000000`. `/` is the root. No aliases.
+    #[doc(alias = "of_find_node_by_path")]
+    pub fn at(&self, path: &str) -> Option<Node<'_, 'a>> {
+        let mut names = path.strip_prefix('/')?.split('/').filter(|name| !name.is_empty());
+        names.try_fold(self.node(FwNode(0))?, |above, name| {
+            above.children().find(|child| child.name() == name)
+        })
+    }
+
+    /// The node that `phandle` refers to; `None` where no node has that phandle, or more than one.
+    #[doc(alias = "of_find_node_by_phandle")]
+    pub fn with_phandle(&self, phandle: u32) -> Option<Node<'_, 'a>> {
+        self.by_phandle(phandle).ok()
     }
 
     pub(crate) fn by_phandle(&self, phandle: u32) -> Result<Node<'_, 'a>, PhandleError> {
@@ -335,29 +376,37 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// One node of a [`Tree`].
+/// One node of a [`Tree`]. A copy of it costs nothing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Node<'t, 'a> {
+#[doc(alias = "device_node")]
+pub struct Node<'t, 'a> {
     tree: &'t Tree<'a>,
     record: &'t NodeRecord<'a>,
     id: FwNode,
 }
 
 impl<'t, 'a> Node<'t, 'a> {
-    pub(crate) fn id(self) -> FwNode {
+    pub(super) fn tree(self) -> &'t Tree<'a> {
+        self.tree
+    }
+
+    /// Its number in the tree, which descriptions use.
+    pub fn id(self) -> FwNode {
         self.id
     }
 
-    pub(crate) fn name(self) -> &'a str {
+    /// Its name with the unit address, such as `serial@9000000`; empty for the root.
+    pub fn name(self) -> &'a str {
         self.record.name
     }
 
-    /// Whether it and all nodes above it are enabled.
-    pub(crate) fn enabled(self) -> bool {
+    /// Whether it and all nodes above it are enabled (`status` is missing, `okay` or `ok`).
+    pub fn enabled(self) -> bool {
         self.record.enabled
     }
 
-    pub(crate) fn parent(self) -> Option<Node<'t, 'a>> {
+    /// The node above it; `None` for the root.
+    pub fn parent(self) -> Option<Node<'t, 'a>> {
         if self.id.0 == 0 { None } else { self.tree.node(FwNode(self.record.parent)) }
     }
 
@@ -366,13 +415,15 @@ impl<'t, 'a> Node<'t, 'a> {
         core::iter::successors(Some(self), |node| node.parent())
     }
 
-    pub(crate) fn children(self) -> impl Iterator<Item = Node<'t, 'a>> {
+    /// The nodes right below it, in document order.
+    pub fn children(self) -> impl Iterator<Item = Node<'t, 'a>> {
         let end = self.record.end;
         let at = move |index| (index < end).then(|| self.tree.node(FwNode(index))).flatten();
         core::iter::successors(at(self.id.0.saturating_add(1)), move |child| at(child.record.end))
     }
 
-    pub(crate) fn path(self) -> String {
+    /// Its full path.
+    pub fn path(self) -> String {
         if self.id.0 == 0 {
             return String::from("/");
         }
@@ -386,14 +437,16 @@ impl<'t, 'a> Node<'t, 'a> {
         path
     }
 
-    pub(crate) fn property(self, name: &str) -> Option<&'a [u8]> {
+    /// The bytes of a property; `None` where it is missing. Of several with one name, the first counts.
+    #[doc(alias = "of_get_property")]
+    pub fn property(self, name: &str) -> Option<&'a [u8]> {
         let first = self.record.first_property as usize;
         let end = first.saturating_add(self.record.properties as usize);
         lookup(self.tree.properties.get(first..end)?, name)
     }
 
-    /// All properties, by name.
-    pub(crate) fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    /// All properties with their bytes, sorted by name.
+    pub fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         let first = self.record.first_property as usize;
         let end = first.saturating_add(self.record.properties as usize);
         let own = self.tree.properties.get(first..end).unwrap_or_default();
@@ -405,18 +458,25 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 
     /// A property of exactly one cell; `None` where it is missing or of another length.
-    pub(crate) fn cell(self, name: &str) -> Option<u32> {
+    #[doc(alias = "of_property_read_u32")]
+    pub fn cell(self, name: &str) -> Option<u32> {
         self.property(name).and_then(single_cell)
     }
 
-    /// The entries of a string list that are valid UTF-8.
-    pub(crate) fn strings(self, name: &str) -> impl Iterator<Item = &'a str> {
+    /// The entries of a string list that are valid UTF-8, not empty and without control characters.
+    pub fn strings(self, name: &str) -> impl Iterator<Item = &'a str> {
         let value = self.property(name).unwrap_or_default();
         let value = value.strip_suffix(b"\0").unwrap_or(value);
         value.split(|byte| *byte == 0).filter_map(|text| core::str::from_utf8(text).ok()).filter(
             // Names reach terminals.
             |text| !text.is_empty() && !text.contains(char::is_control),
         )
+    }
+
+    /// Whether its `compatible` names `what`.
+    #[doc(alias = "of_device_is_compatible")]
+    pub fn is_compatible(self, what: &str) -> bool {
+        self.strings("compatible").any(|known| known == what)
     }
 
     pub(crate) fn owned_strings(self, name: &str) -> Vec<String> {
@@ -433,7 +493,8 @@ impl<'t, 'a> Node<'t, 'a> {
         self.parent().unwrap_or(self).child_cells()
     }
 
-    pub(crate) fn phandle(self) -> Option<u32> {
+    /// The number by which other nodes refer to it; `None` where it has none.
+    pub fn phandle(self) -> Option<u32> {
         let phandle = self.cell("phandle").or_else(|| self.cell("linux,phandle"))?;
         (phandle != 0 && phandle != u32::MAX).then_some(phandle)
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use alloc::string::ToString;
+use portcullis_addr::PhysRange;
 
 /// Root { a { b { } } c { } }, with a few properties.
 fn sample() -> Tree<'static> {
@@ -88,4 +89,48 @@ fn cells_come_whole() {
     assert_eq!(cells(&[0, 0, 0, 1, 0, 0, 0, 2]), Some(alloc::vec![1, 2]));
     assert_eq!(cells(&[0, 0, 0]), None);
     assert_eq!(cells(&[]), Some(Vec::new()));
+}
+
+#[test]
+fn a_kernel_finds_its_own_nodes_by_path_phandle_and_compatible() {
+    let tree = sample();
+    let number = |node: Option<Node<'_, '_>>| node.map(|node| node.id().0);
+    assert_eq!(number(tree.at("/")), Some(0));
+    assert_eq!(number(tree.at("/a@1/b")), Some(2));
+    // Names are whole, and a path begins at the root.
+    for nowhere in ["/a", "/a@1/c", "/b", "a@1", ""] {
+        assert_eq!(number(tree.at(nowhere)), None, "{nowhere}");
+    }
+    assert_eq!(number(tree.with_phandle(5)), Some(1));
+    assert_eq!(number(tree.with_phandle(6)), None, "two nodes have it");
+    let root = tree.at("/").expect("root");
+    assert!(root.is_compatible("ok") && !root.is_compatible("x"));
+}
+
+/// Devicetree Specification v0.4, 2.3.8: `ranges` are (child address, parent address, length).
+#[test]
+fn registers_are_what_the_cpu_addresses() {
+    let mut builder = TreeBuilder::new();
+    builder.begin_node("").expect("root");
+    builder.begin_node("soc").expect("soc");
+    builder.property("#address-cells", &[0, 0, 0, 1]).expect("cells");
+    // The bus' 0x1000 to 0x1fff are the CPU's 0x9000_0000 on (two cells, as the root's default says).
+    let ranges = [0, 0, 0x10, 0, 0, 0, 0, 0, 0x90, 0, 0, 0, 0, 0, 0x10, 0];
+    builder.property("ranges", &ranges).expect("ranges");
+    for (name, reg) in [
+        ("uart@1100", [0, 0, 0x11, 0, 0, 0, 1, 0]),
+        ("beyond@1f80", [0, 0, 0x1f, 0x80, 0, 0, 1, 0]),
+    ] {
+        builder.begin_node(name).expect("device");
+        builder.property("reg", Vec::leak(reg.to_vec())).expect("reg");
+        builder.end_node().expect("device");
+    }
+    builder.end_node().expect("soc");
+    builder.end_node().expect("root");
+    let tree = builder.finish().expect("a tree");
+    let windows = |path| tree.at(path).expect("it is there").registers();
+    let start = portcullis_addr::PhysAddr::new(0x9000_0100);
+    assert_eq!(windows("/soc/uart@1100"), [PhysRange::new(start, 0x100).expect("no wrap")]);
+    assert_eq!(windows("/soc/beyond@1f80"), [], "only half of it is on the bus");
+    assert_eq!(windows("/soc"), [], "a bus without reg");
 }

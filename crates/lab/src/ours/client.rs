@@ -164,9 +164,9 @@ impl Prober {
             violation("P1", format!("probe runs with a {:?} DMA path", dma.reach()));
         }
         let layout = PageLayout::new(4096, 4096).expect("a page");
-        let pages = DmaPages::new(dma.platform().memory(), layout).map_err(DmaError::NoMemory)?;
+        let pages = DmaPages::new(dma.platform().memory(), layout)?;
         let frame = pages.address();
-        let buffer = dma.map(pages, Both).map_err(DmaError::from)?;
+        let buffer = dma.map(pages, Both)?;
         let lent = Lent { address: buffer.device_address(), frame };
         let (endpoint, dma) = (Arc::clone(&self.0), dma.clone());
         let holder = Holder { endpoint, dma, lent, buffer: Some(buffer) };

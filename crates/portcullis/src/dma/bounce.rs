@@ -2,6 +2,7 @@
 
 use super::Lendable;
 use super::pool::PooledPages;
+use crate::error::DmaError;
 use core::fmt;
 use core::ops::Range;
 use portcullis_addr::{PhysAddr, PhysRange};
@@ -145,3 +146,9 @@ impl<T> fmt::Display for NoBounce<T> {
 }
 
 impl<T> core::error::Error for NoBounce<T> {}
+
+impl<T> From<NoBounce<T>> for DmaError {
+    fn from(failure: NoBounce<T>) -> Self {
+        failure.error.into()
+    }
+}

@@ -36,8 +36,7 @@ impl<P: Platform> DmaBuffer<P> {
         let whole = size.max(1).checked_next_multiple_of(granule);
         let too_much = DmaError::NoMemory(AllocError { layout: layout(size.max(1)) });
         let whole = whole.ok_or(too_much)?;
-        let pages = DmaPages::new(handle.platform().memory(), layout(whole));
-        let pages = pages.map_err(DmaError::NoMemory)?;
+        let pages = DmaPages::new(handle.platform().memory(), layout(whole))?;
         let mapping = handle.map(pages, Both)?;
         Ok(Self { handle: handle.clone(), mapping: Some(mapping) })
     }

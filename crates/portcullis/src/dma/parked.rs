@@ -63,6 +63,12 @@ impl<B, D> fmt::Display for NotRedeemed<B, D> {
 
 impl<B, D> core::error::Error for NotRedeemed<B, D> {}
 
+impl<B, D> From<NotRedeemed<B, D>> for DmaError {
+    fn from(failure: NotRedeemed<B, D>) -> Self {
+        failure.error
+    }
+}
+
 impl<P: Platform> DmaHandle<P> {
     /// Takes the memory away from the device, and leaves it to a later invalidation, shared with others, to have hardware forget it. Where the domain is lazy
     /// ([`DomainType::DmaLazy`](crate::DomainType::DmaLazy)) and the device is trusted, that is: elsewhere it is [`unmap`](Self::unmap), and the buffer is ready.

@@ -28,6 +28,12 @@ impl<B, D> fmt::Display for NotTurned<B, D> {
 
 impl<B, D> core::error::Error for NotTurned<B, D> {}
 
+impl<B, D> From<NotTurned<B, D>> for DmaError {
+    fn from(failure: NotTurned<B, D>) -> Self {
+        failure.error
+    }
+}
+
 impl<P: Platform> DmaHandle<P> {
     /// Lets the device use a mapping in another direction from now on, at the same addresses: once this has returned, an access that the new direction does not allow is refused. Costs one
     /// invalidation, and no address. For a device that does not snoop the CPU's caches, what it has written is made visible to the CPU where it may not write any more.
