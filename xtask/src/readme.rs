@@ -109,6 +109,32 @@ mod tests {
         assert_eq!(examples(README).len(), 2);
     }
 
+    /// Rows of the table of contexts, as words.
+    fn contexts(page: &str) -> Vec<String> {
+        let lines = page.lines().map(|line| line.trim_start_matches("//! "));
+        let rows = lines.skip_while(|line| !line.starts_with("| | interrupt handler"));
+        let rows = rows.take_while(|line| line.starts_with('|'));
+        // `[a](b)` is a link in rustdoc and a word here.
+        let words = |row: &str| {
+            let mut parts = row.split("](");
+            let first = parts.next().unwrap_or_default().to_owned();
+            let words = parts.fold(first, |all, part| {
+                all + part.split_once(')').map_or(part, |(_target, rest)| rest)
+            });
+            words.replace(['[', ']'], "")
+        };
+        rows.map(words).collect()
+    }
+
+    #[test]
+    fn the_guide_and_the_core_say_the_same_of_contexts() {
+        let guide = contexts(include_str!("../../docs/kernel.md"));
+        assert_eq!(guide.len(), 7);
+        assert_eq!(contexts(include_str!("../../crates/portcullis/src/lib.rs")), guide);
+        let linked = "//! | | interrupt handler |\n//! | [`a`](b::a), [`c`] | no |\n//!\n";
+        assert_eq!(contexts(linked), ["| | interrupt handler |", "| `a`, `c` | no |"]);
+    }
+
     #[test]
     fn the_readme_lists_every_feature_of_the_facade() {
         let (_, listed) = README.split_once("the rest is by feature (").expect("the list");

@@ -1,4 +1,4 @@
-//! The seams of [`portcullis-platform`](portcullis_platform) on a bare machine, so that a kernel need not write them.
+//! The seams of [`portcullis-platform`](portcullis_platform) for a kernel on a bare machine, so that it does not have to write them.
 //!
 //! Scope: [`Mmio`] registers, [`LinearMemory`] over the kernel's allocator, spin locks ([`SpinLock`], [`IrqSpinLock`]), [`SpinEvent`], [`CounterClock`], the barriers and
 //! cache maintenance of AArch64, riscv64 and x86-64 ([`arch`]), and [`BarePlatform`], which joins them with the few things that only the kernel knows: [`Kernel`].
@@ -45,14 +45,14 @@
 //!
 //! # Contexts
 //!
-//! [`SpinLock`] is the long lock: whoever waits for it spins, calling [`Kernel::relax`], which a kernel with a scheduler overrides to yield.
-//! Waiting for work calls [`Kernel::idle`]. [`IrqSpinLock`] masks
+//! [`SpinLock`] is the long lock. A thread that waits for it spins and calls [`Kernel::relax`], which a kernel with a scheduler overrides in order to yield.
+//! A thread that waits for work calls [`Kernel::idle`]. [`IrqSpinLock`] is the short lock; it masks
 //! interrupts on its CPU while it is held. [`SpinEvent::notify_all`](portcullis_platform::RawEvent::notify_all) may be called from an interrupt handler.
 //!
-//! Not supported: other architectures (this crate does not build there; implement the seams yourself); highmem, i.e. RAM that is not mapped all the time; NUMA
-//! placement; an address limit below what the allocator happens to return (an allocation that does not fit is refused, see [`LinearMemory`]); big-endian CPUs.
+//! Not supported: other architectures (this crate does not build there; implement the seams yourself); highmem, that is RAM which is not mapped all the time; NUMA
+//! placement; asking the allocator for memory below a limit (memory that comes back too high is refused, see [`LinearMemory`]); big-endian CPUs.
 //!
-//! Dependency rule: uses `addr` and `platform` only. `no_std` + `alloc`. `unsafe` lives here by nature: each module that has it says why.
+//! Dependency rule: uses `addr` and `platform` only. `no_std` + `alloc`. This is where `unsafe` belongs: each module that has some says why.
 #![no_std]
 
 extern crate alloc;

@@ -1,6 +1,6 @@
 //! Drivers of the [`dma-api`](dma_api) crate (0.10) behind an IOMMU: its [`DmaOp`] over the core's [`DmaHandle`].
 //!
-//! Scope: [`IommuDma`], one for each device. A driver's probe makes it from the handle that it was given and hands [`IommuDma::device`] on:
+//! Scope: [`IommuDma`], one for each device. A driver's probe makes it from the handle that it was given, and passes on what [`IommuDma::device`] returns:
 //!
 //! ```
 //! use core::ptr::NonNull;
@@ -23,11 +23,11 @@
 //! }
 //! ```
 //!
-//! `dma-api` wants its back end for ever (`&'static dyn DmaOp`), so what `begin` leaks is leaked once a probe. The handle in it is emptied when the driver is unbound, as every copy is: what is allocated
-//! then is refused, and what is released then was already out of the device's reach.
+//! `dma-api` requires a back end that lives for ever (`&'static dyn DmaOp`), so each probe leaks one. Its handle is voided when the driver is unbound, as every copy of a handle is: from then on an allocation
+//! is refused, and memory that is released was already out of the device's reach.
 //!
-//! Not supported: streaming maps without a copy (a buffer shares its pages with whatever lies beside it, and an IOMMU protects whole pages, so each goes through pages of its own); coherent memory
-//! for devices that do not snoop the CPU's caches (it takes an uncached alias, which the platform seam does not have): [`alloc_coherent`](DmaOp::alloc_coherent) says that there is no memory.
+//! Not supported: streaming maps without a copy (a buffer shares its pages with whatever lies beside it, and an IOMMU protects whole pages, so each buffer is copied through pages of its own); coherent memory
+//! for devices that do not snoop the CPU's caches (that takes an uncached alias, which the platform seam does not have): [`alloc_coherent`](DmaOp::alloc_coherent) says that there is no memory.
 //!
 //! Dependency rule: uses `addr`, `platform` and the core. `no_std` + `alloc`. `unsafe` because the functions of `DmaOp` are.
 #![no_std]

@@ -25,12 +25,14 @@
 //! # Ok::<(), portcullis_firmware::ReadError>(())
 //! ```
 //!
+//! A kernel that wants its console or interrupt controller from the same parse reads the [`devicetree::Tree`].
+//!
 //! Not supported: IOMMUs whose `#iommu-cells` is above 2; the `mmu-masters` binding that preceded `iommus`
 //! (the devices that it names are refused, never direct); `dma-ranges` that move addresses (a
-//! device without an IOMMU below them is refused). Bus numbers of PCI functions below a bridge are those that enumeration
-//! gives where every bridge is described; a device plugged in elsewhere shifts them.
+//! device without an IOMMU below them is refused). PCI functions below a bridge get the bus numbers that an enumeration
+//! would give if the description names every bridge; a device that is plugged in elsewhere shifts them.
 //!
-//! Dependency rule: uses `portcullis-addr`, the core's description types and what `portcullis-pci` has found, nothing else. It knows no driver and no hardware.
+//! Dependency rule: uses `portcullis-addr`, the core's description types and what `portcullis-pci` finds, and nothing else. It knows no driver and no hardware.
 //! `no_std` + `alloc`, no `unsafe`.
 #![no_std]
 #![forbid(unsafe_code)]

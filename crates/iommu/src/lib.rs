@@ -5,7 +5,7 @@
 //! portcullis-iommu = { version = "0.1", features = ["smmuv3", "firmware", "bare"] }
 //! ```
 //!
-//! The core is at the root ([`Subsystem`], [`Driver`], [`DmaHandle`]); the crates around it are modules, each of which is a crate of its own that can be used without this one:
+//! The core is at the root ([`Subsystem`], [`Driver`], [`DmaHandle`]). The crates around it are modules here; each can also be used as a crate by itself:
 //!
 //! | module | crate | what it is | feature |
 //! | --- | --- | --- | --- |
@@ -27,7 +27,7 @@
 //! | `dma_api` | `portcullis-dma-api` | drivers of `dma-api` behind an IOMMU | `dma-api` |
 //! | `virtio` | `portcullis-virtio` | the drivers of `virtio-drivers` behind an IOMMU | `virtio` |
 //!
-//! What a kernel does, with the software machine of `portcullis-machine` as hardware:
+//! This is the order in which a kernel does things. The hardware of the example is the software machine of `portcullis-machine`:
 //!
 //! ```
 //! use portcullis_iommu::addr::StreamId;
@@ -57,7 +57,9 @@
 //! # let _ = nic;
 //! ```
 //!
-//! Scope: re-exports, nothing else. Not supported: the instruments (`portcullis-machine`, `portcullis-explore`, `portcullis-threads`, `portcullis-qemu`), which are for tests and are named there.
+//! What may be called in which context stands on the front page of the crate `portcullis`, and which instruction each barrier stands for, in the documentation of [`platform::DmaMemory`]. Minimum Rust: 1.88.
+//!
+//! Scope: re-exports, nothing else. Not supported: the instruments for tests (`portcullis-machine`, `portcullis-explore`, `portcullis-threads`, `portcullis-qemu`). They are not re-exported; depend on them by name.
 //!
 //! Dependency rule: uses the product's crates; none of them uses it. `no_std` + `alloc`, no `unsafe`.
 #![no_std]

@@ -1,11 +1,11 @@
-//! The seams: everything that the core and the drivers need from the system they run on.
+//! The seams: everything that the core and the drivers need from the system that they run on.
 //!
 //! Scope: long locks and waiting ([`RawLock`], [`RawEvent`], [`Mutex`]), short locks that interrupt handlers may take ([`RawIrqLock`], [`IrqMutex`]), words that are
 //! shared without a lock ([`RawAtomic`]), per-CPU data ([`PerCpu`]), memory that hardware can read ([`DmaMemory`], [`DmaPages`]),
 //! register blocks ([`Registers`]), and time ([`Clock`], [`wait_for`]); [`Platform`] bundles them. They are *type parameters*, not
 //! cargo features: one binary holds the real boot (OS threads) and the explored one (scheduled coroutines) side by side. No lock lives in a `static`.
 //!
-//! A register block is one trait; waiting for it is always bounded:
+//! Every wait for hardware has a bound:
 //!
 //! ```
 //! use portcullis_platform::{Clock, Nanos, wait_for};
@@ -27,7 +27,7 @@
 //! assert!(silent.is_err(), "hardware that never answers costs its bound, not more");
 //! ```
 //!
-//! Not supported: NUMA placement of table memory; interrupts as objects (whoever owns the line calls the driver's interrupt entry).
+//! Not supported: NUMA placement of table memory; interrupts as objects (the owner of the interrupt line calls the driver's interrupt entry).
 //!
 //! Dependency rule: uses `addr` only. The core, the drivers and every platform use it. `no_std` + `alloc`; the feature `std` adds
 //! [`host`], the implementation on top of the standard library. `unsafe` only in `sync` and `irq` (exclusion), `memory` and `watch` (the contract of DMA memory) and

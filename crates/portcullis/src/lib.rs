@@ -3,27 +3,27 @@
 //! Scope: the registry of IOMMU instances by firmware node, devices and their drivers, deferral, groups, domains, and the [`DmaHandle`] that a
 //! driver's [`probe`](Driver::probe) receives. [`Subsystem`] is the entry point:
 //!
-//! 1. [`Subsystem::add_device`] takes a [`DeviceDescription`]; devices that hardware cannot tell apart land in one group.
-//! 2. A hardware driver brings an IOMMU up completely and hands it to [`Subsystem::register`]; only then does anybody see it.
+//! 1. [`Subsystem::add_device`] takes a [`DeviceDescription`]. Devices that hardware cannot tell apart end up in one group.
+//! 2. A hardware driver brings an IOMMU up completely and hands it to [`Subsystem::register`]. Nobody sees it before that.
 //! 3. [`Subsystem::bind`] gives a device a driver. If an IOMMU in front of the device is not there yet, the device waits for exactly that one.
-//! 4. Worker threads call [`Subsystem::run_deferred`] to retry what became ready.
+//! 4. Worker threads call [`Subsystem::run_deferred`], which tries the devices again whose IOMMU has arrived.
 //!
 //! # What can be relied on
 //!
-//! - A driver's `probe` runs only when its device's DMA path is final, and the path does not change while it is bound: the [`DmaHandle`] is an
+//! - A driver's `probe` runs only when its device's DMA path is final, and that path does not change while the driver is bound: the [`DmaHandle`] is an
 //!   argument of `probe` and can be made only from a group whose domain is attached.
-//! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*; where hardware did not confirm that, the
-//!   call says [`Unconfirmed`], the report says [`Reach::Unknown`], and what the device reached stays in quarantine until
-//!   [`Subsystem::reconfirm`] or a new bring-up settles it.
-//! - Memory is *lent*: [`DmaHandle::map`] takes a buffer, and the buffer comes back from an unmap only when hardware confirmed the invalidation; otherwise it is
+//! - A device that the description puts behind an IOMMU reaches memory through it or not at all. Every error ends *blocked*. Where hardware did not confirm that, the
+//!   call returns [`Unconfirmed`], the report says [`Reach::Unknown`], and the memory that the device could reach stays in quarantine until
+//!   [`Subsystem::reconfirm`] or a new bring-up settles the matter.
+//! - Memory is *lent*: [`DmaHandle::map`] takes a buffer, and an unmap gives it back only after hardware has confirmed the invalidation; otherwise the buffer is
 //!   quarantined. Safe code cannot map memory that it does not own ([`Lendable`]).
-//! - Unbinding is a barrier: when [`Subsystem::unbind`] returns, no operation of the old driver's handles is under way, nothing of it is mapped, and a handle that somebody
-//!   keeps is void and pins neither table nor IOMMU. Addresses belong to one bind of one driver; nobody else can unmap them.
-//! - A failed operation leaves every counter ([`Subsystem::counts`]) as before it.
+//! - Unbinding is a barrier: when [`Subsystem::unbind`] returns, no operation of the old driver's handles is in progress and nothing of that driver is mapped. A handle that somebody
+//!   keeps is void, and pins neither a table nor an IOMMU. Addresses belong to one bind of one driver; nobody else can unmap them.
+//! - A failed operation leaves every counter ([`Subsystem::counts`]) as it was before the call.
 //!
 //! # Example
 //!
-//! A device behind an IOMMU that has not come up yet waits for exactly that one; how it goes on with a real IOMMU stands in the crate `portcullis-iommu` and in the README.
+//! A device behind an IOMMU that has not come up yet waits for exactly that one. The front page of the crate `portcullis-iommu` and the README continue with an IOMMU that does come up.
 //!
 //! ```
 //! use portcullis::{
@@ -58,20 +58,32 @@
 //! # Ok::<(), portcullis::AddDeviceError>(())
 //! ```
 //!
+//! # What may be called where
+//!
+//! | | interrupt handler | thread that holds a spin lock | thread | inside a driver's `probe`, `remove`, `on_fault` |
+//! | --- | --- | --- | --- | --- |
+//! | [`InterruptHandle::collect`], [`InterruptHandle::service`] | yes | yes | yes | yes |
+//! | [`RawEvent::notify_all`](portcullis_platform::RawEvent::notify_all), [`Subsystem::wake_workers`] | yes | yes | yes | yes |
+//! | [`DmaHandle::map`], [`DmaHandle::unmap`], [`DmaHandle::doorbell`] | no: they wait for hardware | no | yes | yes |
+//! | [`Subsystem::drain_faults`], [`Subsystem::run_deferred`] | no: they call drivers | no | yes | yes; its own device is left out |
+//! | [`Subsystem::bind`], [`Subsystem::unbind`], [`Subsystem::remove_device`], [`Subsystem::register`], [`Subsystem::unregister`] | no | no | yes | yes, but for its own device the answer is `WithinCallback` |
+//!
+//! Whatever is not in the table belongs to threads that hold no spin lock.
+//!
 //! # Lock order
 //!
-//! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `lease`, `work`, `quarantine` and `space` are leaves. Hardware is waited for under `device` and
+//! `device` → `group` → `node` → the locks of a hardware driver; `topology`, `status`, `lease`, `work`, `quarantine` and `space` are leaves. The core waits for hardware under `device` and
 //! `group` only. Interrupt handlers use an [`InterruptHandle`], which takes none of these.
 //!
 //! # Not supported
 //!
 //! PASIDs, nested domains, page requests, ATS, dirty tracking, suspend and resume; transfers between PCI functions. A mapping
-//! that is not a whole number of pages exposes the rest of its first and last page to the device, unless the description says that the device is not trusted: such a mapping is
-//! refused then, and the driver uses a [`Bounce`].
+//! that is not a whole number of pages exposes the rest of its first and last page to the device. Where the description says that the device is not trusted, such a mapping is
+//! refused, and the driver uses a [`Bounce`].
 //!
 //! # Dependency rule
 //!
-//! Uses `addr`, `platform`, `pgtable`, `iova`, a hash map, small vectors, a place that is filled once, and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
+//! Uses `addr`, `platform`, `pgtable` and `iova`, and from other authors a hash map, small vectors, a cell that is filled once, and flag sets. Knows no hardware and no firmware format. `no_std` + `alloc`; `unsafe` only in
 //! `revocable`, `dma::lend` and `dma::bounce`, and in one line each of `space` and `ops`.
 #![no_std]
 

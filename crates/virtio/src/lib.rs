@@ -1,7 +1,7 @@
-//! The drivers of the [`virtio-drivers`](virtio_drivers) crate behind an IOMMU: its [`Hal`] over the core's [`DmaHandle`].
+//! The drivers of the [`virtio-drivers`](virtio_drivers) crate (0.13) behind an IOMMU: its [`Hal`] over the core's [`DmaHandle`].
 //!
-//! Scope: [`IommuHal`] is the adapter; a kernel writes a [`Kernel`] for it: three functions that it has anyway. [`AccessPlatform`] wraps the transport, so that a device that insists
-//! on its IOMMU accepts the driver. The repository has this example as a program that runs (`crates/scenarios/examples/virtio_rng.rs`, on a host, with QEMU as the machine) and in a kernel that boots
+//! Scope: [`IommuHal`] is the adapter. A kernel implements [`Kernel`] for it, three functions whose substance it already has. [`AccessPlatform`] wraps the transport, so that a device that insists
+//! on its IOMMU accepts the driver. The repository runs the same thing as a program (`crates/scenarios/examples/virtio_rng.rs`, on a host, with QEMU as the machine) and in a kernel that boots
 //! (`images`).
 //!
 //! ```
@@ -78,7 +78,7 @@
 //! }
 //! ```
 //!
-//! The handle belongs to one device: a kernel with several has one [`Kernel`] type per device, or looks the state up by what its CPU is working on.
+//! A handle belongs to one device, and the functions of [`Hal`] have no `self`. A kernel with several devices has one [`Kernel`] type for each, or finds the state by the device that the CPU is working on.
 //!
 //! Not supported: zero-copy requests. Each buffer is copied through pages of its own, because it shares its pages with whatever lies beside it, and an IOMMU protects
 //! whole pages only. Running out of memory in [`Hal::share`] panics: the trait has no way to say so.

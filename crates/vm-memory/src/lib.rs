@@ -25,11 +25,11 @@
 //!
 //! // Nothing is mapped: the back end reaches nothing.
 //! assert!(seen.write_obj(7u32, GuestAddress(0xf000_0000)).is_err());
-//! // The guest maps a page, as its virtio-iommu or its SMMU model hears.
+//! // The guest maps a page; the VMM's virtio-iommu or SMMU model is told and enters it.
 //! table.map(Iova::new(0xf000_0000), PhysAddr::new(0x2000), 0x1000, Prot::READ | Prot::WRITE)?;
 //! seen.write_obj(7u32, GuestAddress(0xf000_0010))?;
 //! assert_eq!(seen.read_obj::<u32>(GuestAddress(0xf000_0010))?, 7);
-//! // An unmap is over when the cached translation is forgotten, too.
+//! // An unmap is complete only when the cached translation is forgotten as well.
 //! let mut debt = IotlbGather::new();
 //! table.unmap(Iova::new(0xf000_0000), 0x1000, &mut debt)?;
 //! seen.iommu().forget(Iova::new(0xf000_0000), 0x1000);
