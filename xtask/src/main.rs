@@ -1,6 +1,7 @@
 //! The project's chores: `cargo xtask <verb>`.
 //!
-//! - `test`: installs QEMU where it may, then runs every test and boots the bare-metal kernels.
+//! - `test`: installs QEMU where it may, runs the tests and boots the bare-metal kernel on one board. `PORTCULLIS_LONG=1` adds what takes minutes: the longest searches,
+//!   stock kernels (downloaded), and the other boards. With arguments it is `cargo test --workspace` with these, and nothing else.
 //! - `check`: formatting, lints, docs, arrows between crates, circles between modules, `no_std`, size budgets.
 //! - `deps`, `modules` (and that no file of tests is left out), `no-std`, `budgets`: one of those alone.
 //! - `targets`: the library crates built for 64-bit and 32-bit kernels, and their tests run on 32 bits.
@@ -22,6 +23,7 @@ mod modules;
 mod msrv;
 mod no_std;
 mod package;
+mod programs;
 mod qemu;
 mod readme;
 mod run;
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
         Some("msrv") => msrv::check(),
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
-        Some("image") => image::check(),
+        Some("image") => image::check(true),
         Some("package") => package::check(),
         Some("readme") => readme::check(),
         Some("install-qemu") => qemu::install(),
@@ -74,7 +76,7 @@ fn root() -> PathBuf {
     here.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
-/// Every test of the workspace; `extra` goes to `cargo test`.
+/// The tests of the workspace, all of them with `PORTCULLIS_LONG=1`; `extra` goes to `cargo test`.
 fn test(extra: &[String]) -> Outcome {
     if let Err(reason) = qemu::install() {
         if std::env::var_os("PORTCULLIS_REQUIRE_EXTERNAL").is_some_and(|value| value == "1") {
@@ -82,16 +84,38 @@ fn test(extra: &[String]) -> Outcome {
         }
         println!("QEMU: {reason}; the tests that need it will say SKIP");
     }
-    let extra = extra.iter().map(String::as_str);
-    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
-    arguments.extend(extra);
-    cargo(&arguments, if is_compiled() { &[] } else { ONCE })?;
-    image::check()
+    let settings = if is_compiled() { &[] } else { ONCE };
+    if !extra.is_empty() {
+        let extra = extra.iter().map(String::as_str);
+        let arguments: Vec<&str> =
+            ["test", "--workspace", "--no-fail-fast"].into_iter().chain(extra).collect();
+        return cargo(&arguments, settings);
+    }
+    programs::run_all(settings)?;
+    cargo(&["test", "--workspace", "--doc", "--no-fail-fast"], settings)?;
+    if is_long() {
+        cargo(
+            &["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored", LONG_TESTS],
+            settings,
+        )?;
+    }
+    image::check(is_long())
+}
+
+/// The tests that take minutes or download kernels: ignored, in modules of this name.
+const LONG_TESTS: &str = "long::";
+
+/// Whether they are asked for.
+fn is_long() -> bool {
+    std::env::var_os("PORTCULLIS_LONG").is_some_and(|value| value == "1")
 }
 
 /// What makes the next compilation faster, and exact positions within inlined functions, are most of `target`. A clone that is compiled for this one run does without; a backtrace still names file and line.
-const ONCE: &[(&str, &str)] =
-    &[("CARGO_INCREMENTAL", "0"), ("CARGO_PROFILE_DEV_DEBUG", "line-directives-only")];
+const ONCE: &[(&str, &str)] = &[
+    ("CARGO_INCREMENTAL", "0"),
+    ("CARGO_PROFILE_DEV_DEBUG", "line-directives-only"),
+    ("CARGO_PROFILE_DEV_CODEGEN_UNITS", "4"),
+];
 
 /// Whether something besides this program has been compiled here for debugging: by somebody who works on it, and would compile everything again if the settings changed.
 fn is_compiled() -> bool {

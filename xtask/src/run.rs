@@ -12,14 +12,20 @@ pub(crate) fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Outcome
     run(&mut command)
 }
 
-/// Runs `command`, showing it first.
-pub(crate) fn run(command: &mut Command) -> Outcome {
+/// Shows what is about to be started.
+pub(crate) fn announce(command: &Command) -> String {
     let shown: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let shown = shown.join(" ");
     println!("$ {shown}");
+    shown
+}
+
+/// Runs `command`, showing it first.
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    let shown = announce(command);
     let status = command.status().map_err(|error| format!("{shown}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{shown}: {status}")) }
 }

@@ -57,15 +57,6 @@ fn every_command_gives_the_answer_that_stands_beside_it() {
 }
 
 #[test]
-#[ignore = "two minutes; `.ci/run` asks for it"]
-fn the_longest_command_gives_its_answer() {
-    let commands = commands();
-    let longest = commands.iter().find(|(command, _)| *command == LONGEST);
-    let (command, answer) = longest.expect("it stands on the page");
-    answers(command, answer);
-}
-
-#[test]
 fn the_json_is_what_is_printed() {
     let [shown] = blocks("json")[..] else { panic!("one block of JSON") };
     let mut shown: Value = serde_json::from_str(shown).expect("JSON");
@@ -90,5 +81,19 @@ fn options_and_words_of_the_page_exist() {
     });
     for option in named.filter(|option| !option.is_empty()) {
         assert!(known.contains(&format!("--{option}")), "--{option} does not exist");
+    }
+}
+
+/// Two minutes.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn the_longest_command_gives_its_answer() {
+        let commands = commands();
+        let longest = commands.iter().find(|(command, _)| *command == LONGEST);
+        let (command, answer) = longest.expect("it stands on the page");
+        answers(command, answer);
     }
 }

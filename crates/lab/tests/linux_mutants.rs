@@ -216,17 +216,6 @@ fn mutate(base: &str, apply: &[&str]) -> Mutants {
     mutants
 }
 
-#[test]
-fn every_changed_line_is_noticed_or_explained() {
-    let kernels: Vec<Mutants> = TREES.iter().map(|(base, apply)| mutate(base, apply)).collect();
-    let sum = |count: fn(&Mutants) -> usize| kernels.iter().map(count).sum::<usize>();
-    let (caught, by_verdict) = (sum(|kernel| kernel.caught), sum(|kernel| kernel.by_verdict));
-    let survived: Vec<&String> = kernels.iter().flat_map(|kernel| &kernel.survived).collect();
-    println!("{caught} mutants noticed, {by_verdict} of them by the first world's verdict");
-    assert!(by_verdict >= 40, "{by_verdict}");
-    assert!(survived.is_empty(), "{survived:#?}");
-}
-
 /// A commit that is in the table and takes steps must change something somewhere, or it is a toggle without effect.
 #[test]
 fn every_toggle_has_an_effect() {
@@ -274,4 +263,21 @@ fn every_toggle_has_an_effect() {
         }
     }
     assert!(without_effect.is_empty(), "{without_effect:?}");
+}
+
+/// Forty seconds.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn every_changed_line_is_noticed_or_explained() {
+        let kernels: Vec<Mutants> = TREES.iter().map(|(base, apply)| mutate(base, apply)).collect();
+        let sum = |count: fn(&Mutants) -> usize| kernels.iter().map(count).sum::<usize>();
+        let (caught, by_verdict) = (sum(|kernel| kernel.caught), sum(|kernel| kernel.by_verdict));
+        let survived: Vec<&String> = kernels.iter().flat_map(|kernel| &kernel.survived).collect();
+        println!("{caught} mutants noticed, {by_verdict} of them by the first world's verdict");
+        assert!(by_verdict >= 40, "{by_verdict}");
+        assert!(survived.is_empty(), "{survived:#?}");
+    }
 }

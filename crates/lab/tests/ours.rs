@@ -103,13 +103,6 @@ fn the_busiest_small_world() {
     assert_eq!(report.observed.len(), 1, "{:?}", report.observed);
 }
 
-#[test]
-fn wider_worlds_at_a_coarser_grain() {
-    for world in World::coarse() {
-        exhaust(&world);
-    }
-}
-
 /// What is taken away while somebody uses it or waits for it: handles, command queues, groups, IOMMUs.
 fn revoking(key: &str, goals: &[&str]) {
     let report = exhaust(&World::named(key).expect("a revoking world"));
@@ -171,39 +164,6 @@ fn a_group_that_its_owner_lets_go_is_bound() {
     );
 }
 
-/// The SMMUv2 driver in the worlds a to h, with a handle used against a rebind, with a device that does DMA at any moment, and where banks and masks are shared.
-#[test]
-fn the_smmuv2_driver_in_every_order() {
-    let goals = [
-        ("v2-a", &["bound at once", "deferred"][..]),
-        ("v2-e", &["bind refused"]),
-        ("v2-f", &["an IOMMU was unregistered"]),
-        ("v2-g", &["a bind failed for want of memory"]),
-        ("v2-handle", &["a handle was used", "a handle was refused because its driver is gone"]),
-    ];
-    for world in World::of_family(Family::SmmuV2) {
-        let report = match world.key.as_str() {
-            "v2-rogue" => {
-                let report = Explorer::new(Budget::default()).run(|w| world.build(w));
-                println!("{}: {report}", world.title());
-                assert!(report.exhaustive && report.is_clean(), "{report}");
-                report
-            }
-            // Exhausted clean by hand in 258,000 runs.
-            "v2-reuse" => {
-                let budget = Budget { executions: 5_000, ..Budget::default() };
-                let report = Explorer::new(budget).run(|w| world.build(w));
-                assert!(report.is_clean(), "{report}");
-                report
-            }
-            _ => exhaust(&world),
-        };
-        for goal in goals.iter().filter(|(key, _)| *key == world.key).flat_map(|(_, it)| *it) {
-            assert!(report.reached.contains_key(goal), "never: {goal}; {:?}", report.reached);
-        }
-    }
-}
-
 #[test]
 fn the_riscv_driver_in_every_order() {
     in_every_order(Family::RiscV);
@@ -212,16 +172,6 @@ fn the_riscv_driver_in_every_order() {
 #[test]
 fn the_virtio_driver_in_every_order() {
     in_every_order(Family::Virtio);
-}
-
-#[test]
-fn the_vtd_driver_in_every_order() {
-    in_every_order(Family::VtD);
-}
-
-#[test]
-fn the_vtd_driver_in_scalable_mode_in_every_order() {
-    in_every_order(Family::VtDScalable);
 }
 
 #[test]
@@ -296,5 +246,67 @@ fn a_storm_breaks_no_promise() {
         for goal in [BOUND, "unbound", "deferred", "an IOMMU was unregistered"] {
             assert!(report.reached.contains_key(goal), "never: {goal}; {:?}", report.reached);
         }
+    }
+}
+
+/// A quarter of a minute each.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn wider_worlds_at_a_coarser_grain() {
+        for world in World::coarse() {
+            exhaust(&world);
+        }
+    }
+
+    /// The SMMUv2 driver in the worlds a to h, with a handle used against a rebind, with a device that does DMA at any moment, and where banks and masks are shared.
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn the_smmuv2_driver_in_every_order() {
+        let goals = [
+            ("v2-a", &["bound at once", "deferred"][..]),
+            ("v2-e", &["bind refused"]),
+            ("v2-f", &["an IOMMU was unregistered"]),
+            ("v2-g", &["a bind failed for want of memory"]),
+            (
+                "v2-handle",
+                &["a handle was used", "a handle was refused because its driver is gone"],
+            ),
+        ];
+        for world in World::of_family(Family::SmmuV2) {
+            let report = match world.key.as_str() {
+                "v2-rogue" => {
+                    let report = Explorer::new(Budget::default()).run(|w| world.build(w));
+                    println!("{}: {report}", world.title());
+                    assert!(report.exhaustive && report.is_clean(), "{report}");
+                    report
+                }
+                // Exhausted clean by hand in 258,000 runs.
+                "v2-reuse" => {
+                    let budget = Budget { executions: 5_000, ..Budget::default() };
+                    let report = Explorer::new(budget).run(|w| world.build(w));
+                    assert!(report.is_clean(), "{report}");
+                    report
+                }
+                _ => exhaust(&world),
+            };
+            for goal in goals.iter().filter(|(key, _)| *key == world.key).flat_map(|(_, it)| *it) {
+                assert!(report.reached.contains_key(goal), "never: {goal}; {:?}", report.reached);
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn the_vtd_driver_in_every_order() {
+        in_every_order(Family::VtD);
+    }
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn the_vtd_driver_in_scalable_mode_in_every_order() {
+        in_every_order(Family::VtDScalable);
     }
 }

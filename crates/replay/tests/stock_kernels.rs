@@ -63,67 +63,77 @@ fn replay(test: &str, version: &str, board: &str, schedule: &str) -> Option<Repo
     Some(replay.run().unwrap_or_else(|error| panic!("{test}: {error}")))
 }
 
-/// Linux 6.1 with one SMMU: the walk frees the client's fwspec, the client then runs without its IOMMU, and its disk is not there.
-#[test]
-fn linux_6_1_loses_the_iommu_of_a_client() {
-    let Some(report) = replay("linux_6_1_loses_the_iommu_of_a_client", "6.1", "nvme", "seed")
-    else {
-        return;
-    };
-    assert_eq!(
-        report.observed,
-        Outcome::Occurred { ends: vec![BadEnd::NoIommu] },
-        "{}",
-        report.answer()
-    );
-    assert!(report.agrees(), "{}", report.answer());
-    assert_eq!(report.damage.works, Some(false));
-    assert!(!report.damage.smmu_events.is_empty(), "the SMMU reports the client's accesses");
-}
+/// A boot under a schedule takes a quarter of a minute.
+mod long {
+    use super::*;
 
-/// The control: without a race the same kernel's disk works, so the experiment itself breaks nothing.
-#[test]
-fn linux_6_12_works_without_a_race() {
-    let Some(report) = replay("linux_6_12_works_without_a_race", "6.12", "nvme", "control") else {
-        return;
-    };
-    assert_eq!(report.observed, Outcome::Harmless, "{}", report.answer());
-    assert!(report.agrees(), "{}", report.answer());
-    assert_eq!(report.damage.works, Some(true));
-    assert!(report.damage.interrupts.is_some_and(|number| number > 0));
-}
+    /// Linux 6.1 with one SMMU: the walk frees the client's fwspec, the client then runs without its IOMMU, and its disk is not there.
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn linux_6_1_loses_the_iommu_of_a_client() {
+        let Some(report) = replay("linux_6_1_loses_the_iommu_of_a_client", "6.1", "nvme", "seed")
+        else {
+            return;
+        };
+        assert_eq!(
+            report.observed,
+            Outcome::Occurred { ends: vec![BadEnd::NoIommu] },
+            "{}",
+            report.answer()
+        );
+        assert!(report.agrees(), "{}", report.answer());
+        assert_eq!(report.damage.works, Some(false));
+        assert!(!report.damage.smmu_events.is_empty(), "the SMMU reports the client's accesses");
+    }
 
-/// The report's race, which needs two SMMUs and so a QEMU that Debian 12 does not have (`portcullis replay --fetch-qemu` gets one): the network card stays on direct
-/// DMA behind a domain that translates, and no interrupt of it arrives.
-#[test]
-fn linux_6_1_has_the_race_of_the_report() {
-    let test = "linux_6_1_has_the_race_of_the_report";
-    let Some(report) = replay(test, "6.1", "e1000e-two", "seed") else { return };
-    let ends = vec![BadEnd::WrongPath, BadEnd::MsiUnmapped];
-    assert_eq!(report.observed, Outcome::Occurred { ends }, "{}", report.answer());
-    assert!(report.agrees(), "{}", report.answer());
-    assert_eq!(report.damage.interrupts, Some(0));
-    let line = "Failed to set up IOMMU for device 0000:00:02.0; retaining platform DMA ops";
-    assert!(report.damage.complaints.iter().any(|said| said == line));
-}
+    /// The control: without a race the same kernel's disk works, so the experiment itself breaks nothing.
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn linux_6_12_works_without_a_race() {
+        let Some(report) = replay("linux_6_12_works_without_a_race", "6.12", "nvme", "control")
+        else {
+            return;
+        };
+        assert_eq!(report.observed, Outcome::Harmless, "{}", report.answer());
+        assert!(report.agrees(), "{}", report.answer());
+        assert_eq!(report.damage.works, Some(true));
+        assert!(report.damage.interrupts.is_some_and(|number| number > 0));
+    }
 
-/// What shares a byte with `dma_iommu`, by the kernels' own type information: 6.1 has a pointer, 6.12 a byte of bit fields, and both are as the lab has them.
-#[test]
-fn dma_iommu_is_where_the_lab_has_it() {
-    let test = "dma_iommu_is_where_the_lab_has_it";
-    let layout = |version| {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        external(test, || DmaIommuLayout::of(&kernel(version)?))
-    };
-    let (Some(pointer), Some(byte)) = (layout("6.1"), layout("6.12")) else { return };
-    assert_eq!(pointer.home, Home::Pointer);
-    let Home::Byte(fields) = &byte.home else { panic!("{byte}") };
-    let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
-    assert!(
-        ["dma_coherent", "can_match", "dma_iommu"].iter().all(|name| names.contains(name)),
-        "{byte}"
-    );
-    for layout in [pointer, byte] {
-        assert_eq!(layout.differences(), Vec::<String>::new(), "{layout}");
+    /// The report's race, which needs two SMMUs and so a QEMU that Debian 12 does not have (`portcullis replay --fetch-qemu` gets one): the network card stays on direct
+    /// DMA behind a domain that translates, and no interrupt of it arrives.
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn linux_6_1_has_the_race_of_the_report() {
+        let test = "linux_6_1_has_the_race_of_the_report";
+        let Some(report) = replay(test, "6.1", "e1000e-two", "seed") else { return };
+        let ends = vec![BadEnd::WrongPath, BadEnd::MsiUnmapped];
+        assert_eq!(report.observed, Outcome::Occurred { ends }, "{}", report.answer());
+        assert!(report.agrees(), "{}", report.answer());
+        assert_eq!(report.damage.interrupts, Some(0));
+        let line = "Failed to set up IOMMU for device 0000:00:02.0; retaining platform DMA ops";
+        assert!(report.damage.complaints.iter().any(|said| said == line));
+    }
+
+    /// What shares a byte with `dma_iommu`, by the kernels' own type information: 6.1 has a pointer, 6.12 a byte of bit fields, and both are as the lab has them.
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn dma_iommu_is_where_the_lab_has_it() {
+        let test = "dma_iommu_is_where_the_lab_has_it";
+        let layout = |version| {
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+            external(test, || DmaIommuLayout::of(&kernel(version)?))
+        };
+        let (Some(pointer), Some(byte)) = (layout("6.1"), layout("6.12")) else { return };
+        assert_eq!(pointer.home, Home::Pointer);
+        let Home::Byte(fields) = &byte.home else { panic!("{byte}") };
+        let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(
+            ["dma_coherent", "can_match", "dma_iommu"].iter().all(|name| names.contains(name)),
+            "{byte}"
+        );
+        for layout in [pointer, byte] {
+            assert_eq!(layout.differences(), Vec::<String>::new(), "{layout}");
+        }
     }
 }

@@ -41,54 +41,61 @@ fn all_behind_smmuv3(board: &str, machine: &MachineDescription, instances: usize
     }
 }
 
-#[test]
-fn every_board_of_the_kernel_package_is_read_twice_alike() {
-    let folder = match fetch() {
-        Ok(folder) => folder,
-        Err(reason) => {
-            let required = ["PORTCULLIS_REQUIRE_EXTERNAL", "PORTCULLIS_REQUIRE_KERNEL_PACKAGE"];
-            let required =
-                required.iter().all(|it| std::env::var_os(it).is_some_and(|it| it == "1"));
-            assert!(!required, "the kernel package cannot be had: {reason}");
-            say(&format!(
-                "skipped: real devicetrees are not read, the kernel package cannot be had: {reason}"
-            ));
-            return;
+/// Downloads a kernel package and unpacks its devicetrees, 300 MB.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn every_board_of_the_kernel_package_is_read_twice_alike() {
+        let folder = match fetch() {
+            Ok(folder) => folder,
+            Err(reason) => {
+                let required = ["PORTCULLIS_REQUIRE_EXTERNAL", "PORTCULLIS_REQUIRE_KERNEL_PACKAGE"];
+                let required =
+                    required.iter().all(|it| std::env::var_os(it).is_some_and(|it| it == "1"));
+                assert!(!required, "the kernel package cannot be had: {reason}");
+                say(&format!(
+                    "skipped: real devicetrees are not read, the kernel package cannot be had: {reason}"
+                ));
+                return;
+            }
+        };
+        let mut paths = vec![];
+        blobs(&folder, &mut paths);
+        assert!(paths.len() >= 300, "only {} devicetrees", paths.len());
+        let (mut counts, mut rules) = (Counts::default(), BTreeMap::<_, usize>::new());
+        let mut richest = vec![];
+        let (mut reading, mut special) = (std::time::Duration::ZERO, 0);
+        for path in &paths {
+            let board = path.file_stem().expect("name").to_string_lossy();
+            let blob = fs::read(path).expect("blob");
+            let start = Instant::now();
+            let machine = read_devicetree(&blob, &board);
+            reading += start.elapsed();
+            let machine = machine.unwrap_or_else(|error| panic!("{board}: {error}"));
+            richest.push((compare(&board, &blob, &machine, &mut counts), board.to_string()));
+            for finding in machine.findings.iter().filter(|it| it.severity == Severity::Error) {
+                *rules.entry(finding.rule).or_default() += 1;
+            }
+            let v3 =
+                |it: &&portcullis_firmware::IommuNode| it.enabled && it.kind == IommuKind::SmmuV3;
+            let enabled = machine.iommus.iter().filter(v3).count();
+            match board.as_ref() {
+                // Older packages ship it with its SMMUs disabled.
+                "hip07-d05" if enabled > 0 => all_behind_smmuv3(&board, &machine, 4),
+                "fvp-base-revc" => all_behind_smmuv3(&board, &machine, 1),
+                _ => continue,
+            }
+            special += 1;
         }
-    };
-    let mut paths = vec![];
-    blobs(&folder, &mut paths);
-    assert!(paths.len() >= 300, "only {} devicetrees", paths.len());
-    let (mut counts, mut rules) = (Counts::default(), BTreeMap::<_, usize>::new());
-    let mut richest = vec![];
-    let (mut reading, mut special) = (std::time::Duration::ZERO, 0);
-    for path in &paths {
-        let board = path.file_stem().expect("name").to_string_lossy();
-        let blob = fs::read(path).expect("blob");
-        let start = Instant::now();
-        let machine = read_devicetree(&blob, &board);
-        reading += start.elapsed();
-        let machine = machine.unwrap_or_else(|error| panic!("{board}: {error}"));
-        richest.push((compare(&board, &blob, &machine, &mut counts), board.to_string()));
-        for finding in machine.findings.iter().filter(|it| it.severity == Severity::Error) {
-            *rules.entry(finding.rule).or_default() += 1;
+        say(&format!(
+            "{counts:?}, {special} boards all behind SMMUv3, errors {rules:?}, read in {reading:?}"
+        ));
+        richest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        for (enabled, board) in richest.iter().take(5) {
+            say(&format!("{board}: {enabled:?}"));
         }
-        let v3 = |it: &&portcullis_firmware::IommuNode| it.enabled && it.kind == IommuKind::SmmuV3;
-        let enabled = machine.iommus.iter().filter(v3).count();
-        match board.as_ref() {
-            // Older packages ship it with its SMMUs disabled.
-            "hip07-d05" if enabled > 0 => all_behind_smmuv3(&board, &machine, 4),
-            "fvp-base-revc" => all_behind_smmuv3(&board, &machine, 1),
-            _ => continue,
-        }
-        special += 1;
+        assert_eq!(counts.boards, paths.len());
     }
-    say(&format!(
-        "{counts:?}, {special} boards all behind SMMUv3, errors {rules:?}, read in {reading:?}"
-    ));
-    richest.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    for (enabled, board) in richest.iter().take(5) {
-        say(&format!("{board}: {enabled:?}"));
-    }
-    assert_eq!(counts.boards, paths.len());
 }

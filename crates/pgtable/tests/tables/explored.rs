@@ -223,12 +223,6 @@ fn two_maps_install_a_missing_table_once() {
     clean(&both_miss_all_tables::<Aarch32LpaeStage1, false>(two_levels()));
 }
 
-#[test]
-#[ignore = "81,224 executions, a minute: run it after changes of how tables are installed"]
-fn two_maps_install_each_missing_table_once() {
-    clean(&both_miss_all_tables::<ArmLpaeStage1, false>(three_levels()));
-}
-
 /// A map over two tables, one of which is missing, beside an unmap in the first and a map in the missing one.
 #[test]
 fn a_range_over_two_tables_beside_a_neighbour() {
@@ -421,4 +415,15 @@ fn a_pointer_that_nobody_settles_is_found() {
 fn a_torn_exchange_is_found() {
     let report = both_miss_all_tables::<Aarch32LpaeStage1, true>(two_levels());
     assert!(!report.is_clean(), "{report}");
+}
+
+/// 81,224 executions, a minute.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn two_maps_install_each_missing_table_once() {
+        clean(&both_miss_all_tables::<ArmLpaeStage1, false>(three_levels()));
+    }
 }
