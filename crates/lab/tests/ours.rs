@@ -117,13 +117,6 @@ fn a_handle_is_used_while_its_driver_is_unbound_and_the_next_one_bound() {
         "handle",
         &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
     );
-    // The same with each access to a page table as a step: no table is freed under a walk.
-    revoking("handle-tables", &["a handle was used", "unbound"]);
-    // The same with addresses that come from slabs.
-    revoking(
-        "handle-slabs",
-        &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
-    );
 }
 
 #[test]
@@ -252,6 +245,22 @@ fn a_storm_breaks_no_promise() {
 /// A quarter of a minute each.
 mod long {
     use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn a_handle_is_used_while_its_driver_is_unbound_and_every_access_to_a_table_is_a_step() {
+        // No table is freed under a walk.
+        revoking("handle-tables", &["a handle was used", "unbound"]);
+    }
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn a_handle_is_used_while_its_driver_is_unbound_and_addresses_come_from_slabs() {
+        revoking(
+            "handle-slabs",
+            &["a handle was used", "a handle was refused because its driver is gone", "unbound"],
+        );
+    }
 
     #[test]
     #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]

@@ -95,11 +95,6 @@ fn stale_state_after_a_failed_registration() {
 }
 
 #[test]
-fn an_unlock_between_group_and_domain() {
-    found(Safeguard::LookAgain, "c", "P1");
-}
-
-#[test]
 fn the_wrong_instance_looked_up() {
     found(Safeguard::EachInstance, "h", "P1");
 }
@@ -206,4 +201,15 @@ fn an_instance_visible_before_it_serves() {
 #[test]
 fn amdvi_a_table_that_two_threads_have_grown_at_once() {
     found_in_amdvi(amdvi::Safeguard::GrowOneByOne, "amdvi-grow", "P1");
+}
+
+/// A quarter of a minute.
+mod long {
+    use super::*;
+
+    #[test]
+    #[ignore = "long: `PORTCULLIS_LONG=1 cargo xtask test`"]
+    fn an_unlock_between_group_and_domain() {
+        found(Safeguard::LookAgain, "c", "P1");
+    }
 }
