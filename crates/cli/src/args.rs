@@ -1,12 +1,14 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use portcullis_bench::report::Effort;
 use portcullis_cli::bench::probe::ProbeBench;
 use portcullis_cli::boot::{FirmwarePolicy, Order};
+use portcullis_cli::known::{Known, rules};
 use portcullis_cli::lab::LabArgs;
 use portcullis_cli::replay::ReplayArgs;
 use portcullis_cli::schema::Document;
+use portcullis_cli::show::View;
 use std::path::PathBuf;
 
 /// Bring a machine's IOMMUs and the devices behind them up, and show that no driver ran ahead of its IOMMU.
@@ -24,43 +26,45 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "Examples:
   portcullis                                  boot the built-in board
   portcullis boot board.dtb --order reverse   clients first, IOMMUs last
-  portcullis boot board.dtb --firmware-streams adopt   keep the boot picture until the display's driver binds
-  portcullis boot --repeat 10000              ten thousand boots, each with its own seed
-  portcullis show board.dtb                   who is behind which IOMMU, and what is wrong
-  portcullis show /proc/device-tree --tree    the machine that this runs on, as a tree
+  portcullis boot --repeat 10000              each boot with its own seed
+  portcullis show board.dtb                   who is behind which IOMMU?
+  portcullis show /proc/device-tree --tree    this machine, as a tree
+  portcullis show /sys/firmware/acpi/tables   this machine, by ACPI
   portcullis show board.dtb --overlay x.dtbo --deny warnings
-  portcullis show old.dtb new.dtb             what changed from one to the other
-  portcullis show /sys/firmware/acpi/tables   the same from ACPI: DMAR, IVRS, IORT, RIMT, VIOT, MCFG
-  portcullis lab check v6.6                   is Linux 6.6 affected, by which schedule, and what closes it?
-  portcullis replay --fetch 6.1 --schedule seed --board nvme-two   does that schedule happen on a stock kernel?
-Exit status: 0, 1 when a promise was violated or a finding stands, 2 for a wrong command line or file.";
+  portcullis show old.dtb new.dtb             what changed?
+  portcullis lab check v6.6                   is Linux 6.6 affected?
+  portcullis replay --fetch 6.1 --schedule seed --board nvme-two
+                                              does a stock kernel do it?
+Exit status: 0; 1 when a promise was violated or an error was found; 2 for a
+wrong command line or file.";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring a machine up, do real DMA through its IOMMUs, print what every device ended with.
+    /// Bring a machine up, do real DMA through its IOMMUs, and print how every device ended.
     Boot(BootCommand),
-    /// Who is behind which IOMMU, with which ids, in which group; and findings about the description.
+    /// Print who is behind which IOMMU, with which ids, in which group, and what is wrong with the description.
     Show(ShowArgs),
-    /// Explore every interleaving of the probe protocols: Linux's, and our own.
+    /// Explore every interleaving of Linux's probe protocol, and of the core that is shipped here.
     Lab(LabArgs),
     /// Force a schedule on a stock Linux kernel in QEMU, and say whether it occurred, was prevented and by what, or cannot happen.
     Replay(Box<ReplayArgs>),
-    /// Measure.
+    /// Measure page tables, addresses, map and unmap, the command queue and probing.
     Bench(BenchArgs),
-    /// Print the JSON Schema of what a verb prints with `--json`.
+    /// Print the JSON Schema of a document that `--json` prints.
     Schema {
-        /// Of which document.
+        /// Which document.
         document: Document,
     },
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell. Those for bash, zsh and fish also know versions, commits, worlds and rules.
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
     },
     /// Print a manual page (troff): `portcullis man lab check | man -l -`.
     Man {
-        /// Whose page; the command's own when left out.
+        /// Whose page, such as `lab check`; the command's own when left out.
+        #[arg(value_parser = Known::<String>::new(verbs), hide_possible_values = true)]
         verb: Vec<String>,
         /// Write every page into this folder instead, such as ~/.local/share/man/man1.
         #[arg(long, value_name = "DIR", conflicts_with = "verb")]
@@ -84,43 +88,43 @@ pub(crate) struct BootArgs {
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,
-    /// The PCI functions that are really there, as `lspci -D -xxxx` prints them for root on that machine (or packed by gzip): with all their requester ids and their groups.
+    /// The output of `lspci -D -xxxx`, run as root on that machine (also gzip'd): its PCI functions, with their requester ids and groups, replace those in the description.
     #[arg(long, value_name = "FILE")]
     pub(crate) pci: Option<PathBuf>,
     /// Treat findings of this rule as errors, as `show` does.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = Known::<String>::new(rules), hide_possible_values = true)]
     pub(crate) deny: Vec<String>,
     /// Treat findings of this rule as notes, as `show` does.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = Known::<String>::new(rules), hide_possible_values = true)]
     pub(crate) allow: Vec<String>,
-    /// Threads that probe; as many as the machine has, at least 2, when left out.
+    /// Threads that probe [default: one per CPU of this machine, at least 2].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     cpus: Option<u16>,
-    /// What every draw depends on.
+    /// Seed of everything that is drawn at random.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Who arrives when.
+    /// The order in which IOMMUs and devices appear.
     #[arg(long, value_enum, default_value_t = Order::Random)]
     pub(crate) order: Order,
-    /// What becomes of streams that firmware left running at an SMMUv2: those of clients with a region that must stay mapped 1:1, a boot framebuffer say.
+    /// What to do with streams that firmware left running at an SMMUv2: those of clients with a region that must stay mapped 1:1, such as a boot framebuffer.
     #[arg(long, value_enum, default_value_t = FirmwarePolicy::Block)]
     pub(crate) firmware_streams: FirmwarePolicy,
-    /// Boot N times with different seeds, and summarise.
+    /// Boot N times, each with its own seed, and print a summary.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: Option<u64>,
-    /// What to boot on. QEMU brings its own board: the devicetree that it writes for a machine with an IOMMU.
+    /// What to boot on. QEMU brings its own board, described by the devicetree or the ACPI tables that it generates.
     #[arg(long, value_enum, default_value_t = On::Software)]
     pub(crate) on: On,
-    /// Which of QEMU's boards.
-    #[arg(long, value_enum, default_value_t = QemuMachineName::ArmVirt)]
-    pub(crate) machine: QemuMachineName,
-    /// Write the ACPI tables that QEMU hands to this board's firmware into a folder first, as `show` takes them.
+    /// With --on qemu: which of QEMU's boards; `arm-virt` when left out.
+    #[arg(long, value_enum)]
+    pub(crate) machine: Option<QemuMachineName>,
+    /// With --on qemu: write the ACPI tables that QEMU hands to this board's firmware into a folder, in the form that `show` reads.
     #[arg(long, value_name = "DIR")]
     pub(crate) save_tables: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Say which races were met, too.
+    /// Also print which races were met.
     #[arg(long)]
     pub(crate) verbose: bool,
 }
@@ -128,7 +132,7 @@ pub(crate) struct BootArgs {
 /// Platforms of `boot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum On {
-    /// The software machine: register-level SMMUv3 models that punish.
+    /// The software machine: IOMMU models at register level, which report every misuse.
     Software,
     /// QEMU's own IOMMU and devices, without a guest.
     Qemu,
@@ -168,7 +172,33 @@ impl QemuMachineName {
     }
 }
 
+/// Verbs that have a manual page.
+fn verbs() -> Vec<String> {
+    let mut root = Args::command().disable_help_subcommand(true);
+    root.build();
+    let own = root.get_subcommands().map(clap::Command::get_name);
+    let below = root.get_subcommands().flat_map(clap::Command::get_subcommands);
+    own.chain(below.map(clap::Command::get_name)).map(str::to_owned).collect()
+}
+
 impl BootArgs {
+    /// The first option that the command line gives and that means nothing without (`qemu`: with) QEMU.
+    pub(crate) fn misplaced(&self, qemu: bool) -> Option<&'static str> {
+        let with_qemu_only =
+            [(self.machine.is_some(), "--machine"), (self.save_tables.is_some(), "--save-tables")];
+        let without_only = [
+            (!self.overlay.is_empty(), "--overlay"),
+            (self.pci.is_some(), "--pci"),
+            (!self.deny.is_empty(), "--deny"),
+            (!self.allow.is_empty(), "--allow"),
+            (self.firmware_streams != FirmwarePolicy::Block, "--firmware-streams"),
+            (self.repeat.is_some(), "--repeat"),
+        ];
+        let mut given =
+            if qemu { without_only.to_vec() } else { with_qemu_only.to_vec() }.into_iter();
+        given.find_map(|(given, name)| given.then_some(name))
+    }
+
     /// Threads to use.
     pub(crate) fn cpus(&self) -> usize {
         let machine = || std::thread::available_parallelism().map_or(2, usize::from).max(2);
@@ -179,22 +209,25 @@ impl BootArgs {
 /// Options of `show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
-    /// A flattened devicetree (also gzip'd), an ACPI table, a text of acpidump, `-` for any of these on standard input, or a directory
-    /// as /proc/device-tree or /sys/firmware/acpi/tables is.
+    /// A flattened devicetree (also gzip'd), an ACPI table, the text that acpidump prints, `-` for any of these on standard input, or a
+    /// directory like /proc/device-tree or /sys/firmware/acpi/tables.
     #[arg(required_unless_present = "rules")]
     pub(crate) board: Option<PathBuf>,
-    /// Another one, in any of these forms: print what changed from the first to it; exit status 1 where something did.
+    /// A second board, in any of these forms: print what changed from the first one to this one. Exit status 1 if anything did.
     #[arg(value_name = "OTHER", conflicts_with_all = ["tree", "html", "rules"])]
     pub(crate) other: Option<PathBuf>,
     /// Apply this overlay (.dtbo) on top; may be given several times, they are applied in order.
     #[arg(long, value_name = "DTBO")]
     pub(crate) overlay: Vec<PathBuf>,
-    /// The PCI functions that are really there, as `lspci -D -xxxx` prints them for root on that machine (or packed by gzip): with all their requester ids and their groups.
+    /// The output of `lspci -D -xxxx`, run as root on that machine (also gzip'd): its PCI functions, with their requester ids and groups, replace those in the description.
     #[arg(long, value_name = "FILE", conflicts_with = "other")]
     pub(crate) pci: Option<PathBuf>,
-    /// Print a tree: below each IOMMU what is behind it.
+    /// Print a tree: each IOMMU, and below it what is behind it.
     #[arg(long, conflicts_with = "json")]
-    pub(crate) tree: bool,
+    tree: bool,
+    /// Also list the devices that name no IOMMU and, by a property or by their name, do DMA.
+    #[arg(long, conflicts_with_all = ["json", "other"])]
+    direct: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -205,11 +238,18 @@ pub(crate) struct ShowArgs {
     #[arg(long, conflicts_with_all = ["tree", "html", "overlay", "pci", "board"])]
     pub(crate) rules: bool,
     /// Treat findings of this rule (or `warnings`, or `notes`) as errors: exit status 1.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = Known::<String>::new(rules), hide_possible_values = true)]
     pub(crate) deny: Vec<String>,
     /// Treat findings of this rule (or `errors`, or `warnings`) as notes.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", value_parser = Known::<String>::new(rules), hide_possible_values = true)]
     pub(crate) allow: Vec<String>,
+}
+
+impl ShowArgs {
+    /// What the page for people has.
+    pub(crate) fn view(&self) -> View {
+        View { tree: self.tree, direct: self.direct }
+    }
 }
 
 /// Options of `bench`.
@@ -223,25 +263,25 @@ pub(crate) struct BenchArgs {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// Page tables: map, unmap and look-up beside the floor, and two threads on one table.
+    /// Page tables: map, unmap and look up, each compared with a bare walk and store, and two threads on one table.
     Map(EffortArgs),
-    /// Addresses: what an allocation and its release cost, under fragmentation too.
+    /// I/O addresses: an allocation and its release, with and without fragmentation.
     Iova(EffortArgs),
-    /// The whole of map and unmap, strict, through the core and the SMMUv3 driver.
+    /// Map and unmap as a whole, strict, through the core and the SMMUv3 driver.
     Dma(EffortArgs),
     /// The SMMUv3 command queue: invalidations, one thread and two.
     Queue(EffortArgs),
-    /// Probing: cost a device, deferrals, speed-up with two threads.
+    /// Probing: cost per device, deferrals, and the gain from a second thread.
     Probe(ProbeArgs),
 }
 
 /// Options of the benchmarks of the data path.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EffortArgs {
-    /// Rounds of which the best counts.
+    /// Rounds; the best one counts.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Largest number of calls of a workload.
+    /// Calls of a workload, at most.
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..))]
     calls: u32,
 }
@@ -255,10 +295,10 @@ impl From<EffortArgs> for Effort {
 /// Options of `bench probe`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProbeArgs {
-    /// Largest number of clients.
+    /// Clients, at most.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
-    /// Rounds of which the best counts.
+    /// Rounds; the best one counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }

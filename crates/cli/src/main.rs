@@ -1,21 +1,23 @@
 //! The `portcullis` command. See `portcullis --help`.
 
 mod args;
+mod completions;
 mod man;
 
-use args::{Args, BenchCommand, BootArgs, BootCommand, Command, On, ShowArgs};
+use args::{Args, BenchCommand, BootArgs, BootCommand, Command, On, QemuMachineName, ShowArgs};
 use clap::{CommandFactory, Parser};
 use portcullis_bench::report;
 use portcullis_cli::bench::{self, probe};
 use portcullis_cli::boot::{self, BootOptions, BootReport};
 use portcullis_cli::lab::{self, Answer, LabArgs};
+use portcullis_cli::progress::Ticker;
 use portcullis_cli::replay;
 use portcullis_cli::screen::Screen;
 use portcullis_cli::show::Gate;
-use portcullis_cli::{board, interrupt, show};
+use portcullis_cli::{board, interrupt, page, show};
 use portcullis_firmware::MachineDescription;
 use portcullis_testbed::{QemuMachine, SoftwareMachine, acpi_tables};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,9 +47,7 @@ fn main() -> ExitCode {
         }
         Command::Schema { document } => print(document.schema()).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);
-            print_bytes(&script).map(|()| ExitCode::SUCCESS)
+            print_bytes(&completions::script(Args::command(), shell)).map(|()| ExitCode::SUCCESS)
         }
         Command::Man { verb, all } => run_man(&verb, all.as_deref()),
     };
@@ -69,18 +69,19 @@ fn run_boot(board: Option<&Path>, args: &BootArgs) -> Result<ExitCode, String> {
     if args.on == On::Qemu {
         return boot_on_qemu(board, args, options, screen);
     }
-    if args.save_tables.is_some() {
-        return Err("--save-tables saves QEMU's: add --on qemu".to_owned());
+    if let Some(option) = args.misplaced(false) {
+        return Err(format!("{option} is for QEMU's boards: add --on qemu"));
     }
     let description =
         described(board, &args.overlay, args.pci.as_deref(), &args.deny, &args.allow)?;
     let held = match args.repeat {
         Some(count) => {
-            let bar = progress_bar(count);
+            let mut ticker = Ticker::new();
             let stop = interrupt::flag();
-            let summary =
-                boot::repeat(&description, options, count, &stop, |done| bar.set_position(done));
-            bar.finish_and_clear();
+            let summary = boot::repeat(&description, options, count, &stop, |done| {
+                ticker.say(|passed| boot::progress(done, count, passed));
+            });
+            drop(ticker);
             let text = match args.json {
                 true => boot::summary_to_json(&summary) + "\n",
                 false => boot::render_summary(&summary, screen),
@@ -106,18 +107,17 @@ fn boot_on_qemu(
     options: BootOptions,
     screen: Screen,
 ) -> Result<ExitCode, String> {
-    if board.is_some() || args.repeat.is_some() {
-        return Err(
-            "--on qemu boots QEMU's own board, once: leave BOARD and --repeat out".to_string()
-        );
+    if let Some(what) = board.map(|_| "BOARD").or_else(|| args.misplaced(true)) {
+        return Err(format!("--on qemu boots QEMU's own board, once: leave {what} out"));
     }
-    let (calm, description) = QemuMachine::start(args.machine.board())?;
+    let name = args.machine.unwrap_or(QemuMachineName::ArmVirt);
+    let (calm, description) = QemuMachine::start(name.board())?;
     if let Some(folder) = &args.save_tables {
         let fw_cfg = calm.machine().fw_cfg().map_err(|error| error.to_string())?;
         board::save_tables(&acpi_tables(&fw_cfg)?, folder)?;
     }
     let (_, picture) = boot::boot(&description, &calm, BootOptions::CALM, None);
-    let (machine, description) = QemuMachine::start(args.machine.board())?;
+    let (machine, description) = QemuMachine::start(name.board())?;
     let (report, _) = boot::boot(&description, &machine, options, Some(&picture));
     print_report(args, &report, screen)?;
     Ok(verdict(report.held()))
@@ -160,12 +160,11 @@ fn run_show(args: &ShowArgs) -> Result<ExitCode, String> {
         return Ok(verdict(difference.is_empty()));
     }
     if let Some(file) = &args.html {
-        let written = std::fs::write(file, show::render_html(&description));
-        written.map_err(|error| format!("{}: {error}", file.display()))?;
+        page::write(file, &show::render_html(&description))?;
     }
     let text = match args.json {
         true => show::to_json(&description) + "\n",
-        false => show::render_human(&description, screen, args.tree),
+        false => show::render_human(&description, screen, args.view()),
     };
     print(&text)?;
     Ok(verdict(!Gate::fails(&description)))
@@ -203,18 +202,6 @@ fn run_man(verb: &[String], all: Option<&Path>) -> Result<ExitCode, String> {
         None => print_bytes(&man::page(Args::command(), verb)?)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Shows a bar on a terminal only.
-fn progress_bar(count: u64) -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let bar = indicatif::ProgressBar::new(count);
-    let style = indicatif::ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} boots, {per_sec}, {eta} left",
-    );
-    bar.with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
 }
 
 fn print(text: &str) -> Result<(), String> {

@@ -67,7 +67,7 @@ impl Style {
     /// `text`, painted as it is meant.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         match tone.code() {
-            Some(code) if self.color => format!("\x1b[{code}m{text}\x1b[0m"),
+            Some(code) if self.color && !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
             _ => text.to_owned(),
         }
     }

@@ -10,6 +10,9 @@ const GAP: usize = 2;
 /// What stands before the second and further lines of a row that is a paragraph.
 const INDENT: usize = 4;
 
+/// What stands before the further lines of the first cell, so that none is taken for another row's.
+const HANG: usize = 2;
+
 /// A cell: text of one tone. A line break in it stays one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell {
@@ -30,6 +33,17 @@ impl Cell {
     fn lines(&self, width: usize) -> Vec<String> {
         self.text.lines().flat_map(|line| wrapped(line, width)).collect()
     }
+
+    /// The same with further lines behind [`HANG`] spaces.
+    fn hanging(&self, width: usize) -> Vec<String> {
+        let lines = self.lines(width);
+        if lines.len() < 2 {
+            return lines;
+        }
+        let mut lines = self.lines(width.saturating_sub(HANG));
+        lines.iter_mut().skip(1).for_each(|line| line.insert_str(0, &" ".repeat(HANG)));
+        lines
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {
@@ -45,17 +59,24 @@ pub(crate) struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<Cell>>,
     indent: usize,
+    /// Without room for columns, each cell has lines of its own.
+    stacked: bool,
 }
 
 impl Table {
     pub(crate) fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
         let headings = headings.into_iter().map(Into::into).collect();
-        Self { headings, rows: Vec::new(), indent: 0 }
+        Self { headings, rows: Vec::new(), indent: 0, stacked: false }
+    }
+
+    /// Without room for columns each cell has lines of its own, behind its heading: for a matrix, whose columns are looked for.
+    pub(crate) fn stacked(self) -> Self {
+        Self { stacked: true, ..self }
     }
 
     /// Without headings, each line behind `indent` spaces.
     pub(crate) fn bare(indent: usize) -> Self {
-        Self { headings: Vec::new(), rows: Vec::new(), indent }
+        Self { headings: Vec::new(), rows: Vec::new(), indent, stacked: false }
     }
 
     /// Each line behind `indent` spaces.
@@ -98,7 +119,10 @@ impl Table {
         let widest = |lengths: &Vec<usize>| lengths.last().copied().unwrap_or(0);
         let mut widths: Vec<usize> = wholes.iter().map(widest).collect();
         let least = used.iter().map(|at| widest(&self.lengths(*at, longest_piece)));
-        let least: Vec<usize> = least.collect();
+        let mut least: Vec<usize> = least.collect();
+        if let (Some(least), Some(whole)) = (least.first_mut(), widths.first()) {
+            *least = (*least + HANG).min(*whole);
+        }
         let total =
             |widths: &[usize]| widths.iter().map(|it| it + GAP).sum::<usize>().saturating_sub(GAP);
         if total(&least) > width {
@@ -135,8 +159,12 @@ impl Table {
         let none = Cell::default();
         for row in heads.iter().chain(&self.rows) {
             let cells: Vec<&Cell> = used.iter().map(|at| row.get(*at).unwrap_or(&none)).collect();
-            let lines: Vec<Vec<String>> =
-                cells.iter().zip(widths).map(|(cell, width)| cell.lines(*width)).collect();
+            let lines = cells.iter().zip(widths).enumerate();
+            let lines = lines.map(|(at, (cell, width))| match at {
+                0 => cell.hanging(*width),
+                _ => cell.lines(*width),
+            });
+            let lines: Vec<Vec<String>> = lines.collect();
             for at in 0..lines.iter().map(Vec::len).max().unwrap_or(0) {
                 let parts = cells.iter().zip(&lines).zip(widths);
                 let mut line = " ".repeat(self.indent);
@@ -169,7 +197,11 @@ impl Table {
                 out += &screen.style.paint(tone, &lead.text);
                 out.push('\n');
             }
-            for line in self.flow(row, rest, room, screen.style) {
+            let lines = match self.stacked {
+                true => self.stack(row, rest, room, screen.style),
+                false => self.flow(row, rest, room, screen.style),
+            };
+            for line in lines {
                 out += &" ".repeat(self.indent + INDENT);
                 out += &line;
                 out.push('\n');
@@ -197,6 +229,34 @@ impl Table {
         lines
     }
 
+    /// The cells of these columns, each behind its heading in lines of at most `room` characters; what is a line of a cell is not broken.
+    fn stack(&self, row: &[Cell], columns: &[usize], room: usize, style: Style) -> Vec<String> {
+        let heading = |at: usize| self.headings.get(at).map_or("", String::as_str);
+        let lead = columns.iter().map(|at| length(heading(*at))).max().unwrap_or(0) + GAP;
+        let mut lines = Vec::new();
+        for at in columns {
+            let Some(cell) = row.get(*at).filter(|cell| !cell.is_empty()) else { continue };
+            let mut texts: Vec<String> = Vec::new();
+            for item in cell.text.lines() {
+                match texts.last_mut() {
+                    Some(text) if lead + length(text) + 2 + length(item) < room => {
+                        *text += &format!(", {item}");
+                    }
+                    Some(text) => {
+                        text.push(',');
+                        texts.push(item.to_owned());
+                    }
+                    None => texts.push(item.to_owned()),
+                }
+            }
+            for (number, text) in texts.iter().enumerate() {
+                let head = if number == 0 { heading(*at) } else { "" };
+                lines.push(format!("{head:<lead$}{}", style.paint(cell.tone, text)));
+            }
+        }
+        lines
+    }
+
     /// A cell's text behind its column's heading, on one line.
     fn named(&self, column: usize, cell: &Cell) -> String {
         let text = cell.text.lines().collect::<Vec<_>>().join(", ");
@@ -208,7 +268,7 @@ impl Table {
 }
 
 /// Characters that are seen: without colour codes.
-fn length(text: &str) -> usize {
+pub(crate) fn length(text: &str) -> usize {
     let mut parts = text.split('\x1b');
     let first = parts.next().map_or(0, |part| part.chars().count());
     let behind = |part: &str| part.split_once('m').map_or(0, |(_, seen)| seen.chars().count());
@@ -236,7 +296,7 @@ fn pieces(word: &str) -> impl Iterator<Item = &str> {
 }
 
 /// `text` in lines of at most `width` characters, broken at spaces, or before the slashes of a path; a longer piece stands alone.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
     for word in text.split_whitespace() {
@@ -296,7 +356,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_wrapped_and_then_told_in_paragraphs() {
         let page = table().render(Screen::plain(40));
-        assert!(page.contains("\n/soc/bus@1 ") && page.contains("\n/usb@10000000\n"), "{page}");
+        // The further line of a path does not look like another device.
+        assert!(page.contains("\n/soc/bus@1 ") && page.contains("\n  /usb@10000000\n"), "{page}");
         assert!(page.lines().all(|line| line.chars().count() <= 40), "{page}");
         let page = table().render(Screen::plain(24));
         let lines: Vec<_> = page.lines().collect();
@@ -309,6 +370,24 @@ mod tests {
                 "/soc/x",
                 "    result as it should",
                 "    be, and a word more",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_matrix_without_room_for_columns_has_a_line_for_each_cell() {
+        let mut table = Table::new(["version", "one", "two IOMMUs", "shared"]).stacked();
+        table.row(["v6.6", "clean", "I1/B1 51\nI7 43\nI8/B4 31", "clean"].map(Cell::from));
+        let page = table.render(Screen::plain(32));
+        let lines: Vec<_> = page.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "v6.6",
+                "    one         clean",
+                "    two IOMMUs  I1/B1 51, I7 43,",
+                "                I8/B4 31",
+                "    shared      clean",
             ]
         );
     }

@@ -67,6 +67,61 @@ fn what_cannot_be_used_is_status_2_with_a_message_that_names_it() {
     }
 }
 
+/// What was named is told by what it is, with what to do.
+#[test]
+fn a_file_that_is_no_board_is_told_by_what_it_is() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-boards");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("board.dtb");
+    for (bytes, said) in [
+        (&b"(\xb5/\xfd0123456789"[..], "packed by zstd; unpack it"),
+        (b"\xfd7zXZ\x00123456789", "packed by xz; unpack it"),
+        (b"BZh91AY&SY", "packed by bzip2; unpack it"),
+        (
+            b"just words, many enough for a header of forty bytes",
+            "a board is a .dtb file or ACPI tables",
+        ),
+        (b"/dts-v1/;\n/ { };\n", "dtc -@ -I dts"),
+        (b"\xd0\x0d\xfe\xed", "4 bytes, the header alone has 40"),
+        (b"\x1f\x8b\x08\0\0", "packed by gzip and damaged"),
+    ] {
+        std::fs::write(&file, bytes).expect("written");
+        let refused = run(&["show", file.to_str().expect("plain")]);
+        assert_eq!(refused.status.code(), Some(2));
+        let lines: Vec<_> = text(&refused.stderr).lines().collect();
+        assert!(lines.len() == 1 && lines[0].contains(said), "{said}: {lines:?}");
+    }
+    std::fs::remove_dir_all(folder).expect("removed");
+}
+
+/// An option that would be ignored is refused, with what it needs.
+#[test]
+fn options_for_one_platform_are_refused_on_the_other() {
+    for (arguments, said) in [
+        (&["boot", "--machine", "q35-vtd"][..], "--machine is for QEMU's boards: add --on qemu"),
+        (&["boot", "--save-tables", "x"], "--save-tables is for QEMU's boards: add --on qemu"),
+        (&["boot", "--on", "qemu", "--firmware-streams", "adopt"], "leave --firmware-streams out"),
+        (&["boot", "--on", "qemu", "--repeat", "2"], "leave --repeat out"),
+        (&["boot", "x.dtb", "--on", "qemu"], "leave BOARD out"),
+    ] {
+        let refused = run(arguments);
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&refused.stderr).contains(said), "{}", text(&refused.stderr));
+    }
+}
+
+#[test]
+fn a_kernel_that_is_not_there_is_named() {
+    let refused = run(&["replay", "--schedule", "seed", "--layout", "--kernel", "no-such.deb"]);
+    assert!(!refused.status.success());
+    let refused = run(&["replay", "--layout", "--kernel", "/nonexistent/Image"]);
+    let said = text(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && said.contains("/nonexistent/Image: No such"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_directory_that_is_no_board_is_refused_as_one_with_what_to_name() {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-board");
@@ -356,6 +411,10 @@ fn show_writes_a_page() {
     assert_eq!(run(&["show", &board("reports.dtb"), "--html", name]).status.code(), Some(1));
     let page = std::fs::read_to_string(&file).expect("the page");
     assert!(page.starts_with("<!doctype html>") && page.contains("<svg "));
+    let title = page.split("</title>").next().expect("a title");
+    let version = concat!("Portcullis ", env!("CARGO_PKG_VERSION"), ", 20");
+    assert!(title.contains(version) && title.contains(": portcullis show "), "{title}");
+    assert!(page.contains("Made by <code>portcullis show "), "{page}");
 }
 
 /// What `show` says becomes of each client is what `boot` ends with.
@@ -514,6 +573,10 @@ fn two_boards_are_compared_entry_by_entry() {
     assert_eq!(other.status.code(), Some(1));
     let page = text(&other.stdout);
     assert!(
+        !page.contains(['{', '[']) || !page.contains("\":"),
+        "JSON in a text for people: {page}"
+    );
+    assert!(
         page.contains("\n- /soc/iommu@2b400000") && page.contains("\n+ /soc/iommu@15000000"),
         "{page}"
     );
@@ -546,7 +609,7 @@ fn a_field_that_changed_is_told_with_both_values() {
     assert!(list(&value["iommus"]).is_empty());
 }
 
-/// At 60 and 80 columns nothing is longer but what cannot be broken: a command to copy, a path, a line of a tree.
+/// At 60 and 80 columns nothing is longer but what cannot be broken: a command to copy, a path.
 #[test]
 fn output_keeps_within_the_terminal() {
     for arguments in [
@@ -555,7 +618,11 @@ fn output_keeps_within_the_terminal() {
         &["boot", "--repeat", "2"],
         &["show", &board("mmu500.dtb")],
         &["show", &board("broken.dtb")],
+        &["show", "--tree", &board("mmu500.dtb")],
+        &["show", "--tree", &board("pci-topology.dtb")],
+        &["show", "--direct", &board("reports.dtb")],
         &["show", "--rules"],
+        &["lab", "ours", "--list"],
         &["show", &board("mixed.dtb"), &board("reports.dtb")],
         &["lab", "list"],
         &["lab", "compare"],
@@ -589,7 +656,13 @@ fn a_program_that_reads_gets_a_line_for_each_device() {
 
 #[test]
 fn help_has_examples_and_the_manual_and_completions_name_the_verbs() {
-    assert!(text(&run(&["--help"]).stdout).contains("Examples:"));
+    for verb in [&[][..], &["lab"], &["replay"]] {
+        let help = run(&[verb, &["--help"]].concat());
+        let help = text(&help.stdout).to_owned();
+        let (_, examples) = help.split_once("Examples:\n").expect("examples");
+        let long: Vec<_> = examples.lines().filter(|line| line.chars().count() > 79).collect();
+        assert!(long.is_empty(), "these break on a terminal of 80 columns: {long:#?}");
+    }
     for arguments in [&["man"][..], &["completions", "bash"], &["completions", "zsh"]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0));
@@ -601,11 +674,20 @@ fn help_has_examples_and_the_manual_and_completions_name_the_verbs() {
 
 #[test]
 fn completions_offer_versions_commits_and_worlds() {
-    // Fish's generator knows options only.
-    for shell in ["bash", "zsh"] {
+    for shell in ["bash", "zsh", "fish"] {
         let output = run(&["completions", shell]);
-        for word in ["v6.6.y", "b46064a18810", "v2-a", "busiest", "riscv", "fsl-mc", "boot-repeat"]
-        {
+        for word in [
+            "v6.6.y",
+            "b46064a18810",
+            "v2-a",
+            "busiest",
+            "riscv",
+            "fsl-mc",
+            "boot-repeat",
+            "iommu-map-range",
+            "nvme-two",
+            "late-lost-bit",
+        ] {
             assert!(text(&output.stdout).contains(word), "{shell} lacks {word}");
         }
     }

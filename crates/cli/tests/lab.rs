@@ -153,7 +153,12 @@ fn all_draws_a_ladder_for_each() {
 
 #[test]
 fn what_is_unknown_is_refused_with_what_is_known() {
-    let cases: [(&[&str], &[&str]); 10] = [
+    let cases: [(&[&str], &[&str]); 12] = [
+        (
+            &["check", "v6.6", "--apply", "b46064a18810x"],
+            &["did you mean `b46064a18810`?", "lab list"],
+        ),
+        (&["check", "v6.6", "--apply", "f1880563a"], &["did you mean `f188056352bc`?"]),
         (&["check", "v6.7"], &["`v6.7`", "v6.6", "v7.3-rc7"]),
         (&["check", "v6.6", "--apply", "1234567"], &["`1234567`", "f188056352bc", "rfc-20241213"]),
         (&["check", "v6.12", "--revert", "f188056352bc"], &["cannot be reverted", "v6.6"]),
@@ -161,7 +166,7 @@ fn what_is_unknown_is_refused_with_what_is_known() {
         (&["check", "v6.6", "--event", "storm"], &["`storm`", "unplug", "timeout"]),
         (&["check", "v6.6", "--group", "mixed"], &["--clients 2"]),
         (&["check", "v6.6", "--iommus", "9"], &["iommus is 9", "1 to 3"]),
-        (&["ours", "z"], &["`z`", "a, b, c", "storm"]),
+        (&["ours", "z"], &["`z`", "lab ours --list"]),
         (&["replay", "p2/v6.6/x:0"], &["begins with its kind", "linux2:"]),
         (&["replay", "ours1:z:0"], &["`z`"]),
     ];

@@ -68,10 +68,16 @@ fn note_coherency(iommu: &IommuNode, clients: &[Client], findings: &mut Findings
     // A virtio-iommu has no tables that it could walk.
     let walks = iommu.kind != IommuKind::VirtioIommu;
     if walks && iommu.coherent && apart > 0 {
-        let message = format!(
-            "its table walks snoop the CPU's caches, {apart} of its {} client streams do not: their drivers must maintain caches",
-            clients.len()
-        );
+        let which = match (apart, clients.len()) {
+            (1, 1) => "its one client stream does not: the client's driver".into(),
+            (_, all) if apart == all => {
+                format!("none of its {all} client streams does: their drivers")
+            }
+            (1, all) => format!("1 of its {all} client streams does not: its driver"),
+            (_, all) => format!("{apart} of its {all} client streams do not: their drivers"),
+        };
+        let message =
+            format!("its table walks snoop the CPU's caches, {which} must maintain caches");
         findings.note(&iommu.path, rule::COHERENCY, message);
     }
 }

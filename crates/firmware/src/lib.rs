@@ -70,8 +70,8 @@ pub use devicetree::{ReadError, read_devicetree};
 pub use finding::{Finding, Severity};
 pub use groups::{client_groups, function_groups, sharing};
 pub use machine::{
-    DescribedDevice, Interrupt, InterruptSource, IommuKind, IommuNode, MachineDescription, MsiMap,
-    Quirk, SourceKind,
+    DescribedDevice, DirectDevice, Interrupt, InterruptSource, IommuKind, IommuNode,
+    MachineDescription, MsiMap, Quirk, SourceKind,
 };
 pub use pci::{IommuMap, NotMapped, PciBus, PciFunction, PciScope, RequesterId};
 pub use rules::{Rule, rule, rule_named};

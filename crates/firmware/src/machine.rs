@@ -24,6 +24,9 @@ pub struct MachineDescription {
     /// Every node with `iommus` or `iommu-map`, enabled or not, and those marked `portcullis,client`, in the description's order. From ACPI: each
     /// PCI segment that a table speaks of as a bus, then the named devices.
     pub devices: Vec<DescribedDevice>,
+    /// Enabled devices that name no IOMMU and, by a property or by their name, do DMA: not told to the core, for whoever looks for gaps. None from ACPI, whose tables name what is behind
+    /// an IOMMU only.
+    pub direct: Vec<DirectDevice>,
     /// Main memory, in the description's order.
     pub memory: Vec<PhysRange>,
     /// Memory that must not be used: `/memreserve/` entries and `reserved-memory` children with a `reg`.
@@ -34,6 +37,15 @@ pub struct MachineDescription {
     pub config_spaces: Vec<ConfigSpace>,
     /// What a reader should know, worst first, then in the description's order.
     pub findings: Vec<Finding>,
+}
+
+/// A device that is behind no IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectDevice {
+    /// Full path.
+    pub path: String,
+    /// By what it shows that it does DMA.
+    pub because: &'static str,
 }
 
 impl MachineDescription {

@@ -5,7 +5,7 @@ pub mod probe;
 
 use crate::interrupt;
 use std::fmt;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +34,9 @@ impl fmt::Write for Rows {
 ///
 /// Standard output cannot be written; a reader who has gone (a closed pipe) is no error.
 pub fn run(measure: impl FnOnce(&mut dyn fmt::Write) -> fmt::Result) -> Result<(), String> {
+    if std::io::stderr().is_terminal() {
+        eprintln!("a row takes seconds; Ctrl-C ends the table behind the row under way");
+    }
     let mut rows = Rows { stop: interrupt::flag(), broken: None };
     let whole = measure(&mut rows).is_ok();
     match rows.broken {

@@ -6,6 +6,7 @@ mod pci;
 
 pub use acpi::save_tables;
 
+use crate::progress::Background;
 use portcullis_firmware::devicetree::{FlatTree, MemoryReservation, OwnedNode, lower};
 use portcullis_firmware::{MachineDescription, ReadError, read_devicetree};
 use portcullis_testbed::IommuDriver;
@@ -17,6 +18,14 @@ const BUILT_IN: &[u8] = include_bytes!("../../boards/portcullis-default.dtb");
 
 /// More bytes than this are not read or unpacked: 4 times the largest devicetree that a boot loader accepts.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// How files of other packers begin: the Zstandard, xz and bzip2 formats, and LZ4's frames.
+const PACKERS: [(&[u8], &str); 4] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
+    (b"BZh", "bzip2"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
+];
 
 /// What a file turned out to be.
 enum Form {
@@ -93,14 +102,26 @@ fn open(path: &Path) -> Result<Form, String> {
 /// The bytes of a file or of standard input, unpacked; never none.
 fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
     let bytes = match path == Path::new("-") {
-        true => limited(std::io::stdin().lock()),
-        false => std::fs::File::open(path).map_err(|error| error.to_string()).and_then(limited),
+        true => {
+            let _ticker = Background::waiting("waiting for a board on standard input".to_owned());
+            limited(std::io::stdin().lock())
+        }
+        false => {
+            // Opening a pipe waits for whoever writes to it.
+            let file = std::fs::metadata(path).map_err(|error| error.to_string())?;
+            let what = || format!("waiting for what writes to {}", path.display());
+            let _ticker = (!file.is_file()).then(|| Background::waiting(what()));
+            std::fs::File::open(path).map_err(|error| error.to_string()).and_then(limited)
+        }
     }?;
     let bytes = match bytes.first_chunk::<2>() {
         Some([0x1f, 0x8b]) => limited(flate2::read::MultiGzDecoder::new(bytes.as_slice()))
             .map_err(|error| format!("it is packed by gzip and damaged or cut off: {error}"))?,
         _ => bytes,
     };
+    if let Some((_, packer)) = PACKERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return Err(format!("it is packed by {packer}; unpack it first (only gzip is read)"));
+    }
     if bytes.is_empty() {
         return Err("it is empty; a board is a .dtb file or ACPI tables".to_owned());
     }
@@ -161,5 +182,10 @@ fn refuse(error: &ReadError, bytes: &[u8]) -> String {
     if source.iter().any(|mark| start.windows(mark.len()).any(|at| at == *mark)) {
         return "it is a devicetree source; compile it first: dtc -@ -I dts -O dtb -o board.dtb board.dts (run it through cpp before where it has #include)".to_owned();
     }
-    error.to_string()
+    match error {
+        ReadError::BadMagic { .. } => {
+            format!("{error}, and it is no ACPI table: a board is a .dtb file or ACPI tables")
+        }
+        _ => error.to_string(),
+    }
 }

@@ -14,7 +14,7 @@ pub use json::{summary_to_json, to_json};
 pub use plan::{Arrival, Order, Step, arrivals, calm, storm};
 pub use promises::{PROMISES, Promises, Verdict};
 pub use races::{Counts, KINDS};
-pub use repeat::{Summary, calm_picture, repeat};
+pub use repeat::{Summary, calm_picture, progress, repeat};
 pub use report::{BootReport, ClientRow, IommuRow, IommuState, render, render_summary};
 
 use client::{ClientDriver, ClientRecord, FaultLog, is_shut_out};

@@ -3,6 +3,7 @@
 use super::promises::{Promises, Verdict};
 use super::races::{Counts, KINDS};
 use super::{BootOptions, Picture, boot};
+use crate::screen::count as counted;
 use portcullis_firmware::MachineDescription;
 use portcullis_testbed::SoftwareMachine;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,16 @@ impl Summary {
 /// What a boot on one thread in the listed order ends with: what every other boot must end with too (P9).
 pub fn calm_picture(description: &MachineDescription) -> Picture {
     boot(description, &SoftwareMachine::new(description, 0), BootOptions::CALM, None).1
+}
+
+/// How far `done` of `count` boots are after that time: "86 of 3000, 28 boots a second, 104 s left".
+pub fn progress(done: u64, count: u64, passed: Duration) -> String {
+    let rate = done as f64 / passed.as_secs_f64().max(1e-9);
+    let left = count.saturating_sub(done) as f64 / rate.max(1e-9);
+    format!(
+        "{done} of {count}, {} a second, {left:.0} s left",
+        counted(rate.round() as usize, "boot")
+    )
 }
 
 /// Boots `count` software machines after `description`, with seeds from `options.seed` on, and compares each picture with that of a boot on one thread in the listed order.

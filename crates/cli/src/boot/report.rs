@@ -176,7 +176,7 @@ fn closing_line(report: &BootReport, style: Style) -> String {
         style.bad("A PROMISE WAS BROKEN")
     };
     format!(
-        "{}: {translated} translated, {direct} direct as described, {shut} blocked; {verdict}; {:.1} ms",
+        "{}: {translated} translated, {direct} direct as described, {shut} blocked; {verdict}; booted in {:.1} ms",
         count(report.clients.len(), "device"),
         report.elapsed.as_secs_f64() * 1000.0
     )
@@ -288,7 +288,8 @@ pub fn render_summary(summary: &Summary, screen: Screen) -> String {
     if let Some(seed) = summary.first_broken {
         let _ = writeln!(out, "\n{}", style.bad(&format!("first broken with --seed {seed}")));
     }
-    let rate = summary.boots as f64 / summary.elapsed.as_secs_f64().max(1e-9);
-    let _ = writeln!(out, "\n{:.1} s, {rate:.0} boots a second", summary.elapsed.as_secs_f64());
+    let seconds = summary.elapsed.as_secs_f64();
+    let rate = (summary.boots as f64 / seconds.max(1e-9)).round() as usize;
+    let _ = writeln!(out, "\n{seconds:.1} s, {} a second", count(rate, "boot"));
     out
 }

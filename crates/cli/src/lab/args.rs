@@ -1,7 +1,8 @@
 //! The command line of the lab.
 
 use super::confirm::ConfirmArgs;
-use super::known::{Known, bases, commits, families, owned, worlds};
+use super::known::{bases, commits, families, worlds};
+use crate::known::{Known, owned};
 use clap::{Args, Subcommand};
 use portcullis_lab::linux::{Behind, Bus, Driver, Event, Firmware, Grouping, World};
 use std::path::PathBuf;
@@ -10,16 +11,17 @@ use std::str::FromStr;
 /// Options of `lab`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  portcullis lab list                                  versions, and the commits that can be applied or reverted
-  portcullis lab check v6.6                            the race of the report, as a ladder, and what closes it
-  portcullis lab check v6.6 --revert f188056352bc      is it closed by that?
-  portcullis lab check v6.6 --apply b46064a18810 --clients 2 --group mixed --html race.html
-  portcullis lab tree ~/src/linux                      which of the known fixes is in my tree?
-  portcullis lab check --tree ~/src/linux              is my tree affected?
-  portcullis lab check v6.1.y --iommus 1 --bus pci --confirm     does a stock kernel do it?
-  portcullis lab compare                               every version in every small world
-  portcullis lab replay linux2:v6.6/...                one schedule again, step by step
-  portcullis lab ours                                  the same treatment for the core that this program ships
+  portcullis lab list                          versions, and known commits
+  portcullis lab check v6.6                    affected? what closes it?
+  portcullis lab check v6.6 --revert f188056352bc        does that close it?
+  portcullis lab check v6.6 --clients 2 --group mixed --html race.html
+  portcullis lab tree ~/src/linux              which fixes are in my tree?
+  portcullis lab check --tree ~/src/linux      is my tree affected?
+  portcullis lab check v6.1.y --iommus 1 --bus pci --confirm
+                                               does a stock kernel do it?
+  portcullis lab compare                       all versions in all small worlds
+  portcullis lab replay linux2:v6.6/...        one schedule again, step by step
+  portcullis lab ours                          the core shipped here
 Exit status: 0, 1 when a property is violated, 2 for a wrong command line.")]
 pub struct LabArgs {
     /// What to do.
@@ -36,7 +38,7 @@ pub enum LabCommand {
     Check(CheckArgs),
     /// Which of the known commits a source tree has, and which version it is read as.
     Tree(TreeArgs),
-    /// Explore every version in every small world: the matrix.
+    /// Explore every version in every small world, and print the matrix.
     Compare(CompareArgs),
     /// Run one schedule again, step by step.
     Replay(ReplayArgs),
@@ -89,7 +91,7 @@ pub struct CheckArgs {
     /// Random schedules by priorities (PCT), for bugs that need D ordering constraints; --random says how many.
     #[arg(long, value_name = "D", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub pct: Option<u32>,
-    /// What random schedules depend on.
+    /// Seed of the random schedules.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Draw a ladder for every violated property, not only for the worst; with --confirm, force each.
@@ -137,7 +139,7 @@ pub struct WorldArgs {
     /// v2 (arm-smmu, MMU-500) or v3 (arm-smmu-v3).
     #[arg(long, default_value_t = Driver::V3, value_parser = Known::<Driver>::new(|| owned(Driver::WORDS)), hide_possible_values = true)]
     pub driver: Driver,
-    /// Attempts to bind a client: N - 1 unrelated drivers bind at any moment and cause a retry each.
+    /// Attempts to bind a client: N - 1 unrelated drivers bind, each at any moment, and each bind retries what was deferred.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub attempts: usize,
     /// The clients name the last IOMMU as well.
@@ -213,10 +215,13 @@ pub struct ReplayArgs {
 /// Options of `lab ours`.
 #[derive(Debug, Args)]
 pub struct OursArgs {
-    /// A world by its letter, `busiest`, `one-queue`, `storm`, or one of the others (`lab ours ?` lists them; those on another driver than the
-    /// SMMUv3's begin with its name, as in `v2-a`); all that can be exhausted when left out.
+    /// A world by its key, such as `a`, `storm`, or `v2-a` for one on the SMMUv2's driver (`--list` has them all). When left out, all worlds
+    /// that can be explored in full.
     #[arg(value_parser = Known::<OursWorld>::new(worlds), hide_possible_values = true)]
     pub world: Option<OursWorld>,
+    /// List the worlds.
+    #[arg(long, conflicts_with_all = ["world", "random", "pct", "bound", "full", "json", "html"])]
+    pub list: bool,
     /// Only the worlds on the driver of this hardware.
     #[arg(long, value_name = "DRIVER", value_parser = Known::<OursFamily>::new(families), conflicts_with = "world")]
     pub iommu: Option<OursFamily>,
@@ -229,10 +234,10 @@ pub struct OursArgs {
     /// Only schedules in which a running thread is interrupted at most N times.
     #[arg(long, value_name = "N", conflicts_with_all = ["random", "pct"])]
     pub bound: Option<u16>,
-    /// What random schedules depend on.
+    /// Seed of the random schedules.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// How often everything comes and goes in the storm.
+    /// In the storm: how many times everything comes and goes.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub rounds: u16,
     /// Draw every step.
@@ -271,8 +276,8 @@ impl FromStr for OursWorld {
     fn from_str(key: &str) -> Result<Self, String> {
         use portcullis_lab::ours::World;
         let world = if key == "storm" { Some(World::storm(1)) } else { World::named(key) };
-        world
-            .map(Self)
-            .ok_or_else(|| format!("unknown world `{key}`; known are {}", worlds().join(", ")))
+        world.map(Self).ok_or_else(|| {
+            format!("unknown world `{key}`; `portcullis lab ours --list` has them all")
+        })
     }
 }

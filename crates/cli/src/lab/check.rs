@@ -1,10 +1,11 @@
 //! `lab check`.
 
 use super::confirm::{Bench, Confirmation};
-use super::progress::{Background, Ticker, short};
 use super::render::Cure;
-use super::{Answer, CheckArgs, render, write_page};
+use super::{Answer, CheckArgs, render};
 use crate::interrupt;
+use crate::page;
+use crate::progress::{Background, Ticker, short};
 use portcullis_explore::search::{Mode, Progress, Strategy};
 use portcullis_lab::linux::{self, Budget, Commit, Protocol, Report, Verdict, World};
 use portcullis_lab::picture::html;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
         found.push(Found { report, cure, confirmed });
     }
     if let (Some(path), [Found { report, cure, .. }, ..]) = (&args.html, &found[..]) {
-        write_page(path, &html::report(report, cure.as_ref().map(|cure| &cure.closers)))?;
+        page::write(path, &html::report(report, cure.as_ref().map(|cure| &cure.closers)))?;
     }
     if args.json {
         answer.text = match &found[..] {
@@ -130,7 +131,7 @@ fn explore(
     }
     let mut ticker = Ticker::new();
     let report = linux::check(protocol, world, budget, &mut |progress| {
-        ticker.say(|| describe(progress));
+        ticker.say(|_| describe(progress));
     });
     drop(ticker);
     let report = report.map_err(|error| error.to_string())?;

@@ -1,10 +1,11 @@
 //! `lab compare`.
 
 use super::confirm::{Bench, Confirmation};
-use super::progress::{Background, Ticker};
 use super::render::View;
-use super::{Answer, CompareArgs, write_page};
+use super::{Answer, CompareArgs};
 use crate::interrupt;
+use crate::page;
+use crate::progress::{Background, Ticker};
 use crate::style::Tone;
 use crate::table::{Cell, Table};
 use portcullis_lab::linux::{
@@ -23,8 +24,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     let began = std::time::Instant::now();
     let progress = |done: usize, total: usize| {
         if let Ok(mut ticker) = ticker.lock() {
-            ticker
-                .say(|| format!("{done} of {total} cells, {:.0} s", began.elapsed().as_secs_f64()));
+            ticker.say(|passed| format!("{done} of {total} cells, {} s", passed.as_secs()));
         }
     };
     let matrix = compare(bench.as_ref().map(rows), comparison_worlds(), Some(&stop), &progress)
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Answer, String> {
     drop(ticker);
     let confirmed = bench.as_ref().map(|bench| confirm(bench, &matrix));
     if let Some(path) = &args.html {
-        write_page(path, &html::matrix(&matrix))?;
+        page::write(path, &html::matrix(&matrix))?;
     }
     let view = View::of_stdout(false);
     let text = match args.json {
@@ -86,7 +86,7 @@ fn as_json(matrix: &Matrix, confirmed: Option<&Confirmed>) -> Result<Value, Stri
 
 fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: f64) -> String {
     let worlds = matrix.worlds.iter().map(|(name, _)| name.clone());
-    let mut table = Table::new(["version".to_owned()].into_iter().chain(worlds));
+    let mut table = Table::new(["version".to_owned()].into_iter().chain(worlds)).stacked();
     for (row, (protocol, cells)) in matrix.protocols.iter().zip(&matrix.rows).enumerate() {
         let cells = cells.iter().enumerate().map(|(column, cell)| {
             let confirmed = confirmed.and_then(|all| all[row][column].as_ref());
@@ -102,7 +102,11 @@ fn as_text(matrix: &Matrix, confirmed: Option<&Confirmed>, view: View, seconds: 
     let cells = matrix.rows.iter().flatten();
     let (total, exhaustive) =
         (cells.clone().count(), cells.filter(|cell| cell.report.explored.exhaustive).count());
-    out += &format!("\n{total} cells, {exhaustive} of them exhaustive, {seconds:.1} s\n");
+    let covered = match exhaustive == total {
+        true => "each explored in full".to_owned(),
+        false => format!("{exhaustive} of them explored in full"),
+    };
+    out += &format!("\n{total} cells, {covered}, {seconds:.1} s\n");
     out
 }
 

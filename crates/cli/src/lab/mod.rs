@@ -4,11 +4,9 @@ mod args;
 mod check;
 mod compare;
 mod confirm;
-mod day;
 mod known;
 mod list;
 mod ours;
-mod progress;
 mod render;
 mod replay;
 mod tree;
@@ -18,9 +16,6 @@ pub use args::{
     ReplayArgs, TreeArgs, WorldArgs,
 };
 pub use confirm::ConfirmArgs;
-
-use portcullis_lab::picture::html;
-use std::path::Path;
 
 /// What a verb of the lab has to say, and whether all is well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +40,4 @@ pub fn run(args: &LabArgs) -> Result<Answer, String> {
         LabCommand::Replay(args) => replay::run(args),
         LabCommand::Ours(args) => ours::run(args),
     }
-}
-
-fn write_page(path: &Path, page: &str) -> Result<(), String> {
-    let arguments = std::env::args().skip(1);
-    let command: Vec<String> = std::iter::once("portcullis".to_owned()).chain(arguments).collect();
-    let page = html::signed(page, &day::today(), &command.join(" "));
-    std::fs::write(path, page).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -1,8 +1,10 @@
 //! `lab ours`: the shipped core and driver.
 
-use super::progress::{Ticker, short};
-use super::{Answer, OursArgs, OursFamily, render, write_page};
+use super::{Answer, OursArgs, OursFamily, render};
 use crate::interrupt;
+use crate::page;
+use crate::progress::{Ticker, short};
+use crate::screen::Screen;
 use crate::style::Tone;
 use crate::table::{Cell, Table};
 use portcullis_lab::ours::{Budget, Family, Report, Verdict, World, check};
@@ -16,13 +18,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const RUNS: u64 = 100_000;
 
 pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
+    if args.list {
+        return Ok(Answer { text: list(args), held: true });
+    }
     let stop = interrupt::flag();
     let mut found: Vec<Report> = Vec::new();
     for world in worlds(args) {
         let mut ticker = Ticker::new();
         let name = world.title();
         let report = check(&world, budget(args, &world, &stop), move |progress| {
-            ticker.say(|| describe(progress, &name));
+            ticker.say(|_| describe(progress, &name));
         });
         found.push(report);
         if stop.load(Ordering::Relaxed) {
@@ -30,7 +35,7 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
         }
     }
     if let Some(path) = &args.html {
-        write_page(path, &html::ours(&found))?;
+        page::write(path, &html::ours(&found))?;
     }
     let held = found.iter().all(|report| report.verdict != Verdict::Violated);
     let text = match args.json {
@@ -41,6 +46,17 @@ pub(crate) fn run(args: &OursArgs) -> Result<Answer, String> {
         }
     };
     Ok(Answer { text, held })
+}
+
+fn list(args: &OursArgs) -> String {
+    let mut table = Table::new(["world", "what happens"]);
+    let all = World::exhaustive().into_iter().chain(World::coarse()).chain(World::revoking());
+    let all = all.chain(World::other_families());
+    let named = ["busiest", "one-queue"].into_iter().filter_map(World::named);
+    for world in all.chain(named).chain([World::storm(args.rounds.into())]) {
+        table.row([world.key.as_str().into(), world.title().into()]);
+    }
+    table.render(Screen::of_stdout())
 }
 
 fn describe(progress: &Progress, world: &str) -> String {

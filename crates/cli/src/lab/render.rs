@@ -1,6 +1,6 @@
 //! What was found, for a terminal.
 
-use crate::screen::Screen;
+use crate::screen::{Screen, count};
 use crate::style::{Style, Tone};
 use crate::table::{Cell, Table, wrap};
 use portcullis_explore::search::Mode;
@@ -109,18 +109,18 @@ pub(crate) fn report(report: &Report, cure: Option<&Cure>, all: bool, view: View
 fn verdict(report: &Report, cure: Option<&Cure>, view: View) -> String {
     let explored = &report.explored;
     let (how_far, ends) = match explored.mode {
-        Mode::Full | Mode::Reduced if explored.exhaustive => ("", "ends"),
-        Mode::Full | Mode::Reduced => (", cut short", "ends"),
-        Mode::Bounded(_) => (" and no others", "ends"),
-        Mode::Random | Mode::Pct(_) => ("", "runs"),
+        Mode::Full | Mode::Reduced if explored.exhaustive => ("", "end"),
+        Mode::Full | Mode::Reduced => (", cut short", "end"),
+        Mode::Bounded(_) => (" and no others", "end"),
+        Mode::Random | Mode::Pct(_) => ("", "run"),
     };
     let closers =
         cure.map(|cure| format!(", then {} for what closes it", words::time(cure.seconds)));
     let covered = format!(
-        "{}{how_far}; {} states, {} {ends}, {}{}",
+        "{}{how_far}; {}, {}, {}{}",
         explored.mode,
-        explored.states,
-        explored.schedules,
+        count(explored.states as usize, "state"),
+        count(explored.schedules as usize, ends),
         words::time(explored.seconds),
         closers.unwrap_or_default()
     );
@@ -183,7 +183,7 @@ fn closing(report: &Report, cure: &Cure, view: View) -> String {
                 (_, 0) => "or",
                 _ => "  and",
             };
-            out += &view.say(label, &cut(&summary(change), view.width().saturating_sub(16)));
+            out += &view.say(label, &summary(change));
         }
         let advice = cure.advice.iter().find(|advice| advice.changes == *set);
         let caveats = advice.map(words::caveats).unwrap_or_default();
@@ -222,12 +222,4 @@ fn closing(report: &Report, cure: &Cure, view: View) -> String {
 fn summary(change: &Change) -> String {
     let (Change::Apply(commit) | Change::Revert(commit)) = change;
     format!("{change} ({})", commit.info().summary)
-}
-
-/// At most `width` characters; what is left out is marked.
-fn cut(text: &str, width: usize) -> String {
-    match text.char_indices().nth(width) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(width.saturating_sub(1)).chain(['\u{2026}']).collect(),
-    }
 }

@@ -1,6 +1,7 @@
 //! `lab replay`.
 
-use super::{Answer, ReplayArgs, render, write_page};
+use super::{Answer, ReplayArgs, render};
+use crate::page;
 use portcullis_explore::schedule;
 use portcullis_lab::picture::{Ladder, html, words};
 use portcullis_lab::{linux, ours};
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Answer, String> {
         }
     };
     if let Some(path) = &args.html {
-        write_page(path, &html::run(&title, &world, &ladder, &wrong))?;
+        page::write(path, &html::run(&title, &world, &ladder, &wrong))?;
     }
     let text = match args.json {
         true => format!("{:#}\n", as_json(&title, schedule, &ladder, &wrong)),

@@ -2,7 +2,9 @@
 
 mod survey;
 
+use crate::known::Known;
 use crate::lab::Answer;
+use crate::page;
 use crate::screen::Screen;
 use crate::style::{Style, Tone};
 use crate::table::{Cell, Table};
@@ -42,24 +44,24 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub fetch_qemu: bool,
     /// A schedule's name, or a schedule as `lab check` prints it.
-    #[arg(long, required_unless_present_any = ["list", "survey", "fetch_qemu", "layout"])]
+    #[arg(long, required_unless_present_any = ["list", "survey", "fetch_qemu", "layout"], value_parser = Known::<String>::new(schedules), hide_possible_values = true)]
     pub schedule: Option<String>,
     /// The machine; the one that fits the schedule when left out.
-    #[arg(long)]
+    #[arg(long, value_parser = Known::<String>::new(boards), hide_possible_values = true)]
     pub board: Option<String>,
-    /// Go without a fix, by altering one register: no longer the stock kernel.
+    /// Take a fix's effect away by altering one register while the kernel runs. It is no longer the stock kernel then.
     #[arg(long, value_name = "COMMIT")]
     pub ablate: Option<String>,
     /// Let the kernel choose its address.
     #[arg(long)]
     pub kaslr: bool,
-    /// Do it so many times, and say how often each outcome was seen.
+    /// Replay N times, and count the outcomes.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
     /// Run every schedule with a name on the kernels of --fetch, --repeat times each, and print a table in Markdown.
     #[arg(long, requires = "fetch", conflicts_with_all = ["schedule", "board", "ablate", "kaslr", "html", "json"])]
     pub survey: bool,
-    /// Say where the kernel keeps dma_iommu, and which other fields share its byte, by its type information; 1 if the lab's protocol has it otherwise.
+    /// Print where the kernel keeps dma_iommu, and which other fields share its byte, from its BTF. Exit status 1 if the lab's protocol has it otherwise.
     #[arg(long, conflicts_with_all = ["schedule", "survey"])]
     pub layout: bool,
     /// List boards and schedules.
@@ -71,6 +73,14 @@ pub struct ReplayArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn boards() -> Vec<String> {
+    BOARDS.iter().map(|board| board.name.to_owned()).collect()
+}
+
+fn schedules() -> Vec<String> {
+    NAMED.iter().map(|named| named.name.to_owned()).collect()
 }
 
 /// Runs `replay`.
@@ -116,8 +126,7 @@ pub fn run(args: &ReplayArgs) -> Result<Answer, String> {
         reports.push(replay.run().map_err(said)?);
     }
     if let (Some(path), Some(report)) = (&args.html, reports.last()) {
-        std::fs::write(path, report::page(report))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        page::write(path, &report::page(report))?;
     }
     Ok(Answer {
         text: text(&reports, args, screen.style),

@@ -161,19 +161,75 @@ fn lines(name: &str, change: &Change, screen: Screen) -> String {
     let mut out = format!("{}\n", screen.style.paint(tone, &head));
     if let Change::Changed(fields) = change {
         for (field, before, after) in fields {
-            let told = format!("{field}: {} -> {}", said(before), said(after));
+            let (before, after) = parted(before, after);
+            let told = format!("{field}: {before} -> {after}");
             let _ = writeln!(out, "    {}", wrap(&told, width, 6));
         }
     }
     out
 }
 
-/// A value without the quotes of a plain word.
+/// Both values in words; of lists only the entries that the other one has not.
+fn parted(before: &Value, after: &Value) -> (String, String) {
+    let (Value::Array(old), Value::Array(new)) = (before, after) else {
+        return (said(before), said(after));
+    };
+    let alone = |own: &[Value], other: &[Value]| {
+        let alone: Vec<_> = own.iter().filter(|it| !other.contains(it)).map(said).collect();
+        if alone.is_empty() { "none".to_owned() } else { alone.join(", ") }
+    };
+    (alone(old, new), alone(new, old))
+}
+
+/// A value as people write it: a range from first to last, a record as "field value" with numbers in hexadecimal.
 fn said(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => "none".to_owned(),
         Value::String(text) => text.clone(),
         Value::Null => "none".to_owned(),
+        Value::Object(fields) => record(fields),
+        Value::Array(entries) => entries.iter().map(said).collect::<Vec<_>>().join(" "),
         other => other.to_string(),
+    }
+}
+
+fn record(fields: &Map<String, Value>) -> String {
+    let number = |value: &Value| match value.as_u64() {
+        Some(number) => format!("{number:#x}"),
+        None => said(value),
+    };
+    let range = ["first", "last"].map(|field| fields.get(field).and_then(Value::as_u64));
+    let range = match range {
+        [Some(first), Some(last)] => Some(format!("{first:#x}-{last:#x}")),
+        _ => None,
+    };
+    let others = fields.iter().filter(|(field, value)| {
+        let told = range.is_some() && ["first", "last"].contains(&field.as_str());
+        let empty = value.as_array().is_some_and(Vec::is_empty) || *value == "";
+        !told && !empty && !value.is_null()
+    });
+    let others = others.map(|(field, value)| format!("{field} {}", number(value)));
+    range.iter().cloned().chain(others).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parted;
+    use serde_json::json;
+
+    #[test]
+    fn values_are_told_as_people_write_them_and_lists_by_what_is_different() {
+        let range = |last: u64| json!({"first": 0x2b40_0000, "last": last});
+        assert_eq!(
+            parted(&range(0x2b40_ffff), &range(0x2b4f_ffff)),
+            ("0x2b400000-0x2b40ffff".into(), "0x2b400000-0x2b4fffff".into())
+        );
+        let streams = |id: u32| json!([{"id": 1, "iommu": "/a"}, {"id": id, "iommu": "/a"}]);
+        let told = ("id 0x2 iommu /a".into(), "id 0x7f iommu /a".into());
+        assert_eq!(parted(&streams(2), &streams(0x7f)), told);
+        assert_eq!(parted(&json!(["a", "b"]), &json!(["a"])), ("b".into(), "none".into()));
+        assert_eq!(parted(&json!(1), &json!(2)), ("1".into(), "2".into()));
+        let kept = json!([{"first": 0, "last": 15, "kind": "reserved"}]);
+        assert_eq!(parted(&json!([]), &kept), ("none".into(), "0x0-0xf kind reserved".into()));
     }
 }

@@ -33,14 +33,27 @@ pub(super) fn severity(style: Style, severity: Severity) -> String {
     style.paint(tone, &format!("{:<7}", severity.to_string()))
 }
 
-/// `machine` as a page for `screen`; `as_tree` for a tree in place of the tables.
-pub fn render_human(machine: &MachineDescription, screen: Screen, as_tree: bool) -> String {
+/// What a page has beside findings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// A tree in place of the tables.
+    pub tree: bool,
+    /// Also the devices that are behind no IOMMU.
+    pub direct: bool,
+}
+
+/// `machine` as a page for `screen`.
+pub fn render_human(machine: &MachineDescription, screen: Screen, view: View) -> String {
     let mut out = headline(machine, screen.style);
-    if as_tree {
+    if view.tree {
         out.push('\n');
-        out.push_str(&tree::render(machine, screen.style));
+        out.push_str(&tree::render(machine, screen));
     } else {
         out.push_str(&tables(machine, screen));
+    }
+    if view.direct {
+        out.push('\n');
+        out.push_str(&direct(machine, screen));
     }
     if let Some(running) = left_running(machine) {
         let _ = writeln!(out, "\n{}", wrap(&running, screen.prose_width(), 0));
@@ -53,6 +66,21 @@ pub fn render_human(machine: &MachineDescription, screen: Screen, as_tree: bool)
             writeln!(out, "\nIs a Linux kernel affected on a machine of this shape?\n  {command}");
     }
     out
+}
+
+/// What names no IOMMU and looks as if it did DMA.
+fn direct(machine: &MachineDescription, screen: Screen) -> String {
+    let mut table = Table::new(["behind no IOMMU", "because"]);
+    for device in &machine.direct {
+        table.row([device.path.as_str().into(), device.because.into()]);
+    }
+    match machine.direct.is_empty() {
+        true => {
+            let none = "Behind no IOMMU: no device that looks as if it did DMA. (ACPI's tables do not name any.)";
+            wrap(none, screen.prose_width(), 0) + "\n"
+        }
+        false => table.render(screen),
+    }
 }
 
 /// Who may be running when the kernel starts, and what becomes of it.
@@ -214,7 +242,8 @@ fn findings(machine: &MachineDescription, screen: Screen) -> String {
     );
     for finding in &machine.findings {
         let severity = severity(screen.style, finding.severity);
-        let _ = writeln!(out, "{severity}  {} [{}]", finding.path, finding.rule);
+        let place = format!("{} [{}]", finding.path, finding.rule);
+        let _ = writeln!(out, "{severity}  {}", wrap(&place, screen.prose_width(), 9));
         let _ = writeln!(out, "         {}", wrap(&finding.message, screen.prose_width(), 9));
     }
     out

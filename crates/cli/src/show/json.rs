@@ -24,6 +24,8 @@ pub(crate) struct Document {
     iommus: Vec<Iommu>,
     /// Every device with `iommus` or `iommu-map`, in the description's order, disabled ones included.
     devices: Vec<Device>,
+    /// Enabled devices that name no IOMMU and look as if they did DMA, in the description's order; none from ACPI.
+    direct: Vec<Direct>,
     /// Main memory.
     memory: Vec<Range>,
     /// I/O APICs and timer blocks, with the unit that would remap their interrupts (ACPI).
@@ -64,6 +66,15 @@ struct Space {
 struct Range {
     first: u64,
     last: u64,
+}
+
+/// One device that is behind no IOMMU.
+#[derive(Debug, Serialize)]
+struct Direct {
+    /// Full path.
+    path: String,
+    /// By what it shows that it does DMA.
+    because: &'static str,
 }
 
 /// One IOMMU.
@@ -222,6 +233,11 @@ pub(super) fn document(machine: &MachineDescription) -> Document {
             .zip(groups)
             .zip(functions)
             .map(|((it, group), functions)| device(machine, it, group, &functions))
+            .collect(),
+        direct: machine
+            .direct
+            .iter()
+            .map(|it| Direct { path: it.path.clone(), because: it.because })
             .collect(),
         memory: machine.memory.iter().map(range).collect(),
         interrupt_sources: machine.interrupt_sources.iter().map(|it| source(machine, it)).collect(),

@@ -14,7 +14,7 @@ mod verdict;
 pub use diff::Difference;
 pub use gate::Gate;
 pub use html::render_html;
-pub use human::render_human;
+pub use human::{View, render_human};
 pub use rules::{render_rules, rules_to_json};
 
 use portcullis_firmware::MachineDescription;

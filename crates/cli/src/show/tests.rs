@@ -1,9 +1,11 @@
 //! `show` on the built-in board and on a broken one.
 
-use super::{render_human, to_json};
+use super::{View, render_human, to_json};
 use crate::screen::Screen;
 use portcullis_firmware::{MachineDescription, read_devicetree};
 use serde_json::{Value, json};
+
+const TREE: View = View { tree: true, direct: false };
 
 fn default_board() -> MachineDescription {
     let blob = include_bytes!("../../../../boards/portcullis-default.dtb");
@@ -66,7 +68,7 @@ fn line<'a>(page: &'a str, start: &str) -> &'a str {
 
 #[test]
 fn page_says_what_becomes_of_each_device() {
-    let page = render_human(&default_board(), Screen::plain(200), false);
+    let page = render_human(&default_board(), Screen::plain(200), View::default());
     assert!(line(&page, "/soc/usb@10000000").ends_with("translated"));
     assert!(line(&page, "/soc/usb@10110000").ends_with("  device disabled"));
     assert!(line(&page, "/soc/can@13010000").ends_with("direct      IOMMU disabled"));
@@ -86,10 +88,13 @@ fn page_says_what_becomes_of_each_device() {
 fn page_says_whom_firmware_may_have_left_running() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../boards/mmu500.dtb");
     let board = crate::board::read(Some(path.as_ref()), &[], None).expect("our own board");
-    let page = render_human(&board, Screen::plain(160), false);
+    let page = render_human(&board, Screen::plain(160), View::default());
     let told = line(&page, "Firmware may have left running");
     assert!(told.contains(": /soc/display@ae00000. ") && page.contains("--firmware-streams"));
-    assert!(!render_human(&default_board(), Screen::plain(400), false).contains("left running"));
+    assert!(
+        !render_human(&default_board(), Screen::plain(400), View::default())
+            .contains("left running")
+    );
     let json: serde_json::Value = serde_json::from_str(&to_json(&board)).expect("JSON");
     let devices = json["devices"].as_array().expect("a list").iter();
     let may: Vec<_> = devices.filter(|it| it["may_run"] == true).map(|it| &it["path"]).collect();
@@ -108,7 +113,7 @@ fn findings_stand_below_worst_first() {
             message: "`iommus` has 3 bytes".into(),
         },
     );
-    let page = render_human(&machine, Screen::plain(200), false);
+    let page = render_human(&machine, Screen::plain(200), View::default());
     let error = page.find("error    /x [iommus-length]").expect("the error");
     assert!(error > page.find("/soc/pcie@40000000").expect("the table"));
     assert!(error < page.find("note ").expect("the notes"));
@@ -118,7 +123,7 @@ fn findings_stand_below_worst_first() {
 #[test]
 fn narrow_pages_keep_within_their_width() {
     for width in [60, 130, 150] {
-        let page = render_human(&default_board(), Screen::plain(width), false);
+        let page = render_human(&default_board(), Screen::plain(width), View::default());
         let breakable =
             |line: &&str| line.split_whitespace().count() > 3 && !line.contains("portcullis lab");
         for line in page.lines().filter(breakable) {
@@ -131,9 +136,9 @@ fn narrow_pages_keep_within_their_width() {
 
 #[test]
 fn colour_is_only_painted_on_request() {
-    assert!(!render_human(&default_board(), Screen::plain(100), false).contains('\x1b'));
+    assert!(!render_human(&default_board(), Screen::plain(100), View::default()).contains('\x1b'));
     assert!(
-        render_human(&default_board(), Screen::plain(100).colored(), false)
+        render_human(&default_board(), Screen::plain(100).colored(), View::default())
             .contains("\x1b[36mnote   \x1b[0m")
     );
 }
@@ -160,7 +165,7 @@ fn the_html_page_escapes_what_the_description_says_and_stands_alone() {
 
 #[test]
 fn the_tree_puts_each_device_below_its_iommu_and_functions_below_their_bus() {
-    let page = render_human(&default_board(), Screen::plain(100), true);
+    let page = render_human(&default_board(), Screen::plain(100), TREE);
     let lines: Vec<_> = page.lines().collect();
     let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("a line");
     assert!(at("/soc/iommu@2b400000 (smmuv3)") < at("/soc/usb@10000000  0x"));
@@ -179,10 +184,44 @@ fn the_tree_puts_each_device_below_its_iommu_and_functions_below_their_bus() {
 }
 
 #[test]
+fn a_disabled_device_of_the_tree_has_its_reason_and_no_verdict_with_colour_too() {
+    let blob = include_bytes!("../../../../boards/broken.dtb");
+    let mut machine = read_devicetree(blob, "broken").expect("our board");
+    machine.devices[0].enabled = false;
+    for screen in [Screen::plain(100), Screen::plain(100).colored()] {
+        let page = render_human(&machine, screen, TREE);
+        assert!(page.contains("  device disabled\n") && !page.contains(": device"), "{page:?}");
+    }
+}
+
+/// What goes on in a further line stands beside the line that leads down, so that a tree is still seen.
+#[test]
+fn a_long_line_of_the_tree_is_broken_behind_its_branch() {
+    let page = render_human(&default_board(), Screen::plain(36), TREE);
+    let tree = page.split("Findings").next().expect("the tree");
+    assert!(tree.lines().skip(3).all(|line| line.chars().count() <= 36), "{tree}");
+    assert!(tree.contains("├─ /soc/dma-controller@10070000\n│      0x20 translated\n"), "{tree}");
+}
+
+#[test]
+fn what_is_behind_no_iommu_is_listed_on_request() {
+    let mut machine = default_board();
+    let direct = View { direct: true, ..View::default() };
+    assert!(render_human(&machine, Screen::plain(100), direct).contains("no device that looks"));
+    let because = "a PCI host bridge";
+    machine.direct.push(portcullis_firmware::DirectDevice { path: "/pcie@1".into(), because });
+    let page = render_human(&machine, Screen::plain(100), direct);
+    assert!(line(&page, "/pcie@1").ends_with(because), "{page}");
+    assert!(!render_human(&machine, Screen::plain(100), View::default()).contains("/pcie@1"));
+    let document: Value = serde_json::from_str(&to_json(&machine)).expect("valid JSON");
+    assert_eq!(document["direct"], json!([{"path": "/pcie@1", "because": because}]));
+}
+
+#[test]
 fn a_bus_whose_functions_differ_is_mixed_and_its_mask_is_printed() {
     let blob = include_bytes!("../../../../boards/pci-topology.dtb");
     let machine = read_devicetree(blob, "pci").expect("our board");
-    let page = render_human(&machine, Screen::plain(300), false);
+    let page = render_human(&machine, Screen::plain(300), View::default());
     let bus = line(&page, "/soc/pcie@40000000");
     assert!(bus.contains("mixed") && bus.contains("1 blocked, 4 translated"), "{bus}");
     assert!(line(&page, "/soc/pcie@60000000").contains("rid&0xfff8"));

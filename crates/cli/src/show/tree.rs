@@ -4,7 +4,9 @@ use super::human::tone;
 use super::ids::{ids, named_iommus, names};
 use super::verdict::{Verdict, of_client, of_device};
 use crate::names::ShortNames;
+use crate::screen::Screen;
 use crate::style::Style;
+use crate::table::{length, wrapped};
 use portcullis::{DmaPath, FwNode};
 use portcullis_firmware::{
     DescribedDevice, MachineDescription, PciFunction, function_groups, sharing,
@@ -29,7 +31,8 @@ struct Page<'a> {
 }
 
 /// The machine as a tree: one branch for each IOMMU, one for what is behind none.
-pub(super) fn render(machine: &MachineDescription, style: Style) -> String {
+pub(super) fn render(machine: &MachineDescription, screen: Screen) -> String {
+    let style = screen.style;
     let groups = group_numbers(machine);
     let function_groups = function_group_numbers(machine);
     let page = Page { machine, names: names(machine), function_groups, style };
@@ -53,10 +56,11 @@ pub(super) fn render(machine: &MachineDescription, style: Style) -> String {
         };
         let below = behind.remove(&Some(iommu.node)).unwrap_or_default();
         let text = format!("{} ({driver}{state})", style.strong(&iommu.path));
-        write(&mut out, &Branch { text, below }, "");
+        Branch { text, below }.write(&mut out, "", "", screen);
     }
     if let Some(below) = behind.remove(&None) {
-        write(&mut out, &Branch { text: style.strong("behind no IOMMU"), below }, "");
+        let text = style.strong("behind no IOMMU");
+        Branch { text, below }.write(&mut out, "", "", screen);
     }
     out
 }
@@ -117,7 +121,12 @@ impl Page<'_> {
     ) -> Branch {
         let path = &function.description.path;
         let short = path.strip_prefix(device.description.path.as_str()).unwrap_or(path);
-        let mut text = format!("{} {}", function.requester, short.trim_start_matches('/'));
+        let short = short.trim_start_matches('/');
+        let mut text = function.requester.to_string();
+        // One that the bus scan found has no other name.
+        if short != text {
+            let _ = write!(text, " {short}");
+        }
         if let DmaPath::Translated(spec) = &function.description.dma {
             spec.streams.iter().for_each(|stream| {
                 let _ = write!(text, "  {}", stream.id);
@@ -142,19 +151,35 @@ fn belongs(function: &PciFunction, place: Option<FwNode>) -> bool {
 
 fn said(verdict: &Verdict, style: Style) -> String {
     let Verdict { word, because } = verdict;
-    let word = style.paint(tone(word), word);
+    let painted = style.paint(tone(word), word);
     match (word.is_empty(), because.is_empty()) {
         (true, _) => because.clone(),
-        (false, true) => word,
-        (false, false) => format!("{word}: {because}"),
+        (false, true) => painted,
+        (false, false) => format!("{painted}: {because}"),
     }
 }
 
-fn write(out: &mut String, branch: &Branch, indent: &str) {
-    let _ = writeln!(out, "{}", branch.text);
-    for (index, below) in branch.below.iter().enumerate() {
-        let last = index + 1 == branch.below.len();
-        let _ = write!(out, "{indent}{}", if last { "└─ " } else { "├─ " });
-        write(out, below, &format!("{indent}{}", if last { "   " } else { "│  " }));
+impl Branch {
+    /// Writes this line behind `lead` and those below behind `indent`, none wider than the screen.
+    fn write(&self, out: &mut String, lead: &str, indent: &str, screen: Screen) {
+        // What does not fit goes on beside the line down to the next branch.
+        let further = format!("{indent}{}    ", if self.below.is_empty() { "" } else { "│" });
+        let room = screen.table_width().saturating_sub(further.chars().count()).max(1);
+        let lines = match length(&self.text) <= room {
+            true => vec![self.text.clone()],
+            false => wrapped(&self.text, room),
+        };
+        for (at, line) in lines.iter().enumerate() {
+            let _ = writeln!(out, "{}{line}", if at == 0 { lead } else { &further });
+        }
+        for (index, below) in self.below.iter().enumerate() {
+            let (branch, down) = if index + 1 == self.below.len() {
+                ("└─ ", "   ")
+            } else {
+                ("├─ ", "│  ")
+            };
+            let (lead, indent) = (format!("{indent}{branch}"), format!("{indent}{down}"));
+            below.write(out, &lead, &indent, screen);
+        }
     }
 }

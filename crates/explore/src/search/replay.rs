@@ -88,6 +88,8 @@ impl fmt::Display for ReplayError {
                 write!(f, "step {}: thread {thread} cannot take choice {choice}", at + 1)?;
                 match status {
                     None => f.write_str(" (no such thread)")?,
+                    Some(ThreadStatus::Finished) => f.write_str(" (it has finished)")?,
+                    Some(ThreadStatus::Blocked) => f.write_str(" (it waits)")?,
                     Some(status) => write!(f, " (it is {status:?})")?,
                 }
                 f.write_str("; the schedule belongs to another protocol or world")

@@ -434,7 +434,7 @@ impl Below<'_, '_, '_> {
 }
 
 /// Whether a node is a PCI bus: by its `device_type`, or, where that is missing, by its name (Linux `of_bus_pci_match`, `of_node_is_pcie`).
-fn is_pci(node: Node<'_, '_>) -> bool {
+pub(super) fn is_pci(node: Node<'_, '_>) -> bool {
     match node.property("device_type") {
         Some(kind) => [b"pci\0".as_slice(), b"pciex\0"].contains(&kind),
         None => node.name().split('@').next() == Some("pcie"),

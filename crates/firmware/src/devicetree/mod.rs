@@ -5,6 +5,7 @@
 
 mod address;
 mod device;
+mod direct;
 mod flat;
 mod functions;
 mod iommus;
@@ -78,6 +79,7 @@ pub fn lower(
         tree.nodes().filter_map(|node| reader.read(node)).collect::<Vec<_>>()
     };
     checks::check(&mut devices, &iommus, &mut findings);
+    let direct = direct::read(tree, &addresses, &iommus, &devices);
     let memory = reserved::memory(tree, &mut findings);
     let root = tree.nodes().next();
     let model = root.and_then(|root| root.strings("model").next()).map(ToString::to_string);
@@ -87,6 +89,7 @@ pub fn lower(
         compatible: root.map(|root| root.owned_strings("compatible")).unwrap_or_default(),
         iommus,
         devices,
+        direct,
         memory,
         reserved_memory: reserved::reserved_memory(tree, reservations),
         interrupt_sources: Vec::new(),

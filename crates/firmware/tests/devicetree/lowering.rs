@@ -25,6 +25,34 @@ fn coherency_is_inherited_and_can_be_taken_back() {
     assert!(!machine.iommus[0].coherent);
 }
 
+/// Which of these do DMA: their bindings in Linux 7.2 (`dma/dma-controller.yaml`, `net/ethernet-controller.yaml`, `usb/qcom,dwc3.yaml`, `pci/pci.txt`, `mmc/mmc-controller.yaml`).
+#[test]
+fn what_does_dma_and_names_no_iommu_is_listed() {
+    let at = |name: &str, base: u32| dt(name).text("compatible", "x").cells("reg", &[base, 0x1000]);
+    let one_to_one = |name: &str| {
+        dt(name).cells("#address-cells", &[1]).cells("#size-cells", &[1]).flag("ranges")
+    };
+    let machine = root()
+        .with(smmu(1))
+        .with(
+            one_to_one("soc")
+                .with(at("dma-controller@1000", 0x1000).cells("#dma-cells", &[1]))
+                .with(at("ethernet@2000", 0x2000))
+                .with(at("strange@3000", 0x3000).flag("dma-coherent"))
+                .with(at("serial@4000", 0x4000))
+                .with(at("mmc@5000", 0x5000).text("status", "disabled"))
+                .with(at("usb@6000", 0x6000).with(client("usb@6100", &[1, 6])))
+                .with(at("usb@7000", 0x7000).with(at("ethernet@1", 1)))
+                .with(at("gpu@8000", 0x8000).cells("iommus", &[1, 8]))
+                .with(dt("gpu").text("compatible", "a-part-of-some-table")),
+        )
+        .read();
+    let found: Vec<_> = machine.direct.iter().map(|it| it.path.as_str()).collect();
+    let expected =
+        ["/soc/dma-controller@1000", "/soc/ethernet@2000", "/soc/strange@3000", "/soc/usb@7000"];
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn the_bus_limits_the_address_width() {
     let soc = |name: &str| dt(name).cells("#address-cells", &[2]).cells("#size-cells", &[2]);

@@ -42,7 +42,14 @@ impl fmt::Display for ProtocolError {
                 BASES.iter().try_for_each(|base| write!(f, " {}", base.name))
             }
             Self::UnknownCommit(id) => {
-                write!(f, "unknown commit `{id}`; known are")?;
+                write!(f, "unknown commit `{id}`; ")?;
+                if let Some(near) = nearest(id) {
+                    return write!(
+                        f,
+                        "did you mean `{near}`? `portcullis lab list` has those that are known"
+                    );
+                }
+                f.write_str("known are")?;
                 COMMITS.iter().try_for_each(|info| write!(f, " {}", info.id))
             }
             Self::AlreadyCarried(commit, base) => {
@@ -64,6 +71,13 @@ impl fmt::Display for ProtocolError {
             }
         }
     }
+}
+
+/// The known id that begins most like `id`, if that is more than chance.
+fn nearest(id: &str) -> Option<&'static str> {
+    let common = |known: &str| known.bytes().zip(id.bytes()).take_while(|(a, b)| a == b).count();
+    let ids = COMMITS.iter().map(|info| info.id);
+    ids.max_by_key(|known| common(known)).filter(|known| common(known) >= 5)
 }
 
 fn list(f: &mut fmt::Formatter<'_>, lead: &str, bases: &[BaseId]) -> fmt::Result {

@@ -3,8 +3,8 @@
 use portcullis_explore::search::{Change, Label, Object, Operation, TraceStep};
 
 use crate::linux::{
-    Advice, Behind, Bus, Change as TreeChange, Closers, CommitInfo, DEVICE_LOCK, Driver, Firmware,
-    Grouping, PropertyId, Report, ViolationReport, World,
+    Advice, Behind, Bus, Change as TreeChange, Closers, Commit, CommitInfo, DEVICE_LOCK, Driver,
+    Firmware, Grouping, PropertyId, Report, ViolationReport, World,
 };
 
 /// Which names need not be repeated: with one client or one group there is no doubt whose field is meant,
@@ -257,7 +257,12 @@ fn change(change: &TreeChange) -> String {
 pub fn carriers(info: &CommitInfo) -> String {
     let (upstream, stable) = info.since.split_once(", ").unwrap_or((info.since, ""));
     let upstream = match upstream {
-        "-" => "never upstream".to_owned(),
+        "-" => match info.id.split_once('-') {
+            Some((original, _)) if Commit::find(original).is_some() => {
+                format!("backport of {original}")
+            }
+            _ => "never upstream".to_owned(),
+        },
         since => format!("upstream since {since}"),
     };
     if stable.is_empty() { upstream } else { format!("{upstream}, in {stable}") }

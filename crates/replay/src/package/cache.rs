@@ -41,8 +41,11 @@ impl Cache {
             std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
         };
         let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        let base =
-            base.ok_or_else(|| Error::Fetch("neither XDG_CACHE_HOME nor HOME is set".into()))?;
+        let base = base.ok_or_else(|| {
+            Error::Fetch(
+                "neither XDG_CACHE_HOME nor HOME is set: set one, kernels are kept below it".into(),
+            )
+        })?;
         Ok(Self::at(&base.join("portcullis")))
     }
 

@@ -45,6 +45,10 @@ impl Kernel {
                 (folder.join(cache::IMAGE), Modules::in_folder(&folder.join(cache::MODULES))?)
             }
             _ => {
+                // A name that was mistyped is the likelier mistake.
+                for file in files {
+                    std::fs::metadata(file).map_err(io_at(file))?;
+                }
                 let what = "give packages (.deb), or one Image and the folder of its modules";
                 return Err(Error::Fetch(what.into()));
             }

@@ -12,6 +12,9 @@ use portcullis_testbed::IommuDriver;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// What makes the page.
+const PRODUCT: &str = concat!("Portcullis ", env!("CARGO_PKG_VERSION"));
+
 /// An IOMMU with more devices than this has the whole width of the page.
 const MANY: usize = 10;
 
@@ -27,7 +30,7 @@ pub fn render_html(machine: &MachineDescription) -> String {
     let mut out =
         String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n");
     out += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n";
-    let _ = writeln!(out, "<title>{}: IOMMUs</title>", escaped(title));
+    let _ = writeln!(out, "<title>{}: IOMMUs; {PRODUCT}</title>", escaped(title));
     let _ = writeln!(out, "<style>\n{}</style></head><body>", include_str!("page.css"));
     let _ = writeln!(out, "<h1>{}</h1>\n<p>{}</p>", escaped(title), escaped(&summary(machine)));
     out += &findings(machine);
@@ -41,7 +44,7 @@ pub fn render_html(machine: &MachineDescription) -> String {
     if let Some(devices) = behind.remove(&None) {
         out += &section(machine, "behind no IOMMU", "", None, &devices);
     }
-    out + "</main>\n</body></html>\n"
+    out + &format!("<footer>{PRODUCT}</footer>") + "</main>\n</body></html>\n"
 }
 
 fn summary(machine: &MachineDescription) -> String {

@@ -143,6 +143,7 @@ impl Lowering {
             compatible: Vec::new(),
             iommus: self.iommus,
             devices,
+            direct: Vec::new(),
             memory: Vec::new(),
             reserved_memory: Vec::new(),
             interrupt_sources: self.sources,

@@ -43,12 +43,19 @@ impl Page {
     pub(crate) fn ladder(&mut self, ladder: &Ladder) {
         let number = self.ladders.len();
         self.body += &legend(ladder);
-        let many = if svg::is_wide(ladder) { " many" } else { "" };
-        self.body += &format!("<div class=\"run{many}\">\n<div class=\"track\">\n");
+        let width = match (svg::is_wide(ladder), svg::is_slim(ladder)) {
+            (true, _) => " many",
+            (_, true) => " slim",
+            (false, false) => "",
+        };
+        // Above the ladder: below it, it would be read when it is too late.
+        self.body += &format!(
+            "<p class=\"hint\">Point at a step to see the state after it; j and k walk, and \u{2193} and \u{2191} from a chosen step.</p>\n\
+             <div class=\"run{width}\">\n<div class=\"track\">\n"
+        );
         self.body += &svg::ladder(ladder, number);
         self.body += &format!(
-            "</div>\n<aside class=\"state\" data-ladder=\"{number}\" aria-live=\"polite\"></aside>\n</div>\n\
-             <p class=\"hint\">Point at a step to see the state after it; j and k walk, and \u{2193} and \u{2191} from a chosen step.</p>\n"
+            "</div>\n<aside class=\"state\" data-ladder=\"{number}\" aria-live=\"polite\"></aside>\n</div>\n"
         );
         self.body += &ending(ladder);
         self.ladders.push(as_json(ladder));

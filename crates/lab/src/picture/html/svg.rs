@@ -22,6 +22,9 @@ const TURN: usize = 3;
 /// Pixels that a ladder may take beside the panel with the state (page.css).
 const BESIDE: usize = 1126;
 
+/// Pixels of a column at most: a screen of 400 shows one whole, one of 800 two.
+const COLUMN: usize = 378;
+
 /// Where things are.
 struct Plan<'a> {
     ladder: &'a Ladder,
@@ -48,6 +51,11 @@ pub(crate) fn is_wide(ladder: &Ladder) -> bool {
     Plan::new(ladder, 0).width > BESIDE
 }
 
+/// Whether a ladder has room beside the state on a screen of usual width: two columns.
+pub(crate) fn is_slim(ladder: &Ladder) -> bool {
+    Plan::new(ladder, 0).width <= 2 * COLUMN
+}
+
 /// The table that holds the ladder. `number` tells it from others of the page.
 pub(crate) fn ladder(ladder: &Ladder, number: usize) -> String {
     let plan = Plan::new(ladder, number);
@@ -71,7 +79,7 @@ impl<'a> Plan<'a> {
     fn new(ladder: &'a Ladder, number: usize) -> Self {
         let locks = Locks::of(ladder);
         let active = ladder.active();
-        let each = (1060 / active.len().max(1)).clamp(300, 560);
+        let each = (1060 / active.len().max(1)).clamp(300, COLUMN);
         let column = |(place, thread): (usize, usize)| {
             let (left, own) = (place * each, locks.of_thread(ladder, thread));
             let line = left + 10 + own.len() * LANE + 16;
