@@ -21,8 +21,9 @@ const EXAMPLES: &str = "Examples:
   portcullis replay --list
   portcullis replay --fetch-qemu --fetch 6.1 --board nvme-two --schedule seed
   portcullis replay --fetch 6.12 --schedule unbound --html unbound.html
-  portcullis replay --kernel linux-image-6.12.43_arm64.deb --schedule linux2:v6.12/...
-Exit status: 0 when the kernel did what the lab predicts, 1 when it did something else, 2 when the replay could not be done.";
+  portcullis replay --kernel linux-image.deb --schedule linux2:v6.12/...
+Exit status: 0 when the kernel did what the lab predicts; 1 when it did
+something else; 2 when the replay could not be done.";
 
 /// Options of `replay`.
 #[derive(Clone, Debug, Args)]
