@@ -57,8 +57,9 @@
 //! - Weak memory: every step is sequentially consistent.
 //! - Liveness on cycles: a system that goes round for ever without reaching its goal is not reported;
 //!   `eventually` is judged in states in which nothing can move.
-//! - Symmetry between equal threads in protocols: a model written by hand says which states are equal
-//!   ([`search::Model::canonical`]), a protocol cannot.
+//! - Symmetry that is found without being told: a protocol names its equal threads
+//!   ([`proto::Builder::interchangeable`]), a model written by hand says which states are equal
+//!   ([`search::Model::canonical`]).
 //! - More than one processor for one search. A protocol is not `Sync`; explore several worlds side by side.
 //! - More than 16 threads, 48 mutexes, 63 properties or 2048 bits of state in a protocol; recursive and
 //!   reader-writer locks.

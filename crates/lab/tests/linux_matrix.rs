@@ -51,6 +51,35 @@ fn the_reduction_changes_no_verdict() {
     }
 }
 
+/// Registering instances that no client sits behind are searched as one; the full search exchanges nothing.
+#[test]
+fn equal_instances_change_no_verdict_and_no_length() {
+    let mut violated = 0;
+    for base in BASES {
+        for world in [World::of(3, 2, 1), World::of(3, 3, 1), World::of(3, 2, 2)] {
+            let large = world != World::of(3, 2, 1);
+            if large && cfg!(debug_assertions) && !["v6.1", "v6.6", "v7.3"].contains(&base.name) {
+                continue;
+            }
+            let protocol = Protocol::of(base.id);
+            let found = |reduce| {
+                let budget =
+                    Budget { strategy: Strategy::Exhaustive { reduce }, ..Budget::default() };
+                let report = check(&protocol, &world, budget, &mut |_| {}).unwrap();
+                assert!(report.explored.exhaustive && report.healthy.is_some());
+                let length = |schedule: &str| replay(schedule).unwrap().2.steps.len();
+                let lengths = report.violations.iter().map(|v| (v.name, length(&v.schedule)));
+                assert!(report.violations.iter().all(|v| v.shortest), "{protocol} in {world}");
+                lengths.collect::<Vec<_>>()
+            };
+            let full = found(false);
+            assert_eq!(full, found(true), "{protocol} in {world}");
+            violated += full.len();
+        }
+    }
+    assert!(violated > 10, "{violated}");
+}
+
 /// A property that no kernel violates would be a check that checks nothing.
 #[test]
 fn every_property_is_violated_by_some_kernel() {

@@ -2,7 +2,9 @@
 
 use super::learnt::THREAD_BIT;
 use super::spec::{FieldSpec, Guard, Predicate, PropertySpec, Spec, ThreadSpec};
-use super::{Bit, Field, Mutation, Mutex, PropertyId, Protocol, Step, Thread, ThreadId, View};
+use super::{
+    Bit, Field, Mutation, Mutex, PropertyId, Protocol, Role, Step, Thread, ThreadId, View,
+};
 use crate::search::{Object, Property, PropertyKind, PropertySet};
 
 /// Collects what a protocol consists of.
@@ -39,6 +41,7 @@ impl Builder {
             mutexes: Vec::new(),
             threads: Vec::new(),
             properties: Vec::new(),
+            roles: Vec::new(),
         };
         let mut builder = Self { spec };
         for name in ["lock-misuse", "use-after-free", "null-pointer"] {
@@ -164,6 +167,46 @@ impl Builder {
         ThreadId(number as u8)
     }
 
+    /// Declares that these threads do the same, each with what is its own, and that nothing else tells them apart: no
+    /// property, no other thread, no value that one of them (or another thread) remembers. A reduced search then takes
+    /// states that differ only by who is who for one.
+    ///
+    /// The search notices threads whose steps differ; what an update or a property does with the fields of the one and
+    /// of the other, it does not see: a wrong declaration hides schedules.
+    ///
+    /// # Panics
+    /// If it was called before, there are more than four roles, or what belongs to one does not look like what belongs
+    /// to the others at the start.
+    pub fn interchangeable(&mut self, roles: Vec<Role>) {
+        assert!(self.spec.roles.is_empty(), "one set of equal threads");
+        assert!(roles.len() <= MOST_ROLES, "at most {MOST_ROLES} equal threads");
+        for (a, b) in roles.iter().zip(roles.iter().skip(1)) {
+            self.assert_alike(a, b);
+        }
+        if roles.len() > 1 {
+            self.spec.roles = roles;
+        }
+    }
+
+    fn assert_alike(&self, a: &Role, b: &Role) {
+        let threads = [a, b].map(|role| &self.spec.threads[role.thread.index()]);
+        let names = threads.map(|thread| thread.name.as_str()).join(" and ");
+        let sizes = |role: &Role| (role.fields.len(), role.mutexes.len(), role.names.len());
+        assert_eq!(sizes(a), sizes(b), "{names}");
+        assert_eq!(threads[0].dormant, threads[1].dormant, "{names}");
+        let look = |field: &Field| {
+            let spec = &self.spec.fields[usize::from(field.0)];
+            (spec.bits, spec.init, spec.guard == Guard::Racy, spec.whole.is_some())
+        };
+        let mut fields = a.fields.iter().zip(&b.fields);
+        assert!(fields.all(|(x, y)| look(x) == look(y)), "{names}: their fields differ");
+        let named =
+            |(field, value): &(Field, u64)| self.spec.fields[usize::from(field.0)].init == *value;
+        assert!(!a.names.iter().chain(&b.names).any(named), "{names}: named at the start");
+        let mut shared = a.names.iter().zip(&b.names);
+        assert!(shared.all(|(x, y)| x.0 == y.0), "{names}: named by different fields");
+    }
+
     fn property(
         &mut self,
         name: impl Into<String>,
@@ -233,6 +276,9 @@ impl Builder {
         Protocol::new(world, self.spec)
     }
 }
+
+/// What is learnt is learnt of every order of the roles.
+const MOST_ROLES: usize = 4;
 
 /// The built-in property that only its holder gives a mutex back.
 pub(crate) const LOCK_MISUSE: PropertyId = PropertyId(0);

@@ -7,6 +7,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::equal::Exchange;
+
 /// Locks as a set: mutexes from bit 0, and from [`THREAD_BIT`] one bit that each thread "holds" always, so that
 /// a field used by one thread only needs no lock.
 pub(crate) type Locks = u64;
@@ -29,6 +31,9 @@ struct Facts {
 /// All facts.
 #[derive(Debug)]
 pub(crate) struct Learnt {
+    /// The ways to exchange equal threads. What is learnt of one is learnt of all: a search that exchanges them does not
+    /// see each in the place of the others.
+    exchanges: Vec<Exchange>,
     fields: Vec<Facts>,
     /// For each mutex, those taken while it was held, directly or by way of others.
     below: Vec<Cell<Locks>>,
@@ -44,7 +49,7 @@ pub(crate) struct Learnt {
 }
 
 impl Learnt {
-    pub(crate) fn new(fields: usize, mutexes: usize) -> Self {
+    pub(crate) fn new(fields: usize, mutexes: usize, exchanges: Vec<Exchange>) -> Self {
         let facts = Facts {
             reads: Cell::new(Locks::MAX),
             writes: Cell::new(Locks::MAX),
@@ -52,6 +57,7 @@ impl Learnt {
             observed: RefCell::new(Vec::new()),
         };
         Self {
+            exchanges,
             fields: vec![facts; fields],
             below: vec![Cell::new(0); mutexes],
             watched: Cell::new(0),
@@ -78,6 +84,13 @@ impl Learnt {
 
     /// A read of `field` with these locks held; whether it is a both mover.
     pub(crate) fn read(&self, field: usize, held: Locks) -> bool {
+        for exchange in &self.exchanges {
+            self.note_read(exchange.field(field), exchange.locks(held));
+        }
+        self.note_read(field, held)
+    }
+
+    fn note_read(&self, field: usize, held: Locks) -> bool {
         let facts = &self.fields[field];
         let (old, writes) = (facts.reads.get(), facts.writes.get());
         let new = old & held;
@@ -94,6 +107,13 @@ impl Learnt {
 
     /// A write of `field` with these locks held; whether it is a both mover.
     pub(crate) fn write(&self, field: usize, held: Locks) -> bool {
+        for exchange in &self.exchanges {
+            self.note_write(exchange.field(field), exchange.locks(held));
+        }
+        self.note_write(field, held)
+    }
+
+    fn note_write(&self, field: usize, held: Locks) -> bool {
         let facts = &self.fields[field];
         let old = facts.writes.get();
         let new = old & held;
@@ -112,6 +132,13 @@ impl Learnt {
     /// A property reads `field`, unless one of the mutexes `guards` is taken: it sees every write that is done
     /// without them.
     pub(crate) fn observe(&self, field: usize, guards: Locks) {
+        self.note_observed(field, guards);
+        for exchange in &self.exchanges {
+            self.note_observed(exchange.field(field), exchange.locks(guards));
+        }
+    }
+
+    fn note_observed(&self, field: usize, guards: Locks) {
         let facts = &self.fields[field];
         let mut observed = facts.observed.borrow_mut();
         // Read without a guard, it is visible already whatever the guards of other reads.
@@ -136,6 +163,11 @@ impl Learnt {
 
     /// Somebody looks at whether `mutex` is taken, without waiting for it.
     pub(crate) fn watch(&self, mutex: u32) {
+        self.note_watched(mutex);
+        self.exchanges.iter().for_each(|exchange| self.note_watched(exchange.mutex(mutex)));
+    }
+
+    fn note_watched(&self, mutex: u32) {
         let old = self.watched.get();
         if old >> mutex & 1 == 0 {
             self.watched.set(old | 1 << mutex);
@@ -147,6 +179,11 @@ impl Learnt {
 
     /// A property asks whether `mutex` is free, and looks no further while it is not.
     pub(crate) fn guard(&self, mutex: u32) {
+        self.note_guard(mutex);
+        self.exchanges.iter().for_each(|exchange| self.note_guard(exchange.mutex(mutex)));
+    }
+
+    fn note_guard(&self, mutex: u32) {
         let old = self.guards.get();
         if old >> mutex & 1 == 0 {
             self.guards.set(old | 1 << mutex);
@@ -174,6 +211,13 @@ impl Learnt {
 
     /// `mutex` is asked for while `held` are held; whether others may take them in the reverse order.
     pub(crate) fn nested(&self, mutex: u32, held: Locks) -> bool {
+        for exchange in &self.exchanges {
+            self.note_nested(exchange.mutex(mutex), exchange.locks(held));
+        }
+        self.note_nested(mutex, held)
+    }
+
+    fn note_nested(&self, mutex: u32, held: Locks) -> bool {
         let outer = held & !(Locks::MAX << THREAD_BIT);
         if outer == 0 {
             return false;
@@ -219,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_covers_every_access_makes_both_movers() {
-        let learnt = Learnt::new(1, 2);
+        let learnt = Learnt::new(1, 2, Vec::new());
         assert!(learnt.write(0, A | T0));
         assert!(learnt.read(0, A | B | T1));
         assert!(!learnt.take_changed());
@@ -227,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_unlocked_read_makes_writes_racy_but_not_locked_reads() {
-        let learnt = Learnt::new(1, 2);
+        let learnt = Learnt::new(1, 2, Vec::new());
         assert!(learnt.write(0, A | T0));
         assert!(!learnt.read(0, T1));
         assert!(learnt.take_changed());
@@ -238,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_field_of_one_thread_needs_no_lock() {
-        let learnt = Learnt::new(1, 0);
+        let learnt = Learnt::new(1, 0, Vec::new());
         assert!(learnt.write(0, T0) && learnt.read(0, T0));
         assert!(!learnt.read(0, T1));
         assert!(learnt.take_changed());
@@ -246,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_first_write_reclassifies_unlocked_reads() {
-        let learnt = Learnt::new(1, 1);
+        let learnt = Learnt::new(1, 1, Vec::new());
         assert!(learnt.read(0, T0) && learnt.read(0, T1));
         assert!(!learnt.write(0, A | T0));
         assert!(learnt.take_changed());
@@ -255,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_observed_field_is_written_visibly() {
-        let learnt = Learnt::new(1, 1);
+        let learnt = Learnt::new(1, 1, Vec::new());
         assert!(learnt.write(0, A | T0));
         learnt.observe(0, A);
         assert!(learnt.take_changed());
@@ -269,7 +313,7 @@ mod tests {
 
     #[test]
     fn reversed_orders_are_noticed_also_by_way_of_a_third_lock() {
-        let learnt = Learnt::new(0, 3);
+        let learnt = Learnt::new(0, 3, Vec::new());
         assert!(!learnt.nested(0, T0));
         assert!(!learnt.nested(1, 1 | T0));
         assert!(!learnt.nested(2, 2 | T1));

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::builder::LOCK_MISUSE;
+use super::equal::Places;
 use super::layout::{Layout, Packed};
 use super::learnt::{Learnt, THREAD_BIT};
 use super::memory::{Memory, Recording};
@@ -21,6 +22,8 @@ pub(crate) struct Machine<'p, const W: usize> {
     spec: &'p Spec,
     facts: &'p Facts,
     layout: Layout,
+    /// Where equal threads lie.
+    equal: Option<Places>,
     /// Whether anybody asks how steps commute.
     learn: bool,
     /// Whether a newly learnt fact ends the search.
@@ -128,6 +131,7 @@ impl<'p, const W: usize> Machine<'p, W> {
         Self {
             spec: &protocol.spec,
             facts: &protocol.facts,
+            equal: Places::new(&protocol.spec, &layout),
             layout,
             learn: relearn,
             relearn,
@@ -424,6 +428,13 @@ impl<const W: usize> Model for Machine<'_, W> {
         judge.verdict(state, &self.layout, &self.facts.learnt, || self.judge(state, false))
     }
 
+    fn canonical(&self, mut state: Packed<W>) -> Packed<W> {
+        if let Some(equal) = &self.equal {
+            equal.sort(&mut state.0);
+        }
+        state
+    }
+
     fn recall(
         &self,
         state: &Packed<W>,
@@ -457,13 +468,27 @@ impl<const W: usize> Model for Machine<'_, W> {
         thread: usize,
         cuts: bool,
         arrivals: Option<&[Arrival<Packed<W>>]>,
-    ) {
-        if self.recording.end(self.facts.learnt.changes())
-            && let Some(arrivals) = arrivals
-        {
-            let start = (thread, self.node(state, thread), cuts);
-            self.memory.borrow_mut().remember(state, start, &self.recording, arrivals);
+    ) -> bool {
+        let lasts = self.recording.end(self.facts.learnt.changes());
+        let Some(arrivals) = arrivals.filter(|_| lasts) else { return false };
+        let start = (thread, self.node(state, thread), cuts);
+        self.memory.borrow_mut().remember(state, start, &self.recording, arrivals);
+        true
+    }
+
+    fn independent(&self, state: &Packed<W>, thread: usize, others: u64) -> u64 {
+        if others == 0 {
+            return 0;
         }
+        let mut looked_at = self.looked_at();
+        // A property may ask whether they were started.
+        for (i, slot) in self.layout.nodes.iter().enumerate() {
+            if self.spec.threads[i].dormant {
+                slot.set(&mut looked_at, u64::MAX);
+            }
+        }
+        let node = |thread| self.node(state, thread);
+        self.memory.borrow().independent(thread, others, &looked_at, node)
     }
 
     fn unmet(&self, state: &Packed<W>) -> PropertySet {
@@ -498,6 +523,7 @@ impl<const W: usize> Machine<'_, W> {
         Self {
             spec: self.spec,
             facts: self.facts,
+            equal: self.equal.clone(),
             layout,
             learn: self.learn,
             relearn: false,

@@ -14,11 +14,36 @@ use crate::search::{Arrival, Identity, Look, PropertySet, fingerprint};
 /// Blocks that were run, by what they had read.
 #[derive(Debug)]
 pub(crate) struct Memory<const W: usize> {
-    /// For each thread, by its position: the bits that some block from there has read.
-    masks: Vec<Vec<[u64; W]>>,
+    /// For each thread, by its position: what blocks from there have done.
+    reach: Vec<Vec<Reach<W>>>,
     blocks: HashMap<u64, Known<W>, BuildHasherDefault<Identity>>,
     /// How many changes of facts there were when these blocks were run: the facts say where a block ends.
     changes: u64,
+}
+
+/// The bits that some block from one position of a thread
+#[derive(Debug, Clone, Copy)]
+struct Reach<const W: usize> {
+    /// has read,
+    read: [u64; W],
+    /// has written,
+    written: [u64; W],
+    /// has left otherwise than they were, or may in another state.
+    changed: [u64; W],
+}
+
+impl<const W: usize> Reach<W> {
+    const NOTHING: Self = Self { read: [0; W], written: [0; W], changed: [0; W] };
+
+    /// Whether a block of this reach does the same behind one of the reach `other`.
+    fn is_beyond(&self, other: &Self) -> bool {
+        let met = (0..W).map(|i| other.changed[i] & (self.read[i] | self.written[i]));
+        met.fold(0, |all, bits| all | bits) == 0
+    }
+}
+
+fn meet<const W: usize>(a: &[u64; W], b: &[u64; W]) -> bool {
+    a.iter().zip(b).fold(0, |all, (a, b)| all | a & b) != 0
 }
 
 /// So many blocks are remembered; then all are forgotten.
@@ -66,7 +91,7 @@ impl<const W: usize> Written<W> {
 
 impl<const W: usize> Memory<W> {
     pub(crate) fn new(threads: usize) -> Self {
-        Self { masks: vec![Vec::new(); threads], blocks: HashMap::default(), changes: 0 }
+        Self { reach: vec![Vec::new(); threads], blocks: HashMap::default(), changes: 0 }
     }
 
     /// Forgets what was run before the facts changed.
@@ -86,8 +111,8 @@ impl<const W: usize> Memory<W> {
         arrivals: &mut Vec<Arrival<Packed<W>>>,
         looks: &mut Vec<Look<Packed<W>>>,
     ) -> bool {
-        let Some(mask) = self.masks[thread].get(node as usize) else { return false };
-        let key = Key { thread: thread as u32, cuts, read: masked(state, mask) };
+        let Some(reach) = self.reach[thread].get(node as usize) else { return false };
+        let key = Key { thread: thread as u32, cuts, read: masked(state, &reach.read) };
         let Some(known) = self.blocks.get(&key.print()).filter(|known| known.key == key) else {
             return false;
         };
@@ -115,23 +140,59 @@ impl<const W: usize> Memory<W> {
         recording: &Recording<W>,
         arrivals: &[Arrival<Packed<W>>],
     ) {
-        let masks = &mut self.masks[thread];
-        if masks.len() <= node as usize {
-            masks.resize(node as usize + 1, [0; W]);
+        let reach = &mut self.reach[thread];
+        if reach.len() <= node as usize {
+            reach.resize(node as usize + 1, Reach::NOTHING);
         }
         // Blocks from here that were remembered under fewer bits are found only where they are right, too: all that they
         // have read is among these bits.
-        let mask = &mut masks[node as usize];
-        mask.iter_mut().zip(&recording.read).for_each(|(bits, read)| *bits |= read.get());
-        let key = Key { thread: thread as u32, cuts, read: masked(state, mask) };
+        let reach = &mut reach[node as usize];
+        reach.read.iter_mut().zip(&recording.read).for_each(|(bits, read)| *bits |= read.get());
+        let key = Key { thread: thread as u32, cuts, read: masked(state, &reach.read) };
         let trail = recording.trail.borrow();
         let end = |arrival: &Arrival<Packed<W>>| {
             let there = trail[arrival.steps as usize - 1];
             Written { cut: arrival.cut, hits: PropertySet::EMPTY, ..there }
         };
-        let ends = arrivals.iter().map(end).collect();
+        let ends: Box<[Written<W>]> = arrivals.iter().map(end).collect();
+        for end in &ends {
+            for i in 0..W {
+                // What it read and left as it was, it leaves so wherever it reads the same.
+                let kept = recording.read[i].get() & !(state.0[i] ^ end.value[i]);
+                reach.changed[i] |= end.mask[i] & !kept;
+                reach.written[i] |= end.mask[i];
+            }
+        }
         let looks = recording.looks.borrow().iter().map(|&at| trail[at]).collect();
         self.blocks.insert(key.print(), Known { key, ends, looks });
+    }
+}
+
+impl<const W: usize> Memory<W> {
+    /// The threads among `others` whose blocks can as well be taken before that of `thread`; all are remembered.
+    /// `node` says where a thread stands, and properties look at the bits `looked_at`.
+    pub(crate) fn independent(
+        &self,
+        thread: usize,
+        others: u64,
+        looked_at: &[u64; W],
+        node: impl Fn(usize) -> u32,
+    ) -> u64 {
+        let reach = |thread: usize| &self.reach[thread][node(thread) as usize];
+        let here = reach(thread);
+        let seen = meet(&here.changed, looked_at);
+        let (mut left, mut independent) = (others, 0);
+        while left != 0 {
+            let other = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let there = reach(other);
+            // Properties would see the states on the other's way beside what this one has changed.
+            let beside = seen && meet(&there.written, looked_at);
+            if !beside && here.is_beyond(there) && there.is_beyond(here) {
+                independent |= 1 << other;
+            }
+        }
+        independent
     }
 }
 

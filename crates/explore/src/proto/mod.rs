@@ -41,6 +41,7 @@
 //! - **Let the search find out** which mutex protects what. [`Builder::protected_by`] makes it a rule instead.
 
 mod builder;
+mod equal;
 mod layout;
 mod learnt;
 mod log;
@@ -56,12 +57,14 @@ mod value;
 use std::cell::RefCell;
 
 pub use builder::Builder;
+pub use equal::Role;
 pub use pool::{Obj, Pool, PoolField};
 pub use shared::{Shared, View};
 pub use spec::{Bit, Effect, Field, Mutation, Mutex, PropertyId, ThreadId};
 pub use thread::{Pause, Step, Thread};
 pub use value::Value;
 
+use self::equal::Exchange;
 use self::learnt::Learnt;
 use self::machine::{Machine, own_bit};
 use self::node::Nodes;
@@ -98,7 +101,11 @@ struct Facts {
 impl Facts {
     fn new(spec: &Spec) -> Self {
         let mut facts = Self {
-            learnt: Learnt::new(spec.fields.len(), spec.mutexes.len()),
+            learnt: Learnt::new(
+                spec.fields.len(),
+                spec.mutexes.len(),
+                Exchange::all(&spec.roles, spec.fields.len()),
+            ),
             nodes: Vec::new(),
             first: Vec::new(),
             fault: None,
@@ -141,8 +148,34 @@ impl Facts {
             Op::Unlock(mutex) => from.held & !(1 << mutex),
             _ => from.held,
         };
+        let known = nodes.len();
         nodes.extend(spec, &spec.threads[thread].body, node, observed, held)?;
-        nodes.child(node, observed).ok_or_else(|| "a local state got lost".to_owned())
+        let child =
+            nodes.child(node, observed).ok_or_else(|| "a local state got lost".to_owned())?;
+        if nodes.len() > known {
+            drop(nodes);
+            self.number_alike(spec, thread, child.0)?;
+        }
+        Ok(child)
+    }
+
+    /// Gives the new local state `node` of `thread` the same number in all threads that are equal to it.
+    fn number_alike(&self, spec: &Spec, thread: usize, node: u32) -> Result<(), String> {
+        let Some(role) = spec.roles.iter().position(|role| role.thread.index() == thread) else {
+            return Ok(());
+        };
+        let nodes = self.nodes[thread].borrow();
+        for (other, twin) in spec.roles.iter().enumerate().filter(|(other, _)| *other != role) {
+            let exchange = Exchange::two(&spec.roles, role, other, spec.fields.len());
+            let twin = &spec.threads[twin.thread.index()];
+            let mut twins = self.nodes[spec.roles[other].thread.index()].borrow_mut();
+            if !twins.adopt(spec, &twin.body, node, nodes.get(node), &exchange)? {
+                let (name, place) = (&spec.threads[thread].name, &nodes.get(node).functions);
+                let words = format!("{name} and {} are not interchangeable", twin.name);
+                return Err(format!("{words}: they differ in {}", place.join(" > ")));
+            }
+        }
+        Ok(())
     }
 }
 

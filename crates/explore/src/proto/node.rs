@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::equal::Exchange;
 use super::learnt::Locks;
 use super::log::{Entry, Log};
 use super::spec::{Body, Spec};
@@ -125,6 +126,27 @@ impl Nodes {
             from.far.insert(observed, child);
         }
         Ok(())
+    }
+
+    /// Takes in what corresponds to the local state `node` of an equal thread, whose number there is `number`. False if
+    /// it does not have that number here, or another operation is next.
+    pub(crate) fn adopt(
+        &mut self,
+        spec: &Spec,
+        body: &Body,
+        number: u32,
+        node: &Node,
+        exchange: &Exchange,
+    ) -> Result<bool, String> {
+        let run = match node.op {
+            Op::Finished => Run::finished(),
+            _ => Thread::run(spec, node.log.to_vec(), body)?,
+        };
+        let (here, _) = self.intern(run, exchange.locks(node.held));
+        let twin = self.get(here);
+        Ok(here == number
+            && exchange.agrees(&node.op, &twin.op)
+            && (&node.functions, node.ordinal) == (&twin.functions, twin.ordinal))
     }
 
     fn intern(&mut self, run: Run, held: Locks) -> (u32, Edge) {

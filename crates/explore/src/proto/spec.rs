@@ -1,5 +1,6 @@
 //! What a protocol declares: fields, locks, threads, properties.
 
+use super::equal::Role;
 use super::layout::{Layout, Packer};
 use super::shared::View;
 use super::thread::{Step, Thread};
@@ -100,6 +101,8 @@ pub(crate) struct Spec {
     pub(crate) mutexes: Vec<Object>,
     pub(crate) threads: Vec<ThreadSpec>,
     pub(crate) properties: Vec<PropertySpec>,
+    /// Equal threads, each with what is its own; none, or at least two.
+    pub(crate) roles: Vec<Role>,
 }
 
 impl Spec {

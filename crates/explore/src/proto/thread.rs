@@ -95,6 +95,15 @@ pub(crate) struct Run {
     pub(crate) notes: Vec<Note>,
 }
 
+impl Run {
+    /// A thread that has finished: where it ended up does not matter any more.
+    pub(crate) fn finished() -> Self {
+        let pending =
+            Pending { op: Op::Finished, why: String::new(), functions: Vec::new(), ordinal: 0 };
+        Self { log: vec![u8::MAX], pending, hits: PropertySet::EMPTY, notes: Vec::new() }
+    }
+}
+
 impl<'a> Thread<'a> {
     /// Runs `body` over `log` up to the next step.
     pub(crate) fn run(
@@ -123,21 +132,18 @@ impl<'a> Thread<'a> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let finished =
-            || Pending { op: Op::Finished, why: String::new(), functions: Vec::new(), ordinal: 0 };
-        let pending = match (result, self.pending.take()) {
-            (Err(Pause(())), Some(pending)) => pending,
-            (Ok(()), None) => finished(),
-            (Err(Pause(())), None) if self.dead => finished(),
+        let run = match (result, self.pending.take()) {
+            (Err(Pause(())), Some(pending)) => {
+                Run { log: self.log.into_bytes(), pending, ..Run::finished() }
+            }
+            (Ok(()), None) => Run::finished(),
+            (Err(Pause(())), None) if self.dead => Run::finished(),
             (Ok(()), Some(pending)) => {
                 return Err(format!("a `Pause` was swallowed before the step `{}`", pending.why));
             }
             (Err(Pause(())), None) => return Err("a `Pause` was passed on twice".to_owned()),
         };
-        // Where a thread ended up does not matter any more once it has finished.
-        let log =
-            if matches!(pending.op, Op::Finished) { vec![u8::MAX] } else { self.log.into_bytes() };
-        Ok(Run { log, pending, hits: self.hits, notes: self.notes })
+        Ok(Run { hits: self.hits, notes: self.notes, ..run })
     }
 
     /// Takes the step `op` at `place`: what it observed, or a pause at it.

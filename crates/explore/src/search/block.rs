@@ -94,6 +94,8 @@ pub(crate) struct Runner<S> {
     looks: Vec<Look<S>>,
     /// The block went more than one way.
     branched: bool,
+    /// The model remembers the block.
+    pub(crate) remembered: bool,
     /// Properties whose hits are to be kept in `seen`.
     pub(crate) watched: PropertySet,
     pub(crate) seen: Vec<Hit>,
@@ -111,6 +113,7 @@ impl<S: Clone> Runner<S> {
             cuts: false,
             looks: Vec::new(),
             branched: false,
+            remembered: false,
             watched: PropertySet::EMPTY,
             seen: Vec::new(),
         }
@@ -131,12 +134,13 @@ impl<S: Clone> Runner<S> {
             self.walk(model, state.clone(), thread, begin);
         } else if model.recall(state, thread, self.cuts, &mut self.arrivals, &mut self.looks) {
             self.look(model);
+            self.remembered = true;
         } else {
             self.branched = false;
             self.walk(model, state.clone(), thread, begin);
             let whole = !self.branched && self.fault.is_none();
             let arrivals = whole.then_some(self.arrivals.as_slice());
-            model.remember(state, thread, self.cuts, arrivals);
+            self.remembered = model.remember(state, thread, self.cuts, arrivals);
         }
     }
 

@@ -51,7 +51,8 @@ pub(crate) struct Breadth<'m, M: Model> {
     mode: Mode,
     table: Table,
     tree: Tree,
-    queue: Queue<M::State>,
+    /// The states that wait, each with the threads that sleep there.
+    queue: Queue<(M::State, Threads)>,
     finds: Finds<Place>,
     expanded: usize,
     transitions: u64,
@@ -65,14 +66,26 @@ pub(crate) struct Breadth<'m, M: Model> {
     pulse: Pulse,
 }
 
+/// Threads by their number, those from 64 on left out.
+type Threads = u64;
+
 /// States expanded together. Where their successors belong in the table is looked at for all of them at once, so that
 /// the processor waits for the memory of many together instead of each by itself. Nothing else depends on it:
 /// states are numbered as if each were expanded alone.
 struct Batch<S> {
-    /// The states, each with the number of its successors.
-    from: Vec<(S, u32)>,
+    /// The states.
+    from: Vec<From<S>>,
     /// The successors of all, in order.
     found: Vec<Found<S>>,
+}
+
+/// A state that was expanded.
+struct From<S> {
+    state: S,
+    /// So many of what was found are its successors.
+    successors: usize,
+    /// No thread can move in it.
+    is_end: bool,
 }
 
 /// A successor that has not been looked up yet.
@@ -81,6 +94,10 @@ struct Found<S> {
     print: u64,
     hits: PropertySet,
     thread: usize,
+    /// Which successor it is, those counted that were not asked for.
+    ordinal: u32,
+    /// The threads that sleep there.
+    asleep: Threads,
 }
 
 /// States of a batch: enough that memory is busy, and few enough that they stay in the cache themselves.
@@ -148,7 +165,7 @@ impl<'m, M: Model> Breadth<'m, M> {
         let initial = self.canonical(self.model.initial());
         self.table.insert(fingerprint(&initial));
         self.finds.note(self.model.hits(&initial), || Place::State(0));
-        self.queue.push(initial);
+        self.queue.push((initial, 0));
         let mut batch = std::mem::replace(&mut self.batch, Batch::new());
         loop {
             if !self.may_go_on(control) {
@@ -171,12 +188,13 @@ impl<'m, M: Model> Breadth<'m, M> {
     /// Takes states from the queue and expands them.
     fn fill(&mut self, batch: &mut Batch<M::State>) -> Result<(), End> {
         while batch.from.len() < BATCH
-            && let Some(state) = self.queue.pop()
+            && let Some((state, asleep)) = self.queue.pop()
         {
             let before = batch.found.len();
-            self.expand(&state, &mut batch.found)
+            self.expand(&state, asleep, &mut batch.found)
                 .map_err(|fault| End::Fault(fault, self.expanded + batch.from.len()))?;
-            batch.from.push((state, (batch.found.len() - before) as u32));
+            let successors = batch.found.len() - before;
+            batch.from.push(From { state, successors, is_end: successors == 0 && asleep == 0 });
         }
         Ok(())
     }
@@ -189,15 +207,13 @@ impl<'m, M: Model> Breadth<'m, M> {
         on_end: &mut dyn FnMut(&M::State),
     ) -> Result<(), End> {
         let mut found = batch.found.drain(..);
-        for (state, successors) in batch.from.drain(..) {
+        for From { state, successors, is_end } in batch.from.drain(..) {
             if self.expanded == self.level_end {
                 self.depth += 1;
                 self.level_end = self.table.len();
             }
-            for (ordinal, found) in (0..successors).zip(&mut found) {
-                self.arrive(found, ordinal);
-            }
-            if successors == 0 {
+            found.by_ref().take(successors).for_each(|found| self.arrive(found));
+            if is_end {
                 self.end(&state);
                 on_end(&state);
             }
@@ -210,38 +226,78 @@ impl<'m, M: Model> Breadth<'m, M> {
         Ok(())
     }
 
-    /// Adds the successors of `state` to `found`.
-    fn expand(&mut self, state: &M::State, found: &mut Vec<Found<M::State>>) -> Result<(), Fault> {
+    /// Adds the successors of `state` to `found`, but for those of the threads that sleep there.
+    fn expand(
+        &mut self,
+        state: &M::State,
+        asleep: Threads,
+        found: &mut Vec<Found<M::State>>,
+    ) -> Result<(), Fault> {
+        if self.mode == Mode::Reduced {
+            return self.expand_blocks(state, asleep, found);
+        }
+        let mut ordinal = 0;
         for thread in 0..self.model.thread_count() {
-            let (model, reduced) = (self.model, self.mode == Mode::Reduced);
-            let mut add = |state: M::State, hits| {
-                let state = if reduced { model.canonical(state) } else { state };
+            self.steps.clear();
+            self.model.step(state, thread, &mut self.steps);
+            self.steps.fault.take().map_or(Ok(()), Err)?;
+            for taken in self.steps.taken.drain(..) {
+                let (state, hits) = (taken.state, taken.hits);
                 let print = fingerprint(&state);
-                found.push(Found { state, print, hits, thread });
+                found.push(Found { state, print, hits, thread, ordinal, asleep: 0 });
+                ordinal += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same block by block.
+    fn expand_blocks(
+        &mut self,
+        state: &M::State,
+        asleep: Threads,
+        found: &mut Vec<Found<M::State>>,
+    ) -> Result<(), Fault> {
+        // The threads that sleep, or were taken before: each took, or takes elsewhere, a remembered block from here.
+        let (mut before, mut ordinal) = (asleep, 0);
+        for thread in 0..self.model.thread_count() {
+            if is_among(asleep, thread) {
+                // A block that is remembered does not branch.
+                ordinal += 1;
+                continue;
+            }
+            self.runner.run(self.model, state, thread);
+            self.runner.fault.take().map_or(Ok(()), Err)?;
+            let remembered = self.runner.remembered;
+            let sleepy = match remembered {
+                true => self.model.independent(state, thread, before),
+                false => 0,
             };
-            if reduced {
-                self.runner.run(self.model, state, thread);
-                self.runner.fault.take().map_or(Ok(()), Err)?;
-                self.runner.arrivals.drain(..).for_each(|a| add(a.state, a.hits));
-            } else {
-                self.steps.clear();
-                self.model.step(state, thread, &mut self.steps);
-                self.steps.fault.take().map_or(Ok(()), Err)?;
-                self.steps.taken.drain(..).for_each(|t| add(t.state, t.hits));
+            if remembered && !self.runner.arrivals.is_empty() && thread < Threads::BITS as usize {
+                before |= 1 << thread;
+            }
+            for arrival in self.runner.arrivals.drain(..) {
+                let there = self.model.canonical(arrival.state.clone());
+                // Where equal threads have been exchanged, nobody knows who sleeps.
+                let asleep = if there == arrival.state { sleepy } else { 0 };
+                let (print, hits) = (fingerprint(&there), arrival.hits);
+                found.push(Found { state: there, print, hits, thread, ordinal, asleep });
+                ordinal += 1;
             }
         }
         Ok(())
     }
 
     /// The state being expanded leads to this one.
-    fn arrive(&mut self, Found { state, print, hits, thread }: Found<M::State>, ordinal: u32) {
+    fn arrive(&mut self, found: Found<M::State>) {
+        let Found { state, print, hits, thread, ordinal, asleep } = found;
         self.transitions += 1;
         let from = self.expanded;
         self.finds.note(hits, || Place::Edge { from, thread, ordinal });
         if self.table.insert(print) {
             let number = self.tree.child(ordinal);
             self.finds.note(self.model.hits(&state), || Place::State(number));
-            self.queue.push(state);
+            self.queue.push((state, asleep));
         }
     }
 
@@ -413,6 +469,10 @@ impl<'m, M: Model> Breadth<'m, M> {
         }
         unreachable!("a state that had this many successors has them again")
     }
+}
+
+fn is_among(threads: Threads, thread: usize) -> bool {
+    thread < Threads::BITS as usize && threads >> thread & 1 == 1
 }
 
 fn step(thread: usize, choice: u16) -> Move {

@@ -81,15 +81,24 @@ pub trait Model {
     }
 
     /// The block of `thread` from `state`, which [`Model::recall`] did not know, has these ends; none if it branches or
-    /// is wrong, and is not to be remembered.
+    /// is wrong, and is not to be remembered. Whether it is remembered now.
     fn remember(
         &self,
         state: &Self::State,
         thread: usize,
         cuts: bool,
         arrivals: Option<&[Arrival<Self::State>]>,
-    ) {
+    ) -> bool {
         let _ = (state, thread, cuts, arrivals);
+        false
+    }
+
+    /// Those among `others` whose blocks from `state` can as well be taken before that of `thread`, all of them remembered
+    /// (threads below 64, a bit each): the other's block does the same behind that of `thread`, and properties say the same
+    /// of the states on its way; that of `thread` does the same behind the other's; both orders lead to the same state.
+    fn independent(&self, state: &Self::State, thread: usize, others: u64) -> u64 {
+        let _ = (state, thread, others);
+        0
     }
 
     /// What a reader wants to know about the step of `thread` from `before` to `after`.

@@ -2,6 +2,7 @@
 
 mod comparison;
 mod crosscheck;
+mod equal_threads;
 mod models;
 mod modes;
 mod reduction;

@@ -4,12 +4,13 @@
 //! have as few steps as those of the full search.
 
 use crate::models::lines::{Findings, Lines, Mutation, common, enumerate, protocol};
+use portcullis_explore::proto::Builder;
 use portcullis_explore::search::{Control, Strategy, Violation};
 
 /// The violated properties with the steps of their schedules.
-type Lengths = Vec<(String, usize)>;
+pub(crate) type Lengths = Vec<(String, usize)>;
 
-fn explored(lines: &Lines, reduce: bool) -> (Findings, u64, Lengths) {
+pub(crate) fn explored(lines: &Lines, reduce: bool) -> (Findings, u64, Lengths) {
     let mut findings = Findings::default();
     let (protocol, mut control) = (protocol(lines), Control::default());
     let outcome = protocol
@@ -103,6 +104,35 @@ fn the_model_itself_up_to_four_clients() {
         }
     }
     assert_eq!(tally.violated, 4);
+}
+
+/// A state inside a block of the first thread, which shows something only beside what the second one has written: the
+/// first must not sleep through it, although the two blocks commute.
+#[test]
+fn a_thread_does_not_sleep_through_what_a_property_sees_inside_its_block() {
+    let mut b = Builder::new();
+    let (outer, inner) = (b.mutex("outer"), b.mutex("inner"));
+    let (mine, yours) = (b.field("mine", 1), b.field("yours", 1));
+    b.thread("first", move |t| {
+        t.lock(outer, "")?;
+        t.lock(inner, "")?;
+        t.write(mine, 1_u64, "")?;
+        t.unlock(inner)?;
+        t.unlock(outer)
+    });
+    b.thread("second", move |t| t.write(yours, 1_u64, ""));
+    b.always("not both while the outer lock is held", move |v| {
+        let held = v.while_free(outer, |_| ()).is_none();
+        let both = v.is_set(yours) && v.while_free(inner, |v| v.is_set(mine)) == Some(true);
+        !(held && both)
+    });
+    let protocol = b.build("inside");
+    for reduce in [false, true] {
+        let outcome =
+            protocol.explore(Strategy::Exhaustive { reduce }, &mut Control::default()).unwrap();
+        assert_eq!(outcome.violations.len(), 1, "reduced: {reduce}");
+        assert_eq!(outcome.violations[0].schedule.moves.len(), 5, "reduced: {reduce}");
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn remember_triggers(t: &mut T<'_>, k: &Kernel, dev: Dev) -> Step<()> {
 
 /// Can the probe of this device return `-EPROBE_DEFER`? That of an SMMU passes on what the walk of its registration meets, and
 /// there only [`defers_unbound`] defers.
-fn may_defer(k: &Kernel, dev: Dev) -> bool {
+pub(crate) fn may_defer(k: &Kernel, dev: Dev) -> bool {
     matches!(dev, Dev::Client(_)) || k.world().driver == Driver::V2 && defers_unbound(k)
 }
 

@@ -3,11 +3,12 @@
 
 use core::array;
 
-use portcullis_explore::proto::{Builder, Mutex, PropertyId};
+use portcullis_explore::proto::{Builder, Mutex, PropertyId, Role, ThreadId};
 pub(crate) use portcullis_explore::proto::{Field, Step, Thread as T, View};
 use portcullis_explore::search::Object;
 
 use super::commit::Commit;
+use super::dd;
 use super::errno::Errno;
 use super::property::{self, Id};
 use super::protocol::Protocol;
@@ -360,6 +361,25 @@ impl Kernel {
         named
     }
 
+    /// Whether this instance, while it registers, is like any other one that is: no client sits behind it, nothing else
+    /// happens to it, and it is never deferred (the worker would remember which one it is to try again).
+    pub(crate) fn is_any_other(&self, s: Iommu) -> bool {
+        let named = self.clients().any(|x| self.iommus_named_by(x).contains(&s));
+        let unregisters = self.world.has(Event::Unregister) && s.0 == 0;
+        !named && !unregisters && !dd::may_defer(self, Dev::Iommu(s))
+    }
+
+    /// What belongs to an instance and to the thread that probes it.
+    pub(crate) fn role(&self, probe: ThreadId, s: Iommu) -> Role {
+        let IommuFields { listed, ready, bound, group_list, lock } = self.iommu(s);
+        Role {
+            thread: probe,
+            fields: [*listed, *ready, *bound].iter().chain(group_list).copied().collect(),
+            mutexes: vec![*lock],
+            names: self.groups.iter().map(|group| (group.entry, linked_by(s))).collect(),
+        }
+    }
+
     /// The clients that want an identity domain, a bit each.
     pub(crate) fn identity_clients(&self) -> u64 {
         match self.world.grouping {
@@ -451,6 +471,11 @@ impl Kernel {
     fn checked(&self, id: Id) -> PropertyId {
         self.checks[id as usize].expect("a property that steps check")
     }
+}
+
+/// What `group->entry` says of a group on the list of this instance's walk.
+pub(crate) fn linked_by(s: Iommu) -> u64 {
+    s.0 as u64 + 1
 }
 
 fn declare_iommu(b: &mut Builder, world: &World, s: usize, groups: usize) -> IommuFields {

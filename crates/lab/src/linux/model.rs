@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use portcullis_explore::proto::{self, Builder, Mutation};
+use portcullis_explore::proto::{self, Builder, Mutation, ThreadId};
 
 use super::client;
 use super::dd;
@@ -66,19 +66,24 @@ fn thread(
     kernel: &Rc<Kernel>,
     name: String,
     body: impl Fn(&mut T<'_>, &Kernel) -> Step<()> + 'static,
-) {
+) -> ThreadId {
     let k = Rc::clone(kernel);
-    b.thread(name, move |t| body(t, &k));
+    b.thread(name, move |t| body(t, &k))
 }
 
 /// The probes of the registering IOMMUs, of the clients that are there at boot, and the worker.
 fn declare_probes(b: &mut Builder, kernel: &Rc<Kernel>) {
     let world = kernel.world();
+    let mut equal = Vec::new();
     for s in world.iommus - world.registering..world.iommus {
-        thread(b, kernel, format!("probe {}", world.iommu_name(s)), move |t, k| {
-            dd::device_attach(t, k, Dev::Iommu(Iommu(s)))
-        });
+        let name = format!("probe {}", world.iommu_name(s));
+        let probe =
+            thread(b, kernel, name, move |t, k| dd::device_attach(t, k, Dev::Iommu(Iommu(s))));
+        if kernel.is_any_other(Iommu(s)) {
+            equal.push(kernel.role(probe, Iommu(s)));
+        }
     }
+    b.interchangeable(equal);
     for x in 0..world.clients {
         let name = format!("probe {}", world.client_name(x));
         if world.has(Event::Plug) && x + 1 == world.clients {

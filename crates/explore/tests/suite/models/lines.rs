@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use portcullis_explore::proto::{Builder, EndState, Protocol};
+use portcullis_explore::proto::{Builder, EndState, Field, Mutex, Protocol, Role, ThreadId};
 
 /// One line. Fields and locks are numbers; `to` is a line of the same thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,22 @@ pub(crate) struct Lines {
     locks: usize,
     /// Whether to ask, too, which values three fields have together while the first lock is free.
     guarded: bool,
+    twins: Option<Twins>,
+}
+
+/// What is said of the first two threads, which do the same: where one uses F0 and L2, the other uses F1 and L3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Twins {
+    /// Nothing.
+    Untold,
+    /// That they are equal.
+    Equal,
+    /// Planted bug: the same, without their field.
+    WithoutField,
+    /// Planted bug: the same, without their lock.
+    WithoutLock,
+    /// Planted bug: the same, and a third thread looks at the field of the first alone.
+    OneIsLookedAt,
 }
 
 struct Fields {
@@ -82,7 +98,14 @@ impl Lines {
         let f = Fields { clients };
         let mut threads = vec![registrar(&f, clients, iommus)];
         threads.extend((0..clients).map(|d| client(&f, d, iommus, fixed)));
-        Self { threads, clients, fields: 2 + 4 * clients, locks: 1 + clients, guarded: false }
+        Self {
+            threads,
+            clients,
+            fields: 2 + 4 * clients,
+            locks: 1 + clients,
+            guarded: false,
+            twins: None,
+        }
     }
 
     /// The lines that a mutation can name: the registrar's, then those that all clients share.
@@ -132,8 +155,71 @@ impl Lines {
     pub(crate) fn random(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let threads = (0..2 + dice.below(2)).map(|_| random_thread(&mut dice)).collect();
-        Self { threads, clients: 1, fields: 6, locks: 2, guarded: seed.is_multiple_of(2) }
+        let guarded = seed.is_multiple_of(2);
+        Self { threads, clients: 1, fields: 6, locks: 2, guarded, twins: None }
     }
+
+    /// A random program whose first two threads do the same, often with a third one that may clear what is theirs.
+    pub(crate) fn twins(seed: u64, twins: Twins) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let first = random_thread(&mut dice);
+        let mut threads: Vec<Vec<Line>> =
+            [0, 1].map(|twin| first.iter().map(|line| own(*line, twin)).collect()).into();
+        if dice.below(4) > 0 {
+            let mut third = random_thread(&mut dice);
+            third.truncate(4);
+            if dice.below(2) == 0 {
+                third.insert(dice.below(third.len()), Line::ClearAll(0, 1));
+            }
+            if twins == Twins::OneIsLookedAt {
+                third.insert(0, Line::If(0, true, third.len()));
+            }
+            threads.push(third);
+        }
+        let guarded = seed.is_multiple_of(2);
+        Self { threads, clients: 1, fields: 6, locks: 4, guarded, twins: Some(twins) }
+    }
+}
+
+/// The line with F5 and L1 replaced by what is this twin's own.
+fn own(line: Line, twin: usize) -> Line {
+    let field = |f| if f == 5 { twin } else { f };
+    let lock = |l| if l == 1 { 2 + twin } else { l };
+    match line {
+        Line::Lock(l) => Line::Lock(lock(l)),
+        Line::Unlock(l) => Line::Unlock(lock(l)),
+        Line::Set(f, value) => Line::Set(field(f), value),
+        Line::If(f, value, to) => Line::If(field(f), value, to),
+        Line::AwaitClear(f) => Line::AwaitClear(field(f)),
+        Line::Check(f) => Line::Check(field(f)),
+        other => other,
+    }
+}
+
+/// Tells a protocol what is said of its twins.
+fn tell(b: &mut Builder, twins: Twins, threads: &[ThreadId], locks: &[Mutex], fields: &[Field]) {
+    let role = |twin: usize| Role {
+        thread: threads[twin],
+        fields: if twins == Twins::WithoutField { Vec::new() } else { vec![fields[twin]] },
+        mutexes: if twins == Twins::WithoutLock { Vec::new() } else { vec![locks[2 + twin]] },
+        names: Vec::new(),
+    };
+    if twins != Twins::Untold {
+        b.interchangeable(vec![role(0), role(1)]);
+    }
+    let both = [fields[0], fields[1]];
+    b.always("not both", move |v| !both.iter().all(|field| v.is_set(*field)));
+}
+
+/// An end with the twins exchanged, or not, whichever comes first.
+pub(crate) fn sorted(end: (Vec<u64>, Vec<String>)) -> (Vec<u64>, Vec<String>) {
+    let (mut fields, mut threads) = end.clone();
+    fields.swap(0, 1);
+    threads.swap(0, 1);
+    for place in &mut threads[..2] {
+        *place = place.replace("L2", "L?").replace("L3", "L2").replace("L?", "L3");
+    }
+    end.min((fields, threads))
 }
 
 fn random_thread(dice: &mut Dice) -> Vec<Line> {
@@ -264,7 +350,7 @@ pub(crate) fn protocol(lines: &Lines) -> Protocol {
     let fields: Vec<_> = (0..lines.fields).map(|i| b.field(format!("F{i}"), 1)).collect();
     let right = b.checked("right DMA");
     let shared = Rc::new((locks, fields));
-    for thread in &lines.threads {
+    let threads = lines.threads.iter().map(|thread| {
         let (lines, shared) = (thread.clone(), Rc::clone(&shared));
         b.thread("thread", move |t| {
             let (locks, fields) = &*shared;
@@ -297,16 +383,26 @@ pub(crate) fn protocol(lines: &Lines) -> Protocol {
                 }
                 Ok(ControlFlow::Continue(settle(&lines, next)))
             })
-        });
+        })
+    });
+    let threads: Vec<ThreadId> = threads.collect();
+    if let Some(twins) = lines.twins {
+        tell(&mut b, twins, &threads, &shared.0, &shared.1);
     }
+    ask(&mut b, lines, &shared.0, &shared.1);
+    b.build("lines")
+}
+
+/// Declares the properties of states and ends.
+fn ask(b: &mut Builder, lines: &Lines, locks: &[Mutex], all: &[Field]) {
     let (f, clients) = (Fields { clients: lines.clients }, lines.clients);
-    let pairs: Vec<_> = (0..clients).map(|d| (shared.1[f.dma(d)], shared.1[f.domain(d)])).collect();
-    let (first, all) = (pairs[0], pairs);
+    let pairs: Vec<_> = (0..clients).map(|d| (all[f.dma(d)], all[f.domain(d)])).collect();
+    let (first, pairs) = (pairs[0], pairs);
     b.always("domain before DMA", move |v| !v.is_set(first.0) || v.is_set(first.1));
     if lines.guarded {
-        let lock = shared.0[0];
+        let lock = locks[0];
         for values in 0..8_u64 {
-            let fields = [shared.1[2], shared.1[3], shared.1[4]];
+            let fields = [all[2], all[3], all[4]];
             b.always(never(values), move |v| {
                 let seen = v.while_free(lock, |v| {
                     fields.iter().enumerate().map(|(i, &f)| v.get(f) << i).sum::<u64>()
@@ -315,10 +411,9 @@ pub(crate) fn protocol(lines: &Lines) -> Protocol {
             });
         }
     }
-    let last = all[clients - 1];
+    let last = pairs[clients - 1];
     b.sometimes("domain without DMA", move |v| v.is_set(last.1) && !v.is_set(last.0));
-    b.eventually("all set up", move |v| all.iter().all(|p| v.is_set(p.0) && v.is_set(p.1)));
-    b.build("lines")
+    b.eventually("all set up", move |v| pairs.iter().all(|p| v.is_set(p.0) && v.is_set(p.1)));
 }
 
 /// An end state of the protocol in the common form.

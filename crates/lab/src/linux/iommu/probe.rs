@@ -2,7 +2,7 @@
 
 use super::super::commit::Commit;
 use super::super::errno::{ENODEV, EPROBE_DEFER, Errno, OK};
-use super::super::kernel::{Client, Dev, Group, Iommu, Kernel, Step, T};
+use super::super::kernel::{Client, Dev, Group, Iommu, Kernel, Step, T, linked_by};
 use super::super::property::Id;
 use super::super::{arm_smmu, bus, dma};
 use super::domain::{self, iommu_setup_default_domain};
@@ -202,7 +202,7 @@ fn defer_domain(t: &mut T<'_>, k: &Kernel, g: Group, list: Option<Iommu>) -> Ste
     let group = k.group(g);
     let (default, entry) = (group.default_domain, group.entry);
     let on_list = k.iommu(s).group_list[g.0];
-    let owner = s.0 as u64 + 1;
+    let owner = linked_by(s);
     t.update(
         "no default domain: list_add_tail(&group->entry, group_list), domain deferred",
         move |shared| {
