@@ -66,38 +66,38 @@ const SEAM_LINES: usize = 35;
 /// Firmware may print before the kernel does.
 const FIRST_LINE: &str = "portcullis on bare metal";
 
-/// Builds and boots the image on its first board, or on each. Skips visibly where the target or QEMU cannot be had; with `PORTCULLIS_REQUIRE_IMAGE=1` that is an error.
-pub(crate) fn check(on_each_board: bool) -> Outcome {
+/// Builds and boots the image on its first board, or on each, and tells `say` what happens. Skips visibly where the target or QEMU cannot be had; with `PORTCULLIS_REQUIRE_IMAGE=1` that is an error.
+pub(crate) fn check(on_each_board: bool, say: &mut dyn FnMut(&str)) -> Outcome {
     let required = std::env::var_os("PORTCULLIS_REQUIRE_IMAGE").is_some_and(|value| value == "1");
     let lines = seam_lines()?;
     if lines > SEAM_LINES {
         return Err(format!("images/src/seams.rs: {lines} lines, not {SEAM_LINES}"));
     }
-    println!("images: a kernel's seams are {lines} lines");
+    say(&format!("images: a kernel's seams are {lines} lines"));
     let (boards, others) = BOARDS.split_at(if on_each_board { BOARDS.len() } else { 1 });
     for board in boards {
         let flags = qemu::at_least(board.qemu, board.least)
             .and_then(|()| toolchain::flags_for(board.target));
         match flags {
-            Ok(flags) => check_board(board, &flags)?,
+            Ok(flags) => check_board(board, &flags, say)?,
             Err(reason) if required => {
                 return Err(format!("{} is required here: {reason}", board.folder));
             }
-            Err(reason) => println!("SKIP image {}: {reason}", board.folder),
+            Err(reason) => say(&format!("SKIP image {}: {reason}", board.folder)),
         }
     }
     for board in others {
-        println!("SKIP image {}: `cargo xtask image` boots it", board.folder);
+        say(&format!("SKIP image {}: `cargo xtask image` boots it", board.folder));
     }
     Ok(())
 }
 
-fn check_board(board: &Board, flags: &str) -> Outcome {
+fn check_board(board: &Board, flags: &str, say: &mut dyn FnMut(&str)) -> Outcome {
     let console = boot(board, &build(board, flags)?)?;
-    print!("{console}");
+    say(console.trim_end());
     verdict(&console)?;
     shown(include_str!("../../README.md"), &console)?;
-    println!("image {}: booted", board.folder);
+    say(&format!("image {}: booted", board.folder));
     Ok(())
 }
 
@@ -121,7 +121,15 @@ fn build(board: &Board, flags: &str) -> Result<PathBuf, String> {
     let into = crate::root().join("target").join("image");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--locked", "--release", "--target", board.target, "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--target",
+            board.target,
+            "--target-dir",
+        ])
         .arg(&into);
     // Flags for the host's tests are not for a kernel.
     run(cargo.current_dir(images()).env("RUSTFLAGS", flags))?;

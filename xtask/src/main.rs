@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Some("msrv") => msrv::check(),
         Some("budgets") => budgets::check(),
         Some("counts") => counts::check(&arguments[1..]),
-        Some("image") => image::check(true),
+        Some("image") => image::check(true, &mut |line| println!("{line}")),
         Some("package") => package::check(),
         Some("readme") => readme::check(),
         Some("install-qemu") => qemu::install(),
@@ -91,15 +91,29 @@ fn test(extra: &[String]) -> Outcome {
             ["test", "--workspace", "--no-fail-fast"].into_iter().chain(extra).collect();
         return cargo(&arguments, settings);
     }
-    programs::run_all(settings)?;
+    let programs = programs::compile(settings)?;
+    beside_the_image(|| programs::run_all(&programs))?;
     cargo(&["test", "--workspace", "--doc", "--no-fail-fast"], settings)?;
-    if is_long() {
-        cargo(
-            &["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored", LONG_TESTS],
-            settings,
-        )?;
+    if !is_long() {
+        return Ok(());
     }
-    image::check(is_long())
+    let long = ["test", "--workspace", "--tests", "--no-fail-fast", "--", "--ignored", LONG_TESTS];
+    cargo(&long, settings)
+}
+
+/// Builds and boots the bare-metal kernel while `tests` runs, which leaves processors idle; what that has to say comes after it.
+fn beside_the_image(tests: impl FnOnce() -> Outcome) -> Outcome {
+    std::thread::scope(|scope| {
+        let image = scope.spawn(|| {
+            let mut said = Vec::new();
+            let outcome = image::check(is_long(), &mut |line| said.push(line.to_owned()));
+            (said, outcome)
+        });
+        let tests = tests();
+        let (said, image) = image.join().map_err(|_| "the image's thread panicked")?;
+        said.iter().for_each(|line| println!("{line}"));
+        tests.and(image)
+    })
 }
 
 /// The tests that take minutes or download kernels: ignored, in modules of this name.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One program, as cargo built it.
 #[derive(Debug, PartialEq, Eq)]
-struct Program {
+pub(crate) struct Program {
     executable: PathBuf,
     /// Where cargo would start it.
     folder: PathBuf,
@@ -25,9 +25,8 @@ struct Ended {
     failed: Option<String>,
 }
 
-/// Compiles every test program, runs them, and prints the output of each when it has ended. What was skipped and what failed is said once more at the end.
-pub(crate) fn run_all(environment: &[(&str, &str)]) -> Outcome {
-    let programs = compile(environment)?;
+/// Runs them and prints the output of each when it has ended. What was skipped and what failed is said once more at the end.
+pub(crate) fn run_all(programs: &[Program]) -> Outcome {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{} test programs, {workers} at once", programs.len());
     let (next, ended) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -49,8 +48,8 @@ pub(crate) fn run_all(environment: &[(&str, &str)]) -> Outcome {
     summary(&ended.into_inner().unwrap_or_else(|broken| broken.into_inner()))
 }
 
-/// The programs, the largest first: they tend to run longest, and a long one that begins last has the machine to itself.
-fn compile(environment: &[(&str, &str)]) -> Result<Vec<Program>, String> {
+/// Compiles every test program. The largest come first: they tend to run longest, and a long one that begins last has the machine to itself.
+pub(crate) fn compile(environment: &[(&str, &str)]) -> Result<Vec<Program>, String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
