@@ -227,11 +227,11 @@ impl Run {
     }
 }
 
-/// 10^4 operations a format; PORTCULLIS_LONG=N makes it N operations a format, its shapes together. The seeds change with N, so that a long run is another run.
+/// 10^4 operations a format; PORTCULLIS_OPERATIONS=N makes it N operations a format, its shapes together. The seeds change with N, so that a long run is another run.
 #[test]
 fn every_shape_against_the_flat_model() {
-    let long = std::env::var("PORTCULLIS_LONG").ok().and_then(|steps| steps.parse().ok());
-    let operations: usize = long.unwrap_or(10_000);
+    let asked = std::env::var("PORTCULLIS_OPERATIONS").ok().and_then(|steps| steps.parse().ok());
+    let operations: usize = asked.unwrap_or(10_000);
     let memory = TestMemory::new();
     let shapes = all();
     for (seed, shape) in (0x5eed_0001 + operations as u64..).zip(&shapes) {
