@@ -1,7 +1,7 @@
 //! The pages: they hold the run to the letter, stand alone, and work in a real browser.
 
 use portcullis_lab::linux::{
-    Budget, Protocol, Report, World, check, closers, compare, comparison_worlds,
+    Budget, Protocol, Report, World, advise, check, closers, compare, comparison_worlds,
 };
 use portcullis_lab::picture::{Ladder, html};
 use portcullis_threads::{Action, LadderStep, Note};
@@ -234,12 +234,26 @@ impl Drop for Browser {
     }
 }
 
+/// What the text says of the same answer (README.md, "The report's race, found") stands on the page too.
+#[test]
+fn what_closes_it_says_what_it_leaves_open() {
+    let report = report_of("v6.6", &World::default());
+    let closers = closers(&report, None).expect("the models are sound");
+    let advice = advise(&report, &closers.clean, None).expect("the models are sound");
+    let page = html::report(&report, Some((&closers, &advice)));
+    let backport = page.lines().find(|line| line.starts_with("<li><b>apply b46064a18810-6.6.y"));
+    assert!(
+        backport.is_some_and(|line| line.contains("Leaves open: wrong-path (two attempts)")),
+        "{backport:?}"
+    );
+}
+
 #[test]
 fn a_browser_shows_every_step_and_the_state_after_it() {
     let Some(browser) = Browser::find("steps") else { return };
     let report = report_of("v6.6", &World::default());
     let closers = closers(&report, None).expect("the models are sound");
-    let page = browser.page("check.html", &html::report(&report, Some(&closers)));
+    let page = browser.page("check.html", &html::report(&report, Some((&closers, &[]))));
     let dom = browser.dom(&page, "");
     let steps = report.violations[0].trace.steps.len();
     assert_eq!(attribute(&dom, "data-ready"), [steps.to_string()], "the script ran to its end");

@@ -44,7 +44,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, String> {
         found.push(Found { report, cure, confirmed });
     }
     if let (Some(path), [Found { report, cure, .. }, ..]) = (&args.html, &found[..]) {
-        page::write(path, &html::report(report, cure.as_ref().map(|cure| &cure.closers)))?;
+        let cure = cure.as_ref().map(|cure| (&cure.closers, &cure.advice[..]));
+        page::write(path, &html::report(report, cure))?;
     }
     if args.json {
         answer.text = match &found[..] {

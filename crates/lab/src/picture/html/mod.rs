@@ -15,23 +15,23 @@ mod svg;
 pub use compared::{Table, compared};
 
 use super::{Ladder, words};
-use crate::linux::{Change, Closers, Matrix, Report, Verdict, ViolationReport, replay};
+use crate::linux::{Advice, Change, Closers, Matrix, Report, Verdict, ViolationReport, replay};
 use escape::escaped;
 use page::Page;
 
 pub use ours::ours;
 pub use page::signed;
 
-/// The page of `lab check`: the verdict, a ladder for every violated property, and what closes them.
+/// The page of `lab check`: the verdict, a ladder for every violated property, and what closes them, with what [`advise`](crate::linux::advise) found out about that.
 #[must_use]
-pub fn report(report: &Report, closers: Option<&Closers>) -> String {
+pub fn report(report: &Report, closers: Option<(&Closers, &[Advice])>) -> String {
     let title = format!("{} in the lab", report.protocol);
     let mut page = Page::new(&title);
     page.add(&format!("<h1>{}</h1>\n", escaped(&report.protocol.to_string())));
     page.add(&format!("<p class=\"world\">{}</p>\n", escaped(&words::world(&report.world))));
     page.add(&verdict(report));
-    if let Some(closers) = closers {
-        page.add(&closing(closers));
+    if let Some((closers, advice)) = closers {
+        page.add(&closing(closers, advice));
     }
     if report.violations.len() > 1 {
         page.add(&contents(&report.violations));
@@ -109,14 +109,17 @@ fn verdict(report: &Report) -> String {
     )
 }
 
-fn closing(closers: &Closers) -> String {
+fn closing(closers: &Closers, advice: &[Advice]) -> String {
     let summary = |change: &Change| {
         let (Change::Apply(commit) | Change::Revert(commit)) = change;
         format!("<b>{}</b>: {}", escaped(&change.to_string()), escaped(commit.info().summary))
     };
     let item = |set: &Vec<Change>| {
+        let found = advice.iter().find(|advice| advice.changes == *set);
+        let caveats = found.map(words::caveats).filter(|caveats| !caveats.is_empty());
+        let caveats = caveats.map(|caveats| format!("<br>{}", escaped(&caveats)));
         let set: Vec<String> = set.iter().map(summary).collect();
-        format!("<li>{}</li>\n", set.join("; and "))
+        format!("<li>{}{}</li>\n", set.join("; and "), caveats.unwrap_or_default())
     };
     if closers.clean.is_empty() {
         return "<p>No set of known commits makes this world clean.</p>\n".to_owned();
