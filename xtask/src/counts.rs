@@ -102,16 +102,11 @@ fn count(case: &str) -> Result<u64, String> {
 fn run(case: &str, rounds: u32) -> Result<(u64, u64), String> {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-fd=1"]);
-    let program = target().join("release/portcullis-count");
+    let program = crate::target().join("release/portcullis-count");
     let text = output(command.arg(program).args([case, &rounds.to_string()]))?;
     let calls = text.lines().find_map(|line| line.parse().ok());
     let total = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
     calls.zip(total).ok_or_else(|| format!("{case}: callgrind says {text}"))
-}
-
-fn target() -> PathBuf {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    folder.unwrap_or_else(|| crate::root().join("target"))
 }
 
 fn file() -> PathBuf {

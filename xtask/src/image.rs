@@ -118,7 +118,7 @@ fn code_lines<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
 }
 
 fn build(board: &Board, flags: &str) -> Result<PathBuf, String> {
-    let into = crate::root().join("target").join("image");
+    let into = crate::target().join("image");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args([

@@ -76,6 +76,11 @@ fn root() -> PathBuf {
     here.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
 /// The tests of the workspace, all of them with `PORTCULLIS_LONG=1`; `extra` goes to `cargo test`.
 fn test(extra: &[String]) -> Outcome {
     if let Err(reason) = qemu::install() {
@@ -133,7 +138,7 @@ const ONCE: &[(&str, &str)] = &[
 
 /// Whether something besides this program has been compiled here for debugging: by somebody who works on it, and would compile everything again if the settings changed.
 fn is_compiled() -> bool {
-    let entries = std::fs::read_dir(root().join("target/debug/incremental"));
+    let entries = std::fs::read_dir(target().join("debug/incremental"));
     let mut names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.any(|name| !name.to_string_lossy().starts_with("xtask-"))
 }

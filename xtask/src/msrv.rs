@@ -22,7 +22,7 @@ pub(crate) fn check() -> Outcome {
         "xtask",
         "--target-dir",
     ]);
-    cargo.arg(crate::root().join("target").join("msrv")).current_dir(crate::root());
+    cargo.arg(crate::target().join("msrv")).current_dir(crate::root());
     run(cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC"))?;
     println!("msrv: Rust {oldest} builds everything");
     Ok(())

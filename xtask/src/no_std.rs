@@ -99,7 +99,7 @@ pub(crate) fn targets() -> Outcome {
 
 fn build(folder: &Path, target: Option<&str>) -> Outcome {
     let mut command = Command::new(env!("CARGO"));
-    let into = crate::root().join("target").join("no-std");
+    let into = crate::target().join("no-std");
     command.args(["build", "--locked", "--target-dir"]).arg(into).current_dir(folder);
     command.args(target.iter().flat_map(|target| ["--target", target]));
     run(&mut command)

@@ -88,7 +88,7 @@ fn programs(messages: &str) -> Vec<Program> {
 
 /// Runs one to its end. Its output goes to a file and not to a pipe: a process that it left behind would keep a pipe open.
 fn run(program: &Program, at: usize) -> Ended {
-    let log = crate::root().join(format!("target/xtask/test-{at}.log"));
+    let log = crate::target().join(format!("xtask/test-{at}.log"));
     let failed = match start(program, &log).and_then(|mut child| child.wait()) {
         Ok(status) if status.success() => None,
         Ok(status) => Some(status.to_string()),
@@ -158,12 +158,6 @@ mod tests {
         assert_eq!(programs(messages), [expected]);
     }
 
-    fn shell(script: &str) -> Program {
-        let executable = std::env::temp_dir().join(format!("portcullis-{}.sh", std::process::id()));
-        std::fs::write(&executable, script).expect("a file");
-        Program { executable, folder: "/".into(), name: script.into() }
-    }
-
     #[test]
     fn a_program_that_fails_or_cannot_start_fails_the_whole() {
         let of = |failed: Option<&str>, output: &str| Ended {
@@ -174,8 +168,9 @@ mod tests {
         assert_eq!(summary(&[of(None, "SKIP it: no QEMU")]), Ok(()));
         let told = summary(&[of(None, ""), of(Some("exit status: 101"), "")]);
         assert_eq!(told, Err("1 of 2 test programs failed:\n  a: suite (exit status: 101)".into()));
-        let not_executable = run(&shell("exit 0"), usize::MAX);
-        assert!(not_executable.failed.is_some(), "it has no right to run");
+        let folder = PathBuf::from("/");
+        let gone = Program { executable: "/nowhere/suite".into(), folder, name: String::new() };
+        assert!(run(&gone, usize::MAX).failed.is_some(), "it is not there");
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Tool {
 
     /// `cargo test`, as far as all runs share it.
     fn cargo(&self) -> Command {
-        let target = crate::root().join("target").join(format!("sanitize-{}", self.name));
+        let target = crate::target().join(format!("sanitize-{}", self.name));
         let verb: &[&str] =
             if self.sanitizer.is_some() { &["cargo", "test"] } else { &["cargo", "miri", "test"] };
         let mut command = nightly(verb);

@@ -56,7 +56,7 @@ fn linker() -> Option<PathBuf> {
 /// A folder with `core` and `alloc` for `target`, built by the compiler that is used and kept under its name: libraries of another one would not fit.
 fn sysroot(target: &str, library: &Path) -> Result<PathBuf, String> {
     let compiler = output(Command::new("rustc").arg("-V"))?.trim().replace(' ', "-");
-    let sysroot = crate::root().join("target").join("sysroot").join(compiler);
+    let sysroot = crate::target().join("sysroot").join(compiler);
     let into = sysroot.join("lib/rustlib").join(target).join("lib");
     if into.is_dir() {
         return Ok(sysroot);

@@ -56,17 +56,13 @@ impl Options {
     fn folder(&self) -> Result<PathBuf, String> {
         match &self.from {
             Some(folder) => Ok(folder.clone()),
-            None => fetch::devicetrees(&target().join("boards"), self.suite.as_deref()),
+            None => fetch::devicetrees(&crate::target().join("boards"), self.suite.as_deref()),
         }
     }
 }
 
 fn number(word: &str) -> Result<u64, String> {
     word.parse().map_err(|error| format!("{word}: {error}"))
-}
-
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from)
 }
 
 /// Runs it; `Err` where something must not be as it is, or the devicetrees cannot be had and have to (`PORTCULLIS_REQUIRE_EXTERNAL=1`).
@@ -89,7 +85,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         return Ok(());
     }
     cargo(&["build", "--release", "--package", "portcullis-cli"], &[])?;
-    let survey = Survey { program: target().join("release/portcullis"), repeat: options.repeat };
+    let survey =
+        Survey { program: crate::target().join("release/portcullis"), repeat: options.repeat };
     let mut paths = Vec::new();
     collect(&folder, &mut paths).map_err(|error| format!("{}: {error}", folder.display()))?;
     paths.sort();
