@@ -74,13 +74,13 @@ type Threads = u64;
 /// states are numbered as if each were expanded alone.
 struct Batch<S> {
     /// The states.
-    from: Vec<From<S>>,
+    from: Vec<Expanded<S>>,
     /// The successors of all, in order.
     found: Vec<Found<S>>,
 }
 
 /// A state that was expanded.
-struct From<S> {
+struct Expanded<S> {
     state: S,
     /// So many of what was found are its successors.
     successors: usize,
@@ -194,7 +194,7 @@ impl<'m, M: Model> Breadth<'m, M> {
             self.expand(&state, asleep, &mut batch.found)
                 .map_err(|fault| End::Fault(fault, self.expanded + batch.from.len()))?;
             let successors = batch.found.len() - before;
-            batch.from.push(From { state, successors, is_end: successors == 0 && asleep == 0 });
+            batch.from.push(Expanded { state, successors, is_end: successors == 0 && asleep == 0 });
         }
         Ok(())
     }
@@ -207,7 +207,7 @@ impl<'m, M: Model> Breadth<'m, M> {
         on_end: &mut dyn FnMut(&M::State),
     ) -> Result<(), End> {
         let mut found = batch.found.drain(..);
-        for From { state, successors, is_end } in batch.from.drain(..) {
+        for Expanded { state, successors, is_end } in batch.from.drain(..) {
             if self.expanded == self.level_end {
                 self.depth += 1;
                 self.level_end = self.table.len();
